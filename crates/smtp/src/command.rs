@@ -1,0 +1,681 @@
+//! Command lines of a client (RFC 5321 §4.1.1), read strictly: what is not in the grammar is an error with the reply
+//! code it deserves. Two liberties are taken because clients rely on them: spaces behind `FROM:` and `TO:`, and any
+//! name without spaces and control characters behind EHLO.
+
+use std::fmt;
+
+use crate::address::AddressError;
+use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
+use crate::path::{ForwardPath, ReversePath};
+use crate::status::EnhancedStatus;
+
+/// One command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// HELO with the client's name as it was sent.
+    Helo(String),
+    /// EHLO with the client's name as it was sent.
+    Ehlo(String),
+    /// MAIL FROM.
+    Mail(Mail),
+    /// RCPT TO.
+    Rcpt(Rcpt),
+    /// DATA.
+    Data,
+    /// RSET.
+    Rset,
+    /// NOOP, with or without an argument.
+    Noop,
+    /// QUIT.
+    Quit,
+    /// VRFY of something.
+    Vrfy,
+    /// EXPN of something.
+    Expn,
+    /// HELP, with or without an argument.
+    Help,
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// AUTH (RFC 4954).
+    Auth(Auth),
+}
+
+/// MAIL FROM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// The sender.
+    pub path: ReversePath,
+    /// What stands behind it.
+    pub parameters: MailParameters,
+}
+
+/// The parameters of MAIL that we know. `AUTH=` is checked and dropped: nobody is trusted to vouch for others
+/// (RFC 4954 §5).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MailParameters {
+    /// SIZE, in octets (RFC 1870).
+    pub size: Option<u64>,
+    /// BODY (RFC 6152, RFC 3030).
+    pub body: Option<Body>,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// RET (RFC 3461 §4.3).
+    pub ret: Option<Ret>,
+    /// ENVID (RFC 3461 §4.4).
+    pub envelope_id: Option<EnvelopeId>,
+}
+
+/// RCPT TO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rcpt {
+    /// The recipient.
+    pub path: ForwardPath,
+    /// Whether it was written with characters beyond ASCII: only allowed after MAIL with SMTPUTF8 (RFC 6531 §3.3).
+    pub utf8: bool,
+    /// What stands behind it.
+    pub parameters: RcptParameters,
+}
+
+/// The parameters of RCPT that we know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RcptParameters {
+    /// NOTIFY (RFC 3461 §4.1).
+    pub notify: Option<Notify>,
+    /// ORCPT (RFC 3461 §4.2).
+    pub original: Option<OriginalRecipient>,
+}
+
+/// AUTH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The name of the mechanism, in upper case.
+    pub mechanism: String,
+    /// What came with the command, still in base 64; `=` is an empty response (RFC 4954 §4).
+    pub initial: Option<InitialResponse>,
+}
+
+/// The first words of a SASL exchange. They may hold a password, so nothing prints them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InitialResponse(pub String);
+
+impl fmt::Debug for InitialResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InitialResponse(..)")
+    }
+}
+
+/// Why a line is no command. The text is fit for the reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No such command.
+    #[error("command not recognised")]
+    Unknown,
+    /// A NUL, another control character, or an octet above 127 where there is no path.
+    #[error("commands are printable ASCII")]
+    BadCharacter,
+    /// Octets that are not UTF-8 in a path.
+    #[error("path is not UTF-8")]
+    NotUtf8,
+    /// Arguments missing, too many, or not in order.
+    #[error("syntax: {0}")]
+    Syntax(&'static str),
+    /// A parameter that we did not announce.
+    #[error("parameter {0} is not supported")]
+    UnknownParameter(String),
+    /// A parameter given twice.
+    #[error("parameter {0} given twice")]
+    DuplicateParameter(&'static str),
+    /// A parameter whose value is not in its grammar.
+    #[error("malformed parameter {0}")]
+    BadParameter(&'static str),
+    /// A SIZE beyond what 64 bits can say.
+    #[error("message too large")]
+    SizeTooLarge,
+    /// The address in MAIL FROM.
+    #[error("bad sender address: {0}")]
+    BadSender(#[source] AddressError),
+    /// The address in RCPT TO.
+    #[error("bad recipient address: {0}")]
+    BadRecipient(#[source] AddressError),
+    /// Characters beyond ASCII in MAIL FROM, without SMTPUTF8.
+    #[error("address needs the SMTPUTF8 parameter")]
+    NeedsUtf8,
+}
+
+impl CommandError {
+    /// The reply code (RFC 5321 §4.2.3; 555 and 552 from §4.1.1.11 and RFC 1870; 553 from RFC 6531 §3.5).
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Unknown | Self::BadCharacter => 500,
+            Self::NotUtf8
+            | Self::Syntax(_)
+            | Self::DuplicateParameter(_)
+            | Self::BadParameter(_)
+            | Self::BadSender(_)
+            | Self::BadRecipient(_) => 501,
+            Self::SizeTooLarge => 552,
+            Self::NeedsUtf8 => 553,
+            Self::UnknownParameter(_) => 555,
+        }
+    }
+
+    /// The enhanced status code.
+    pub fn status(&self) -> EnhancedStatus {
+        let (subject, detail) = match self {
+            Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
+            Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
+            Self::DuplicateParameter(_) | Self::BadParameter(_) => (5, 4),
+            Self::SizeTooLarge => (3, 4),
+            Self::BadSender(_) => (1, 7),
+            Self::BadRecipient(_) => (1, 3),
+            Self::NeedsUtf8 => (6, 7),
+        };
+        EnhancedStatus::new(5, subject, detail)
+    }
+}
+
+/// No verb of ours is longer.
+const MAX_VERB: usize = 8;
+/// Octets of a client's name: no domain is longer, and it is kept in records and envelopes.
+const MAX_NAME: usize = 255;
+/// RFC 3461 §4.4.
+const MAX_ENVID: usize = 100;
+/// RFC 3461 §4.2.
+const MAX_ORCPT: usize = 500;
+/// What of an unknown keyword stands in the reply.
+const MAX_ECHO: usize = 40;
+
+impl Command {
+    /// Reads one line without its CRLF. Spaces at its end are dropped (RFC 5321 §4.1.1).
+    ///
+    /// # Errors
+    /// [`CommandError`], which knows its reply code.
+    pub fn parse(line: &[u8]) -> Result<Self, CommandError> {
+        let line = trim_end(line);
+        if line.iter().any(u8::is_ascii_control) {
+            return Err(CommandError::BadCharacter);
+        }
+        let (verb, argument) = match memchr::memchr(b' ', line) {
+            Some(at) => (&line[..at], line[at..].trim_ascii_start()),
+            None => (line, &line[line.len()..]),
+        };
+        let mut upper = [0; MAX_VERB];
+        let upper = upper.get_mut(..verb.len()).ok_or(CommandError::Unknown)?;
+        upper.copy_from_slice(verb);
+        upper.make_ascii_uppercase();
+        match &*upper {
+            b"MAIL" => mail(path_text(argument)?).map(Self::Mail),
+            b"RCPT" => rcpt(path_text(argument)?).map(Self::Rcpt),
+            b"DATA" => alone(argument, Self::Data, "DATA"),
+            b"EHLO" => client_name(argument, "EHLO hostname").map(Self::Ehlo),
+            b"HELO" => client_name(argument, "HELO hostname").map(Self::Helo),
+            b"QUIT" => alone(argument, Self::Quit, "QUIT"),
+            b"RSET" => alone(argument, Self::Rset, "RSET"),
+            b"NOOP" => ascii(argument).map(|_| Self::Noop),
+            b"HELP" => ascii(argument).map(|_| Self::Help),
+            b"VRFY" => something(argument, Self::Vrfy, "VRFY address"),
+            b"EXPN" => something(argument, Self::Expn, "EXPN list"),
+            b"STARTTLS" => alone(argument, Self::StartTls, "STARTTLS"),
+            b"AUTH" => auth(ascii(argument)?).map(Self::Auth),
+            _ => Err(CommandError::Unknown),
+        }
+    }
+}
+
+fn trim_end(line: &[u8]) -> &[u8] {
+    let end = line.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')).map_or(0, |at| at + 1);
+    &line[..end]
+}
+
+fn alone(argument: &[u8], command: Command, usage: &'static str) -> Result<Command, CommandError> {
+    if argument.is_empty() { Ok(command) } else { Err(CommandError::Syntax(usage)) }
+}
+
+fn something(argument: &[u8], command: Command, usage: &'static str) -> Result<Command, CommandError> {
+    if argument.is_empty() {
+        return Err(CommandError::Syntax(usage));
+    }
+    path_text(argument).map(|_| command)
+}
+
+fn ascii(argument: &[u8]) -> Result<&str, CommandError> {
+    let text = std::str::from_utf8(argument).map_err(|_| CommandError::BadCharacter)?;
+    if text.is_ascii() { Ok(text) } else { Err(CommandError::BadCharacter) }
+}
+
+fn path_text(argument: &[u8]) -> Result<&str, CommandError> {
+    std::str::from_utf8(argument).map_err(|_| CommandError::NotUtf8)
+}
+
+fn client_name(argument: &[u8], usage: &'static str) -> Result<String, CommandError> {
+    let name = ascii(argument)?;
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(' ') {
+        return Err(CommandError::Syntax(usage));
+    }
+    Ok(name.to_owned())
+}
+
+fn auth(argument: &str) -> Result<Auth, CommandError> {
+    let mut words = argument.split(' ').filter(|word| !word.is_empty());
+    let (Some(mechanism), initial, None) = (words.next(), words.next(), words.next()) else {
+        return Err(CommandError::Syntax("AUTH mechanism [initial-response]"));
+    };
+    Ok(Auth {
+        mechanism: mechanism.to_ascii_uppercase(),
+        initial: initial.map(|text| InitialResponse(text.to_owned())),
+    })
+}
+
+const MAIL_USAGE: &str = "MAIL FROM:<address> [parameters], with the angle brackets";
+const RCPT_USAGE: &str = "RCPT TO:<address> [parameters], with the angle brackets";
+
+fn mail(argument: &str) -> Result<Mail, CommandError> {
+    let (inner, rest) = split_path(argument, "FROM:").ok_or(CommandError::Syntax(MAIL_USAGE))?;
+    let path = ReversePath::parse(inner).map_err(CommandError::BadSender)?;
+    let parameters = mail_parameters(rest)?;
+    if !inner.is_ascii() && !parameters.smtputf8 {
+        return Err(CommandError::NeedsUtf8);
+    }
+    Ok(Mail { path, parameters })
+}
+
+fn rcpt(argument: &str) -> Result<Rcpt, CommandError> {
+    let (inner, rest) = split_path(argument, "TO:").ok_or(CommandError::Syntax(RCPT_USAGE))?;
+    let path = ForwardPath::parse(inner).map_err(CommandError::BadRecipient)?;
+    Ok(Rcpt { path, utf8: !inner.is_ascii(), parameters: rcpt_parameters(rest)? })
+}
+
+/// `FROM:<inner> rest`: the first ">" outside quotes ends the path.
+fn split_path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
+    let (head, tail) = argument.split_at_checked(keyword.len())?;
+    if !head.eq_ignore_ascii_case(keyword) {
+        return None;
+    }
+    let path = tail.trim_start_matches(' ').strip_prefix('<')?;
+    let mut quoted = false;
+    let mut escaped = false;
+    for (at, byte) in path.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'>' if !quoted => {
+                let rest = &path[at + 1..];
+                return (rest.is_empty() || rest.starts_with(' ')).then_some((&path[..at], rest));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
+    let mut parameters = MailParameters::default();
+    let mut submitter = None;
+    let mut utf8 = None;
+    for (keyword, value) in words(text) {
+        match keyword.to_ascii_uppercase().as_str() {
+            "SIZE" => once("SIZE", &mut parameters.size, size(value)?)?,
+            "BODY" => {
+                once("BODY", &mut parameters.body, body(value).ok_or(CommandError::BadParameter("BODY"))?)?
+            }
+            "SMTPUTF8" => once("SMTPUTF8", &mut utf8, no_value("SMTPUTF8", value)?)?,
+            "RET" => once("RET", &mut parameters.ret, ret(value).ok_or(CommandError::BadParameter("RET"))?)?,
+            "ENVID" => {
+                let id = envelope_id(value).ok_or(CommandError::BadParameter("ENVID"))?;
+                once("ENVID", &mut parameters.envelope_id, id)?;
+            }
+            "AUTH" => once("AUTH", &mut submitter, check_submitter(value)?)?,
+            _ => return Err(unknown(keyword)),
+        }
+    }
+    parameters.smtputf8 = utf8.is_some();
+    Ok(parameters)
+}
+
+fn rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError> {
+    let mut parameters = RcptParameters::default();
+    for (keyword, value) in words(text) {
+        match keyword.to_ascii_uppercase().as_str() {
+            "NOTIFY" => {
+                let notify = notify(value).ok_or(CommandError::BadParameter("NOTIFY"))?;
+                once("NOTIFY", &mut parameters.notify, notify)?;
+            }
+            "ORCPT" => {
+                let original = original_recipient(value).ok_or(CommandError::BadParameter("ORCPT"))?;
+                once("ORCPT", &mut parameters.original, original)?;
+            }
+            _ => return Err(unknown(keyword)),
+        }
+    }
+    Ok(parameters)
+}
+
+/// `keyword` or `keyword=value`, separated by spaces (RFC 5321 §4.1.2).
+fn words(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(' ').filter(|word| !word.is_empty()).map(|word| match word.split_once('=') {
+        Some((keyword, value)) => (keyword, Some(value)),
+        None => (word, None),
+    })
+}
+
+fn unknown(keyword: &str) -> CommandError {
+    CommandError::UnknownParameter(keyword.chars().take(MAX_ECHO).collect())
+}
+
+fn once<T>(keyword: &'static str, slot: &mut Option<T>, value: T) -> Result<(), CommandError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(CommandError::DuplicateParameter(keyword)),
+    }
+}
+
+fn size(value: Option<&str>) -> Result<u64, CommandError> {
+    let digits = value.filter(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()));
+    let digits = digits.ok_or(CommandError::BadParameter("SIZE"))?;
+    // Only digits: what does not parse is beyond 64 bits.
+    digits.parse().map_err(|_| CommandError::SizeTooLarge)
+}
+
+fn body(value: Option<&str>) -> Option<Body> {
+    let value = value?;
+    [Body::SevenBit, Body::EightBitMime, Body::BinaryMime]
+        .into_iter()
+        .find(|body| value.eq_ignore_ascii_case(body.as_str()))
+}
+
+fn no_value(keyword: &'static str, value: Option<&str>) -> Result<(), CommandError> {
+    if value.is_none() { Ok(()) } else { Err(CommandError::BadParameter(keyword)) }
+}
+
+fn ret(value: Option<&str>) -> Option<Ret> {
+    match value?.to_ascii_uppercase().as_str() {
+        "FULL" => Some(Ret::Full),
+        "HDRS" => Some(Ret::Headers),
+        _ => None,
+    }
+}
+
+fn envelope_id(value: Option<&str>) -> Option<EnvelopeId> {
+    let value = value.filter(|v| !v.is_empty() && v.len() <= MAX_ENVID)?;
+    decode_xtext(value).map(EnvelopeId)
+}
+
+fn check_submitter(value: Option<&str>) -> Result<(), CommandError> {
+    let known = value.is_some_and(|v| v == "<>" || (!v.is_empty() && decode_xtext(v).is_some()));
+    if known { Ok(()) } else { Err(CommandError::BadParameter("AUTH")) }
+}
+
+fn notify(value: Option<&str>) -> Option<Notify> {
+    let value = value?;
+    if value.eq_ignore_ascii_case("NEVER") {
+        return Some(Notify::NEVER);
+    }
+    let mut notify = Notify::NEVER;
+    for word in value.split(',') {
+        let flag = match word.to_ascii_uppercase().as_str() {
+            "SUCCESS" => &mut notify.success,
+            "FAILURE" => &mut notify.failure,
+            "DELAY" => &mut notify.delay,
+            _ => return None,
+        };
+        if std::mem::replace(flag, true) {
+            return None;
+        }
+    }
+    Some(notify)
+}
+
+fn original_recipient(value: Option<&str>) -> Option<OriginalRecipient> {
+    let (kind, address) = value.filter(|v| v.len() <= MAX_ORCPT)?.split_once(';')?;
+    let is_atom = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !is_atom || address.is_empty() {
+        return None;
+    }
+    Some(OriginalRecipient { kind: kind.to_ascii_lowercase(), address: decode_xtext(address)? })
+}
+
+/// Decodes xtext (RFC 3461 §4): `+2B` stands for "+". `None`: not xtext, or it hides a control character, which would
+/// forge a line wherever the text is shown again.
+pub fn decode_xtext(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => decoded.push(hex_digit(bytes.next()?)? << 4 | hex_digit(bytes.next()?)?),
+            b'=' => return None,
+            b'!'..=b'~' => decoded.push(byte),
+            _ => return None,
+        }
+    }
+    String::from_utf8(decoded).ok().filter(|text| !text.chars().any(char::is_control))
+}
+
+/// RFC 3461 §4: only upper case.
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, CommandError> {
+        Command::parse(line.as_bytes())
+    }
+
+    fn reply_to(line: impl AsRef<[u8]>) -> String {
+        let error = Command::parse(line.as_ref()).unwrap_err();
+        format!("{} {}", error.code(), error.status())
+    }
+
+    fn mail(line: &str) -> Mail {
+        match parse(line).unwrap() {
+            Command::Mail(mail) => mail,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rcpt(line: &str) -> Rcpt {
+        match parse(line).unwrap() {
+            Command::Rcpt(rcpt) => rcpt,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn commands_are_read_in_any_case_and_with_spaces_behind() {
+        assert_eq!(parse("quit"), Ok(Command::Quit));
+        assert_eq!(parse("dAtA  "), Ok(Command::Data));
+        assert_eq!(parse("NOOP what ever"), Ok(Command::Noop));
+        assert_eq!(parse("starttls\t"), Ok(Command::StartTls));
+        assert_eq!(mail("mail from:<A@b.test>").path.to_string(), "A@b.test");
+    }
+
+    #[test]
+    fn commands_without_arguments_take_none() {
+        for line in ["DATA foo", "RSET x", "QUIT now", "STARTTLS x"] {
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_unknown() {
+        for line in ["", " ", "GET / HTTP/1.1", "MAILFROM:<a@b>", "XYZZY", "NOOPNOOPNOOP", "ünïcode"] {
+            assert_eq!(reply_to(line), "500 5.5.2", "{line}");
+        }
+    }
+
+    #[test]
+    fn control_and_8_bit_characters_are_refused_outside_paths() {
+        for line in [
+            &b"NO\0OP"[..],
+            b"EHLO a\0b",
+            b"NOOP \xff",
+            b"MA\rIL FROM:<a@b.test>",
+            b"NOOP\r",
+            b"AUTH \xc3\xa4",
+        ] {
+            assert_eq!(reply_to(line), "500 5.5.2", "{line:?}");
+        }
+        assert_eq!(reply_to(b"MAIL FROM:<\xff@b.test>"), "501 5.5.2");
+    }
+
+    #[test]
+    fn any_client_name_without_spaces_is_taken() {
+        for name in ["client.test", "my_host", "[192.0.2.1]", "-", "localhost."] {
+            assert_eq!(parse(&format!("EHLO {name}")), Ok(Command::Ehlo(name.to_owned())));
+        }
+        for line in ["EHLO", "EHLO a b", "HELO ", &format!("EHLO {}", "a".repeat(256))] {
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
+        }
+    }
+
+    #[test]
+    fn paths_keep_quoting_literals_and_the_null_sender_apart() {
+        assert_eq!(mail("MAIL FROM:<>").path, ReversePath::Null);
+        assert_eq!(mail(r#"MAIL FROM:<"a>b"@c.test>"#).path.to_string(), r#""a>b"@c.test"#);
+        assert_eq!(mail("MAIL FROM: <a@[IPv6:2001:db8::1]>").path.to_string(), "a@[IPv6:2001:db8::1]");
+        assert_eq!(rcpt("RCPT TO:<@x.test:a@b.test>").path.to_string(), "a@b.test");
+        assert_eq!(rcpt("RCPT TO:<postMASTER>").path, ForwardPath::Postmaster);
+        assert_eq!(reply_to("RCPT TO:<>"), "501 5.1.3");
+        assert_eq!(reply_to("MAIL FROM:<a@-b.test>"), "501 5.1.7");
+        assert_eq!(reply_to("MAIL FROM:<a\u{7f}@b.test>"), "500 5.5.2");
+    }
+
+    #[test]
+    fn angle_brackets_are_needed() {
+        for line in [
+            "MAIL FROM:a@b.test",
+            "MAIL FROM:<a@b.test",
+            "MAIL FROM:<a@b.test>x",
+            "MAIL FROM <a@b.test>",
+            "MAIL",
+        ] {
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
+        }
+        assert!(parse("RCPT TO:b@c.test").unwrap_err().to_string().contains("angle brackets"));
+        assert_eq!(reply_to("RCPT FROM:<a@b.test>"), "501 5.5.4");
+    }
+
+    #[test]
+    fn sizes_never_wrap() {
+        assert_eq!(mail("MAIL FROM:<> SIZE=18446744073709551615").parameters.size, Some(u64::MAX));
+        assert_eq!(reply_to("MAIL FROM:<> SIZE=18446744073709551616"), "552 5.3.4");
+        assert_eq!(reply_to("MAIL FROM:<> SIZE=99999999999999999999999"), "552 5.3.4");
+        for value in ["SIZE", "SIZE=", "SIZE=abc", "SIZE=-1", "SIZE=+1", "SIZE=1x"] {
+            assert_eq!(reply_to(format!("MAIL FROM:<> {value}")), "501 5.5.4", "{value}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_read_once_each() {
+        let mail = mail("MAIL FROM:<a@b.test> size=10 BODY=8bitmime  SMTPUTF8 RET=hdrs ENVID=a+2Bb AUTH=<>");
+        let expected = MailParameters {
+            size: Some(10),
+            body: Some(Body::EightBitMime),
+            smtputf8: true,
+            ret: Some(Ret::Headers),
+            envelope_id: Some(EnvelopeId("a+b".to_owned())),
+        };
+        assert_eq!(mail.parameters, expected);
+        for twice in [
+            "SIZE=1 SIZE=2",
+            "SMTPUTF8 SMTPUTF8",
+            "BODY=7BIT BODY=7BIT",
+            "AUTH=<> AUTH=<>",
+            "RET=FULL ret=FULL",
+        ] {
+            assert_eq!(reply_to(format!("MAIL FROM:<> {twice}")), "501 5.5.4", "{twice}");
+        }
+        for bad in
+            ["BODY=9BIT", "BODY", "SMTPUTF8=yes", "RET=SOME", "ENVID=a=b", "ENVID=", "AUTH=", "AUTH=+0g"]
+        {
+            assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_parameters_get_555() {
+        assert_eq!(reply_to("MAIL FROM:<> XYZZY=1"), "555 5.5.4");
+        assert_eq!(reply_to("RCPT TO:<a@b.test> SIZE=1"), "555 5.5.4");
+        assert_eq!(reply_to("MAIL FROM:<> =1"), "555 5.5.4");
+    }
+
+    #[test]
+    fn notify_and_orcpt_follow_their_grammar() {
+        let parameters =
+            rcpt("RCPT TO:<a@b.test> NOTIFY=success,DELAY ORCPT=RFC822;Bob+2Bx@c.test").parameters;
+        assert_eq!(parameters.notify, Some(Notify { success: true, failure: false, delay: true }));
+        assert_eq!(parameters.original.unwrap().to_string(), "rfc822;Bob+x@c.test");
+        for bad in [
+            "NOTIFY=NEVER,SUCCESS",
+            "NOTIFY=",
+            "NOTIFY=DELAY,DELAY",
+            "ORCPT=a@b",
+            "ORCPT=rfc822;",
+            "ORCPT=;a",
+        ] {
+            assert_eq!(reply_to(format!("RCPT TO:<a@b.test> {bad}")), "501 5.5.4", "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_beyond_ascii_need_smtputf8() {
+        assert_eq!(reply_to("MAIL FROM:<jörg@b.test>"), "553 5.6.7");
+        assert_eq!(reply_to("MAIL FROM:<a@bücher.test>"), "553 5.6.7");
+        assert!(mail("MAIL FROM:<jörg@bücher.test> SMTPUTF8").parameters.smtputf8);
+        assert!(rcpt("RCPT TO:<a@bücher.test>").utf8);
+    }
+
+    #[test]
+    fn auth_takes_a_mechanism_and_perhaps_a_response() {
+        let Ok(Command::Auth(auth)) = parse("auth plain AGEAYg==") else { panic!("no AUTH") };
+        assert_eq!(
+            (auth.mechanism.as_str(), auth.initial.clone().unwrap().0.as_str()),
+            ("PLAIN", "AGEAYg==")
+        );
+        assert!(!format!("{auth:?}").contains("AGEAYg"));
+        assert_eq!(reply_to("AUTH"), "501 5.5.4");
+        assert_eq!(reply_to("AUTH PLAIN a b"), "501 5.5.4");
+    }
+
+    #[test]
+    fn xtext_hides_no_control_characters() {
+        assert_eq!(decode_xtext("a+3Db+C3+A4").as_deref(), Some("a=bä"));
+        for text in ["+0D+0A", "+", "+4", "+g0", "+4a", "a=b", "a b", "+FF", "ä", "+00"] {
+            assert_eq!(decode_xtext(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_it_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Command::parse(&line);
+        }
+
+        #[test]
+        fn no_text_behind_a_verb_makes_it_panic(
+            verb in proptest::sample::select(&["MAIL FROM:<", "RCPT TO:<", "MAIL FROM:<> ", "RCPT TO:<a@b.c> ", "AUTH ", "EHLO "][..]),
+            text in "[ <>@\"\\\\.:=;,+a-cA-C0-9ä-]{0,60}",
+        ) {
+            if let Err(error) = parse(&format!("{verb}{text}")) {
+                prop_assert!((500..556).contains(&error.code()));
+            }
+        }
+
+        #[test]
+        fn a_command_that_was_read_holds_no_control_characters(text in "\\PC{0,40}") {
+            if let Ok(Command::Ehlo(name)) = parse(&format!("EHLO {text}")) {
+                prop_assert!(!name.chars().any(char::is_control) && !name.contains(' '));
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The date-time of header fields (RFC 5322 §3.3).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// `Sat, 21 Nov 2026 18:05:25 +0000`: always UTC, so that a log and a header of two hosts compare at a glance.
+///
+/// A time before 1970 or beyond what the calendar can say is written as 1970: a clock so wrong must not stop mail.
+pub fn rfc5322(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let timestamp = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let date = timestamp.unwrap_or_default().to_zoned(jiff::tz::TimeZone::UTC);
+    date.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
+}
+
+/// `2026-11-21T18:05:25Z`, for people and programs outside SMTP.
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let timestamp = i64::try_from(since.as_secs()).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    timestamp.unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn dates_are_written_in_utc() {
+        let time = UNIX_EPOCH + Duration::from_secs(1_795_284_325);
+        assert_eq!(rfc5322(time), "Sat, 21 Nov 2026 18:05:25 +0000");
+        assert_eq!(rfc3339(time), "2026-11-21T18:05:25Z");
+    }
+}

@@ -1,0 +1,34 @@
+//! The words of SMTP, without I/O: whoever reads or writes a byte of the protocol takes the words from here.
+//!
+//! | module | what | RFC |
+//! |---|---|---|
+//! | [`address`] | domains, address literals, mailboxes | 5321 §4.1.2, 4.1.3; 6531 §3.3 |
+//! | [`path`] | reverse-path and forward-path | 5321 §4.1.1.2, 4.1.1.3 |
+//! | [`command`] | command lines of a client | 5321 §4.1.1 |
+//! | [`envelope`] | parameters that travel with a message | 5321 §4.1.2; 3461; 6152 |
+//! | [`status`] | enhanced status codes | 3463, 5248 |
+//! | [`reply`] | replies, written and read | 5321 §4.2 |
+//! | [`ehlo`] | what a server says it can do | 5321 §4.1.1.1 |
+//! | [`data`] | line ends, dots, the end of a message | 5321 §4.5.2 |
+//! | [`header`] | header fields and the addresses in them | 5322 §2.2, 3.4 |
+//! | [`date`] | the date-time of header fields | 5322 §3.3 |
+//!
+//! Everything is parsed once, at the edge, into a type that can only hold something valid; nobody inside
+//! validates again. What a domain or a recipient *means* is decided in `postern-policy`.
+
+pub mod address;
+pub mod command;
+pub mod data;
+pub mod date;
+pub mod ehlo;
+pub mod envelope;
+pub mod header;
+pub mod path;
+pub mod reply;
+pub mod status;
+
+pub use address::{Address, AddressError, Domain, Host, LocalPart};
+pub use envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
+pub use path::{ForwardPath, ReversePath};
+pub use reply::{Reply, ReplyClass};
+pub use status::EnhancedStatus;
