@@ -1,0 +1,163 @@
+//! `[auth]` and `accounts.toml`: the logins.
+
+use std::path::PathBuf;
+
+use postern_smtp::{Address, AddressError, Domain};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::source::{Findings, Node};
+
+/// Where logins are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// The file of `[[account]]` entries; `posternctl account` edits it. It may be missing: then nobody can log in.
+    pub accounts: PathBuf,
+    /// Password checks at once. Each takes 19 MiB and some 30 ms of one core (argon2id); more wait.
+    pub max_password_checks: usize,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { accounts: "accounts.toml".into(), max_password_checks: 4 }
+    }
+}
+
+/// The content of `accounts.toml`.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccountsFile {
+    /// The logins.
+    #[serde(default, rename = "account")]
+    pub accounts: Vec<Account>,
+}
+
+/// One login.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// What the client logs in with; an address is usual, and is then one that the login may send as. Case is folded.
+    pub name: String,
+    /// The password as an argon2id hash in PHC form (`$argon2id$...`).
+    pub password: String,
+    /// Which senders the login may use.
+    #[serde(default)]
+    pub permission: Permission,
+    /// Domains whose every address the login may send as.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub domains: Vec<DomainName>,
+    /// Further addresses (`"shared@proseware.test"`) and domains (`"@adatum.test"`) the login may send as; `"*"` is
+    /// every address.
+    #[serde(default)]
+    pub send_as: Vec<String>,
+    /// A login that is not enabled is refused like a wrong password.
+    #[serde(default = "enabled")]
+    pub enabled: bool,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+impl std::fmt::Debug for Account {
+    /// Without the password hash: it must not reach a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account")
+            .field("name", &self.name)
+            .field("permission", &self.permission)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One entry of `send_as`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendAs {
+    /// One address.
+    Address(Address),
+    /// Every address of a domain.
+    Domain(Domain),
+    /// Every address at all.
+    Anything,
+}
+
+impl SendAs {
+    /// Reads `user@domain`, `@domain` or `*`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text == "*" {
+            return Ok(Self::Anything);
+        }
+        match text.strip_prefix('@') {
+            Some(domain) => Domain::parse(domain).map(Self::Domain),
+            None => Address::parse(text).map(Self::Address),
+        }
+    }
+}
+
+/// A domain in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(transparent)]
+pub struct DomainName(#[serde(with = "crate::units::domain")] pub Domain);
+
+/// Which senders a login may use: its permission mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Permission {
+    /// Its own name, `domains` and `send_as`.
+    #[default]
+    Listed,
+    /// Any address of a `[[domain]]` of this server.
+    Local,
+    /// Any address at all.
+    Any,
+}
+
+/// KiB of memory that checking one password may take; a larger number is a slip, and would let logins exhaust the machine.
+const MOST_MEMORY: u32 = 1024 * 1024;
+const MOST_PASSES: u32 = 100;
+
+impl Account {
+    pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        if self.name.trim().is_empty() {
+            findings.error(
+                &node.key("name"),
+                "the name is empty",
+                "an address such as \"alice@proseware.test\" is usual",
+            );
+        }
+        if !is_argon2id(&self.password) {
+            let message = format!("the password of {:?} is not an argon2id hash", self.name);
+            findings.error(&node.key("password"), message, "run posternctl account add, which writes it");
+        }
+        for (node, text) in node.each("send_as", &self.send_as) {
+            if let Err(error) = SendAs::parse(text) {
+                let help = "write an address, \"@domain\", or \"*\" for every address";
+                findings.error(&node, format!("{text:?} cannot be granted: {error}"), help);
+            }
+        }
+    }
+}
+
+/// `$argon2id$v=19$m=...,t=...,p=...$salt$hash` with parameters that can be worked with.
+fn is_argon2id(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('$').collect();
+    let ["", "argon2id", "v=19", params, salt, hash] = parts[..] else { return false };
+    let base64 =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
+    let params: Vec<&str> = params.split(',').collect();
+    let [memory, passes, lanes] = params[..] else { return false };
+    let number = |text: &str, key: &str| text.strip_prefix(key).and_then(|digits| digits.parse::<u32>().ok());
+    let (Some(memory), Some(passes), Some(lanes)) =
+        (number(memory, "m="), number(passes, "t="), number(lanes, "p="))
+    else {
+        return false;
+    };
+    // RFC 9106 §3.1: at least 8 KiB for each lane.
+    let workable =
+        lanes >= 1 && memory / 8 >= lanes && memory <= MOST_MEMORY && (1..=MOST_PASSES).contains(&passes);
+    workable && base64(salt) && salt.len() >= 11 && base64(hash) && hash.len() >= 16
+}

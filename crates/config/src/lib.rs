@@ -1,0 +1,125 @@
+//! The configuration: one typed, documented table per file.
+//!
+//! `postern.toml` and `conf.d/*.toml` describe the whole server ([`load`]); logins stand in `accounts.toml`
+//! ([`account`]), which `posternctl account` edits. Every key has a type, a doc comment and a default, here and
+//! nowhere else; `docs/config.md` is generated from them ([`manual`]). A key that is unknown is an error with file,
+//! line and column. A crate takes its own table, never the whole [`Config`].
+//!
+//! | table | module |
+//! |---|---|
+//! | `hostname`, `user` and the tables below | this one |
+//! | `[[listener]]` | [`listener`] |
+//! | `[smtp]`: limits and timeouts of sessions | [`smtp`] |
+//! | `[tls]` | [`tls`] |
+//! | `[relay]` | [`relay`] |
+//! | `[[domain]]` | [`domain`] |
+//! | `[auth]`, `[[account]]` | [`account`] |
+//! | `[queue]` | [`queue`] |
+//! | `[[route]]` | [`route`] |
+//! | `[outbound]` | [`outbound`] |
+//! | `[resolver]` | [`resolver`] |
+//! | `[log]` | [`log`] |
+//! | `[metrics]`, `[admin]` | [`admin`] |
+//!
+//! Reading and checking: `source` (texts, places, merging), `shape` (tree against schema), `check` and the `check` of each
+//! table (sense), `aliases` (does every alias lead to somebody), [`diagnostic`] (how it is told).
+
+use std::path::PathBuf;
+
+use postern_smtp::Domain;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub mod account;
+pub mod admin;
+mod aliases;
+mod check;
+pub mod diagnostic;
+pub mod domain;
+pub mod listener;
+mod load;
+pub mod log;
+pub mod manual;
+pub mod outbound;
+pub mod queue;
+pub mod relay;
+pub mod resolver;
+pub mod route;
+mod shape;
+pub mod smtp;
+mod source;
+mod surroundings;
+pub mod tls;
+pub mod units;
+
+pub use account::{Account, Auth, Permission};
+pub use admin::{Admin, Metrics};
+pub use diagnostic::{ConfigError, Diagnostic, render};
+pub use listener::{Listener, ListenerKind};
+pub use load::{Loaded, load, load_accounts};
+pub use log::Log;
+pub use outbound::Outbound;
+pub use queue::Queue;
+pub use relay::Relay;
+pub use resolver::Resolver;
+pub use route::{Route, Via};
+pub use smtp::Smtp;
+pub use tls::Tls;
+
+/// The whole configuration, checked: what could not run does not come out of [`load`].
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name of this host in greetings, EHLO, Received fields and reports. Needs a PTR record to be believed by others.
+    #[serde(with = "units::domain")]
+    #[schemars(with = "String")]
+    pub hostname: Domain,
+    /// The user the daemon becomes when it is started as root. Default: `postern` if that user exists, else it stays root.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Where mail is accepted. Default: port 25 and, where `[tls]` is configured, 587 and 465, on all addresses.
+    #[serde(default, rename = "listener")]
+    pub listeners: Vec<Listener>,
+    /// Limits and timeouts of SMTP sessions.
+    #[serde(default)]
+    pub smtp: Smtp,
+    /// Certificate and key for STARTTLS and port 465.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Who may relay without a login, and for which domains.
+    #[serde(default)]
+    pub relay: Relay,
+    /// The domains whose mailboxes are here.
+    #[serde(default, rename = "domain")]
+    pub domains: Vec<domain::Domain>,
+    /// Where logins are kept.
+    #[serde(default)]
+    pub auth: Auth,
+    /// The spool, the retry schedule and the lifetime of messages.
+    #[serde(default)]
+    pub queue: Queue,
+    /// Where mail goes that is not delivered by MX: smarthosts, LMTP, refusals. The first entry that matches decides.
+    #[serde(default, rename = "route")]
+    pub routes: Vec<Route>,
+    /// How mail is sent.
+    #[serde(default)]
+    pub outbound: Outbound,
+    /// How DNS is asked.
+    #[serde(default)]
+    pub resolver: Resolver,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+    /// The Prometheus endpoint.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// The control socket.
+    #[serde(default)]
+    pub admin: Admin,
+    /// The logins of `auth.accounts`; filled by loading, not by this file.
+    #[serde(skip)]
+    pub accounts: Vec<Account>,
+    /// The file the configuration came from; relative paths in it count from that file's directory.
+    #[serde(skip)]
+    pub path: PathBuf,
+}

@@ -1,0 +1,171 @@
+//! `[smtp]`: limits and timeouts of SMTP sessions.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::check::{at_least_one, not_zero};
+use crate::relay::host_bits;
+use crate::source::{Findings, Node};
+use crate::units;
+
+/// Limits of sessions and messages. Trusted networks are exempt from those of connections and recipients.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Smtp {
+    /// Largest message in octets, announced by SIZE. 50 MiB takes what large providers send (25 to 35 MB, encoded).
+    #[serde(deserialize_with = "units::size")]
+    #[schemars(with = "String")]
+    pub max_message_size: u64,
+    /// Recipients of one transaction; more get 452 4.5.3. RFC 5321 §4.5.3.1.8 asks for at least 100.
+    pub max_recipients: usize,
+    /// Octets of a command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, extensions and SASL for more.
+    pub max_command_line: usize,
+    /// Octets of a line inside a message. Longer lines are refused, never cut.
+    #[serde(deserialize_with = "units::size")]
+    #[schemars(with = "String")]
+    pub max_data_line: u64,
+    /// Octets of a message's header; a larger one gets 552. It is kept in memory while the message is checked.
+    #[serde(deserialize_with = "units::size")]
+    #[schemars(with = "String")]
+    pub max_header_size: u64,
+    /// Received fields; more mean a loop and get 554 5.4.6 (RFC 5321 §6.3).
+    pub max_received: usize,
+    /// Errors (bad commands, refused recipients, failed logins) until 421 4.7.0 and the end of the session.
+    pub max_errors: u32,
+    /// From this error on each one is answered later by `error_delay` times the errors beyond it.
+    pub error_delay_from: u32,
+    /// See `error_delay_from`.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub error_delay: Duration,
+    /// Messages of one session; then 421 4.7.0 and the client connects anew.
+    pub max_messages: u32,
+    /// Commands of one session between two messages. Keeps a client from holding a session with NOOP.
+    pub max_commands: u32,
+    /// Sessions at once in all; more get 421 4.3.2.
+    pub max_connections: usize,
+    /// Sessions at once from one address; more get 421 4.7.0. Trusted networks are exempt.
+    pub max_connections_per_address: usize,
+    /// How long each state may last.
+    pub timeouts: Timeouts,
+    /// Networks whose messages may have bare LF line ends: they are rewritten to CRLF instead of refused.
+    #[schemars(with = "Vec<String>")]
+    pub normalise_line_ends_from: Vec<ipnet::IpNet>,
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            max_message_size: 50 * 1024 * 1024,
+            max_recipients: 1000,
+            max_command_line: 4096,
+            max_data_line: 2 * 1024 * 1024,
+            max_header_size: 512 * 1024,
+            max_received: 50,
+            max_errors: 20,
+            error_delay_from: 5,
+            error_delay: Duration::from_millis(500),
+            max_messages: 1000,
+            max_commands: 3000,
+            max_connections: 1000,
+            max_connections_per_address: 50,
+            timeouts: Timeouts::default(),
+            normalise_line_ends_from: Vec::new(),
+        }
+    }
+}
+
+/// How long a client may be silent in each state (RFC 5321 §4.5.3.2.7 asks servers for 5 minutes).
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// From the greeting to EHLO. Shorter than the rest: idle scanners hold sessions here.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub greeting: Duration,
+    /// For the next command.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub command: Duration,
+    /// For the TLS handshake.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub handshake: Duration,
+    /// For the next piece of a message (RFC 5321 §4.5.3.2.5 gives clients 3 minutes a block).
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub data_block: Duration,
+    /// For a whole message, however slowly it drips in.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub data_total: Duration,
+    /// For the client to take a reply.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub write: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            greeting: Duration::from_secs(60),
+            command: Duration::from_secs(300),
+            handshake: Duration::from_secs(30),
+            data_block: Duration::from_secs(180),
+            data_total: Duration::from_secs(3600),
+            write: Duration::from_secs(60),
+        }
+    }
+}
+
+/// RFC 5321 §4.5.3.1.4.
+const SHORTEST_COMMAND_LINE: usize = 512;
+/// RFC 5322 §2.1.1 and the CRLF.
+const SHORTEST_DATA_LINE: u64 = 1000;
+
+impl Smtp {
+    pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        for (key, value) in [
+            ("max_message_size", self.max_message_size),
+            ("max_recipients", self.max_recipients as u64),
+            ("max_header_size", self.max_header_size),
+            ("max_received", self.max_received as u64),
+            ("max_errors", self.max_errors.into()),
+            ("max_messages", self.max_messages.into()),
+            ("max_commands", self.max_commands.into()),
+            ("max_connections", self.max_connections as u64),
+            ("max_connections_per_address", self.max_connections_per_address as u64),
+        ] {
+            at_least_one(node, key, value, findings);
+        }
+        if self.max_command_line < SHORTEST_COMMAND_LINE {
+            let help = format!("set {SHORTEST_COMMAND_LINE} or more (RFC 5321 §4.5.3.1.4)");
+            findings.error(&node.key("max_command_line"), "command lines of that length are too short", help);
+        }
+        if self.max_data_line < SHORTEST_DATA_LINE {
+            let help = format!("set \"{SHORTEST_DATA_LINE}B\" or more (RFC 5322 §2.1.1)");
+            findings.error(&node.key("max_data_line"), "lines of that length are too short", help);
+        }
+        self.timeouts.check(&node.key("timeouts"), findings);
+        for (node, network) in node.each("normalise_line_ends_from", &self.normalise_line_ends_from) {
+            host_bits(&node, *network, findings);
+        }
+    }
+}
+
+impl Timeouts {
+    fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        for (key, value) in [
+            ("greeting", self.greeting),
+            ("command", self.command),
+            ("handshake", self.handshake),
+            ("data_block", self.data_block),
+            ("data_total", self.data_total),
+            ("write", self.write),
+        ] {
+            not_zero(node, key, value, findings);
+        }
+    }
+}

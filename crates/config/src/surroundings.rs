@@ -1,0 +1,88 @@
+//! What a check must know about the machine: whether this is a container, its gateways, its users.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use nix::unistd::User;
+
+/// Files that container engines leave inside: Docker, Podman, and systemd for what it or LXC started.
+const CONTAINER_MARKS: [&str; 3] = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
+/// A route through a gateway (`RTF_GATEWAY` of the kernel).
+const FLAG_GATEWAY: u32 = 2;
+
+/// The machine, as far as checks care.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Surroundings {
+    /// Whether this is a container.
+    pub container: bool,
+    /// The default gateways. Inside a container, clients from outside may all seem to come from there.
+    pub gateways: Vec<IpAddr>,
+}
+
+impl Surroundings {
+    /// This machine. What cannot be read counts as absent.
+    pub fn look() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let mut gateways = gateways_v4(&read("/proc/net/route"));
+        gateways.extend(gateways_v6(&read("/proc/net/ipv6_route")));
+        Self { container: CONTAINER_MARKS.iter().any(|path| Path::new(path).exists()), gateways }
+    }
+}
+
+/// Whether the system knows the user. When it cannot be asked, the answer is yes: starting will tell.
+pub(crate) fn user_exists(name: &str) -> bool {
+    !matches!(User::from_name(name), Ok(None))
+}
+
+/// `/proc/net/route`: interface, destination, gateway, flags, three numbers, mask; addresses in the order of the machine.
+fn gateways_v4(table: &str) -> Vec<IpAddr> {
+    let gateway = |line: &str| {
+        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+        let number = |at: usize| u32::from_str_radix(columns.get(at)?, 16).ok();
+        let (destination, gateway, flags, mask) = (number(1)?, number(2)?, number(3)?, number(7)?);
+        let is_default = destination == 0 && mask == 0 && flags & FLAG_GATEWAY != 0;
+        is_default.then(|| IpAddr::V4(Ipv4Addr::from(gateway.to_ne_bytes())))
+    };
+    table.lines().filter_map(gateway).collect()
+}
+
+/// `/proc/net/ipv6_route`: destination, its length, source, its length, next hop, and numbers.
+fn gateways_v6(table: &str) -> Vec<IpAddr> {
+    let gateway = |line: &str| {
+        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+        let address = |at: usize| u128::from_str_radix(columns.get(at)?, 16).ok();
+        let (destination, next_hop) = (address(0)?, address(4)?);
+        let is_default = destination == 0 && columns.get(1) == Some(&"00") && next_hop != 0;
+        is_default.then(|| IpAddr::V6(Ipv6Addr::from(next_hop)))
+    };
+    table.lines().filter_map(gateway).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn ipv4_gateways_are_found_in_the_routing_table() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+                     eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+                     eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        assert_eq!(gateways_v4(table), [IpAddr::from([172, 17, 0, 1])]);
+    }
+
+    #[test]
+    fn ipv6_gateways_are_found_in_the_routing_table() {
+        let zero = "00000000000000000000000000000000";
+        let hop = "fd000000000000000000000000000001";
+        let table = format!(
+            "{zero} 00 {zero} 00 {hop} 00000400 00000001 00000000 00000003 eth0\n\
+             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 lo\n"
+        );
+        assert_eq!(
+            gateways_v6(&table),
+            ["fd00::1".parse::<IpAddr>().ok()].into_iter().flatten().collect::<Vec<_>>()
+        );
+    }
+}
