@@ -1,0 +1,193 @@
+//! Logins and their passwords.
+
+use std::collections::HashMap;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use postern_config::account::SendAs;
+use postern_config::{Account, Permission};
+use postern_smtp::{Address, Domain};
+
+/// KiB of memory for one hash; with the two below what OWASP gives for argon2id.
+const MEMORY: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+
+/// The logins, ready to be asked.
+#[derive(Debug)]
+pub struct Accounts {
+    /// By the name in lower case.
+    entries: HashMap<String, Entry>,
+    /// What a password is hashed against when nobody of that name may log in.
+    decoy: Option<PasswordHash>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    login: Login,
+    /// `None` is a hash that cannot be read: nobody can log in.
+    hash: Option<PasswordHash>,
+    enabled: bool,
+}
+
+/// Somebody who has proved who they are, and what they may send as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The name, in lower case.
+    pub name: String,
+    /// Which senders.
+    pub permission: Permission,
+    /// Addresses it owns.
+    pub addresses: Vec<Address>,
+    /// Domains it owns whole.
+    pub domains: Vec<Domain>,
+}
+
+impl Accounts {
+    /// Compiles the list.
+    pub fn new(accounts: &[Account]) -> Self {
+        let entries: HashMap<String, Entry> = accounts
+            .iter()
+            .map(|account| {
+                let hash = PasswordHash::new(&account.password).ok();
+                (fold(&account.name), Entry { login: Login::new(account), hash, enabled: account.enabled })
+            })
+            .collect();
+        let decoy = decoy(entries.values().filter_map(|entry| entry.hash.as_ref()));
+        Self { entries, decoy }
+    }
+
+    /// Checks a password. Takes some 30 ms of processor time, so call it off the event loop. An unknown or disabled
+    /// login costs the same time as a wrong password and is answered the same way.
+    pub fn verify(&self, name: &str, password: &[u8]) -> Option<Login> {
+        let entry = self.entries.get(&fold(name)).filter(|entry| entry.enabled);
+        let known = entry.and_then(|entry| entry.hash.as_ref());
+        let hash = known.or(self.decoy.as_ref())?;
+        // Looked at only after the work: whether the login exists must not show in the time.
+        let right = Argon2::default().verify_password(password, hash).is_ok();
+        (right && known.is_some()).then(|| entry.map(|entry| entry.login.clone()))?
+    }
+
+    /// What the login of this name may do, without a password: for explanations.
+    pub fn login(&self, name: &str) -> Option<Login> {
+        self.entries.get(&fold(name)).map(|entry| entry.login.clone())
+    }
+}
+
+impl Login {
+    fn new(account: &Account) -> Self {
+        let mut login = Self {
+            name: fold(&account.name),
+            permission: account.permission,
+            addresses: Address::parse(&account.name).into_iter().collect(),
+            domains: account.domains.iter().map(|domain| domain.0.clone()).collect(),
+        };
+        for grant in account.send_as.iter().filter_map(|text| SendAs::parse(text).ok()) {
+            match grant {
+                SendAs::Address(address) => login.addresses.push(address),
+                SendAs::Domain(domain) => login.domains.push(domain),
+                SendAs::Anything => login.permission = Permission::Any,
+            }
+        }
+        login
+    }
+}
+
+/// The argon2id hash of a password in PHC form, for `accounts.toml`.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn hash_password(password: &[u8]) -> Result<String, String> {
+    let params = Params::new(MEMORY, PASSES, LANES, None).map_err(|e| e.to_string())?;
+    let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    hasher.hash_password(password).map(|hash: PasswordHash| hash.to_string()).map_err(|e| e.to_string())
+}
+
+fn fold(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
+/// A hash of no password, with the parameters that most logins have: so unknown names take as long as known ones.
+fn decoy<'a>(hashes: impl Iterator<Item = &'a PasswordHash>) -> Option<PasswordHash> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for hash in hashes {
+        *counts.entry(hash.params.to_string()).or_default() += 1;
+    }
+    let usual = counts.into_iter().max_by_key(|(_, count)| *count).map(|(params, _)| params);
+    let params = usual.unwrap_or_else(|| format!("m={MEMORY},t={PASSES},p={LANES}"));
+    let zeros = "A".repeat(43); // 32 octets in base 64
+    PasswordHash::new(&format!("$argon2id$v=19${params}$AAAAAAAAAAAAAAAAAAAAAA${zeros}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::Instant;
+
+    use super::*;
+
+    fn account(name: &str, password: &str, enabled: bool) -> Account {
+        Account {
+            name: name.to_owned(),
+            password: password.to_owned(),
+            permission: Permission::Listed,
+            domains: Vec::new(),
+            send_as: Vec::new(),
+            enabled,
+        }
+    }
+
+    #[test]
+    fn only_the_right_password_of_an_enabled_login_is_taken() {
+        let hash = hash_password(b"right").unwrap();
+        let accounts = Accounts::new(&[
+            account("Alice@proseware.test", &hash, true),
+            account("bob@proseware.test", &hash, false),
+            account("broken@proseware.test", "x", true),
+        ]);
+        assert_eq!(accounts.verify("alice@PROSEWARE.test", b"right").unwrap().name, "alice@proseware.test");
+        for (name, password) in [
+            ("alice@proseware.test", "wrong"),
+            ("alice@proseware.test", ""),
+            ("bob@proseware.test", "right"),
+            ("broken@proseware.test", "right"),
+            ("nobody@proseware.test", "right"),
+            ("", ""),
+        ] {
+            assert_eq!(accounts.verify(name, password.as_bytes()), None, "{name} {password}");
+        }
+    }
+
+    #[test]
+    fn hashes_carry_the_parameters_we_promise() {
+        let hash = hash_password(b"secret").unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert_ne!(hash, hash_password(b"secret").unwrap());
+    }
+
+    #[test]
+    fn unknown_logins_cost_the_time_of_known_ones() {
+        // Three times the usual memory, so that a decoy with other parameters would show.
+        let costly =
+            Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(3 * MEMORY, 2, 1, None).unwrap());
+        let hash: PasswordHash = costly.hash_password(b"right").unwrap();
+        let accounts = Accounts::new(&[account("alice", &hash.to_string(), true)]);
+        let time = |name: &str| {
+            let samples = (0..5).map(|_| {
+                let start = Instant::now();
+                assert_eq!(accounts.verify(name, b"wrong"), None);
+                start.elapsed()
+            });
+            samples.min().unwrap().as_secs_f64()
+        };
+        assert_eq!(accounts.decoy.as_ref().unwrap().params, hash.params);
+        // Generous: other programs run meanwhile. A look-up without hashing would be thousands of times faster.
+        let ratio = time("nobody") / time("alice");
+        assert!(ratio > 0.5, "{ratio}");
+    }
+
+    #[test]
+    fn nobody_can_log_in_without_accounts() {
+        assert_eq!(Accounts::new(&[]).verify("alice", b""), None);
+    }
+}
