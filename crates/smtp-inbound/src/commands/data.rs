@@ -1,0 +1,122 @@
+//! DATA and the end of a message (RFC 5321 §4.1.1.4).
+
+use postern_policy::relay::Stage;
+use postern_policy::sender::header_senders;
+use postern_queue::{AcceptError, Envelope, Origin};
+use postern_smtp::Body;
+
+use crate::receive::{Failure, Header, Hop, Received, Receiver};
+use crate::replies;
+use crate::session::{Commit, Context, Refusal, Transaction};
+
+/// Begins to receive the message.
+pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Receiver, Refusal> {
+    if transaction.recipients.is_empty() {
+        return Err(match transaction.tried {
+            true => Refusal::new("no-valid-recipients", replies::no_valid_recipients()),
+            false => Refusal::new("bad-sequence", replies::bad_sequence("RCPT first")),
+        });
+    }
+    let incoming = context.shared.queue.incoming().map_err(|error| not_stored(&error))?;
+    Ok(Receiver::new(incoming, &context.config, context.peer))
+}
+
+/// Decides about the whole message and makes it ready to be stored.
+pub(crate) fn finish(
+    context: &Context,
+    transaction: &mut Transaction,
+    received: Received,
+) -> Result<Box<Commit>, Refusal> {
+    let limits = &context.config.smtp;
+    let Received { content, findings, normalised } = received;
+    // The first thing that a client can mend: how it writes lines. A message without line ends looks long in every way.
+    if findings.bare_cr || (findings.bare_lf && !normalised) {
+        return Err(Refusal::new("bare-line-end", replies::bare_line_end_in_message()));
+    }
+    let content = content.map_err(|failure| failed(context, &failure))?;
+    if findings.long_line {
+        return Err(Refusal::new("long-line", replies::long_line_in_message(limits.max_data_line)));
+    }
+    let header = Header::read(&content.header);
+    if header.received > limits.max_received {
+        return Err(Refusal::new("routing-loop", replies::routing_loop(header.received)));
+    }
+    if context.login.is_some() {
+        let senders = header_senders(&content.header);
+        context.ask(&transaction.hello, &transaction.reverse_path, Stage::Message(&senders))?;
+    }
+    let now = context.shared.clock.now();
+    let fields = hop(context, transaction).own_fields(&header, content.incoming.id(), now);
+    transaction.size = content.octets + fields.text.len() as u64;
+    let recipients = std::mem::take(&mut transaction.recipients);
+    let smtputf8 = transaction.smtputf8
+        && (!content.header.is_ascii()
+            || transaction.reverse_path.address().is_some_and(|address| address.needs_utf8())
+            || recipients.iter().any(|recipient| recipient.address.needs_utf8()));
+    let envelope = Envelope {
+        reverse_path: transaction.reverse_path.clone(),
+        origin: origin(context),
+        client: Some(context.peer.client),
+        helo: Some(transaction.hello.name.clone()),
+        received: now,
+        // A client that sends 8 bits without saying so has said so now.
+        body: if findings.eight_bit { Body::EightBitMime } else { transaction.body },
+        smtputf8,
+        ret: None,
+        envelope_id: None,
+        message_id: fields.message_id,
+        size: transaction.size,
+        recipients,
+    };
+    Ok(Box::new(Commit { incoming: content.incoming, envelope, header: fields.text }))
+}
+
+fn hop<'a>(context: &'a Context, transaction: &'a Transaction) -> Hop<'a> {
+    Hop {
+        hostname: &context.config.hostname,
+        client: context.peer.client,
+        hello: &transaction.hello,
+        tls: context.tls,
+        authenticated: context.login.is_some(),
+        smtputf8: transaction.smtputf8,
+        only_recipient: transaction.only.as_deref(),
+        completes: context.peer.listener.is_submission(),
+    }
+}
+
+/// The store said no.
+pub(crate) fn not_stored(error: &AcceptError) -> Refusal {
+    let reason = match error {
+        AcceptError::NoSpace(_) => "no-space",
+        AcceptError::Full(_) => "queue-full",
+        AcceptError::Timeout | AcceptError::Store(_) => {
+            tracing::error!(event = "store", "{error}");
+            "store-error"
+        }
+    };
+    Refusal::new(reason, replies::not_stored(error))
+}
+
+fn failed(context: &Context, failure: &Failure) -> Refusal {
+    let limits = &context.config.smtp;
+    match failure {
+        Failure::TooLarge => {
+            Refusal::new("message-too-large", replies::message_too_large(limits.max_message_size))
+        }
+        Failure::HeaderTooLarge => {
+            Refusal::new("header-too-large", replies::header_too_large(limits.max_header_size))
+        }
+        Failure::Store(error) => not_stored(error),
+    }
+}
+
+/// By which right the message came: decides whether it is signed.
+fn origin(context: &Context) -> Origin {
+    if let Some(login) = &context.login {
+        return Origin::Login(login.name.clone());
+    }
+    match context.policy.relay.trusted_network(context.peer.client) {
+        Some(trusted) => Origin::TrustedNetwork(trusted.label.clone()),
+        None => Origin::Outsider,
+    }
+}

@@ -1,0 +1,50 @@
+//! MAIL (RFC 5321 §4.1.1.2).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use postern_policy::relay::Stage;
+use postern_smtp::Body;
+use postern_smtp::command::{Mail, MailParameters};
+
+use super::data::not_stored;
+use crate::replies;
+use crate::session::{Context, Hello, Refusal, Transaction};
+
+/// Begins a transaction, if this client may use this sender and there is room for its message.
+pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Result<Transaction, Refusal> {
+    let Mail { path, parameters } = command;
+    if let Some(parameter) = not_announced(&parameters) {
+        return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
+    }
+    context.ask(&hello, &path, Stage::Mail)?;
+    let limit = context.config.smtp.max_message_size;
+    let size = parameters.size.unwrap_or(0);
+    if size > limit {
+        return Err(Refusal::new("message-too-large", replies::message_too_large(limit)));
+    }
+    context.shared.queue.admits(size).map_err(|error| not_stored(&error))?;
+    Ok(Transaction {
+        hello,
+        reverse_path: path,
+        body: parameters.body.unwrap_or_default(),
+        smtputf8: parameters.smtputf8,
+        recipients: Vec::new(),
+        folded: HashSet::new(),
+        accepted: 0,
+        only: None,
+        tried: false,
+        began: context.shared.clock.now(),
+        size: 0,
+    })
+}
+
+/// Extensions that we can read but do not offer: DSN, and BINARYMIME, which needs CHUNKING (RFC 3030 §3).
+fn not_announced(parameters: &MailParameters) -> Option<&'static str> {
+    match parameters {
+        MailParameters { ret: Some(_), .. } => Some("RET"),
+        MailParameters { envelope_id: Some(_), .. } => Some("ENVID"),
+        MailParameters { body: Some(Body::BinaryMime), .. } => Some("BODY=BINARYMIME"),
+        _ => None,
+    }
+}

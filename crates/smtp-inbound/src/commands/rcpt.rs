@@ -1,0 +1,70 @@
+//! RCPT (RFC 5321 §4.1.1.3).
+
+use postern_policy::directory::Resolution;
+use postern_policy::relay::Stage;
+use postern_queue::Recipient;
+use postern_smtp::command::{Rcpt, RcptParameters};
+use postern_smtp::{Address, ForwardPath, LocalPart};
+
+use crate::replies;
+use crate::session::{Context, Refusal, Transaction};
+
+/// Adds a recipient, if mail from here may go there.
+pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcpt) -> Result<(), Refusal> {
+    transaction.tried = true;
+    let Rcpt { path, utf8, parameters } = command;
+    if let Some(parameter) = not_announced(&parameters) {
+        return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
+    }
+    if utf8 && !transaction.smtputf8 {
+        return Err(Refusal::new("needs-smtputf8", replies::needs_utf8()));
+    }
+    let limit = context.config.smtp.max_recipients;
+    if transaction.accepted >= limit && !context.is_trusted() {
+        return Err(Refusal::new("too-many-recipients", replies::too_many_recipients(limit)));
+    }
+    context.ask(&transaction.hello, &transaction.reverse_path, Stage::Rcpt(&path))?;
+    transaction.accepted += 1;
+    transaction.only = (transaction.accepted == 1).then(|| path.to_string());
+    let given = given(context, &path);
+    match context.policy.directory.resolve(&path, Some(context.peer.local)) {
+        Resolution::Recipients(addresses) => {
+            addresses.into_iter().for_each(|address| merge(transaction, address, given.as_ref()));
+        }
+        // What is not ours goes where the client said. Unknown names and loops were refused above.
+        Resolution::NotLocal | Resolution::Unknown | Resolution::AliasLoop => {
+            if let Some(address) = given {
+                merge(transaction, address, None);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A recipient given twice, or with its alias, gets one copy.
+fn merge(transaction: &mut Transaction, address: Address, given: Option<&Address>) {
+    if transaction.folded.insert(address.folded()) {
+        let given = given.filter(|given| **given != address).cloned();
+        transaction.recipients.push(Recipient { address, given, notify: Default::default(), original: None });
+    }
+}
+
+/// The recipient as an address; `<Postmaster>` is that of the host (RFC 5321 §4.5.1).
+fn given(context: &Context, path: &ForwardPath) -> Option<Address> {
+    match path {
+        ForwardPath::Address(address) => Some(address.clone()),
+        ForwardPath::Postmaster => {
+            let local = LocalPart::parse("postmaster").ok()?;
+            Some(Address::new(local, context.config.hostname.clone()))
+        }
+    }
+}
+
+/// DSN can be read but is not offered.
+fn not_announced(parameters: &RcptParameters) -> Option<&'static str> {
+    match parameters {
+        RcptParameters { notify: Some(_), .. } => Some("NOTIFY"),
+        RcptParameters { original: Some(_), .. } => Some("ORCPT"),
+        _ => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! The server side of SMTP: listeners, connections, sessions, receiving a message.
+//!
+//! | question | module |
+//! |---|---|
+//! | who is let in, and how many at once? | [`listener`] |
+//! | bytes, timeouts, TLS, the order of replies? | `connection` |
+//! | the order of commands? | [`session`], one `match` |
+//! | what does a command do? | `commands/*` |
+//! | a reply text? | [`replies`], nowhere else |
+//! | the content of a message, trace headers? | [`receive`] |
+//! | certificate and key? | [`tls`] |
+//! | what is counted? | [`metrics`] |
+//!
+//! Who may do what is decided in `postern-policy`; what became of an accepted message is the business of
+//! `postern-queue`. A session has no I/O: it is given lines and answers with an [`session::Action`].
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use postern_config::Config;
+use postern_policy::Policy;
+use postern_policy::record::Records;
+use postern_queue::Queue;
+use postern_runtime::Clock;
+use rustls::ServerConfig;
+
+mod commands;
+mod connection;
+pub mod listener;
+pub mod metrics;
+pub mod receive;
+pub mod replies;
+pub mod session;
+pub mod tls;
+
+pub use listener::{BoundListener, Inbound, bind};
+pub use metrics::Metrics;
+
+/// What all sessions share. A reload swaps `config`, `policy` and `tls`; sessions take the new ones with their next
+/// transaction, and the certificate with the next handshake.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Its rules, compiled.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// Where refusals are kept for whoever asks about them.
+    pub records: Arc<Records>,
+    /// Where accepted messages go.
+    pub queue: Queue,
+    /// Certificate and key; without them there is no STARTTLS and no login.
+    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    /// Counters of sessions.
+    pub metrics: Metrics,
+    /// Counters of decisions.
+    pub decisions: postern_policy::metrics::Metrics,
+    /// The time in Received fields and records.
+    pub clock: Arc<dyn Clock>,
+}

@@ -1,0 +1,295 @@
+//! Sockets that are listened on, and who is let in.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postern_config::{Listener, ListenerKind};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
+};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::session::Peer;
+use crate::{Shared, connection, replies};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// After an error of `accept` that will not go away by itself (no file descriptors left), so that it does not spin.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
+
+/// A socket that listens, but is not served yet: it can be made before privileges are dropped.
+#[derive(Debug)]
+pub struct BoundListener {
+    kind: ListenerKind,
+    socket: TcpListener,
+}
+
+impl BoundListener {
+    /// What it is for.
+    pub fn kind(&self) -> ListenerKind {
+        self.kind
+    }
+
+    /// Where it listens: the real port where port 0 was configured.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// Binds and listens. `[::]` takes IPv4 clients too, unless `0.0.0.0` with the same port was bound before it.
+///
+/// # Errors
+/// Those of the system: no right to the port, the address is in use or not ours.
+pub fn bind(listener: &Listener) -> io::Result<BoundListener> {
+    let address = listener.address;
+    let socket = match listen_on(address, false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_any_v6(address) => {
+            listen_on(address, true)?
+        }
+        other => other?,
+    };
+    Ok(BoundListener { kind: listener.kind, socket })
+}
+
+fn is_any_v6(address: SocketAddr) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
+fn listen_on(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, only_v6)?;
+    }
+    bind_socket(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The service: what all listeners and their sessions have in common. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    house: Arc<House>,
+}
+
+/// Shared by all sessions, beside what the daemon gave.
+#[derive(Debug)]
+pub(crate) struct House {
+    pub shared: Arc<Shared>,
+    /// Password checks take a core and megabytes each.
+    pub password_checks: Semaphore,
+    connections: Mutex<Connections>,
+}
+
+impl Inbound {
+    /// A service without listeners. How many passwords are checked at once is taken from the configuration here, once.
+    pub fn new(shared: Shared) -> Self {
+        let checks = shared.config.load().auth.max_password_checks.max(1);
+        Self {
+            house: Arc::new(House {
+                shared: Arc::new(shared),
+                password_checks: Semaphore::new(checks),
+                connections: Mutex::new(Connections::default()),
+            }),
+        }
+    }
+
+    /// Accepts connections until `stop` is cancelled; the sessions live in `tracker` and end after their transaction then.
+    ///
+    /// # Errors
+    /// When the socket cannot be used by the runtime at all.
+    pub async fn run(
+        &self,
+        bound: BoundListener,
+        stop: CancellationToken,
+        tracker: TaskTracker,
+    ) -> io::Result<()> {
+        let kind = bound.kind;
+        let socket = tokio::net::TcpListener::from_std(bound.socket)?;
+        tracing::info!(event = "listening", listener = kind.as_str(), address = %socket.local_addr()?);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => self.admit(stream, client, kind, &stop, &tracker),
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(event = "accept-failed", listener = kind.as_str(), %error);
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(PAUSE_AFTER_ERROR) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        stream: TcpStream,
+        client: SocketAddr,
+        kind: ListenerKind,
+        stop: &CancellationToken,
+        tracker: &TaskTracker,
+    ) {
+        let Ok(local) = stream.local_addr() else { return };
+        let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
+        let metrics = &self.house.shared.metrics;
+        let place = match self.house.take_place(client) {
+            Ok(place) => place,
+            Err(limit) => {
+                metrics.turned_away(kind, limit.as_str());
+                tracing::info!(event = "turned-away", listener = kind.as_str(), %client, limit = limit.as_str());
+                return turn_away(stream, kind, limit);
+            }
+        };
+        let open = metrics.connected(kind);
+        let peer = Peer { listener: kind, client, local };
+        let house = Arc::clone(&self.house);
+        let stop = stop.clone();
+        tracker.spawn(async move {
+            // What counts the session lives as long as it does.
+            let _counted = (place, open);
+            connection::serve(stream, peer, house, stop).await;
+        });
+    }
+}
+
+/// The client went away before it was accepted.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Which limit of connections was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    All,
+    Address,
+}
+
+impl Limit {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// Says 421 without ever waiting for the client; with TLS there is nothing that could be said.
+fn turn_away(stream: TcpStream, kind: ListenerKind, limit: Limit) {
+    if kind == ListenerKind::Submissions {
+        return;
+    }
+    let reply = match limit {
+        Limit::All => replies::too_many_connections(),
+        Limit::Address => replies::too_many_connections_from_address(),
+    };
+    let mut text = Vec::new();
+    reply.write_to(&mut text);
+    if let Ok(mut stream) = stream.into_std() {
+        // The socket is empty and does not block; a client that is gone needs no reply.
+        let _ = stream.write(&text);
+    }
+}
+
+/// Who is connected, counted.
+#[derive(Debug, Default)]
+struct Connections {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl House {
+    /// Counts a connection in, unless a limit is reached.
+    fn take_place(self: &Arc<Self>, client: IpAddr) -> Result<Place, Limit> {
+        let config = self.shared.config.load();
+        let trusted = self.shared.policy.load().relay.trusted_network(client).is_some();
+        let network = counted_network(client);
+        let mut connections = self.connections.lock();
+        if connections.all >= config.smtp.max_connections {
+            return Err(Limit::All);
+        }
+        let here = connections.by_address.entry(network).or_default();
+        if *here >= config.smtp.max_connections_per_address && !trusted {
+            return Err(Limit::Address);
+        }
+        *here += 1;
+        connections.all += 1;
+        Ok(Place { house: Arc::clone(self), network })
+    }
+}
+
+/// One IPv6 customer has a whole /64; counting single addresses would count nothing.
+fn counted_network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// One connection in the count.
+#[derive(Debug)]
+struct Place {
+    house: Arc<House>,
+    network: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut connections = self.house.connections.lock();
+        connections.all -= 1;
+        if let Some(here) = connections.by_address.get_mut(&self.network) {
+            *here -= 1;
+            if *here == 0 {
+                connections.by_address.remove(&self.network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn listener(address: &str) -> Listener {
+        Listener { kind: ListenerKind::Mx, address: address.parse().unwrap() }
+    }
+
+    #[test]
+    fn port_0_is_told_and_a_port_is_bound_once() {
+        let bound = bind(&listener("127.0.0.1:0")).unwrap();
+        let address = bound.local_addr().unwrap();
+        assert_ne!(address.port(), 0);
+        let again = bind(&listener(&address.to_string()));
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn ipv6_clients_are_counted_by_network() {
+        let network = |text: &str| counted_network(text.parse().unwrap());
+        assert_eq!(network("2001:db8:1:2:3::4"), network("2001:db8:1:2::5"));
+        assert_ne!(network("2001:db8:1:2::5"), network("2001:db8:1:3::5"));
+        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
+    }
+}

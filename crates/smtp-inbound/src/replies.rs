@@ -1,0 +1,383 @@
+//! Every text that a client reads. Codes and enhanced codes stand beside the words, so that one look shows a whole reply.
+
+use postern_policy::record::Reference;
+use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict};
+use postern_queue::{AcceptError, QueueId};
+use postern_smtp::command::CommandError;
+use postern_smtp::{Domain, EnhancedStatus, Reply};
+
+/// What to do about a missing login, in words (RFC 6409 §3.1, RFC 8314 §3.3).
+const LOG_IN: &str = "log in on port 587 or 465";
+
+fn reply(code: u16, subject: u16, detail: u16, text: impl AsRef<str>) -> Reply {
+    let class = if code < 300 {
+        2
+    } else if code < 500 {
+        4
+    } else {
+        5
+    };
+    Reply::new(code, EnhancedStatus::new(class, subject, detail), text)
+}
+
+/// The first words of a session.
+pub fn greeting(hostname: &Domain) -> Reply {
+    Reply::plain(220, format!("{hostname} ESMTP Postern"))
+}
+
+/// HELO was taken.
+pub fn hello(hostname: &Domain) -> Reply {
+    Reply::plain(250, hostname.as_str())
+}
+
+/// EHLO was taken: the extensions follow the name, one a line.
+pub fn extended_hello(hostname: &Domain, extensions: &[String]) -> Reply {
+    Reply::plain(250, format!("{hostname}\n{}", extensions.join("\n")))
+}
+
+/// RSET, NOOP.
+pub fn ok() -> Reply {
+    reply(250, 0, 0, "Ok")
+}
+
+/// MAIL was taken.
+pub fn sender_ok() -> Reply {
+    reply(250, 1, 0, "Ok")
+}
+
+/// RCPT was taken.
+pub fn recipient_ok() -> Reply {
+    reply(250, 1, 5, "Ok")
+}
+
+/// Go on with the message.
+pub fn send_message() -> Reply {
+    Reply::plain(354, "End data with <CR><LF>.<CR><LF>")
+}
+
+/// The message is durable.
+pub fn queued(id: QueueId) -> Reply {
+    reply(250, 0, 0, format!("Ok: queued as {id}"))
+}
+
+/// QUIT.
+pub fn bye() -> Reply {
+    reply(221, 0, 0, "Bye")
+}
+
+/// VRFY: who exists is told at RCPT only (RFC 5321 §3.5.3).
+pub fn cannot_verify() -> Reply {
+    reply(252, 5, 0, "Cannot verify, but will take a message for it and try")
+}
+
+/// EXPN.
+pub fn not_implemented() -> Reply {
+    reply(502, 5, 1, "Command not implemented")
+}
+
+/// HELP.
+pub fn help() -> Reply {
+    reply(
+        214,
+        0,
+        0,
+        "EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nRFC 5321 says what they do",
+    )
+}
+
+/// STARTTLS was taken.
+pub fn ready_for_tls() -> Reply {
+    reply(220, 0, 0, "Ready to start TLS")
+}
+
+/// STARTTLS where there is no certificate (RFC 3207 §4).
+pub fn tls_not_available() -> Reply {
+    reply(454, 7, 0, "TLS not available")
+}
+
+/// STARTTLS under TLS.
+pub fn already_secured() -> Reply {
+    reply(503, 5, 1, "TLS is already active")
+}
+
+/// A line that is no command.
+pub fn bad_command(error: &CommandError) -> Reply {
+    Reply::new(error.code(), error.status(), error.to_string())
+}
+
+/// A command line that ends with LF instead of CRLF.
+pub fn bare_line_end() -> Reply {
+    reply(500, 5, 2, "lines end with <CR><LF>")
+}
+
+/// A command line over the limit.
+pub fn line_too_long(limit: usize) -> Reply {
+    reply(500, 5, 2, format!("line longer than {limit} octets"))
+}
+
+/// A line of an AUTH exchange over the limit (RFC 4954 §4).
+pub fn auth_line_too_long(limit: usize) -> Reply {
+    reply(500, 5, 6, format!("authentication exchange line longer than {limit} octets"))
+}
+
+/// A command that is known, at the wrong time.
+pub fn bad_sequence(wanted: &str) -> Reply {
+    reply(503, 5, 1, format!("bad sequence of commands: {wanted}"))
+}
+
+/// A parameter or value of an extension that was not announced.
+pub fn unsupported_parameter(parameter: &str) -> Reply {
+    reply(555, 5, 4, format!("parameter {parameter} is not supported"))
+}
+
+/// The message came before 354: its lines must not be read as commands.
+pub fn spoke_too_early() -> Reply {
+    reply(503, 5, 1, "data sent before the reply to DATA")
+}
+
+/// An address beyond ASCII in RCPT, after MAIL without SMTPUTF8 (RFC 6531 §3.5).
+pub fn needs_utf8() -> Reply {
+    reply(553, 6, 7, "address needs the SMTPUTF8 parameter of MAIL")
+}
+
+/// RFC 5321 §4.5.3.1.10.
+pub fn too_many_recipients(limit: usize) -> Reply {
+    reply(
+        452,
+        5,
+        3,
+        format!("too many recipients, {limit} is the limit: send the rest in another transaction"),
+    )
+}
+
+/// DATA after nothing but refused recipients.
+pub fn no_valid_recipients() -> Reply {
+    reply(554, 5, 1, "no valid recipients")
+}
+
+/// By SIZE, or while it came in.
+pub fn message_too_large(limit: u64) -> Reply {
+    reply(552, 3, 4, format!("message larger than {limit} octets"))
+}
+
+/// The header alone is over its limit.
+pub fn header_too_large(limit: u64) -> Reply {
+    reply(552, 3, 4, format!("message header larger than {limit} octets"))
+}
+
+/// RFC 5321 §2.3.8 knows CRLF only; what others take for a line end could hide a second message.
+pub fn bare_line_end_in_message() -> Reply {
+    reply(
+        550,
+        6,
+        0,
+        "message has bare CR or LF characters: lines must end with CR LF (RFC 5321 section 2.3.8)",
+    )
+}
+
+/// A line inside a message over the limit.
+pub fn long_line_in_message(limit: u64) -> Reply {
+    reply(550, 6, 0, format!("message has a line longer than {limit} octets"))
+}
+
+/// Too many Received fields (RFC 5321 §6.3).
+pub fn routing_loop(received: usize) -> Reply {
+    reply(554, 4, 6, format!("routing loop: message has {received} Received fields"))
+}
+
+/// The spool did not take the message.
+pub fn not_stored(error: &AcceptError) -> Reply {
+    match error {
+        AcceptError::NoSpace(_) => reply(452, 3, 1, "not enough space for new mail, try again later"),
+        AcceptError::Full(_) => reply(452, 3, 1, "too many messages are waiting, try again later"),
+        AcceptError::Timeout | AcceptError::Store(_) => {
+            reply(451, 3, 0, "message could not be stored, try again later")
+        }
+    }
+}
+
+/// What of AUTH.
+pub fn auth_challenge(challenge: &str) -> Reply {
+    Reply::plain(334, challenge)
+}
+
+/// The password was right.
+pub fn logged_in() -> Reply {
+    reply(235, 7, 0, "Authentication successful")
+}
+
+/// Unknown login and wrong password are answered alike.
+pub fn wrong_password() -> Reply {
+    reply(535, 7, 8, "wrong user name or password")
+}
+
+/// The password could not be checked (RFC 4954 §6).
+pub fn login_not_available() -> Reply {
+    reply(454, 7, 0, "authentication is not possible now, try again later")
+}
+
+/// AUTH in clear text (RFC 4954 §4, RFC 5248).
+pub fn auth_needs_tls() -> Reply {
+    reply(538, 7, 11, "encryption required for authentication: use STARTTLS first, or port 465")
+}
+
+/// AUTH on port 25.
+pub fn no_login_here() -> Reply {
+    reply(503, 5, 1, format!("no authentication on this port: {LOG_IN}"))
+}
+
+/// AUTH twice (RFC 4954 §4).
+pub fn already_logged_in() -> Reply {
+    reply(503, 5, 1, "already authenticated")
+}
+
+/// RFC 4954 §4.
+pub fn unknown_mechanism() -> Reply {
+    reply(504, 5, 4, "unknown authentication mechanism: PLAIN and LOGIN are known")
+}
+
+/// Not base 64, or not what the mechanism sends.
+pub fn bad_auth_response() -> Reply {
+    reply(501, 5, 2, "malformed authentication response")
+}
+
+/// The client sent `*` (RFC 4954 §4).
+pub fn auth_cancelled() -> Reply {
+    reply(501, 7, 0, "authentication cancelled")
+}
+
+/// The limit of all sessions.
+pub fn too_many_connections() -> Reply {
+    reply(421, 3, 2, "too many connections, try again later")
+}
+
+/// The limit of one address.
+pub fn too_many_connections_from_address() -> Reply {
+    reply(421, 7, 0, "too many connections from your address")
+}
+
+/// The limit of errors.
+pub fn too_many_errors() -> Reply {
+    reply(421, 7, 0, "too many errors")
+}
+
+/// The limit of messages in one session.
+pub fn too_many_messages() -> Reply {
+    reply(421, 7, 0, "too many messages in one session: connect again")
+}
+
+/// The limit of commands without a message.
+pub fn too_many_commands() -> Reply {
+    reply(421, 7, 0, "too many commands without a message")
+}
+
+/// Silence.
+pub fn timed_out() -> Reply {
+    reply(421, 4, 2, "timeout, closing connection")
+}
+
+/// The daemon stops.
+pub fn shutting_down() -> Reply {
+    reply(421, 3, 2, "service is shutting down, try again later")
+}
+
+/// A decision of the policy that is not "accept". The reference leads to the record of it.
+pub fn refused(question: &Question<'_>, decision: &Decision, reference: Option<Reference>) -> Reply {
+    let (code, subject, detail, mut text) = words(question, &decision.reason);
+    if let Some(reference) = reference {
+        text.push_str(&format!(" (ref {reference})"));
+    }
+    // A deferral has the words of the refusal: only the first digits say that it may pass later.
+    let code = if decision.verdict == Verdict::Reject { code } else { 450 };
+    reply(code, subject, detail, text)
+}
+
+fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
+    let subject = match question.stage {
+        Stage::Rcpt(path) => format!("<{path}>"),
+        Stage::Mail | Stage::Message(_) => format!("<{}>", question.reverse_path),
+    };
+    let client = question.client.to_canonical();
+    match reason {
+        Reason::AuthenticationRequired if question.tls => {
+            (530, 7, 0, "authentication required: log in with AUTH first".to_owned())
+        }
+        Reason::AuthenticationRequired => {
+            let text =
+                "authentication required: use STARTTLS and log in here on port 587, or use TLS on port 465";
+            (530, 7, 0, text.to_owned())
+        }
+        Reason::RelayNotPermitted => {
+            let who = match question.login {
+                Some(login) => format!("{} may not relay", login.name),
+                None => format!("{client} is not logged in and not a trusted network"),
+            };
+            (550, 7, 1, format!("{subject}: relay not permitted: {who}; {LOG_IN}"))
+        }
+        Reason::SenderNotOwned { login, sender } => {
+            (550, 7, 1, format!("<{sender}>: sender not permitted: {login} may not send as this address"))
+        }
+        Reason::HeaderNotOwned { login, field, address } => {
+            (550, 7, 1, format!("{field} header not permitted: {login} may not send as {address}"))
+        }
+        Reason::HeaderFromUnusable { problem } => (550, 6, 0, format!("unusable From header: {problem}")),
+        Reason::UnknownRecipient => (550, 1, 1, format!("{subject}: no such user here")),
+        Reason::AliasLoop => (550, 4, 6, format!("{subject}: alias leads back to itself")),
+        Reason::BadDestination => (550, 1, 2, format!("{subject}: no mail can be sent to this address")),
+        Reason::RouteRejects { text } => (550, 7, 1, format!("{subject}: {text}")),
+        // Reasons for accepting; a verdict other than that is not given with them.
+        Reason::LocalRecipient
+        | Reason::RelayDomain
+        | Reason::TrustedNetwork { .. }
+        | Reason::Authenticated { .. }
+        | Reason::SenderAllowed => (550, 7, 1, format!("{subject}: not permitted")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use postern_config::ListenerKind;
+    use postern_policy::relay::Trace;
+    use postern_smtp::{ForwardPath, ReversePath};
+
+    use super::*;
+
+    #[test]
+    fn a_relay_refusal_names_address_cause_and_way_out() {
+        let recipient = ForwardPath::parse("bob@adatum.test").unwrap();
+        let question = Question {
+            listener: ListenerKind::Mx,
+            client: "::ffff:198.51.100.9".parse().unwrap(),
+            local: None,
+            tls: false,
+            certificate: None,
+            login: None,
+            helo: None,
+            reverse_path: &ReversePath::Null,
+            stage: Stage::Rcpt(&recipient),
+        };
+        let mut decision =
+            Decision { verdict: Verdict::Reject, reason: Reason::RelayNotPermitted, trace: Trace::default() };
+        let reference = "4QX7-93KD".parse().ok();
+        assert_eq!(
+            refused(&question, &decision, reference).to_string(),
+            "550 5.7.1 <bob@adatum.test>: relay not permitted: 198.51.100.9 is not logged in and not a trusted \
+             network; log in on port 587 or 465 (ref 4QX7-93KD)"
+        );
+        decision.verdict = Verdict::Defer;
+        assert!(refused(&question, &decision, None).to_string().starts_with("450 4.7.1 <bob@adatum.test>"));
+    }
+
+    #[test]
+    fn trouble_of_ours_is_always_a_deferral() {
+        for (error, text) in [
+            (AcceptError::NoSpace("1 MiB".to_owned()), "452 4.3.1"),
+            (AcceptError::Full(7), "452 4.3.1"),
+            (AcceptError::Timeout, "451 4.3.0"),
+            (AcceptError::Store(postern_queue::store::StoreError::Closed), "451 4.3.0"),
+        ] {
+            assert!(not_stored(&error).to_string().starts_with(text), "{error}");
+        }
+    }
+}

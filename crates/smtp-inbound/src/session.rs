@@ -1,0 +1,587 @@
+//! The order of commands: lines in, [`Action`]s out, no I/O.
+//!
+//! A session is in one state; [`Session::handle`] has one `match` over state and command that is both the rule of
+//! sequence (RFC 5321 §4.1.4) and the table of contents. The connection does what the actions say.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use postern_config::{Config, ListenerKind};
+use postern_policy::Policy;
+use postern_policy::accounts::Login;
+use postern_policy::record::Reference;
+use postern_policy::relay::{Decision, Question, Stage, Verdict, decide};
+use postern_queue::{AcceptError, Envelope, Incoming, QueueId, Recipient};
+use postern_smtp::command::{Auth, Command, CommandError, Mail};
+use postern_smtp::{Body, Reply, ReplyClass, ReversePath};
+
+use crate::commands::auth::{self, Exchange};
+use crate::commands::{data, ehlo, mail, rcpt};
+use crate::receive::{Received, Receiver};
+use crate::tls::Protection;
+use crate::{Shared, replies};
+
+/// Who is at the other end, and where they came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The kind of the listener.
+    pub listener: ListenerKind,
+    /// The client's address; never IPv4 mapped into IPv6.
+    pub client: IpAddr,
+    /// Our address that it connected to, likewise.
+    pub local: IpAddr,
+}
+
+/// What the connection is to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Answer, and go on with the next command.
+    Reply(Reply),
+    /// Answer after a while: the client makes too many errors.
+    Delayed(Reply, Duration),
+    /// Answer and close.
+    Close(Reply),
+    /// Answer, shake hands, and go on with a new [`Session`]. What the client sent ahead is thrown away (RFC 3207 §4).
+    StartTls(Reply),
+    /// Check a password, then call [`Session::password_checked`].
+    CheckPassword(Credentials),
+    /// Answer, give the message to the receiver, then call [`Session::data_received`].
+    ReceiveData(Reply, Box<Receiver>),
+    /// Make the message durable, then call [`Session::committed`].
+    Commit(Box<Commit>),
+}
+
+/// A name and a password. Nothing prints them.
+pub struct Credentials {
+    /// As the client wrote it.
+    pub name: String,
+    /// As the client wrote it.
+    pub password: Vec<u8>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+/// What came of a password check.
+#[derive(Debug)]
+pub enum PasswordCheck {
+    /// It was right.
+    Right(Login),
+    /// It was not, or nobody has that name.
+    Wrong,
+    /// It could not be checked.
+    Unavailable,
+}
+
+/// A message that may be accepted.
+#[derive(Debug)]
+pub struct Commit {
+    /// Its content.
+    pub incoming: Incoming,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// The fields that go in front of it.
+    pub header: Vec<u8>,
+}
+
+/// Whether more input waits behind a command. Behind some it must not (RFC 2920 §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// The client waits for the reply.
+    Nothing,
+    /// The client sent more.
+    Input,
+}
+
+/// One SMTP session.
+#[derive(Debug)]
+pub struct Session {
+    context: Context,
+    state: State,
+    errors: u32,
+    messages: u32,
+    /// Since the session began or the last message was accepted.
+    commands: u32,
+}
+
+/// What commands look at and do not change.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub shared: Arc<Shared>,
+    pub config: Arc<Config>,
+    pub policy: Arc<Policy>,
+    pub peer: Peer,
+    pub tls: Option<Protection>,
+    pub login: Option<Login>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing said yet.
+    Connected,
+    /// EHLO or HELO was taken.
+    Greeted(Arc<Hello>),
+    /// In the middle of AUTH: the next line is no command.
+    Authenticating(Arc<Hello>, Exchange),
+    /// A password is being checked.
+    CheckingPassword(Arc<Hello>, String),
+    /// MAIL was taken.
+    Transaction(Box<Transaction>),
+    /// The message is on its way.
+    Receiving(Box<Transaction>),
+}
+
+/// What the client calls itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub name: String,
+    /// EHLO, not HELO.
+    pub extended: bool,
+}
+
+/// From MAIL to the end of the message.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub hello: Arc<Hello>,
+    pub reverse_path: ReversePath,
+    pub body: Body,
+    pub smtputf8: bool,
+    /// Final recipients, aliases expanded, without duplicates.
+    pub recipients: Vec<Recipient>,
+    /// What makes them distinct.
+    pub folded: std::collections::HashSet<String>,
+    /// RCPT commands that were accepted; their limit counts also duplicates.
+    pub accepted: usize,
+    /// The only accepted RCPT as it was written, for the Received field.
+    pub only: Option<String>,
+    /// Whether a RCPT was tried at all.
+    pub tried: bool,
+    pub began: SystemTime,
+    /// Octets of the message, once they are known.
+    pub size: u64,
+}
+
+/// Why a sender, a recipient or a message is not taken.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub reply: Reply,
+    /// For logs and metrics.
+    pub reason: &'static str,
+    pub reference: Option<Reference>,
+    /// The rule that decided.
+    pub rule: Option<String>,
+}
+
+impl Refusal {
+    pub fn new(reason: &'static str, reply: Reply) -> Self {
+        Self { reply, reason, reference: None, rule: None }
+    }
+}
+
+impl Context {
+    /// Takes the rules in force now.
+    fn refresh(&mut self) {
+        self.config = self.shared.config.load_full();
+        self.policy = self.shared.policy.load_full();
+    }
+
+    /// Whether the client is in a trusted network: such clients have no limit of recipients.
+    pub fn is_trusted(&self) -> bool {
+        self.policy.relay.trusted_network(self.peer.client).is_some()
+    }
+
+    /// Asks the policy. A refusal is kept, so that its reference can be explained.
+    pub fn ask(
+        &self,
+        hello: &Hello,
+        reverse_path: &ReversePath,
+        stage: Stage<'_>,
+    ) -> Result<Decision, Refusal> {
+        let name = match stage {
+            Stage::Mail => "mail",
+            Stage::Rcpt(_) => "rcpt",
+            Stage::Message(_) => "message",
+        };
+        let question = Question {
+            listener: self.peer.listener,
+            client: self.peer.client,
+            local: Some(self.peer.local),
+            tls: self.tls.is_some(),
+            certificate: None,
+            login: self.login.as_ref(),
+            helo: Some(&hello.name),
+            reverse_path,
+            stage,
+        };
+        let decision = decide(&question, &self.policy);
+        self.shared.decisions.decided(name, &decision);
+        if decision.verdict == Verdict::Accept {
+            return Ok(decision);
+        }
+        let reference = self.shared.records.keep(&question, &decision, self.shared.clock.now());
+        Err(Refusal {
+            reply: replies::refused(&question, &decision, Some(reference)),
+            reason: decision.reason.as_str(),
+            reference: Some(reference),
+            rule: decision.trace.0.last().map(|step| step.rule.clone()),
+        })
+    }
+}
+
+impl Session {
+    /// A session at its beginning: of a new connection, or after STARTTLS (then nothing said in clear is known to it).
+    pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
+        let (config, policy) = (shared.config.load_full(), shared.policy.load_full());
+        let context = Context { shared, config, policy, peer, tls, login: None };
+        Self { context, state: State::Connected, errors: 0, messages: 0, commands: 0 }
+    }
+
+    /// The first words, before the client says anything. Not sent again after STARTTLS.
+    pub fn greeting(&self) -> Reply {
+        replies::greeting(&self.context.config.hostname)
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.context.peer
+    }
+
+    /// The configuration that this session goes by now.
+    pub fn config(&self) -> &Config {
+        &self.context.config
+    }
+
+    /// How long to wait for the next line.
+    pub fn patience(&self) -> Duration {
+        let timeouts = &self.context.config.smtp.timeouts;
+        match self.state {
+            State::Connected => timeouts.greeting,
+            _ => timeouts.command,
+        }
+    }
+
+    /// Whether a transaction is under way that should come to its end before the server stops.
+    pub fn in_transaction(&self) -> bool {
+        matches!(self.state, State::Transaction(_) | State::Receiving(_))
+    }
+
+    /// Takes one line without its CRLF.
+    pub fn line(&mut self, line: &[u8], ahead: Ahead) -> Action {
+        if let State::Authenticating(hello, exchange) = &mut self.state {
+            let (hello, exchange) = (Arc::clone(hello), std::mem::take(exchange));
+            let step = auth::answer(exchange, line);
+            return self.auth_step(hello, step);
+        }
+        match Command::parse(line) {
+            Ok(command) => self.handle(command, ahead),
+            Err(error) => self.bad_command(&error),
+        }
+    }
+
+    /// Takes one command.
+    pub fn handle(&mut self, command: Command, ahead: Ahead) -> Action {
+        self.commands += 1;
+        if self.commands > self.context.config.smtp.max_commands {
+            return Action::Close(replies::too_many_commands());
+        }
+        match (&mut self.state, command) {
+            (_, Command::Quit) => Action::Close(replies::bye()),
+            (_, Command::Noop) => Action::Reply(replies::ok()),
+            (_, Command::Help) => Action::Reply(replies::help()),
+            (_, Command::Vrfy) => Action::Reply(replies::cannot_verify()),
+            (_, Command::Expn) => self.error(replies::not_implemented()),
+            (_, Command::Rset) => self.rset(),
+            (_, Command::Ehlo(name)) => self.ehlo(Hello { name, extended: true }),
+            (_, Command::Helo(name)) => self.ehlo(Hello { name, extended: false }),
+            (_, Command::Data) if ahead == Ahead::Input => Action::Close(replies::spoke_too_early()),
+            (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
+            (State::Greeted(_), Command::StartTls) => self.start_tls(),
+            (State::Greeted(hello), Command::Auth(command)) => {
+                let hello = Arc::clone(hello);
+                self.auth(hello, &command)
+            }
+            (State::Greeted(hello), Command::Mail(command)) => {
+                let hello = Arc::clone(hello);
+                self.mail(hello, command)
+            }
+            (State::Greeted(_), Command::Rcpt(_) | Command::Data) => {
+                self.error(replies::bad_sequence("MAIL first"))
+            }
+            (State::Transaction(transaction), Command::Rcpt(command)) => {
+                let recipient = command.path.to_string();
+                let answer = rcpt::add(&self.context, transaction, command);
+                self.rcpt(&recipient, answer)
+            }
+            (State::Transaction(transaction), Command::Data) => {
+                let answer = data::begin(&self.context, transaction);
+                self.data(answer)
+            }
+            (State::Transaction(_), Command::Mail(_)) => {
+                self.error(replies::bad_sequence("one MAIL a transaction"))
+            }
+            (State::Transaction(_), Command::Auth(_) | Command::StartTls) => {
+                self.error(replies::bad_sequence("not inside a transaction"))
+            }
+            // The connection gives no lines in these states.
+            (State::Authenticating(..) | State::CheckingPassword(..) | State::Receiving(_), _) => {
+                self.error(replies::bad_sequence("wait for the reply"))
+            }
+        }
+    }
+
+    /// A line that ended with a bare LF.
+    pub fn bare_line_end(&mut self) -> Action {
+        self.forget_exchange();
+        self.error(replies::bare_line_end())
+    }
+
+    /// A line over the limit, read to its end and thrown away.
+    pub fn line_too_long(&mut self) -> Action {
+        let limit = self.context.config.smtp.max_command_line;
+        match self.forget_exchange() {
+            true => self.error(replies::auth_line_too_long(limit)),
+            false => self.error(replies::line_too_long(limit)),
+        }
+    }
+
+    /// What a password check said.
+    pub fn password_checked(&mut self, check: PasswordCheck) -> Action {
+        let State::CheckingPassword(hello, name) = std::mem::replace(&mut self.state, State::Connected)
+        else {
+            return self.error(replies::bad_sequence("no password was asked for"));
+        };
+        self.state = State::Greeted(hello);
+        let client = self.context.peer.client;
+        let listener = self.context.peer.listener.as_str();
+        match check {
+            PasswordCheck::Right(login) => {
+                tracing::info!(event = "login", %client, listener, login = login.name, "logged in");
+                self.context.shared.metrics.login("ok");
+                self.context.login = Some(login);
+                Action::Reply(replies::logged_in())
+            }
+            PasswordCheck::Wrong => {
+                tracing::warn!(event = "login-failed", %client, listener, login = name, "wrong password or user name");
+                self.context.shared.metrics.login("wrong");
+                self.error(replies::wrong_password())
+            }
+            PasswordCheck::Unavailable => {
+                tracing::error!(event = "login-failed", %client, listener, login = name, "password check failed");
+                self.context.shared.metrics.login("unavailable");
+                Action::Reply(replies::login_not_available())
+            }
+        }
+    }
+
+    /// The whole message came in.
+    pub fn data_received(&mut self, received: Received) -> Action {
+        let State::Receiving(transaction) = &mut self.state else {
+            return self.error(replies::bad_sequence("no message was asked for"));
+        };
+        match data::finish(&self.context, transaction, received) {
+            Ok(commit) => Action::Commit(commit),
+            Err(refusal) => self.message_refused(refusal),
+        }
+    }
+
+    /// The message is durable, or could not be made so.
+    pub fn committed(&mut self, result: Result<QueueId, AcceptError>) -> Action {
+        match result {
+            Ok(id) => self.message_accepted(id),
+            Err(error) => self.message_refused(data::not_stored(&error)),
+        }
+    }
+
+    fn rset(&mut self) -> Action {
+        if let State::Transaction(transaction) = &self.state {
+            self.state = State::Greeted(Arc::clone(&transaction.hello));
+        }
+        Action::Reply(replies::ok())
+    }
+
+    /// EHLO in the middle of a transaction ends it (RFC 5321 §4.1.4).
+    fn ehlo(&mut self, hello: Hello) -> Action {
+        let reply = ehlo::greet(&self.context, &hello);
+        self.state = State::Greeted(Arc::new(hello));
+        Action::Reply(reply)
+    }
+
+    fn start_tls(&mut self) -> Action {
+        if self.context.tls.is_some() {
+            return self.error(replies::already_secured());
+        }
+        if self.context.shared.tls.load().is_none() {
+            return Action::Reply(replies::tls_not_available());
+        }
+        Action::StartTls(replies::ready_for_tls())
+    }
+
+    fn auth(&mut self, hello: Arc<Hello>, command: &Auth) -> Action {
+        // A password changed by a reload counts from the next login on.
+        self.context.refresh();
+        let step = auth::begin(&self.context, command);
+        self.auth_step(hello, step)
+    }
+
+    fn auth_step(&mut self, hello: Arc<Hello>, step: auth::Step) -> Action {
+        match step {
+            auth::Step::Challenge(reply, exchange) => {
+                self.state = State::Authenticating(hello, exchange);
+                Action::Reply(reply)
+            }
+            auth::Step::Check(credentials) => {
+                self.state = State::CheckingPassword(hello, auth::printable(&credentials.name));
+                Action::CheckPassword(credentials)
+            }
+            auth::Step::Refuse(reply) => {
+                self.state = State::Greeted(hello);
+                self.error(reply)
+            }
+        }
+    }
+
+    fn mail(&mut self, hello: Arc<Hello>, command: Mail) -> Action {
+        if self.messages >= self.context.config.smtp.max_messages {
+            return Action::Close(replies::too_many_messages());
+        }
+        self.context.refresh();
+        let sender = command.path.to_string();
+        match mail::begin(&self.context, hello, command) {
+            Ok(transaction) => {
+                self.state = State::Transaction(Box::new(transaction));
+                Action::Reply(replies::sender_ok())
+            }
+            Err(refusal) => {
+                self.log_refusal("mail", &refusal, &sender, None);
+                self.error(refusal.reply)
+            }
+        }
+    }
+
+    fn rcpt(&mut self, recipient: &str, answer: Result<(), Refusal>) -> Action {
+        match answer {
+            Ok(()) => Action::Reply(replies::recipient_ok()),
+            Err(refusal) => {
+                let sender = self.sender();
+                self.log_refusal("rcpt", &refusal, &sender, Some(recipient));
+                self.error(refusal.reply)
+            }
+        }
+    }
+
+    fn data(&mut self, answer: Result<Receiver, Refusal>) -> Action {
+        let receiver = match answer {
+            Ok(receiver) => receiver,
+            Err(refusal) => {
+                let sender = self.sender();
+                self.log_refusal("data", &refusal, &sender, None);
+                return self.error(refusal.reply);
+            }
+        };
+        self.state = match std::mem::replace(&mut self.state, State::Connected) {
+            State::Transaction(transaction) => State::Receiving(transaction),
+            other => other,
+        };
+        Action::ReceiveData(replies::send_message(), Box::new(receiver))
+    }
+
+    fn message_accepted(&mut self, id: QueueId) -> Action {
+        let State::Receiving(transaction) = std::mem::replace(&mut self.state, State::Connected) else {
+            return self.error(replies::bad_sequence("no message was asked for"));
+        };
+        self.messages += 1;
+        self.commands = 0;
+        let Context { peer, shared, tls, login, .. } = &self.context;
+        let recipients = transaction.folded.len();
+        shared.metrics.accepted(peer.listener, transaction.size, recipients);
+        let duration = shared.clock.now().duration_since(transaction.began).unwrap_or_default();
+        tracing::info!(
+            event = "accepted",
+            %id,
+            from = %transaction.reverse_path,
+            to = recipients,
+            size = transaction.size,
+            client = %peer.client,
+            listener = peer.listener.as_str(),
+            login = login.as_ref().map(|login| login.name.as_str()),
+            helo = transaction.hello.name,
+            tls = tls.map(|tls| tls.version),
+            milliseconds = duration.as_millis() as u64,
+            "message accepted"
+        );
+        self.state = State::Greeted(transaction.hello);
+        Action::Reply(replies::queued(id))
+    }
+
+    fn message_refused(&mut self, refusal: Refusal) -> Action {
+        let sender = self.sender();
+        self.log_refusal("message", &refusal, &sender, None);
+        if let State::Receiving(transaction) = &self.state {
+            self.state = State::Greeted(Arc::clone(&transaction.hello));
+        }
+        self.error(refusal.reply)
+    }
+
+    fn bad_command(&mut self, error: &CommandError) -> Action {
+        self.error(replies::bad_command(error))
+    }
+
+    /// Ends an AUTH exchange whose line was unusable; says whether there was one.
+    fn forget_exchange(&mut self) -> bool {
+        let State::Authenticating(hello, _) = &self.state else { return false };
+        self.state = State::Greeted(Arc::clone(hello));
+        true
+    }
+
+    /// Answers with a refusal. Permanent ones count: after too many the session ends, and before that they take longer
+    /// and longer. Transient ones are our trouble, not the client's.
+    fn error(&mut self, reply: Reply) -> Action {
+        if reply.class() != ReplyClass::Permanent {
+            return Action::Reply(reply);
+        }
+        let limits = &self.context.config.smtp;
+        self.errors += 1;
+        if self.errors >= limits.max_errors {
+            let client = self.context.peer.client;
+            tracing::info!(event = "too-many-errors", %client, errors = self.errors, "session ended");
+            return Action::Close(replies::too_many_errors());
+        }
+        match (self.errors + 1).saturating_sub(limits.error_delay_from) {
+            0 => Action::Reply(reply),
+            beyond => Action::Delayed(reply, limits.error_delay.saturating_mul(beyond)),
+        }
+    }
+
+    fn sender(&self) -> String {
+        match &self.state {
+            State::Transaction(transaction) | State::Receiving(transaction) => {
+                transaction.reverse_path.to_string()
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn log_refusal(&self, stage: &'static str, refusal: &Refusal, from: &str, to: Option<&str>) {
+        let Context { peer, shared, login, .. } = &self.context;
+        shared.metrics.refused(&refusal.reply, refusal.reason);
+        tracing::info!(
+            event = "refused",
+            stage,
+            code = refusal.reply.code,
+            reason = refusal.reason,
+            rule = refusal.rule,
+            client = %peer.client,
+            listener = peer.listener.as_str(),
+            login = login.as_ref().map(|login| login.name.as_str()),
+            from,
+            to,
+            reference = refusal.reference.map(|reference| reference.to_string()),
+            "{}", refusal.reply
+        );
+    }
+}

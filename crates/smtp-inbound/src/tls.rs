@@ -1,0 +1,111 @@
+//! Certificate and key of this server.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use postern_config::Tls;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ServerConfig, ServerConnection};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why certificate and key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file that cannot be read, or is not PEM.
+    #[error("{path}: {source}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: pem::Error,
+    },
+    /// A file without a certificate.
+    #[error("{0}: no certificate in it")]
+    NoCertificate(PathBuf),
+    /// Key and certificate do not belong together, or are of a kind that is not supported.
+    #[error("certificate and key cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+/// Reads certificate and key. Blocking: they are files.
+///
+/// # Errors
+/// See [`TlsError`]. At a reload the old ones stay in force then.
+pub fn load(config: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(&config.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|source| bad_pem(&config.key, source))?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    server.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(server))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(TlsError::NoCertificate(path.to_owned())),
+        Ok(chain) => Ok(chain),
+        Err(source) => Err(bad_pem(path, source)),
+    }
+}
+
+fn bad_pem(path: &Path, source: pem::Error) -> TlsError {
+    TlsError::Pem { path: path.to_owned(), source }
+}
+
+/// How a session is protected, as Received fields and logs name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protection {
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// `TLS_AES_256_GCM_SHA384`.
+    pub cipher: &'static str,
+}
+
+impl Protection {
+    pub(crate) fn of(connection: &ServerConnection) -> Self {
+        let version = match connection.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        Self { version, cipher: cipher.unwrap_or("unknown") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn files(directory: &Path, certificate: &str, key: &str) -> Tls {
+        let tls = Tls { certificate: directory.join("cert.pem"), key: directory.join("key.pem") };
+        std::fs::write(&tls.certificate, certificate).unwrap();
+        std::fs::write(&tls.key, key).unwrap();
+        tls
+    }
+
+    #[test]
+    fn only_a_key_that_fits_its_certificate_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
+        let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        assert!(load(&files(directory.path(), &certificate, &key)).is_ok());
+
+        let other_key = other.signing_key.serialize_pem();
+        let mixed = load(&files(directory.path(), &certificate, &other_key));
+        assert!(matches!(mixed, Err(TlsError::Unusable(_))), "{mixed:?}");
+        let empty = load(&files(directory.path(), "", &key));
+        assert!(matches!(empty, Err(TlsError::NoCertificate(_))), "{empty:?}");
+        let no_key = load(&files(directory.path(), &certificate, "not PEM"));
+        assert!(matches!(no_key, Err(TlsError::Pem { .. })), "{no_key:?}");
+    }
+}

@@ -1,0 +1,414 @@
+//! Real sockets on loopback: what only shows between bytes and a session.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use postern_config::{Listener, ListenerKind};
+use postern_queue::{Envelope, Origin, Queue};
+use postern_smtp_inbound::{Inbound, bind};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use support::{PASSWORD, Server};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const CONFIG: &str = r#"
+    hostname = "mail.proseware.test"
+    [smtp]
+    max_message_size = "3MiB"
+    max_connections_per_address = 2
+    error_delay = "0s"
+    [smtp.timeouts]
+    write = "500ms"
+    [[domain]]
+    name = "proseware.test"
+    mailboxes = ["alice"]
+"#;
+
+/// A service with one listener.
+struct Service {
+    address: SocketAddr,
+    queue: Queue,
+    registry: prometheus::Registry,
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Service {
+    fn start(kind: ListenerKind, config: &str) -> Self {
+        let Server { shared, registry, directory } = Server::new(config);
+        let queue = shared.queue.clone();
+        let bound = bind(&Listener { kind, address: "127.0.0.1:0".parse().unwrap() }).unwrap();
+        let address = bound.local_addr().unwrap();
+        let (inbound, stop, tracker) = (Inbound::new(shared), CancellationToken::new(), TaskTracker::new());
+        let (token, tasks) = (stop.clone(), tracker.clone());
+        tracker.spawn(async move { inbound.run(bound, token, tasks).await.unwrap() });
+        Self { address, queue, registry, directory, stop, tracker }
+    }
+
+    async fn connect(&self) -> Client<TcpStream> {
+        Client { stream: TcpStream::connect(self.address).await.unwrap(), buffer: Vec::new() }
+    }
+
+    /// Connects and says EHLO.
+    async fn greeted(&self) -> Client<TcpStream> {
+        let mut client = self.connect().await;
+        assert!(client.reply().await.starts_with("220 "));
+        assert!(client.ask("EHLO client.test").await.starts_with("250-"));
+        client
+    }
+
+    fn connector(&self) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.directory.path().join("cert.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    async fn shake_hands(&self, stream: TcpStream) -> Client<tokio_rustls::client::TlsStream<TcpStream>> {
+        let name = ServerName::try_from("mail.proseware.test").unwrap();
+        let stream = self.connector().connect(name, stream).await.unwrap();
+        Client { stream, buffer: Vec::new() }
+    }
+
+    /// The next message in the queue.
+    async fn message(&self) -> (Envelope, String) {
+        let lease = self.queue.lease().await;
+        let mut content = lease.content();
+        let mut text = Vec::new();
+        while let Some(piece) = content.next().await.unwrap() {
+            text.extend_from_slice(&piece);
+        }
+        (Envelope::clone(&lease.envelope), String::from_utf8(text).unwrap())
+    }
+
+    fn counter(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map_or(0.0, |family| {
+            family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum()
+        })
+    }
+}
+
+struct Client<S> {
+    stream: S,
+    buffer: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.stream.write_all(text.as_ref()).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    async fn ask(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n")).await;
+        self.reply().await
+    }
+
+    /// One reply with all its lines; empty at the end of the connection.
+    async fn reply(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            while let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8(self.buffer.drain(..=at).collect()).unwrap();
+                reply.push_str(&line);
+                if line.as_bytes().get(3) == Some(&b' ') {
+                    return reply.trim_end().to_owned();
+                }
+            }
+            let mut piece = [0; 4096];
+            match self.stream.read(&mut piece).await {
+                Ok(0) | Err(_) => return reply,
+                Ok(octets) => self.buffer.extend_from_slice(&piece[..octets]),
+            }
+        }
+    }
+
+    async fn is_closed(&mut self) -> bool {
+        self.reply().await.is_empty()
+    }
+}
+
+#[tokio::test]
+async fn a_message_arrives_in_the_queue_as_it_was_sent() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send("MAIL FROM:<a@adatum.test>\r\nRCPT TO:<ALICE+x@proseware.test>\r\nDATA\r\n").await;
+    for code in ["250 2.1.0", "250 2.1.5", "354"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    client.send("Subject: x\r\nMessage-ID: <1@adatum.test>\r\n\r\n..dot\r\nbody\r\n.\r\n").await;
+    let reply = client.reply().await;
+    let id = reply.strip_prefix("250 2.0.0 Ok: queued as ").unwrap().to_owned();
+
+    let (envelope, text) = service.message().await;
+    assert_eq!(
+        text,
+        format!(
+            "Received: from client.test ([127.0.0.1])\r\n\tby mail.proseware.test (Postern) with ESMTP id {id}\r\n\t\
+             for <ALICE+x@proseware.test>;\r\n\tSat, 21 Nov 2026 18:05:25 +0000\r\n\
+             Subject: x\r\nMessage-ID: <1@adatum.test>\r\n\r\n.dot\r\nbody\r\n"
+        )
+    );
+    assert_eq!(envelope.size, text.len() as u64);
+    assert_eq!(envelope.origin, Origin::Outsider);
+    assert_eq!(envelope.message_id.as_deref(), Some("1@adatum.test"));
+    let [recipient] = &envelope.recipients[..] else { panic!("{envelope:?}") };
+    assert_eq!(recipient.address.to_string(), "alice@proseware.test");
+    assert_eq!(recipient.given.as_ref().unwrap().to_string(), "ALICE+x@proseware.test");
+    assert_eq!(service.counter("postern_smtp_accepted_messages_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_login_over_starttls_submits_mail() {
+    let service = Service::start(ListenerKind::Submission, CONFIG);
+    let mut client = service.greeted().await;
+    // What is sent behind STARTTLS in clear must not be answered under TLS.
+    client.send("STARTTLS\r\nNOOP\r\nMAIL FROM:<injected@adatum.test>\r\n").await;
+    assert!(client.reply().await.starts_with("220 2.0.0"));
+    let mut client = service.shake_hands(client.stream).await;
+    assert!(client.ask("EHLO client.test").await.contains("250 AUTH PLAIN LOGIN"));
+    let response = base64(&format!("\0alice@proseware.test\0{PASSWORD}"));
+    assert_eq!(client.ask(&format!("AUTH PLAIN {response}")).await, "235 2.7.0 Authentication successful");
+    assert!(client.ask("MAIL FROM:<alice@proseware.test>").await.starts_with("250"));
+    assert!(client.ask("RCPT TO:<b@adatum.test>").await.starts_with("250"));
+    assert!(client.ask("DATA").await.starts_with("354"));
+    let reply = client.ask("From: alice@proseware.test\r\nBcc: c@adatum.test\r\n\r\nHello\r\n.").await;
+    let id = reply.strip_prefix("250 2.0.0 Ok: queued as ").unwrap().to_owned();
+
+    let (envelope, text) = service.message().await;
+    assert!(text.contains("\tby mail.proseware.test (Postern) with ESMTPSA id "), "{text}");
+    assert!(text.contains("\t(using TLSv1.3 with cipher TLS"), "{text}");
+    assert!(text.contains(&format!("Message-ID: <{id}@mail.proseware.test>\r\n")), "{text}");
+    assert!(text.contains("\r\nDate: ") && !text.contains("Bcc"), "{text}");
+    assert_eq!(envelope.origin, Origin::Login("alice@proseware.test".to_owned()));
+    assert_eq!(service.counter("postern_smtp_tls_handshakes_total"), 1.0);
+}
+
+#[tokio::test]
+async fn implicit_tls_greets_behind_the_handshake() {
+    let service = Service::start(ListenerKind::Submissions, CONFIG);
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let mut client = service.shake_hands(stream).await;
+    assert!(client.reply().await.starts_with("220 mail.proseware.test"));
+    assert!(client.ask("QUIT").await.starts_with("221"));
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn clear_text_to_implicit_tls_ends_the_connection() {
+    let service = Service::start(ListenerKind::Submissions, CONFIG);
+    let mut client = service.connect().await;
+    client.send("EHLO client.test\r\n").await;
+    let mut rest = Vec::new();
+    // An alert may come, and then the end.
+    let _ = client.stream.read_to_end(&mut rest).await;
+    assert!(rest.len() < 100);
+    service.stop.cancel();
+    service.tracker.close();
+    service.tracker.wait().await;
+    assert_eq!(service.counter("postern_smtp_tls_handshakes_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_large_message_comes_through_in_pieces_of_any_size() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nDATA\r\n").await;
+    for _ in 0..3 {
+        client.reply().await;
+    }
+    let body: String = (0..30_000).map(|n| format!(".line {n}\r\n")).collect();
+    let wire = format!("Subject: large\r\n\r\n{}", body.replace(".line", "..line"));
+    for (n, piece) in wire.as_bytes().chunks(7001).enumerate() {
+        client.send(&piece[..n % 5]).await;
+        client.send(&piece[n % 5..]).await;
+    }
+    assert!(client.ask(".").await.starts_with("250 2.0.0"));
+    let (envelope, text) = service.message().await;
+    assert!(text.ends_with(&format!("Subject: large\r\n\r\n{body}")));
+    assert_eq!(envelope.size, text.len() as u64);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_still_gets_its_replies() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send("NOOP\r\nMAIL FROM:<>\r\nQUIT\r\n").await;
+    client.stream.shutdown().await.unwrap();
+    for code in ["250 2.0.0", "250 2.1.0", "221 2.0.0"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_connection_lost_inside_a_message_leaves_nothing() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nDATA\r\n").await;
+    for _ in 0..3 {
+        client.reply().await;
+    }
+    client.send("Subject: half\r\n\r\nbody\r\n.\r").await;
+    drop(client);
+    service.stop.cancel();
+    service.tracker.close();
+    service.tracker.wait().await;
+    assert_eq!(service.counter("postern_smtp_accepted_messages_total"), 0.0);
+}
+
+#[tokio::test]
+async fn an_endless_line_ends_the_session() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send(vec![b'x'; 200_000]).await;
+    assert_eq!(client.reply().await, "500 5.5.2 line longer than 4096 octets");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_long_line_in_pieces_is_one_error() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    for _ in 0..10 {
+        client.send([b'x'; 1000]).await;
+    }
+    client.send("\r\nNOOP\r\n").await;
+    assert_eq!(client.reply().await, "500 5.5.2 line longer than 4096 octets");
+    assert_eq!(client.reply().await, "250 2.0.0 Ok");
+}
+
+#[tokio::test]
+async fn garbage_ends_in_a_clear_reply() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    let garbage: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    // The server may be gone before all of it is written.
+    let _ = client.stream.write_all(&garbage).await;
+    let mut last = String::new();
+    loop {
+        let reply = client.reply().await;
+        if reply.is_empty() {
+            break;
+        }
+        last = reply;
+    }
+    assert_eq!(last, "421 4.7.0 too many errors");
+}
+
+#[tokio::test]
+async fn a_body_sent_too_early_is_answered_before_the_connection_closes() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    let body = "x\r\n".repeat(10_000);
+    client.send(format!("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nDATA\r\n{body}.\r\n")).await;
+    assert!(client.reply().await.starts_with("250 2.1.0"));
+    assert!(client.reply().await.starts_with("250 2.1.5"));
+    assert_eq!(client.reply().await, "503 5.5.1 data sent before the reply to DATA");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn silence_is_answered_with_421() {
+    let config =
+        CONFIG.replace("write = \"500ms\"", "greeting = \"20ms\"\ncommand = \"20ms\"\ndata_block = \"20ms\"");
+    let service = Service::start(ListenerKind::Mx, &config);
+    let mut silent = service.connect().await;
+    assert!(silent.reply().await.starts_with("220"));
+    assert_eq!(silent.reply().await, "421 4.4.2 timeout, closing connection");
+    assert!(silent.is_closed().await);
+
+    let mut client = service.connect().await;
+    client.send("EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nDATA\r\n").await;
+    for _ in 0..5 {
+        client.reply().await;
+    }
+    client.send("Subject: unfinished\r\n").await;
+    assert_eq!(client.reply().await, "421 4.4.2 timeout, closing connection");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_cut_off() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.connect().await;
+    let batch = "HELP\r\n".repeat(10_000);
+    // Neither side reads: the server must not gather replies without end, and must not wait without end.
+    while client.stream.write_all(batch.as_bytes()).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn connections_of_one_address_are_limited_and_counted_down() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let first = service.greeted().await;
+    let _second = service.greeted().await;
+    let mut third = service.connect().await;
+    assert_eq!(third.reply().await, "421 4.7.0 too many connections from your address");
+    assert!(third.is_closed().await);
+    drop(first);
+    // The place is free when the server has seen the end.
+    loop {
+        let mut next = service.connect().await;
+        if next.reply().await.starts_with("220 ") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn trusted_clients_have_no_limit_of_connections() {
+    let trusted = "[relay]\ntrusted_networks = [{ network = \"127.0.0.0/8\", label = \"here\" }]\n[[domain]]";
+    let service = Service::start(ListenerKind::Mx, &CONFIG.replace("[[domain]]", trusted));
+    let clients = [service.greeted().await, service.greeted().await, service.greeted().await];
+    assert_eq!(clients.len(), 3);
+}
+
+#[tokio::test]
+async fn the_limit_of_all_connections_holds_for_everybody() {
+    let service = Service::start(ListenerKind::Mx, &CONFIG.replace("[smtp]", "[smtp]\nmax_connections = 1"));
+    let _first = service.greeted().await;
+    let mut second = service.connect().await;
+    assert_eq!(second.reply().await, "421 4.3.2 too many connections, try again later");
+    assert_eq!(service.counter("postern_smtp_connections_refused_total"), 1.0);
+}
+
+#[tokio::test]
+async fn stopping_ends_idle_sessions_and_lets_transactions_finish() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut idle = service.greeted().await;
+    let mut busy = service.greeted().await;
+    busy.send("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nDATA\r\n").await;
+    for _ in 0..3 {
+        busy.reply().await;
+    }
+    service.stop.cancel();
+    assert_eq!(idle.reply().await, "421 4.3.2 service is shutting down, try again later");
+    assert!(idle.is_closed().await);
+    assert!(busy.ask("Subject: last\r\n\r\nbody\r\n.").await.starts_with("250 2.0.0"));
+    assert_eq!(busy.reply().await, "421 4.3.2 service is shutting down, try again later");
+    assert!(busy.is_closed().await);
+    drop((idle, busy));
+    service.tracker.close();
+    service.tracker.wait().await;
+    assert!(TcpStream::connect(service.address).await.is_err());
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}

@@ -1,0 +1,373 @@
+//! Plays `tests/dialogues/*.smtp`: what a client says (`C:`) and what it hears (`S:`), without a socket.
+//!
+//! A dialogue begins with directives: `listener` (mx, submission, submissions), `client` (an address), `tls` (on, off),
+//! `hello` (a name: EHLO is already over), `config` (a file of this directory), `certificate` (none). `#` begins a comment. Lines of `C:` that
+//! follow each other are sent in one piece; `\r`, `\n`, `\0`, `\xNN` and `\\` are escapes, `\*70a` is seventy times "a", and a
+//! line ends with CRLF unless `\` ends it. `S:` lines must be the whole reply; `*` stands for anything. `S: -` ends the connection.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use postern_config::ListenerKind;
+use postern_smtp::Reply;
+use postern_smtp_inbound::Shared;
+use postern_smtp_inbound::receive::Receiver;
+use postern_smtp_inbound::session::{Action, Ahead, Commit, PasswordCheck, Peer, Session};
+use postern_smtp_inbound::tls::Protection;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use support::Server;
+
+const TLS: Protection = Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
+
+/// Where the dialogues are.
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues")
+}
+
+#[tokio::test]
+async fn every_dialogue_goes_as_written() {
+    let mut failures = String::new();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "smtp"));
+    assert!(files.len() >= 25, "only {} dialogues found", files.len());
+    for file in files {
+        let dialogue = Dialogue::parse(&std::fs::read_to_string(&file).unwrap());
+        if let Err(difference) = dialogue.play().await {
+            let _ = writeln!(failures, "{}: {difference}", file.file_name().unwrap().display());
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+}
+
+/// Lines that mean something, so that random ones reach every state.
+const LINES: [&str; 20] = [
+    "EHLO client.test",
+    "HELO client.test",
+    "STARTTLS",
+    "AUTH PLAIN",
+    "AUTH LOGIN",
+    "AUTH PLAIN AGEAYg==",
+    "YWxpY2U=",
+    "*",
+    "MAIL FROM:<a@adatum.test>",
+    "MAIL FROM:<> SIZE=1",
+    "RCPT TO:<alice@proseware.test>",
+    "RCPT TO:<postmaster>",
+    "RCPT TO:<b@adatum.test>",
+    "DATA",
+    ".",
+    "",
+    "Subject: x",
+    "RSET",
+    "NOOP",
+    "..",
+];
+
+#[test]
+fn no_order_of_lines_confuses_a_session() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let text = std::fs::read_to_string(directory().join("default.toml")).unwrap();
+    let server = runtime.block_on(async { Server::new(&text) });
+    let shared = Arc::new(server.shared);
+    let line = prop_oneof![
+        8 => proptest::sample::select(&LINES[..]).prop_map(|line| format!("{line}\r\n").into_bytes()),
+        1 => proptest::collection::vec(any::<u8>(), 0..40),
+    ];
+    // Some lines wait for their reply, others are sent ahead.
+    let batches = proptest::collection::vec(proptest::collection::vec(line, 1..4), 0..30);
+    let kinds = proptest::sample::select(
+        &[ListenerKind::Mx, ListenerKind::Submission, ListenerKind::Submissions][..],
+    );
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    let played = TestRunner::new(config).run(&(kinds, batches), |(listener, batches)| {
+        let tls = (listener == ListenerKind::Submissions).then_some(TLS);
+        let peer =
+            Peer { listener, client: "192.0.2.7".parse().unwrap(), local: "192.0.2.25".parse().unwrap() };
+        let mut player = Player::new(Arc::clone(&shared), peer, tls);
+        for batch in batches {
+            runtime.block_on(player.hear(&batch.concat()));
+        }
+        for reply in player.said.iter().filter(|line| !line.starts_with(['-', '('])) {
+            prop_assert!(reply.as_bytes()[0].is_ascii_digit() && reply.len() <= 510, "{}", reply);
+            prop_assert!(
+                !reply.contains("wait for the reply") && !reply.contains("was asked for"),
+                "{}",
+                reply
+            );
+        }
+        Ok(())
+    });
+    played.unwrap();
+}
+
+#[test]
+fn wildcards_stand_for_anything_and_nothing_else_does() {
+    for (pattern, text, matches) in [
+        ("250 Ok", "250 Ok", true),
+        ("250 *", "250 Ok", true),
+        ("* (ref *)", "550 no (ref 4QX7-93KD)", true),
+        ("250 Ok", "250 Ok more", false),
+        ("250 *k", "250 Ox", false),
+        ("*", "", true),
+    ] {
+        assert_eq!(fits(pattern, text), matches, "{pattern} {text}");
+    }
+}
+
+struct Dialogue {
+    listener: ListenerKind,
+    client: IpAddr,
+    tls: bool,
+    hello: Option<String>,
+    config: String,
+    certificate: bool,
+    turns: Vec<Turn>,
+}
+
+/// What is said at once, and the reply lines to it.
+#[derive(Default)]
+struct Turn {
+    line: usize,
+    said: Vec<u8>,
+    heard: Vec<String>,
+}
+
+impl Dialogue {
+    fn parse(text: &str) -> Self {
+        let mut dialogue = Self {
+            listener: ListenerKind::Mx,
+            client: "198.51.100.9".parse().unwrap(),
+            tls: false,
+            hello: None,
+            config: "default.toml".to_owned(),
+            certificate: true,
+            turns: vec![Turn::default()],
+        };
+        for (at, line) in text.lines().enumerate() {
+            let turn = dialogue.turns.last_mut().unwrap();
+            if let Some(said) = line.strip_prefix("C:") {
+                if !turn.heard.is_empty() {
+                    dialogue.turns.push(Turn { line: at + 1, said: unescape(said), heard: Vec::new() });
+                } else {
+                    turn.line = at + 1;
+                    turn.said.extend(unescape(said));
+                }
+            } else if let Some(heard) = line.strip_prefix("S: ") {
+                turn.heard.push(heard.to_owned());
+            } else if !line.is_empty() && !line.starts_with('#') {
+                dialogue.direct(line);
+            }
+        }
+        dialogue
+    }
+
+    fn direct(&mut self, line: &str) {
+        let (name, value) =
+            line.split_once(": ").unwrap_or_else(|| panic!("not a line of a dialogue: {line}"));
+        match name {
+            "listener" => {
+                let kinds = [ListenerKind::Mx, ListenerKind::Submission, ListenerKind::Submissions];
+                self.listener =
+                    kinds.into_iter().find(|kind| kind.as_str() == value).expect("kind of a listener");
+            }
+            "client" => self.client = value.parse().unwrap(),
+            "tls" => self.tls = value == "on",
+            "hello" => self.hello = Some(value.to_owned()),
+            "config" => self.config = value.to_owned(),
+            "certificate" => self.certificate = value != "none",
+            _ => panic!("unknown directive: {line}"),
+        }
+    }
+
+    async fn play(self) -> Result<(), String> {
+        let config = std::fs::read_to_string(directory().join(&self.config)).unwrap();
+        // The spool is needed as long as the session.
+        let Server { shared, registry: _registry, directory: _directory } = Server::new(&config);
+        if !self.certificate {
+            shared.tls.store(None);
+        }
+        let local = if self.client.is_ipv4() { "192.0.2.25" } else { "2001:db8::25" };
+        let peer = Peer { listener: self.listener, client: self.client, local: local.parse().unwrap() };
+        let mut player = Player::new(Arc::new(shared), peer, self.tls.then_some(TLS));
+        if let Some(hello) = &self.hello {
+            player.hear(format!("EHLO {hello}\r\n").as_bytes()).await;
+            player.said.clear();
+        } else {
+            let greeting = player.session.greeting();
+            player.say(&greeting);
+        }
+        for turn in self.turns {
+            player.hear(&turn.said).await;
+            let said = std::mem::take(&mut player.said);
+            let same =
+                said.len() == turn.heard.len() && turn.heard.iter().zip(&said).all(|(p, text)| fits(p, text));
+            if !same {
+                let (expected, said) = (turn.heard.join("\n  "), said.join("\n  "));
+                return Err(format!("line {}: expected\n  {expected}\nheard\n  {said}", turn.line));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does what a connection does, with a buffer in place of a socket.
+struct Player {
+    session: Session,
+    shared: Arc<Shared>,
+    peer: Peer,
+    input: BytesMut,
+    /// A message of which more must come.
+    receiver: Option<Box<Receiver>>,
+    said: Vec<String>,
+    closed: bool,
+}
+
+impl Player {
+    fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
+        let session = Session::new(Arc::clone(&shared), peer, tls);
+        Self {
+            session,
+            shared,
+            peer,
+            input: BytesMut::new(),
+            receiver: None,
+            said: Vec::new(),
+            closed: false,
+        }
+    }
+
+    async fn hear(&mut self, said: &[u8]) {
+        self.input.extend_from_slice(said);
+        if let Some(receiver) = self.receiver.take() {
+            self.receive(receiver).await;
+        }
+        while let Some(at) = self.input.iter().position(|byte| *byte == b'\n').filter(|_| self.listens()) {
+            let line = self.input.split_to(at + 1);
+            let ahead = if self.input.is_empty() { Ahead::Nothing } else { Ahead::Input };
+            let action = match line.strip_suffix(b"\r\n") {
+                Some(line) if line.len() + 2 > self.session.config().smtp.max_command_line => {
+                    self.session.line_too_long()
+                }
+                Some(line) => self.session.line(line, ahead),
+                None => self.session.bare_line_end(),
+            };
+            self.act(action).await;
+        }
+    }
+
+    /// Whether lines are commands now.
+    fn listens(&self) -> bool {
+        !self.closed && self.receiver.is_none()
+    }
+
+    async fn receive(&mut self, mut receiver: Box<Receiver>) {
+        if !receiver.take(&mut self.input).await {
+            self.receiver = Some(receiver);
+            return;
+        }
+        let action = self.session.data_received(receiver.finish());
+        self.act(action).await;
+    }
+
+    async fn act(&mut self, first: Action) {
+        let mut action = first;
+        loop {
+            action = match action {
+                Action::Reply(reply) => return self.say(&reply),
+                Action::Delayed(reply, delay) => {
+                    self.say(&reply);
+                    return self.said.push(format!("({} ms later)", delay.as_millis()));
+                }
+                Action::Close(reply) => {
+                    self.say(&reply);
+                    self.said.push("-".to_owned());
+                    self.closed = true;
+                    return;
+                }
+                Action::StartTls(reply) => {
+                    self.say(&reply);
+                    self.input.clear();
+                    self.session = Session::new(Arc::clone(&self.shared), self.peer, Some(TLS));
+                    return;
+                }
+                Action::CheckPassword(credentials) => {
+                    let policy = self.shared.policy.load_full();
+                    let login = policy.accounts.verify(&credentials.name, &credentials.password);
+                    self.session.password_checked(login.map_or(PasswordCheck::Wrong, PasswordCheck::Right))
+                }
+                Action::ReceiveData(reply, receiver) => {
+                    self.say(&reply);
+                    self.receiver = Some(receiver);
+                    return;
+                }
+                Action::Commit(commit) => {
+                    let Commit { incoming, envelope, header } = *commit;
+                    self.session.committed(incoming.commit(envelope, header).await)
+                }
+            };
+        }
+    }
+
+    fn say(&mut self, reply: &Reply) {
+        let mut wire = Vec::new();
+        reply.write_to(&mut wire);
+        self.said.extend(String::from_utf8(wire).unwrap().lines().map(str::to_owned));
+    }
+}
+
+fn unescape(said: &str) -> Vec<u8> {
+    let said = said.strip_prefix(' ').unwrap_or(said);
+    let mut bytes = Vec::new();
+    let mut rest = said.as_bytes();
+    let mut crlf = true;
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        if *byte != b'\\' {
+            bytes.push(*byte);
+            continue;
+        }
+        let Some((escape, tail)) = rest.split_first() else {
+            crlf = false;
+            break;
+        };
+        rest = tail;
+        match escape {
+            b'r' => bytes.push(b'\r'),
+            b'n' => bytes.push(b'\n'),
+            b'0' => bytes.push(0),
+            b'x' => {
+                bytes.push(u8::from_str_radix(std::str::from_utf8(&rest[..2]).unwrap(), 16).unwrap());
+                rest.advance(2);
+            }
+            // A number: the next character so many times.
+            b'*' => {
+                let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap();
+                let count: usize = std::str::from_utf8(&rest[..end]).unwrap().parse().unwrap();
+                bytes.extend(std::iter::repeat_n(rest[end], count));
+                rest.advance(end + 1);
+            }
+            other => bytes.push(*other),
+        }
+    }
+    if crlf {
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// Whether the text is what the pattern says, `*` being anything.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((head, tail)) = pattern.split_once('*') else { return pattern == text };
+    let Some(rest) = text.strip_prefix(head) else { return false };
+    (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| fits(tail, &rest[at..]))
+}
