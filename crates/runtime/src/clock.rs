@@ -1,0 +1,74 @@
+//! The time, and waiting for it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+/// A boxed future, so that the traits of this crate can be used as objects.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Wall-clock time. Loops ask it; everything that computes is given `now`.
+pub trait Clock: Send + Sync + std::fmt::Debug {
+    /// The time now.
+    fn now(&self) -> SystemTime;
+
+    /// Ends when `now` has reached `time`. A wall clock that jumps may wake it early: ask again.
+    fn until(&self, time: SystemTime) -> Pending<'_, ()>;
+}
+
+/// The clock of the system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+/// A wall clock that was set back is noticed within this time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+impl Clock for SystemClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn until(&self, time: SystemTime) -> Pending<'_, ()> {
+        Box::pin(async move {
+            while let Ok(left) = time.duration_since(SystemTime::now()) {
+                if left.is_zero() {
+                    break;
+                }
+                tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+            }
+        })
+    }
+}
+
+/// A clock that stands until it is moved: for tests, and for dry runs at a given time.
+#[derive(Debug, Clone)]
+pub struct ManualClock(Arc<watch::Sender<SystemTime>>);
+
+impl ManualClock {
+    /// A clock that stands at `time`.
+    pub fn new(time: SystemTime) -> Self {
+        Self(Arc::new(watch::Sender::new(time)))
+    }
+
+    /// Moves the clock on and wakes who waits.
+    pub fn advance(&self, by: Duration) {
+        self.0.send_modify(|now| *now += by);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        *self.0.borrow()
+    }
+
+    fn until(&self, time: SystemTime) -> Pending<'_, ()> {
+        let mut now = self.0.subscribe();
+        Box::pin(async move {
+            // The sender lives as long as `self`, so waiting cannot fail.
+            let _ = now.wait_for(|now| *now >= time).await;
+        })
+    }
+}

@@ -1,0 +1,411 @@
+//! DNS as delivery needs it. An answer keeps records, "no record", "no such name" and "try later" apart.
+//!
+//! [`HickoryDns`] asks name servers; [`StaticDns`] knows its answers, for tests and dry runs.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData};
+use postern_smtp::Domain;
+
+use crate::clock::Pending;
+
+/// What DNS said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// At least one record, in the order of the answer.
+    Records(Vec<T>),
+    /// The name exists and has no record of the type.
+    NoRecords,
+    /// NXDOMAIN.
+    NoSuchName,
+    /// SERVFAIL, no answer, bogus: nothing may be concluded. The text says why.
+    TryLater(String),
+}
+
+/// An MX record (RFC 5321 §5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mx {
+    /// Lower is tried first.
+    pub preference: u16,
+    /// The host; `None` is the root name of a null MX (RFC 7505).
+    pub host: Option<Domain>,
+}
+
+/// The questions of a mail server.
+pub trait Dns: Send + Sync + std::fmt::Debug {
+    /// MX records.
+    fn mx<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Mx>>;
+    /// A and AAAA records together; `TryLater` only if both types failed or one failed and the other had none.
+    fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>>;
+}
+
+/// Answers are kept at most this long, whatever their TTL says: a mistake in a zone must not outlive its correction.
+const LONGEST_TTL: Duration = Duration::from_secs(86_400);
+/// The same for "no record" and "no such name" (RFC 2308 §5 advises one to three hours).
+const LONGEST_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
+
+/// Why there is no resolver.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsSetupError {
+    /// No name servers are configured, and those of the system cannot be read.
+    #[error("the name servers of /etc/resolv.conf cannot be read: {0}")]
+    SystemConfiguration(#[source] NetError),
+    /// Neither the configuration nor the system names a name server.
+    #[error("no name server is configured, and /etc/resolv.conf has none")]
+    NoNameServer,
+    /// The resolver could not be made.
+    #[error("the resolver cannot be set up: {0}")]
+    Resolver(String),
+}
+
+/// Asks the configured name servers, or those of the system, and keeps their answers for their TTL.
+#[derive(Debug, Clone)]
+pub struct HickoryDns {
+    resolver: TokioResolver,
+}
+
+impl HickoryDns {
+    /// A resolver with an empty cache. Needs a tokio runtime when it is asked, not when it is made.
+    ///
+    /// # Errors
+    /// [`DnsSetupError`].
+    pub fn new(config: &postern_config::Resolver) -> Result<Self, DnsSetupError> {
+        let servers = match config.nameservers.is_empty() {
+            true => system_servers()?,
+            false => config.nameservers.iter().map(name_server).collect(),
+        };
+        if servers.is_empty() {
+            return Err(DnsSetupError::NoNameServer);
+        }
+        let servers = ResolverConfig::from_name_servers(servers);
+        let resolver = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+            .with_options(options(config))
+            .with_tls_config(no_tls()?)
+            .build()
+            .map_err(|error| DnsSetupError::Resolver(error.to_string()))?;
+        Ok(Self { resolver })
+    }
+}
+
+impl Dns for HickoryDns {
+    fn mx<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Mx>> {
+        Box::pin(async move {
+            match absolute(name) {
+                Ok(name) => mx_answer(self.resolver.mx_lookup(name).await),
+                Err(problem) => Answer::TryLater(problem),
+            }
+        })
+    }
+
+    fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
+        Box::pin(async move {
+            let name = match absolute(name) {
+                Ok(name) => name,
+                Err(problem) => return Answer::TryLater(problem),
+            };
+            let (v4, v6) =
+                tokio::join!(self.resolver.ipv4_lookup(name.clone()), self.resolver.ipv6_lookup(name));
+            both(address_answer(v4), address_answer(v6))
+        })
+    }
+}
+
+/// With its final dot: a search list must never turn `adatum.test` into `adatum.test.proseware.test`.
+fn absolute(name: &Domain) -> Result<Name, String> {
+    let mut absolute = Name::from_ascii(name.as_str()).map_err(|error| format!("{name}: {error}"))?;
+    absolute.set_fqdn(true);
+    Ok(absolute)
+}
+
+fn system_servers() -> Result<Vec<NameServerConfig>, DnsSetupError> {
+    let (config, _) =
+        hickory_resolver::system_conf::read_system_conf().map_err(DnsSetupError::SystemConfiguration)?;
+    Ok(config.name_servers().to_vec())
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
+fn options(config: &postern_config::Resolver) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = config.timeout;
+    // hickory counts the retries behind the first question.
+    options.attempts = config.attempts.saturating_sub(1);
+    options.cache_size = config.cache_size;
+    // /etc/hosts says where this machine finds a host, not where the world's mail for it goes.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.positive_max_ttl = Some(LONGEST_TTL);
+    options.negative_max_ttl = Some(LONGEST_NEGATIVE_TTL);
+    options
+}
+
+/// We ask over UDP and TCP only. Without this, hickory would read the system's certificates, and fail where there are none.
+fn no_tls() -> Result<rustls::ClientConfig, DnsSetupError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| DnsSetupError::Resolver(error.to_string()))?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn mx_answer(result: Result<Lookup, NetError>) -> Answer<Mx> {
+    let lookup = match result {
+        Ok(lookup) => lookup,
+        Err(error) => return failure(error),
+    };
+    let mut unusable = None;
+    let mut records = Vec::new();
+    for record in lookup.answers() {
+        // CNAMEs on the way are among the answers: only MX records count.
+        let RData::MX(mx) = &record.data else { continue };
+        match mx_host(&mx.exchange) {
+            Ok(host) => records.push(Mx { preference: mx.preference, host }),
+            Err(problem) => unusable = Some(problem),
+        }
+    }
+    match (records.is_empty(), unusable) {
+        (false, _) => Answer::Records(records),
+        (true, Some(problem)) => Answer::TryLater(problem),
+        (true, None) => Answer::NoRecords,
+    }
+}
+
+/// The host of an MX record; `None` for the root name.
+fn mx_host(exchange: &Name) -> Result<Option<Domain>, String> {
+    if exchange.is_root() {
+        return Ok(None);
+    }
+    let text = exchange.to_ascii();
+    match Domain::parse(text.trim_end_matches('.')) {
+        Ok(host) => Ok(Some(host)),
+        Err(error) => Err(format!("MX host {text:?}: {error}")),
+    }
+}
+
+fn address_answer(result: Result<Lookup, NetError>) -> Answer<IpAddr> {
+    let lookup = match result {
+        Ok(lookup) => lookup,
+        Err(error) => return failure(error),
+    };
+    let addresses: Vec<IpAddr> = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+    match addresses.is_empty() {
+        true => Answer::NoRecords,
+        false => Answer::Records(addresses),
+    }
+}
+
+fn failure<T>(error: NetError) -> Answer<T> {
+    if let NetError::Dns(DnsError::NoRecordsFound(none)) = &error {
+        match none.response_code {
+            ResponseCode::NXDomain => return Answer::NoSuchName,
+            ResponseCode::NoError => return Answer::NoRecords,
+            _ => {}
+        }
+    }
+    Answer::TryLater(error.to_string())
+}
+
+/// Joins the answers for A and AAAA.
+fn both(v4: Answer<IpAddr>, v6: Answer<IpAddr>) -> Answer<IpAddr> {
+    match (v4, v6) {
+        (Answer::Records(mut v4), Answer::Records(v6)) => {
+            v4.extend(v6);
+            Answer::Records(v4)
+        }
+        (Answer::Records(records), _) | (_, Answer::Records(records)) => Answer::Records(records),
+        (Answer::TryLater(why), _) | (_, Answer::TryLater(why)) => Answer::TryLater(why),
+        (Answer::NoSuchName, _) | (_, Answer::NoSuchName) => Answer::NoSuchName,
+        (Answer::NoRecords, Answer::NoRecords) => Answer::NoRecords,
+    }
+}
+
+/// A DNS that knows its answers: for tests and dry runs. A name it was told nothing about does not exist.
+#[derive(Debug, Clone, Default)]
+pub struct StaticDns {
+    names: HashMap<Domain, StaticName>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct StaticName {
+    mx: Vec<Mx>,
+    addresses: Vec<IpAddr>,
+    fails: bool,
+}
+
+impl StaticDns {
+    /// A DNS without any name.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an MX record.
+    #[must_use]
+    pub fn mx_record(mut self, name: Domain, preference: u16, host: Domain) -> Self {
+        self.names.entry(name).or_default().mx.push(Mx { preference, host: Some(host) });
+        self
+    }
+
+    /// Adds a null MX record (RFC 7505).
+    #[must_use]
+    pub fn null_mx(mut self, name: Domain) -> Self {
+        self.names.entry(name).or_default().mx.push(Mx { preference: 0, host: None });
+        self
+    }
+
+    /// Adds an A or AAAA record.
+    #[must_use]
+    pub fn address_record(mut self, name: Domain, address: IpAddr) -> Self {
+        self.names.entry(name).or_default().addresses.push(address);
+        self
+    }
+
+    /// A name whose servers fail: every question about it is answered with [`Answer::TryLater`].
+    #[must_use]
+    pub fn failing(mut self, name: Domain) -> Self {
+        self.names.entry(name).or_default().fails = true;
+        self
+    }
+
+    fn answer<T: Clone>(&self, name: &Domain, records: impl Fn(&StaticName) -> &Vec<T>) -> Answer<T> {
+        match self.names.get(name) {
+            None => Answer::NoSuchName,
+            Some(known) if known.fails => Answer::TryLater("server failure".to_owned()),
+            Some(known) if records(known).is_empty() => Answer::NoRecords,
+            Some(known) => Answer::Records(records(known).clone()),
+        }
+    }
+}
+
+impl Dns for StaticDns {
+    fn mx<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Mx>> {
+        Box::pin(std::future::ready(self.answer(name, |known| &known.mx)))
+    }
+
+    fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
+        Box::pin(std::future::ready(self.answer(name, |known| &known.addresses)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::str::FromStr;
+
+    use hickory_resolver::net::NoRecords;
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, MX};
+    use hickory_resolver::proto::rr::{Record, RecordType};
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    fn domain(text: &str) -> Domain {
+        Domain::parse(text).unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::from_str(text).unwrap()
+    }
+
+    fn lookup(records: Vec<RData>) -> Result<Lookup, NetError> {
+        let query = Query::query(name("adatum.test."), RecordType::MX);
+        let records = records.into_iter().map(|data| Record::from_rdata(name("adatum.test."), 60, data));
+        Ok(Lookup::new_with_max_ttl(query, records))
+    }
+
+    fn no_records(code: ResponseCode) -> NetError {
+        NetError::Dns(DnsError::NoRecordsFound(NoRecords::new(Query::default(), code)))
+    }
+
+    #[test]
+    fn mx_records_are_read_and_aliases_on_the_way_skipped() {
+        let cname = RData::CNAME(CNAME(name("elsewhere.test.")));
+        let mx = RData::MX(MX::new(10, name("MX.adatum.test.")));
+        let expected = Mx { preference: 10, host: Some(domain("mx.adatum.test")) };
+        assert_eq!(mx_answer(lookup(vec![cname.clone(), mx])), Answer::Records(vec![expected]));
+        assert_eq!(mx_answer(lookup(vec![cname])), Answer::NoRecords);
+    }
+
+    #[test]
+    fn a_null_mx_is_told_from_a_host_that_is_no_host_name() {
+        let null = RData::MX(MX::new(0, Name::root()));
+        assert_eq!(mx_answer(lookup(vec![null])), Answer::Records(vec![Mx { preference: 0, host: None }]));
+        let odd = RData::MX(MX::new(0, name("not_a_host.test.")));
+        assert!(matches!(mx_answer(lookup(vec![odd])), Answer::TryLater(why) if why.contains("not_a_host")));
+    }
+
+    #[test]
+    fn negative_answers_and_failures_are_kept_apart() {
+        assert_eq!(failure::<Mx>(no_records(ResponseCode::NXDomain)), Answer::NoSuchName);
+        assert_eq!(failure::<Mx>(no_records(ResponseCode::NoError)), Answer::NoRecords);
+        for error in [
+            no_records(ResponseCode::ServFail),
+            NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)),
+            NetError::Busy,
+            NetError::Timeout,
+        ] {
+            assert!(matches!(failure::<Mx>(error), Answer::TryLater(_)));
+        }
+    }
+
+    #[test]
+    fn one_failed_address_type_does_not_hide_the_other() {
+        let found = || address_answer(lookup(vec![RData::A(A::new(192, 0, 2, 1))]));
+        let later = || Answer::TryLater("timeout".to_owned());
+        let records = Answer::Records(vec!["192.0.2.1".parse().unwrap()]);
+        assert_eq!(both(found(), later()), records);
+        assert_eq!(both(later(), found()), records);
+        assert_eq!(both(Answer::NoRecords, later()), later());
+        assert_eq!(both(Answer::NoRecords, Answer::NoRecords), Answer::NoRecords);
+        assert_eq!(both(Answer::NoSuchName, Answer::NoSuchName), Answer::NoSuchName);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_costs_the_configured_time_and_means_try_later() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let config = postern_config::Resolver {
+            nameservers: vec![silent.local_addr().unwrap()],
+            timeout: Duration::from_millis(50),
+            attempts: 1,
+            ..Default::default()
+        };
+        let dns = HickoryDns::new(&config).unwrap();
+        let asked = tokio::time::timeout(Duration::from_secs(5), dns.mx(&domain("adatum.test"))).await;
+        assert!(matches!(asked.unwrap(), Answer::TryLater(_)));
+        let mut question = [0; 512];
+        let length = silent.try_recv(&mut question).unwrap();
+        let spelled = b"\x06adatum\x04test\x00";
+        assert!(question[..length].windows(spelled.len()).any(|bytes| bytes == spelled), "asked as an absolute name");
+    }
+
+    #[tokio::test]
+    async fn static_names_answer_what_they_were_told() {
+        let dns = StaticDns::new()
+            .mx_record(domain("adatum.test"), 5, domain("mx.adatum.test"))
+            .address_record(domain("mx.adatum.test"), "192.0.2.1".parse().unwrap())
+            .null_mx(domain("null.test"))
+            .failing(domain("broken.test"));
+        assert!(matches!(dns.mx(&domain("adatum.test")).await, Answer::Records(list) if list.len() == 1));
+        assert_eq!(dns.addresses(&domain("adatum.test")).await, Answer::NoRecords);
+        assert_eq!(dns.mx(&domain("mx.adatum.test")).await, Answer::NoRecords);
+        assert_eq!(dns.mx(&domain("nowhere.test")).await, Answer::NoSuchName);
+        assert!(matches!(dns.mx(&domain("null.test")).await, Answer::Records(list) if list[0].host.is_none()));
+        assert!(matches!(dns.addresses(&domain("broken.test")).await, Answer::TryLater(_)));
+    }
+}
