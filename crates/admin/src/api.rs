@@ -1,0 +1,359 @@
+//! The types of every request and answer. Answers only grow: within [`VERSION`] no field changes its meaning or goes.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `POST /v1/reload` | | [`Reloaded`] |
+//! | `POST /v1/queue/list` | [`ListRequest`] | [`List`] |
+//! | `POST /v1/queue/count` | [`CountRequest`] | [`Counts`] |
+//! | `POST /v1/queue/show` | [`ShowRequest`] | [`Shown`] |
+//! | `POST /v1/queue/{hold,release,retry,fail,drop}` | [`ChangeRequest`] | [`Changed`] |
+//! | `GET /v1/queue/cat?id=ID&part=headers\|body\|raw` | | the content |
+//! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
+//! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
+//! | `GET /metrics` | | Prometheus text |
+//! | `GET /healthz` | | [`Health`], with 200 or 503 |
+//!
+//! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use postern_queue::operate::{Change, Filter, Group, GroupBy, MessageView, RecipientView, Sort, Summary};
+
+/// The version of the answers.
+pub const VERSION: u32 = 1;
+
+/// Messages that a list has when nothing else is asked.
+pub const DEFAULT_LIMIT: usize = 1000;
+/// Messages that one list can have at most.
+pub const MAX_LIMIT: usize = 100_000;
+/// Messages that a changing verb takes at most unless `all` or `max` say otherwise: a typing error should not empty a queue.
+pub const DEFAULT_MAX: usize = 1000;
+
+/// The envelope of every answer: its fields and the version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versioned<A> {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The answer, its fields beside `version`.
+    #[serde(flatten)]
+    pub answer: A,
+}
+
+impl<A> Versioned<A> {
+    /// Puts the version beside an answer.
+    pub fn new(answer: A) -> Self {
+        Self { version: VERSION, answer }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of failure.
+    pub kind: ProblemKind,
+    /// In words, for the operator.
+    pub error: String,
+    /// How many messages the filter found, where there are too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched: Option<usize>,
+}
+
+/// The kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemKind {
+    /// The request cannot be read or makes no sense (400).
+    BadRequest,
+    /// The peer may not use the socket (403).
+    Denied,
+    /// No such message, reference or path (404).
+    NotFound,
+    /// A changing verb without a filter and without `all`, or one that found more messages than `max` (409).
+    TooMany,
+    /// The request is longer than the server reads (413).
+    TooLarge,
+    /// The configuration was not reloaded: the old one is in force (422).
+    ReloadFailed,
+    /// The spool could not be read or written (500).
+    Store,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program.
+    pub release: String,
+    /// Its process.
+    pub pid: u32,
+    /// The host name it greets with.
+    pub hostname: String,
+    /// The configuration file.
+    pub configuration: String,
+    /// When it started, in seconds since 1970.
+    pub started: u64,
+    /// Where mail is accepted.
+    pub listeners: Vec<ListenerView>,
+    /// Totals of the queue.
+    pub queue: Summary,
+    /// Whether all is well.
+    pub health: Health,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// An open listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerView {
+    /// `mx`, `submission`, `submissions`.
+    pub kind: String,
+    /// Address and port.
+    pub address: String,
+}
+
+/// Whether mail is accepted, and why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Nothing below.
+    pub ok: bool,
+    /// What is wrong.
+    pub reasons: Vec<String>,
+}
+
+/// `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The file that was read.
+    pub configuration: String,
+    /// What the new configuration warns of.
+    pub warnings: Vec<String>,
+    /// Settings that changed and count only after a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// `POST /v1/queue/list`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListRequest {
+    /// Which messages.
+    pub filter: Filter,
+    /// In which order.
+    pub sort: Sort,
+    /// How many; [`DEFAULT_LIMIT`] when left out, [`MAX_LIMIT`] at most.
+    pub limit: Option<usize>,
+}
+
+/// The answer to [`ListRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// The messages.
+    pub messages: Vec<MessageView>,
+    /// Whether more match than `limit`.
+    pub more: bool,
+}
+
+/// `POST /v1/queue/count`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountRequest {
+    /// Which messages.
+    #[serde(default)]
+    pub filter: Filter,
+    /// What they are counted by.
+    pub by: GroupBy,
+}
+
+/// The answer to [`CountRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// The groups. A message whose recipients fall into several groups is counted in each.
+    pub groups: Vec<Group>,
+}
+
+/// `POST /v1/queue/show`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowRequest {
+    /// The queue id.
+    pub id: String,
+}
+
+/// The answer to [`ShowRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The message.
+    pub message: MessageView,
+}
+
+/// `POST /v1/queue/{hold,release,retry,fail,drop}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChangeRequest {
+    /// Which messages. An empty filter needs `all`.
+    pub filter: Filter,
+    /// Every message that matches, however many.
+    pub all: bool,
+    /// Nothing is changed when more than so many match; [`DEFAULT_MAX`] when left out.
+    pub max: Option<usize>,
+    /// Only say what would be changed.
+    pub dry_run: bool,
+    /// Why: needed by `fail` (the sender reads it) and `drop`; it stands in the log.
+    pub reason: Option<String>,
+    /// `retry`: the attempts are spread over so many seconds. Left out: one for 20 messages, at most ten minutes.
+    pub spread: Option<u64>,
+}
+
+/// The answer to [`ChangeRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Whether nothing was changed because `dry_run` was asked.
+    pub dry_run: bool,
+    /// What was done.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// The part of a message for `GET /v1/queue/cat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The header with its empty line.
+    Headers,
+    /// What follows the empty line.
+    Body,
+    /// All of it.
+    Raw,
+}
+
+impl Part {
+    /// The word in the request.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::Body => "body",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// `POST /v1/policy/explain`: a transaction that does not happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The client's address.
+    pub client: IpAddr,
+    /// `mx` (also when left out), `submission` or `submissions`.
+    #[serde(default)]
+    pub listener: Option<String>,
+    /// The argument of EHLO.
+    #[serde(default)]
+    pub helo: Option<String>,
+    /// Whether the session is under TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// Who logged in.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// MAIL FROM; empty or `<>` is the null sender.
+    pub from: String,
+    /// RCPT TO.
+    pub to: String,
+    /// The header of the message, or the whole message.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// The answer to [`ExplainRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Each stage in order; the first that does not accept is the last.
+    pub stages: Vec<StageView>,
+    /// Where the message would go, if every stage accepts.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// One stage and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageView {
+    /// `mail`, `rcpt` or `message`.
+    pub stage: String,
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: DecisionView,
+    /// The reply a client would get, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<String>,
+}
+
+/// A decision and all that led to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionView {
+    /// `accept`, `reject`, `defer` or `hold`.
+    pub verdict: String,
+    /// Why.
+    pub reason: ReasonView,
+    /// Every rule looked at, in order.
+    pub rules: Vec<Rule>,
+    /// What would have allowed it, each way by itself.
+    pub remedies: Vec<String>,
+}
+
+/// A reason with its facts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonView {
+    /// `relay-not-permitted`, `trusted-network` ...
+    pub kind: String,
+    /// What goes with it: the login, the label of the network ...
+    #[serde(flatten)]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// A rule and what it said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// The rule, such as `trusted network`.
+    pub rule: String,
+    /// Whether it held.
+    pub matched: bool,
+    /// The fact it looked at.
+    pub fact: String,
+}
+
+/// Where a final recipient's copy would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// The final recipient, aliases followed.
+    pub recipient: String,
+    /// The route in words; left out where only the running daemon knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+}
+
+/// `GET /v1/explain/REFERENCE`: a refusal that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The reference in the reply.
+    pub reference: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// `mx`, `submission`, `submissions`.
+    pub listener: String,
+    /// The client's address.
+    pub client: String,
+    /// Whether it was under TLS.
+    pub tls: bool,
+    /// The login.
+    pub login: Option<String>,
+    /// EHLO or HELO.
+    pub helo: Option<String>,
+    /// MAIL FROM; empty is the null sender.
+    pub reverse_path: String,
+    /// RCPT TO, if it was about a recipient.
+    pub recipient: Option<String>,
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: DecisionView,
+}

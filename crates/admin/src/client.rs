@@ -1,0 +1,190 @@
+//! How `posternctl` asks: HTTP over the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::api::{Problem, ProblemKind, VERSION, Versioned};
+
+/// For the head of an answer, and for each piece of its body. Changing a full queue takes seconds, never so long.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens at the socket.
+    #[error("no daemon answers at {}: {source}", socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket may not be used by this user.
+    #[error("not allowed to use {}: {reason}", socket.display())]
+    Denied {
+        /// The socket.
+        socket: PathBuf,
+        /// Who may.
+        reason: String,
+    },
+    /// The daemon said no.
+    #[error("{}", .0.error)]
+    Refused(Problem),
+    /// What came back is no answer of a daemon that this client knows.
+    #[error("unexpected answer from the daemon: {0}")]
+    Protocol(String),
+    /// What was received could not be passed on.
+    #[error("cannot write: {0}")]
+    Output(#[source] io::Error),
+}
+
+/// Speaks to one daemon. Every call makes a connection of its own: they are cheap, and nothing can be left over.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon behind `socket`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// GET with a JSON answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        parse(&self.collect(response).await?)
+    }
+
+    /// POST of a JSON request with a JSON answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|e| ClientError::Protocol(e.to_string()))?;
+        let response = self.send(Method::POST, path, body.into()).await?;
+        parse(&self.collect(response).await?)
+    }
+
+    /// GET of what is long: each piece is handed to `sink` as it comes.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Output`] holds the error of `sink`.
+    pub async fn stream(
+        &self,
+        path: &str,
+        mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let mut body = response.into_body();
+        while let Some(frame) = timed(body.frame()).await? {
+            let frame = frame.map_err(|e| ClientError::Protocol(format!("the content broke off: {e}")))?;
+            if let Some(piece) = frame.data_ref() {
+                sink(piece).map_err(ClientError::Output)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// GET of a page as it is: status, content type and body.
+    pub(crate) async fn page(&self, path: &str) -> Result<(StatusCode, HeaderValue, Bytes), ClientError> {
+        let response = self.request(Method::GET, path, Bytes::new()).await?;
+        let status = response.status();
+        let plain = HeaderValue::from_static("text/plain");
+        let kind = response.headers().get(CONTENT_TYPE).cloned().unwrap_or(plain);
+        Ok((status, kind, self.collect(response).await?))
+    }
+
+    /// Sends a request and turns answers other than 200 into errors.
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let response = self.request(method, path, body).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.collect(response).await?;
+        let Ok(Versioned { answer: problem, .. }) = serde_json::from_slice::<Versioned<Problem>>(&body)
+        else {
+            return Err(ClientError::Protocol(format!("{status}")));
+        };
+        Err(match problem.kind {
+            ProblemKind::Denied => ClientError::Denied { socket: self.socket.clone(), reason: problem.error },
+            _ => ClientError::Refused(problem),
+        })
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.not_connected(source))?;
+        let broken = |error: hyper::Error| ClientError::Protocol(error.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends with the answer: `sender` is dropped at the end of this function.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "postern")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| ClientError::Protocol(e.to_string()))?;
+        timed(sender.send_request(request)).await?.map_err(broken)
+    }
+
+    fn not_connected(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Denied { socket, reason: source.to_string() },
+            _ => ClientError::Unreachable { socket, source },
+        }
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = timed(response.into_body().collect()).await?;
+        Ok(body.map_err(|e| ClientError::Protocol(format!("the answer broke off: {e}")))?.to_bytes())
+    }
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> Result<T, ClientError> {
+    let late = |_| ClientError::Protocol(format!("no answer within {} s", TIMEOUT.as_secs()));
+    timeout(TIMEOUT, work).await.map_err(late)
+}
+
+fn parse<A: DeserializeOwned>(body: &[u8]) -> Result<A, ClientError> {
+    let unknown = |error: serde_json::Error| ClientError::Protocol(error.to_string());
+    let answer: Versioned<serde_json::Value> = serde_json::from_slice(body).map_err(unknown)?;
+    if answer.version != VERSION {
+        let error = format!("it speaks version {} and this program version {VERSION}", answer.version);
+        return Err(ClientError::Protocol(error));
+    }
+    serde_json::from_value(answer.answer).map_err(unknown)
+}

@@ -1,0 +1,103 @@
+//! What operators ask of a running daemon: HTTP over the control socket, health and metrics.
+//!
+//! The daemon calls [`server::serve`] and, where `[metrics]` names an address, [`metrics::serve`]; `posternctl` speaks
+//! through [`client::Client`]. The socket takes plain HTTP/1.1 with JSON bodies, so that a shell can ask too:
+//!
+//! ```sh
+//! curl --unix-socket /run/postern/control.sock http://postern/v1/status
+//! curl --unix-socket /run/postern/control.sock http://postern/v1/queue/list --data '{"filter": {"state": "held"}}'
+//! ```
+//!
+//! | question | module |
+//! |---|---|
+//! | what can be asked, and what comes back? | [`api`] |
+//! | who may ask, and who answers? | [`server`] |
+//! | how does `posternctl` ask? | [`client`] |
+//! | why would this mail be refused? | [`explain`] |
+//! | is the server well? | [`health`] |
+//! | what does Prometheus read? | [`metrics`] |
+//!
+//! Nothing is decided here: the verbs are those of `postern-queue`, the decisions those of `postern-policy`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use postern_config::Config;
+use postern_policy::Policy;
+use postern_policy::record::Records;
+use postern_policy::relay::{Decision, Question};
+use postern_queue::Queue;
+use postern_runtime::clock::Pending;
+use postern_smtp::{Address, ReversePath};
+
+pub mod api;
+pub mod client;
+pub mod explain;
+pub mod health;
+pub mod metrics;
+pub mod server;
+
+pub use client::{Client, ClientError};
+
+/// What the answers are made from. Cheap to clone.
+#[derive(Clone)]
+pub struct Shared {
+    /// The queue.
+    pub queue: Queue,
+    /// Refusals by their reference.
+    pub records: Arc<Records>,
+    /// The rules in force.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// All metrics of the process.
+    pub registry: prometheus::Registry,
+    /// What only the daemon itself knows or can do.
+    pub daemon: Arc<dyn Daemon>,
+    /// When the daemon started.
+    pub started: SystemTime,
+    /// The version of the program.
+    pub release: &'static str,
+}
+
+/// What is asked of the daemon around the control socket; it knows the services that this one may not use.
+pub trait Daemon: Send + Sync {
+    /// Reads the configuration again. When it fails, the old one stays in force; the text says why.
+    fn reload(&self) -> Pending<'_, Result<ReloadReport, String>>;
+
+    /// Where mail of this sender to this final recipient would go, in words an operator knows from the configuration:
+    /// `mx adatum.test`, `smarthost relay.test:587 (verified TLS)`, `maildir /var/spool/postern/mail/...`.
+    fn route(&self, sender: &ReversePath, recipient: &Address) -> String;
+
+    /// The reply that a client would get for this decision, without a reference; `None` where it goes on unanswered.
+    fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
+
+    /// Where mail is accepted at this moment.
+    fn listening(&self) -> Vec<Listening>;
+
+    /// What the operator should know: warnings of the configuration in force, certificates about to expire ...
+    fn warnings(&self) -> Vec<String>;
+}
+
+/// A listener that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// `mx`, `submission`, `submissions`.
+    pub kind: String,
+    /// The address with the port it really has, also where port 0 was configured.
+    pub address: SocketAddr,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReloadReport {
+    /// The file that was read.
+    pub path: PathBuf,
+    /// What the new configuration warns of.
+    pub warnings: Vec<String>,
+    /// Settings that changed and count only after a restart.
+    pub needs_restart: Vec<String>,
+}

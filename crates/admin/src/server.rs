@@ -1,0 +1,719 @@
+//! The control socket: who may ask, and who answers.
+//!
+//! Root and the daemon's own user may use it, known by the credentials of the peer; everybody else gets 403, whatever
+//! the mode of the file says. Nothing a peer sends reaches further than its own connection: bodies, headers,
+//! connections and the time for a request are bounded, and a request that cannot be read is answered with a 400.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Path as PathSegment, Query, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::StatusCode;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use postern_queue::operate::OperateError;
+use postern_queue::store::StoreError;
+use postern_queue::{Content, QueueId};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{
+    Change, ChangeRequest, Changed, CountRequest, Counts, DEFAULT_LIMIT, DEFAULT_MAX, ExplainRequest,
+    Explanation, Filter, GroupBy, List, ListRequest, ListenerView, MAX_LIMIT, Part, Problem, ProblemKind,
+    Refusal, Reloaded, ShowRequest, Shown, Status, Versioned,
+};
+use crate::{Shared, explain, health, metrics};
+
+/// Octets of a request body. The largest is a list of ids from standard input.
+const MAX_BODY: usize = 1024 * 1024;
+/// Characters of a reason: it is folded into one field of a delivery report.
+const MAX_REASON: usize = 500;
+/// How fast `retry` makes messages due, up to a spread of so many seconds, unless something else is asked.
+const RETRIES_PER_SECOND: u64 = 20;
+const MAX_SPREAD: u64 = 600;
+const MAX_LOGGED_IDS: usize = 10;
+const MAX_CONNECTIONS: usize = 64;
+/// For the head of a request and, again, for its body.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the answers in progress when the daemon stops.
+const GRACE: Duration = Duration::from_secs(3);
+/// After an accept that failed: the usual cause is a lack of file descriptors, which needs time to end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a socket is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A daemon answers there already.
+    #[error("{0} is in use by another daemon that answers")]
+    InUse(PathBuf),
+    /// Something else than a socket is in the way; it is not touched.
+    #[error("{0} exists and is not a socket")]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The path, or address and port.
+        address: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the control socket and answers until `stop`; the tasks are in `tasks`. A stale socket is replaced.
+///
+/// # Errors
+/// [`ServeError`]; the place is as it was then.
+pub fn serve(
+    socket: &Path,
+    shared: Shared,
+    stop: CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), ServeError> {
+    let listener = bind(socket)?;
+    tasks.spawn(accept_unix(listener, socket.to_owned(), router(shared), stop, tasks.clone()));
+    Ok(())
+}
+
+/// Binds under another name and moves it into place, so that the socket never stands there with a wider mode, and one
+/// left by a crash is replaced in one step.
+fn bind(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Listen { address: path.display().to_string(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(ServeError::InUse(path.to_owned()));
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(_) | Err(_) => {}
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&new).map_err(failed)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::rename(&new, path).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Who is on the other side of the control socket.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    uid: u32,
+}
+
+async fn accept_unix(
+    listener: UnixListener,
+    path: PathBuf,
+    router: Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Some((accepted, permit)) = next(listener.accept(), &room, &stop).await {
+        match accepted {
+            Ok((stream, _)) => {
+                let router = for_peer(&stream, &router);
+                tasks.spawn(connection(stream, router, stop.clone(), permit));
+            }
+            Err(error) => pause_after(&error, &stop).await,
+        }
+    }
+    // While the listener is open no other daemon takes the place, so this is still our own socket.
+    let _ = std::fs::remove_file(path);
+}
+
+/// Accepts on TCP, for pages that anybody may read.
+pub(crate) async fn accept_tcp(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Some((accepted, permit)) = next(listener.accept(), &room, &stop).await {
+        match accepted {
+            Ok((stream, _)) => {
+                tasks.spawn(connection(stream, router.clone(), stop.clone(), permit));
+            }
+            Err(error) => pause_after(&error, &stop).await,
+        }
+    }
+}
+
+/// The next connection, when there is room for one; `None` when it is time to stop.
+async fn next<T>(
+    accept: impl Future<Output = T>,
+    room: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<(T, OwnedSemaphorePermit)> {
+    let next = async {
+        let permit = Arc::clone(room).acquire_owned().await.ok()?;
+        Some((accept.await, permit))
+    };
+    stop.run_until_cancelled(next).await.flatten()
+}
+
+async fn pause_after(error: &io::Error, stop: &CancellationToken) {
+    tracing::warn!(event = "admin accept failed", %error);
+    stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+}
+
+/// The whole interface for root and ourselves, a refusal for everybody else.
+fn for_peer(stream: &UnixStream, router: &Router) -> Router {
+    let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
+    match uid {
+        Some(uid) if uid == 0 || uid == rustix::process::geteuid().as_raw() => {
+            router.clone().layer(Extension(Peer { uid }))
+        }
+        uid => {
+            tracing::warn!(event = "control socket denied", uid);
+            Router::new().fallback(denied)
+        }
+    }
+}
+
+async fn denied() -> Failure {
+    let own = rustix::process::geteuid().as_raw();
+    failure(
+        ProblemKind::Denied,
+        format!("only root and the daemon's own user (uid {own}) may use the control socket"),
+    )
+}
+
+async fn connection<S>(stream: S, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
+    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served);
+    let result = match stop.run_until_cancelled(served.as_mut()).await {
+        Some(result) => result,
+        None => {
+            served.as_mut().graceful_shutdown();
+            timeout(GRACE, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(event = "admin connection ended", %error);
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/queue/list", post(list))
+        .route("/v1/queue/count", post(count))
+        .route("/v1/queue/show", post(show))
+        .route("/v1/queue/cat", get(cat))
+        .route("/v1/queue/hold", post(|s, p, i| change(s, p, Verb::Hold, i)))
+        .route("/v1/queue/release", post(|s, p, i| change(s, p, Verb::Release, i)))
+        .route("/v1/queue/retry", post(|s, p, i| change(s, p, Verb::Retry, i)))
+        .route("/v1/queue/fail", post(|s, p, i| change(s, p, Verb::Fail, i)))
+        .route("/v1/queue/drop", post(|s, p, i| change(s, p, Verb::Drop, i)))
+        .route("/v1/policy/explain", post(explain_policy))
+        .route("/v1/explain/{reference}", get(explain_reference))
+        .route(
+            "/metrics",
+            get(|State(shared): State<Shared>| async move { metrics::page(metrics::text(&shared.registry)) }),
+        )
+        .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(shared)
+}
+
+/// An answer, or why there is none.
+type Answer<A> = Result<Json<Versioned<A>>, Failure>;
+
+fn answer<A>(answer: A) -> Answer<A> {
+    Ok(Json(Versioned::new(answer)))
+}
+
+/// A [`Problem`] on its way out.
+#[derive(Debug)]
+pub(crate) struct Failure(StatusCode, Problem);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(Versioned::new(self.1))).into_response()
+    }
+}
+
+fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
+    let status = match kind {
+        ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
+        ProblemKind::Denied => StatusCode::FORBIDDEN,
+        ProblemKind::NotFound => StatusCode::NOT_FOUND,
+        ProblemKind::TooMany => StatusCode::CONFLICT,
+        ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ProblemKind::ReloadFailed => StatusCode::UNPROCESSABLE_ENTITY,
+        ProblemKind::Store => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(status, Problem { kind, error: error.into(), matched: None })
+}
+
+impl From<OperateError> for Failure {
+    fn from(error: OperateError) -> Self {
+        match error {
+            OperateError::Filter(error) => failure(ProblemKind::BadRequest, error.to_string()),
+            OperateError::Store(source) => {
+                failure(ProblemKind::Store, format!("the change could not be written: {source}"))
+            }
+        }
+    }
+}
+
+pub(crate) async fn no_such_path() -> impl IntoResponse {
+    failure(ProblemKind::NotFound, "no such path")
+}
+
+pub(crate) async fn method_not_allowed() -> impl IntoResponse {
+    let Failure(_, problem) = failure(ProblemKind::BadRequest, "not with this method");
+    Failure(StatusCode::METHOD_NOT_ALLOWED, problem)
+}
+
+pub(crate) fn health_answer(shared: &Shared) -> Response {
+    let health = health::check(shared);
+    let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Versioned::new(health))).into_response()
+}
+
+/// A JSON body. The Content-Type is not asked: `curl --data` names another one.
+struct Input<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let body = Limited::new(request.into_body(), MAX_BODY).collect();
+        let Ok(body) = timeout(READ_TIMEOUT, body).await else {
+            return Err(failure(ProblemKind::BadRequest, "the body did not arrive in time"));
+        };
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => failure(ProblemKind::TooLarge, format!("the body is longer than {MAX_BODY} octets")),
+            false => failure(ProblemKind::BadRequest, format!("the body cannot be read: {error}")),
+        })?;
+        let bytes = body.to_bytes();
+        let json = if bytes.is_empty() { b"{}" } else { &bytes[..] };
+        let value = serde_json::from_slice(json)
+            .map_err(|e| failure(ProblemKind::BadRequest, format!("the body: {e}")))?;
+        Ok(Self(value))
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Answer<Status> {
+    let config = shared.config.load();
+    let listener =
+        |open: crate::Listening| ListenerView { kind: open.kind, address: open.address.to_string() };
+    answer(Status {
+        release: shared.release.to_owned(),
+        pid: std::process::id(),
+        hostname: config.hostname.to_string(),
+        configuration: config.path.display().to_string(),
+        started: shared.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        listeners: shared.daemon.listening().into_iter().map(listener).collect(),
+        queue: shared.queue.summary(),
+        health: health::check(&shared),
+        warnings: shared.daemon.warnings(),
+    })
+}
+
+async fn reload(State(shared): State<Shared>, Extension(peer): Extension<Peer>) -> Answer<Reloaded> {
+    tracing::info!(event = "operator", verb = "reload", uid = peer.uid);
+    let report = shared.daemon.reload().await.map_err(|error| failure(ProblemKind::ReloadFailed, error))?;
+    answer(Reloaded {
+        configuration: report.path.display().to_string(),
+        warnings: report.warnings,
+        needs_restart: report.needs_restart,
+    })
+}
+
+async fn list(State(shared): State<Shared>, Input(request): Input<ListRequest>) -> Answer<List> {
+    let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+    // One more than asked for says whether there are more.
+    let found =
+        blocking(move || shared.queue.list(&request.filter, request.sort, limit.saturating_add(1))).await?;
+    let mut messages = found.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?;
+    let more = messages.len() > limit;
+    messages.truncate(limit);
+    answer(List { messages, more })
+}
+
+async fn count(State(shared): State<Shared>, Input(request): Input<CountRequest>) -> Answer<Counts> {
+    let found = blocking(move || shared.queue.count(&request.filter, request.by)).await?;
+    let groups = found.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?;
+    answer(Counts { groups })
+}
+
+/// The queue answers from memory, but a walk over a million messages takes too long for the event loop.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| failure(ProblemKind::Store, format!("the queue did not answer: {error}")))
+}
+
+async fn show(State(shared): State<Shared>, Input(request): Input<ShowRequest>) -> Answer<Shown> {
+    let id = queue_id(&request.id)?;
+    let message = shared.queue.show(id).ok_or_else(|| no_message(id))?;
+    answer(Shown { message })
+}
+
+fn queue_id(text: &str) -> Result<QueueId, Failure> {
+    text.parse().map_err(|error| failure(ProblemKind::BadRequest, format!("{text:?}: {error}")))
+}
+
+fn no_message(id: QueueId) -> Failure {
+    failure(ProblemKind::NotFound, format!("no message {id} in the queue: it was delivered, or it ended"))
+}
+
+/// The verbs that change messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Hold,
+    Release,
+    Retry,
+    Fail,
+    Drop,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Release => "release",
+            Self::Retry => "retry",
+            Self::Fail => "fail",
+            Self::Drop => "drop",
+        }
+    }
+
+    /// What cannot be taken back is explained.
+    fn needs_reason(self) -> bool {
+        matches!(self, Self::Fail | Self::Drop)
+    }
+}
+
+async fn change(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    verb: Verb,
+    Input(request): Input<ChangeRequest>,
+) -> Answer<Changed> {
+    let reason = checked_reason(verb, request.reason.as_deref())?;
+    let matched = matched(&shared, &request).await?;
+    if request.dry_run {
+        return answer(Changed { dry_run: true, change: Change { matched, ..Change::default() } });
+    }
+    let queue = &shared.queue;
+    let filter = &request.filter;
+    let change = match verb {
+        Verb::Hold => queue.hold(filter, reason).await?,
+        Verb::Release => queue.release(filter).await?,
+        Verb::Retry => queue.retry(filter, spread(request.spread, matched)).await?,
+        Verb::Fail => queue.fail(filter, reason).await?,
+        Verb::Drop => queue.remove(filter).await?,
+    };
+    tracing::info!(
+        event = "operator",
+        verb = verb.as_str(),
+        uid = peer.uid,
+        filter = filter_text(filter),
+        reason,
+        matched = change.matched,
+        changed = change.changed,
+    );
+    answer(Changed { dry_run: false, change })
+}
+
+/// A queue that was held back by one fault should not fall upon its destinations all at once.
+fn spread(asked: Option<u64>, messages: usize) -> Duration {
+    let usual = (messages as u64 / RETRIES_PER_SECOND).min(MAX_SPREAD);
+    Duration::from_secs(asked.unwrap_or(usual))
+}
+
+fn checked_reason(verb: Verb, reason: Option<&str>) -> Result<&str, Failure> {
+    let reason = reason.unwrap_or_default().trim();
+    if reason.is_empty() && verb.needs_reason() {
+        return Err(failure(ProblemKind::BadRequest, format!("{} needs a reason", verb.as_str())));
+    }
+    if reason.chars().any(char::is_control) || reason.chars().count() > MAX_REASON {
+        let rule = format!("the reason must be one line of at most {MAX_REASON} characters");
+        return Err(failure(ProblemKind::BadRequest, rule));
+    }
+    Ok(reason)
+}
+
+/// How many messages match, if the request may change so many.
+async fn matched(shared: &Shared, request: &ChangeRequest) -> Result<usize, Failure> {
+    if request.filter == Filter::default() && !request.all {
+        return Err(failure(ProblemKind::TooMany, "which messages? Give a filter, or `all`"));
+    }
+    let (queue, filter) = (shared.queue.clone(), request.filter.clone());
+    // Every message has exactly one account (or none), so the groups add up to the messages.
+    let groups = blocking(move || queue.count(&filter, GroupBy::Account)).await?;
+    let groups = groups.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?;
+    let matched = groups.iter().map(|group| group.messages).sum();
+    let max = request.max.unwrap_or(DEFAULT_MAX);
+    if matched > max && !request.all {
+        let error =
+            format!("{matched} messages match, more than the {max} allowed: raise `max`, or give `all`");
+        let Failure(status, problem) = failure(ProblemKind::TooMany, error);
+        return Err(Failure(status, Problem { matched: Some(matched), ..problem }));
+    }
+    Ok(matched)
+}
+
+/// The filter as it stands in the log: only the conditions that were given, and of many ids only the first.
+fn filter_text(filter: &Filter) -> String {
+    let mut shown = filter.clone();
+    shown.ids.truncate(MAX_LOGGED_IDS);
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(shown) else { return String::new() };
+    let empty = |value: &serde_json::Value| {
+        value.is_null()
+            || value == &serde_json::Value::Bool(false)
+            || value.as_array().is_some_and(Vec::is_empty)
+    };
+    let given = fields.into_iter().filter(|(_, value)| !empty(value));
+    serde_json::Value::Object(given.collect()).to_string()
+}
+
+/// The query of `/v1/queue/cat`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CatQuery {
+    id: String,
+    #[serde(default = "whole")]
+    part: Part,
+}
+
+fn whole() -> Part {
+    Part::Raw
+}
+
+async fn cat(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    query: Result<Query<CatQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(query) = query.map_err(|error| failure(ProblemKind::BadRequest, error.body_text()))?;
+    let id = queue_id(&query.id)?;
+    let content = shared.queue.content(id).ok_or_else(|| no_message(id))?;
+    tracing::info!(event = "operator", verb = "cat", uid = peer.uid, id = %id, part = query.part.as_str());
+    let mut stream = ContentStream::new(content, query.part);
+    // A message that cannot be read at all is a 500, not a connection that breaks.
+    let unreadable =
+        |error: StoreError| failure(ProblemKind::Store, format!("message {id} cannot be read: {error}"));
+    stream.first = stream.read_first().await.map_err(unreadable)?;
+    Ok(([(CONTENT_TYPE, "message/rfc822")], Body::new(stream)).into_response())
+}
+
+/// A message on its way to an operator, piece by piece.
+struct ContentStream {
+    first: Option<Bytes>,
+    cut: Cut,
+    source: Source,
+}
+
+type Read = (Content, Result<Option<Bytes>, StoreError>);
+
+enum Source {
+    Ready(Content),
+    Reading(Pin<Box<dyn Future<Output = Read> + Send>>),
+    Ended,
+}
+
+impl ContentStream {
+    fn new(content: Content, part: Part) -> Self {
+        Self { first: None, cut: Cut::new(part), source: Source::Ready(content) }
+    }
+
+    async fn read_first(&mut self) -> Result<Option<Bytes>, StoreError> {
+        std::future::poll_fn(|context| self.poll_piece(context)).await
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StoreError>> {
+        loop {
+            let mut reading = match std::mem::replace(&mut self.source, Source::Ended) {
+                Source::Ended => return Poll::Ready(Ok(None)),
+                Source::Ready(_) if self.cut.ended() => return Poll::Ready(Ok(None)),
+                Source::Ready(content) => Box::pin(read_next(content)),
+                Source::Reading(reading) => reading,
+            };
+            let Poll::Ready((content, piece)) = reading.as_mut().poll(context) else {
+                self.source = Source::Reading(reading);
+                return Poll::Pending;
+            };
+            let Some(piece) = piece? else { return Poll::Ready(Ok(None)) };
+            self.source = Source::Ready(content);
+            let kept = self.cut.keep(piece);
+            if !kept.is_empty() {
+                return Poll::Ready(Ok(Some(kept)));
+            }
+        }
+    }
+}
+
+fn read_next(mut content: Content) -> Pin<Box<dyn Future<Output = Read> + Send>> {
+    Box::pin(async move {
+        let piece = content.next().await;
+        (content, piece)
+    })
+}
+
+impl hyper::body::Body for ContentStream {
+    type Data = Bytes;
+    type Error = StoreError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StoreError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        self.poll_piece(context).map(|piece| piece.transpose().map(|piece| piece.map(Frame::data)))
+    }
+}
+
+/// Cuts the header or the body out of a message that comes in pieces.
+#[derive(Debug)]
+struct Cut {
+    part: Part,
+    /// How much of the end of the header, `CRLF CRLF`, was just seen.
+    seen: usize,
+}
+
+const HEADER_END: &[u8] = b"\r\n\r\n";
+
+impl Cut {
+    fn new(part: Part) -> Self {
+        // As if a line had just ended: a message without any field begins with the empty line.
+        Self { part, seen: 2 }
+    }
+
+    fn in_body(&self) -> bool {
+        self.seen == HEADER_END.len()
+    }
+
+    /// Nothing of what follows is wanted.
+    fn ended(&self) -> bool {
+        self.part == Part::Headers && self.in_body()
+    }
+
+    fn keep(&mut self, piece: Bytes) -> Bytes {
+        let body = self.body_offset(&piece);
+        match self.part {
+            Part::Raw => piece,
+            Part::Headers => piece.slice(..body),
+            Part::Body => piece.slice(body..),
+        }
+    }
+
+    /// Where the body begins in this piece.
+    fn body_offset(&mut self, piece: &[u8]) -> usize {
+        for (at, byte) in piece.iter().enumerate() {
+            if self.in_body() {
+                return at;
+            }
+            self.seen = match *byte {
+                byte if byte == HEADER_END[self.seen] => self.seen + 1,
+                b'\r' => 1,
+                _ => 0,
+            };
+        }
+        piece.len()
+    }
+}
+
+async fn explain_policy(
+    State(shared): State<Shared>,
+    Input(request): Input<ExplainRequest>,
+) -> Answer<Explanation> {
+    let policy = shared.policy.load_full();
+    let explanation = explain::explain(&request, &policy, shared.daemon.as_ref());
+    answer(explanation.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?)
+}
+
+async fn explain_reference(
+    State(shared): State<Shared>,
+    PathSegment(reference): PathSegment<String>,
+) -> Answer<Refusal> {
+    let unknown =
+        || failure(ProblemKind::NotFound, format!("no refusal {reference:?}: only the latest ones are kept"));
+    answer(explain::refusal(shared.records.find(&reference).ok_or_else(unknown)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_ends_at_the_empty_line_however_the_message_is_cut() {
+        for (message, header) in [
+            ("Subject: x\r\n\r\nbody\r\n\r\nmore", "Subject: x\r\n\r\n"),
+            ("\r\nbody", "\r\n"),
+            ("Subject: x\r\n", "Subject: x\r\n"),
+            ("a: \r\r\n\r\r\n\r\nbody", "a: \r\r\n\r\r\n\r\n"),
+            ("a: \n\nb: \r\n\r\nbody", "a: \n\nb: \r\n\r\n"),
+        ] {
+            for at in 0..=message.len() {
+                let (first, rest) = message.as_bytes().split_at(at);
+                let read = |part| {
+                    let mut cut = Cut::new(part);
+                    let kept = [first, rest].map(|piece| cut.keep(Bytes::copy_from_slice(piece)));
+                    String::from_utf8_lossy(&kept.concat()).into_owned()
+                };
+                assert_eq!(read(Part::Headers), header, "cut at {at}");
+                assert_eq!(read(Part::Body), message[header.len()..], "cut at {at}");
+                assert_eq!(read(Part::Raw), message, "cut at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_log_has_only_the_conditions_that_were_given() {
+        let ids = (0..50).map(|id| id.to_string()).collect();
+        let filter = Filter { ids, state: Some("held".to_owned()), ..Filter::default() };
+        assert_eq!(
+            filter_text(&filter),
+            r#"{"ids":["0","1","2","3","4","5","6","7","8","9"],"state":"held"}"#
+        );
+        assert_eq!(filter_text(&Filter::default()), "{}");
+    }
+
+    #[test]
+    fn final_verbs_need_a_reason_and_none_may_have_several_lines() {
+        assert!(checked_reason(Verb::Hold, None).is_ok());
+        assert!(checked_reason(Verb::Drop, None).is_err());
+        assert!(checked_reason(Verb::Fail, Some(" ")).is_err());
+        assert!(checked_reason(Verb::Fail, Some("a\r\nb")).is_err());
+        assert!(checked_reason(Verb::Fail, Some(&"x".repeat(501))).is_err());
+        assert_eq!(checked_reason(Verb::Fail, Some(" list was wrong ")).ok(), Some("list was wrong"));
+    }
+}

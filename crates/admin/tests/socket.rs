@@ -1,0 +1,593 @@
+//! The control socket from outside: a real queue behind it, the client of `posternctl` and raw octets in front.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use postern_admin::api::{
+    ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter, GroupBy, Health, List,
+    ListRequest, ProblemKind, Refusal, Reloaded, ShowRequest, Shown, Status,
+};
+use postern_admin::server::ServeError;
+use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared, metrics, server};
+use postern_config::{self as config, Config, ListenerKind};
+use postern_policy::Policy;
+use postern_policy::record::Records;
+use postern_policy::relay::{Decision, Question, Stage, decide};
+use postern_queue::{Destination, Envelope, Origin, Queue, QueueId, Recipient, Surroundings};
+use postern_runtime::SystemClock;
+use postern_runtime::clock::Pending;
+use postern_smtp::{Address, Body, Domain, ForwardPath, Notify, ReversePath};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// For what must happen at once; only a fault takes so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+struct TestSurroundings;
+
+impl Surroundings for TestSurroundings {
+    fn destination(&self, _sender: &ReversePath, recipient: &Address) -> Destination {
+        Destination(format!("mx {}", recipient.host).into())
+    }
+
+    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+        vec![address.clone()]
+    }
+
+    fn hostname(&self) -> Domain {
+        Domain::parse("mail.proseware.test").unwrap()
+    }
+
+    fn schedule(&self) -> Arc<config::Queue> {
+        Arc::default()
+    }
+
+    fn sending(&self) -> Arc<config::Outbound> {
+        Arc::default()
+    }
+}
+
+struct TestDaemon;
+
+impl Daemon for TestDaemon {
+    fn reload(&self) -> Pending<'_, Result<ReloadReport, String>> {
+        Box::pin(async { Err("postern.toml:1:1: error: unknown key `hostnam`".to_owned()) })
+    }
+
+    fn route(&self, _sender: &ReversePath, recipient: &Address) -> String {
+        format!("mx {}", recipient.host)
+    }
+
+    fn reply(&self, _question: &Question<'_>, decision: &Decision) -> Option<String> {
+        Some(format!("said because of {}", decision.reason.as_str()))
+    }
+
+    fn listening(&self) -> Vec<Listening> {
+        vec![Listening { kind: "mx".to_owned(), address: "127.0.0.1:2525".parse().unwrap() }]
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        vec!["tls.key: others may read it".to_owned()]
+    }
+}
+
+struct Running {
+    folder: TempDir,
+    shared: Shared,
+    client: Client,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = shared(folder.path()).await;
+        let socket = folder.path().join("control.sock");
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        server::serve(&socket, shared.clone(), stop.clone(), &tasks).unwrap();
+        Self { client: Client::new(&socket), folder, shared, stop, tasks }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("control.sock")
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        tokio::time::timeout(PATIENCE, self.tasks.wait()).await.unwrap();
+        self.shared.queue.close().await;
+    }
+
+    async fn queue_message(&self, from: &str, to: &str, body: &[u8]) -> QueueId {
+        let mut incoming = self.shared.queue.incoming().unwrap();
+        for piece in body.chunks(100_000) {
+            incoming.write(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        let recipient = Recipient {
+            address: Address::parse(to).unwrap(),
+            given: None,
+            notify: Notify::default(),
+            original: None,
+        };
+        let envelope = Envelope {
+            reverse_path: ReversePath::parse(from).unwrap(),
+            origin: Origin::Outsider,
+            client: Some("198.51.100.9".parse().unwrap()),
+            helo: Some("client.test".to_owned()),
+            received: SystemTime::now(),
+            body: Body::EightBitMime,
+            smtputf8: false,
+            ret: None,
+            envelope_id: None,
+            message_id: None,
+            size: body.len() as u64,
+            recipients: vec![recipient],
+        };
+        incoming.commit(envelope, b"Received: by mail.proseware.test\r\n".to_vec()).await.unwrap()
+    }
+
+    async fn list(&self, filter: Filter) -> List {
+        let request = ListRequest { filter, ..ListRequest::default() };
+        self.client.post("/v1/queue/list", &request).await.unwrap()
+    }
+
+    async fn change(&self, verb: &str, request: &ChangeRequest) -> Result<Changed, ClientError> {
+        self.client.post(&format!("/v1/queue/{verb}"), request).await
+    }
+
+    async fn is_alive(&self) -> bool {
+        self.client.get::<Status>("/v1/status").await.is_ok()
+    }
+}
+
+async fn shared(folder: &Path) -> Shared {
+    let mut config: Config = toml::from_str(
+        r#"
+        hostname = "mail.proseware.test"
+        [queue]
+        min_free_space = "1KiB"
+        min_free_inodes = 1
+        [[domain]]
+        name = "proseware.test"
+        mailboxes = ["alice"]
+        "#,
+    )
+    .unwrap();
+    config.queue.path = folder.join("spool");
+    let registry = prometheus::Registry::new();
+    let settings = config.queue.clone();
+    let queue_metrics = postern_queue::metrics::Metrics::register(&registry).unwrap();
+    let opened = tokio::task::spawn_blocking(move || {
+        Queue::open(&settings, Arc::new(TestSurroundings), Arc::new(SystemClock), queue_metrics)
+    });
+    let (queue, _) = opened.await.unwrap().unwrap();
+    Shared {
+        queue,
+        records: Arc::new(Records::new(10)),
+        policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
+        config: Arc::new(ArcSwap::from_pointee(config)),
+        registry,
+        daemon: Arc::new(TestDaemon),
+        started: SystemTime::now(),
+        release: "0.1.0",
+    }
+}
+
+fn by_id(id: QueueId) -> Filter {
+    Filter { ids: vec![id.to_string()], ..Filter::default() }
+}
+
+fn refusal(result: Result<Changed, ClientError>) -> ProblemKind {
+    match result {
+        Err(ClientError::Refused(problem)) => problem.kind,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_listeners_health_and_warnings() {
+    let running = Running::start().await;
+    running.queue_message("a@client.test", "bob@adatum.test", b"Subject: x\r\n\r\nhello\r\n").await;
+    let status: Status = running.client.get("/v1/status").await.unwrap();
+    assert_eq!((status.hostname.as_str(), status.pid), ("mail.proseware.test", std::process::id()));
+    assert_eq!(status.listeners[0].address, "127.0.0.1:2525");
+    assert_eq!(status.queue.messages, 1);
+    assert!(status.health.ok, "{:?}", status.health);
+    assert_eq!(status.warnings.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_listed_counted_and_shown() {
+    let running = Running::start().await;
+    let first = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    running.queue_message("", "carol@thephone-company.test", b"\r\nx\r\n").await;
+    let all = running.list(Filter::default()).await;
+    assert_eq!((all.messages.len(), all.more), (2, false));
+    assert_eq!(all.messages[0].id, first.to_string());
+    let dsn = running.list(Filter { dsn: true, ..Filter::default() }).await;
+    assert_eq!(dsn.messages.iter().map(|m| m.sender.as_str()).collect::<Vec<_>>(), [""]);
+    let request = ListRequest { limit: Some(1), ..ListRequest::default() };
+    let one: List = running.client.post("/v1/queue/list", &request).await.unwrap();
+    assert_eq!((one.messages.len(), one.more), (1, true));
+    let request = CountRequest { filter: Filter::default(), by: GroupBy::Domain };
+    let counts: Counts = running.client.post("/v1/queue/count", &request).await.unwrap();
+    let mut domains: Vec<_> = counts.groups.iter().map(|g| (g.key.as_str(), g.messages)).collect();
+    domains.sort_unstable();
+    assert_eq!(domains, [("adatum.test", 1), ("thephone-company.test", 1)]);
+    let shown: Shown =
+        running.client.post("/v1/queue/show", &ShowRequest { id: first.to_string() }).await.unwrap();
+    assert_eq!(shown.message.recipients[0].address, "bob@adatum.test");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_not_found() {
+    let running = Running::start().await;
+    let kind = |error: ClientError| match error {
+        ClientError::Refused(problem) => problem.kind,
+        other => panic!("{other}"),
+    };
+    let show = |id: &str| ShowRequest { id: id.to_owned() };
+    let post = running.client.post::<Shown>("/v1/queue/show", &show("0000000000001")).await;
+    assert_eq!(kind(post.unwrap_err()), ProblemKind::NotFound);
+    let post = running.client.post::<Shown>("/v1/queue/show", &show("?")).await;
+    assert_eq!(kind(post.unwrap_err()), ProblemKind::BadRequest);
+    let get = running.client.get::<Refusal>("/v1/explain/4QX7-93KD").await;
+    assert_eq!(kind(get.unwrap_err()), ProblemKind::NotFound);
+    let get = running.client.get::<Status>("/v2/status").await;
+    assert_eq!(kind(get.unwrap_err()), ProblemKind::NotFound);
+    let get = running.client.get::<Status>("/v1/queue/list").await;
+    assert_eq!(kind(get.unwrap_err()), ProblemKind::BadRequest);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_counted_and_can_be_read_back() {
+    let running = Running::start().await;
+    let first = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    running.queue_message("b@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let hold =
+        ChangeRequest { filter: by_id(first), reason: Some("odd".to_owned()), ..ChangeRequest::default() };
+    let held = running.change("hold", &hold).await.unwrap();
+    assert_eq!((held.change.matched, held.change.changed), (1, 1));
+    let list = running.list(Filter { state: Some("held".to_owned()), ..Filter::default() }).await;
+    assert_eq!(list.messages[0].held.as_deref(), Some("odd"));
+    let release = ChangeRequest { filter: by_id(first), ..ChangeRequest::default() };
+    assert_eq!(running.change("release", &release).await.unwrap().change.changed, 1);
+    assert!(
+        running
+            .list(Filter { state: Some("held".to_owned()), ..Filter::default() })
+            .await
+            .messages
+            .is_empty()
+    );
+    let drop =
+        ChangeRequest { filter: by_id(first), reason: Some("spam".to_owned()), ..ChangeRequest::default() };
+    assert_eq!(running.change("drop", &drop).await.unwrap().change.changed, 1);
+    assert_eq!(running.list(Filter::default()).await.messages.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_needs_a_filter_and_stays_below_its_fuse() {
+    let running = Running::start().await;
+    for _ in 0..3 {
+        running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    }
+    let everything = ChangeRequest::default();
+    assert_eq!(refusal(running.change("hold", &everything).await), ProblemKind::TooMany);
+    let filter = Filter { sender: Some("a@client.test".to_owned()), ..Filter::default() };
+    let two = ChangeRequest { filter: filter.clone(), max: Some(2), ..ChangeRequest::default() };
+    assert_eq!(refusal(running.change("hold", &two).await), ProblemKind::TooMany);
+    let dry = ChangeRequest { filter, dry_run: true, ..ChangeRequest::default() };
+    let dry = running.change("hold", &dry).await.unwrap();
+    assert_eq!((dry.dry_run, dry.change.matched, dry.change.changed), (true, 3, 0));
+    assert!(
+        running
+            .list(Filter { state: Some("held".to_owned()), ..Filter::default() })
+            .await
+            .messages
+            .is_empty()
+    );
+    let all = ChangeRequest { all: true, max: Some(2), ..ChangeRequest::default() };
+    assert_eq!(running.change("hold", &all).await.unwrap().change.changed, 3);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_taken_back_needs_a_reason_of_one_line() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let with = |reason: Option<&str>| ChangeRequest {
+        filter: by_id(id),
+        reason: reason.map(str::to_owned),
+        ..ChangeRequest::default()
+    };
+    for verb in ["fail", "drop"] {
+        for reason in [None, Some("  "), Some("a\r\nBcc: x@y.test")] {
+            assert_eq!(refusal(running.change(verb, &with(reason)).await), ProblemKind::BadRequest);
+        }
+    }
+    assert_eq!(running.list(Filter::default()).await.messages.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_large_message_are_streamed() {
+    let running = Running::start().await;
+    let body = "A line of the body.\r\n\r\n".repeat(50_000);
+    let message = format!("Subject: large\r\n\r\n{body}");
+    let id = running.queue_message("a@client.test", "bob@adatum.test", message.as_bytes()).await;
+    let header = "Received: by mail.proseware.test\r\nSubject: large\r\n\r\n";
+    for (part, expected) in
+        [("headers", header.to_owned()), ("body", body.clone()), ("raw", format!("{header}{body}"))]
+    {
+        let mut text = Vec::new();
+        let path = format!("/v1/queue/cat?id={id}&part={part}");
+        running
+            .client
+            .stream(&path, |piece| {
+                text.extend_from_slice(piece);
+                Ok(())
+            })
+            .await
+            .unwrap();
+        assert!(text == expected.as_bytes(), "{part}: {} octets, expected {}", text.len(), expected.len());
+    }
+    let wrong = running.client.stream(&format!("/v1/queue/cat?id={id}&part=x"), |_| Ok(())).await;
+    assert!(matches!(wrong, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::BadRequest));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_ends_with_the_reply_or_the_route() {
+    let running = Running::start().await;
+    let request = |to: &str| ExplainRequest {
+        client: "198.51.100.9".parse().unwrap(),
+        listener: None,
+        helo: None,
+        tls: false,
+        user: None,
+        from: "a@client.test".to_owned(),
+        to: to.to_owned(),
+        message: None,
+    };
+    let refused: Explanation =
+        running.client.post("/v1/policy/explain", &request("bob@adatum.test")).await.unwrap();
+    let last = refused.stages.last().unwrap();
+    assert_eq!(last.reply.as_deref(), Some("said because of relay-not-permitted"));
+    assert!(refused.deliveries.is_empty());
+    let accepted: Explanation =
+        running.client.post("/v1/policy/explain", &request("alice@proseware.test")).await.unwrap();
+    assert_eq!(accepted.deliveries[0].route.as_deref(), Some("mx proseware.test"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_found_by_its_reference() {
+    let running = Running::start().await;
+    let recipient = ForwardPath::parse("bob@adatum.test").unwrap();
+    let question = Question {
+        listener: ListenerKind::Mx,
+        client: "198.51.100.9".parse().unwrap(),
+        local: None,
+        tls: true,
+        certificate: None,
+        login: None,
+        helo: Some("client.test"),
+        reverse_path: &ReversePath::Null,
+        stage: Stage::Rcpt(&recipient),
+    };
+    let decision = decide(&question, &running.shared.policy.load());
+    let reference = running.shared.records.keep(&question, &decision, SystemTime::now());
+    let refusal: Refusal = running.client.get(&format!("/v1/explain/{reference}")).await.unwrap();
+    assert_eq!(refusal.recipient.as_deref(), Some("bob@adatum.test"));
+    assert_eq!((refusal.decision.reason.kind.as_str(), refusal.tls), ("relay-not-permitted", true));
+    assert!(!refusal.decision.remedies.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_fails_says_why() {
+    let running = Running::start().await;
+    let error = running.client.post::<Reloaded>("/v1/reload", &serde_json::json!({})).await.unwrap_err();
+    let ClientError::Refused(problem) = error else { panic!("{error}") };
+    assert_eq!(problem.kind, ProblemKind::ReloadFailed);
+    assert!(problem.error.contains("hostnam"), "{}", problem.error);
+    running.stop().await;
+}
+
+async fn tcp_get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_reads_metrics_and_health_and_nothing_else() {
+    let running = Running::start().await;
+    let up = prometheus::IntGauge::new("postern_test", "A test").unwrap();
+    running.shared.registry.register(Box::new(up)).unwrap();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let direct = metrics::serve(any, running.shared.clone(), running.stop.clone(), &running.tasks).unwrap();
+    let proxied = metrics::proxy(any, running.client.clone(), running.stop.clone(), &running.tasks).unwrap();
+    for address in [direct, proxied] {
+        let page = tcp_get(address, "/metrics").await;
+        assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("\npostern_test 0\n"), "{page}");
+        assert!(page.contains("content-type: text/plain; version=0.0.4"), "{page}");
+        let page = tcp_get(address, "/healthz").await;
+        assert!(
+            page.starts_with("HTTP/1.1 200 OK") && page.ends_with(r#"{"version":1,"ok":true,"reasons":[]}"#),
+            "{page}"
+        );
+        assert!(tcp_get(address, "/v1/status").await.starts_with("HTTP/1.1 404"));
+    }
+    let health: Health = running.client.get("/healthz").await.unwrap();
+    assert!(health.ok);
+    running.stop().await;
+}
+
+/// A small generator, so that a run that fails can be repeated.
+struct Octets(u64);
+
+impl Octets {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_octets_stop_the_server() {
+    let running = Running::start().await;
+    let mut octets = Octets(0x5EED);
+    let sound = b"POST /v1/queue/list HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\nConnection: close\r\n\r\n{\"limit\":  10 }";
+    for round in 0..300 {
+        let mut request = match round % 3 {
+            0 => octets.take(200),
+            _ => sound.to_vec(),
+        };
+        if round % 3 == 1 {
+            let at = octets.next() as usize % request.len();
+            request[at] = octets.next() as u8;
+        }
+        if round % 3 == 2 {
+            request.truncate(octets.next() as usize % request.len());
+        }
+        let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // How it answers is its own affair; that it lets go of the connection is not.
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    }
+    assert!(running.is_alive().await);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_wrong_or_too_long_are_answered_with_a_problem() {
+    let running = Running::start().await;
+    let long = format!("{{\"id\": \"{}\"}}", "x".repeat(2 * 1024 * 1024));
+    let nested = "[".repeat(100_000);
+    for (body, status) in [
+        ("{", "400"),
+        ("{\"filter\": {\"colour\": \"red\"}}", "400"),
+        ("[1, 2]", "400"),
+        (nested.as_str(), "400"),
+        (long.as_str(), "413"),
+    ] {
+        let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+        let head = format!(
+            "POST /v1/queue/list HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(body.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("\"version\":1") && answer.contains("\"error\""), "{answer}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let running = Running::start().await;
+    let mode = std::fs::metadata(running.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let again =
+        |path: &Path| server::serve(path, running.shared.clone(), running.stop.clone(), &running.tasks);
+    assert!(matches!(again(&running.socket()), Err(ServeError::InUse(_))));
+    assert!(running.is_alive().await);
+    let stale = running.folder.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    again(&stale).unwrap();
+    assert!(Client::new(&stale).get::<Status>("/v1/status").await.is_ok());
+    let file = running.folder.path().join("a-file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(matches!(again(&file), Err(ServeError::NotASocket(_))));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_removes_the_socket_and_does_not_wait_for_idle_clients() {
+    let running = Running::start().await;
+    let socket = running.socket();
+    let mut idle = UnixStream::connect(&socket).await.unwrap();
+    idle.write_all(b"GET /v1/status HTTP/1.1\r\n").await.unwrap();
+    assert!(running.is_alive().await);
+    let client = running.client.clone();
+    let folder = {
+        running.stop.cancel();
+        running.tasks.close();
+        tokio::time::timeout(PATIENCE, running.tasks.wait()).await.unwrap();
+        running.folder
+    };
+    assert!(!socket.exists() && folder.path().exists());
+    let error = client.get::<Status>("/v1/status").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+}
+
+/// Set for the process that [`others_are_denied`] starts.
+const PROBE: &str = "POSTERN_TEST_PROBE_SOCKET";
+
+/// Only root can become somebody else, so only root can run this test to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_denied() {
+    if let Ok(socket) = std::env::var(PROBE) {
+        let error = Client::new(socket).get::<Status>("/v1/status").await.unwrap_err();
+        assert!(matches!(error, ClientError::Denied { .. }), "{error}");
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let running = Running::start().await;
+    // Wide open on purpose: the peer's credentials must be enough.
+    for (path, mode) in [(running.folder.path().to_owned(), 0o755), (running.socket(), 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // A copy, because the directory of the build may be closed to others.
+    let program = running.folder.path().join("probe");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let socket = running.socket();
+    let probe = tokio::task::spawn_blocking(move || {
+        let mut command = Command::new(program);
+        command.args(["--exact", "others_are_denied", "--nocapture"]).env(PROBE, socket).current_dir("/");
+        command.uid(65534).gid(65534).output().unwrap()
+    });
+    let output = probe.await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    running.stop().await;
+}

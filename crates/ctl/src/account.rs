@@ -1,0 +1,542 @@
+//! `account`: edits the file of logins, keeping its comments and its owner.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+use nix::unistd::{Uid, User};
+use postern_admin::ClientError;
+use postern_admin::api::Reloaded;
+use postern_config::account::SendAs;
+use postern_config::{Account, Config};
+use postern_policy::accounts::hash_password;
+use postern_smtp::Domain;
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+
+use crate::Session;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Look};
+use crate::password;
+
+/// The mode of a new file: hashes are for root and the daemon's group.
+const MODE: u32 = 0o640;
+
+const EXAMPLES: &str = "\
+Examples:
+  posternctl account add alice@proseware.test
+  posternctl account add printer --send-as scan@proseware.test --generate
+  echo \"$PASSWORD\" | posternctl account add bob@proseware.test --domain proseware.test --password-stdin";
+
+/// What can be done with logins.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Add a login.
+    #[command(after_help = EXAMPLES)]
+    Add(AddOptions),
+    /// List the logins, without their passwords.
+    List,
+    /// Remove a login.
+    Remove {
+        /// Its name, in any case.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// A new login.
+#[derive(Debug, Args)]
+pub struct AddOptions {
+    /// What the client logs in with. An address is usual; it is then one that the login may send as.
+    #[arg(value_name = "NAME", value_parser = account_name)]
+    name: String,
+    /// Which senders the login may use.
+    #[arg(long, value_enum, default_value_t)]
+    permission: Permission,
+    /// A domain whose every address the login may send as; may be given several times.
+    #[arg(long = "domain", value_name = "DOMAIN")]
+    domains: Vec<Domain>,
+    /// A further address, or `@domain`, that the login may send as; may be given several times.
+    #[arg(long = "send-as", value_name = "ADDRESS", value_parser = send_as)]
+    send_as: Vec<String>,
+    /// Read the password from the first line of standard input.
+    #[arg(long, conflicts_with = "generate")]
+    password_stdin: bool,
+    /// Make a password and print it.
+    #[arg(long)]
+    generate: bool,
+}
+
+/// Which senders a login may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Permission {
+    /// Its own name, and what --domain and --send-as say.
+    #[default]
+    Listed,
+    /// Any address of a [[domain]] of this server.
+    Local,
+    /// Any address at all.
+    Any,
+}
+
+impl Permission {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Listed => "listed",
+            Self::Local => "local",
+            Self::Any => "any",
+        }
+    }
+}
+
+fn account_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("a name without blanks, such as alice@proseware.test".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn send_as(text: &str) -> Result<String, String> {
+    SendAs::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+impl Verb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
+        let config = crate::config::load(&session.global.config)?.config;
+        match self {
+            Self::Add(options) => add(session, &config, &options).await,
+            Self::List => list(session, &config.accounts),
+            Self::Remove { name } => remove(session, &config, &name).await,
+        }
+    }
+}
+
+/// What `add` and `remove` did.
+#[derive(Debug, Serialize)]
+struct Edited {
+    /// The login.
+    account: String,
+    /// The password that was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+    /// The file.
+    file: PathBuf,
+    /// Whether the running daemon knows of it now.
+    reloaded: bool,
+}
+
+async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
+    let (password, made) = new_password(options)?;
+    password::check(&password, &options.name).map_err(Failure::Usage)?;
+    let hash =
+        hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?;
+    let file = AccountsFile::open(config)?;
+    file.edit(|document| insert(document, options, &hash))?;
+    let edited = Edited {
+        account: options.name.clone(),
+        password: made.then_some(password),
+        file: file.path,
+        reloaded: reload(session).await?,
+    };
+    session.out.answer(&edited, |edited, _| edited_text("added", edited))?;
+    Ok(Exit::Done)
+}
+
+/// The password, and whether it was made here.
+fn new_password(options: &AddOptions) -> Result<(String, bool), Failure> {
+    if options.generate {
+        return Ok((password::generate(), true));
+    }
+    if options.password_stdin {
+        return Ok((password::from_stdin()?, false));
+    }
+    let Some(mut terminal) = password::Terminal::open() else {
+        let usage = "no terminal to ask on for the password: give --password-stdin or --generate";
+        return Err(Failure::Usage(usage.to_owned()));
+    };
+    Ok(terminal.ask_new()?.map_or_else(|| (password::generate(), true), |password| (password, false)))
+}
+
+async fn remove(session: &mut Session, config: &Config, name: &str) -> Result<Exit, Failure> {
+    let file = AccountsFile::open(config)?;
+    file.edit(|document| take_out(document, name))?;
+    let edited = Edited {
+        account: name.to_owned(),
+        password: None,
+        file: file.path,
+        reloaded: reload(session).await?,
+    };
+    session.out.answer(&edited, |edited, _| edited_text("removed", edited))?;
+    Ok(Exit::Done)
+}
+
+fn edited_text(verb: &str, edited: &Edited) -> String {
+    let mut text = format!("{verb} {} in {}\n", output::clean(&edited.account), edited.file.display());
+    if let Some(password) = &edited.password {
+        let _ = writeln!(text, "password: {password}");
+    }
+    text
+}
+
+/// Tells a running daemon. That none runs is no failure: it will read the file when it starts.
+async fn reload(session: &Session) -> Result<bool, Failure> {
+    let reloaded = session.client().post::<Reloaded>("/v1/reload", &serde_json::json!({})).await;
+    match reloaded {
+        Ok(_) => {
+            session.note("the daemon has reloaded");
+            Ok(true)
+        }
+        Err(ClientError::Unreachable { socket, .. }) => {
+            session
+                .note(&format!("no daemon at {}: the change counts from its next start", socket.display()));
+            Ok(false)
+        }
+        Err(error) => {
+            let context = "the file is changed, but the daemon has not taken it over";
+            Err(Failure::Other(anyhow::Error::from(error).context(context)))
+        }
+    }
+}
+
+/// A login without its password.
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    permission: &'static str,
+    domains: Vec<&'a str>,
+    send_as: &'a [String],
+    enabled: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Accounts<'a> {
+    accounts: Vec<Listed<'a>>,
+}
+
+fn list(session: &mut Session, accounts: &[Account]) -> Result<Exit, Failure> {
+    session.out.answer(&listed(accounts), list_text)?;
+    Ok(Exit::Done)
+}
+
+fn listed(accounts: &[Account]) -> Accounts<'_> {
+    let listed = accounts.iter().map(|account| Listed {
+        name: &account.name,
+        permission: match account.permission {
+            postern_config::Permission::Listed => "listed",
+            postern_config::Permission::Local => "local",
+            postern_config::Permission::Any => "any",
+        },
+        domains: account.domains.iter().map(|domain| domain.0.as_str()).collect(),
+        send_as: &account.send_as,
+        enabled: account.enabled,
+    });
+    Accounts { accounts: listed.collect() }
+}
+
+fn list_text(accounts: &Accounts<'_>, look: Look) -> String {
+    if accounts.accounts.is_empty() {
+        return String::new();
+    }
+    let rows = accounts.accounts.iter().map(|account| {
+        let domains = account.domains.iter().map(|domain| format!("@{domain}"));
+        let senders: Vec<String> = domains.chain(account.send_as.iter().cloned()).collect();
+        let senders = if senders.is_empty() { "-".to_owned() } else { senders.join(" ") };
+        let enabled = if account.enabled { "yes" } else { "no" };
+        vec![account.name.to_owned(), enabled.to_owned(), account.permission.to_owned(), senders]
+    });
+    output::table(&["NAME", "ENABLED", "PERMISSION", "SENDS ALSO AS"], rows, look)
+}
+
+/// The file of logins, for one edit at a time.
+struct AccountsFile {
+    path: PathBuf,
+    /// Locked as long as this value lives, so that two edits cannot undo each other.
+    folder: File,
+    /// Who should own a new file.
+    daemon: Option<User>,
+}
+
+impl AccountsFile {
+    fn open(config: &Config) -> Result<Self, Failure> {
+        // Through links, so that renaming over it replaces the file and not the link.
+        let path = fs::canonicalize(&config.auth.accounts).unwrap_or_else(|_| config.auth.accounts.clone());
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let folder = File::open(parent).with_context(|| format!("opening {}", parent.display()))?;
+        flock(&folder, FlockOperation::LockExclusive).context("waiting for another edit to end")?;
+        let daemon = User::from_name(config.user.as_deref().unwrap_or("postern")).unwrap_or_default();
+        Ok(Self { path, folder, daemon })
+    }
+
+    /// Changes the file in one step: whoever reads it meanwhile, or after a crash, sees the old or the new one. What the
+    /// daemon would not load is not put in place.
+    fn edit(&self, change: impl FnOnce(&mut DocumentMut) -> Result<(), Failure>) -> Result<(), Failure> {
+        let before = match fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("reading {}", self.path.display()))?,
+        };
+        let mut document: DocumentMut =
+            before.parse().with_context(|| format!("reading {}", self.path.display()))?;
+        change(&mut document)?;
+        let new = self.write_beside(&document.to_string())?;
+        let replaced = self.replace_with(&new);
+        if replaced.is_err() {
+            // What is left of a failed edit is of no use; the failure itself is what counts.
+            let _ = fs::remove_file(&new);
+        }
+        replaced
+    }
+
+    fn replace_with(&self, new: &Path) -> Result<(), Failure> {
+        postern_config::load_accounts(new).map_err(|error| {
+            Failure::Finding(format!("the file would not load, so it is left as it was\n{error}"))
+        })?;
+        fs::rename(new, &self.path).with_context(|| format!("replacing {}", self.path.display()))?;
+        self.folder.sync_all().context("syncing the directory")?;
+        Ok(())
+    }
+
+    fn write_beside(&self, text: &str) -> anyhow::Result<PathBuf> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let new = self.path.with_file_name(name);
+        let context = || format!("writing {}", new.display());
+        let mut file =
+            File::options().write(true).create_new(true).mode(0o600).open(&new).with_context(context)?;
+        self.own_like_before(&file).with_context(context)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(context)?;
+        Ok(new)
+    }
+
+    /// Mode and owner of the file it replaces; a new one is root's, and readable for the daemon's group.
+    fn own_like_before(&self, file: &File) -> std::io::Result<()> {
+        let root = Uid::effective().is_root();
+        match fs::metadata(&self.path) {
+            Ok(before) => {
+                if root {
+                    fchown(file, Some(before.uid()), Some(before.gid()))?;
+                }
+                file.set_permissions(fs::Permissions::from_mode(before.mode() & 0o7777))
+            }
+            Err(_) => {
+                if let Some(daemon) = self.daemon.as_ref().filter(|_| root) {
+                    fchown(file, None, Some(daemon.gid.as_raw()))?;
+                }
+                file.set_permissions(fs::Permissions::from_mode(MODE))
+            }
+        }
+    }
+}
+
+fn fold(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
+fn entries(document: &mut DocumentMut) -> Result<&mut ArrayOfTables, Failure> {
+    let item = document.entry("account").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+    item.as_array_of_tables_mut().ok_or_else(|| {
+        Failure::Finding("the logins are not written as [[account]] tables; edit the file by hand".to_owned())
+    })
+}
+
+fn position(entries: &ArrayOfTables, name: &str) -> Option<usize> {
+    let is_it = |table: &Table| {
+        table.get("name").and_then(Item::as_str).is_some_and(|known| fold(known) == fold(name))
+    };
+    entries.iter().position(is_it)
+}
+
+fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Result<(), Failure> {
+    // A file of comments only has them at its end; they are a heading, so the entry goes below them.
+    let heading = match document.contains_key("account") {
+        true => String::new(),
+        false => document.trailing().as_str().unwrap_or_default().to_owned(),
+    };
+    if !heading.is_empty() {
+        document.set_trailing("");
+    }
+    let entries = entries(document)?;
+    if position(entries, &options.name).is_some() {
+        return Err(Failure::Finding(format!("there is an account {:?} already", options.name)));
+    }
+    let mut table = Table::new();
+    let gap = if entries.is_empty() && heading.is_empty() { "" } else { "\n" };
+    table.decor_mut().set_prefix(format!("{heading}{gap}"));
+    table.insert("name", value(&options.name));
+    table.insert("password", value(hash));
+    if options.permission != Permission::Listed {
+        table.insert("permission", value(options.permission.as_str()));
+    }
+    if !options.domains.is_empty() {
+        table.insert("domains", value(options.domains.iter().map(Domain::as_str).collect::<Array>()));
+    }
+    if !options.send_as.is_empty() {
+        table.insert("send_as", value(options.send_as.iter().map(String::as_str).collect::<Array>()));
+    }
+    entries.push(table);
+    Ok(())
+}
+
+fn take_out(document: &mut DocumentMut, name: &str) -> Result<(), Failure> {
+    let unknown = || Failure::Finding(format!("there is no account {name:?}: see `posternctl account list`"));
+    let entries = entries(document)?;
+    let at = position(entries, name).ok_or_else(unknown)?;
+    let comments = above(&entries.remove(at));
+    // A comment right above an entry is about it and goes with it; what an empty line sets apart stays.
+    let kept =
+        comments.rfind("\n\n").map(|end| comments[..=end].to_owned()).filter(|text| !text.trim().is_empty());
+    let Some(kept) = kept else { return Ok(()) };
+    if let Some(next) = entries.get_mut(at) {
+        let prefix = format!("{kept}{}", above(next));
+        next.decor_mut().set_prefix(prefix);
+        return Ok(());
+    }
+    let rest = document.trailing().as_str().unwrap_or_default().to_owned();
+    document.set_trailing(format!("{kept}{rest}"));
+    Ok(())
+}
+
+/// The comments and empty lines above an entry.
+fn above(table: &Table) -> String {
+    table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const FILE: &str = "\
+# Logins of proseware.test. Keep this line.
+
+# The boss.
+[[account]]
+name = \"Alice@proseware.test\"   # first login
+password = \"$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA\"
+
+[[account]]
+name = \"bob@proseware.test\"
+password = \"$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA\"
+permission = \"local\"
+domains = [\"adatum.test\"]
+send_as = [\"shared@proseware.test\"]
+";
+
+    fn options(name: &str) -> AddOptions {
+        AddOptions {
+            name: name.to_owned(),
+            permission: Permission::Local,
+            domains: vec![Domain::parse("adatum.test").unwrap()],
+            send_as: vec!["shared@proseware.test".to_owned()],
+            password_stdin: false,
+            generate: true,
+        }
+    }
+
+    fn config(folder: &Path) -> Config {
+        fs::write(folder.join("postern.toml"), "hostname = \"mail.proseware.test\"\n").unwrap();
+        crate::config::load(&folder.join("postern.toml")).unwrap().config
+    }
+
+    fn hash() -> String {
+        hash_password(b"a good password").unwrap()
+    }
+
+    #[test]
+    fn adding_keeps_comments_mode_and_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("accounts.toml");
+        fs::write(&path, FILE).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let file = AccountsFile::open(&config(folder.path())).unwrap();
+        file.edit(|document| insert(document, &options("carol"), &hash())).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(FILE), "{text}");
+        let added = &text[FILE.len()..];
+        assert!(added.starts_with("\n[[account]]\nname = \"carol\"\npassword = \"$argon2id$"), "{added}");
+        let rest =
+            "permission = \"local\"\ndomains = [\"adatum.test\"]\nsend_as = [\"shared@proseware.test\"]\n";
+        assert!(added.ends_with(rest), "{added}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+        // Only the configuration and the logins: nothing is left of the edit.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_new_file_is_not_for_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = AccountsFile::open(&config(folder.path())).unwrap();
+        file.edit(|document| insert(document, &options("carol"), &hash())).unwrap();
+        assert_eq!(fs::metadata(&file.path).unwrap().mode() & 0o777, MODE);
+        assert!(fs::read_to_string(&file.path).unwrap().starts_with("[[account]]\n"));
+    }
+
+    #[test]
+    fn a_heading_stays_in_front_of_the_first_entry() {
+        let mut document: DocumentMut = "# The logins.\n".parse().unwrap();
+        insert(&mut document, &options("carol"), "x").unwrap();
+        assert!(document.to_string().starts_with("# The logins.\n\n[[account]]\nname"), "{document}");
+    }
+
+    #[test]
+    fn a_duplicate_in_any_case_is_refused() {
+        let mut document: DocumentMut = FILE.parse().unwrap();
+        let failure = insert(&mut document, &options("ALICE@proseware.test"), "x").unwrap_err();
+        assert!(failure.text().unwrap().contains("already"));
+        assert_eq!(document.to_string(), FILE);
+    }
+
+    #[test]
+    fn what_would_not_load_is_not_put_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("accounts.toml");
+        let config = config(folder.path());
+        fs::write(&path, FILE).unwrap();
+        let file = AccountsFile::open(&config).unwrap();
+        let broken = file.edit(|document| {
+            document.insert("no_such_key", value(1));
+            Ok(())
+        });
+        assert!(matches!(broken, Err(Failure::Finding(_))), "{broken:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), FILE);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn removing_takes_the_comment_of_the_entry_and_keeps_the_heading() {
+        let mut document: DocumentMut = FILE.parse().unwrap();
+        take_out(&mut document, "alice@PROSEWARE.test").unwrap();
+        let text = document.to_string();
+        assert!(
+            text.starts_with("# Logins of proseware.test. Keep this line.\n\n[[account]]\nname = \"bob"),
+            "{text}"
+        );
+        take_out(&mut document, "bob@proseware.test").unwrap();
+        assert_eq!(document.to_string().trim(), "# Logins of proseware.test. Keep this line.");
+        assert!(take_out(&mut document, "bob@proseware.test").is_err());
+    }
+
+    #[test]
+    fn accounts_are_listed_without_their_hashes() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("accounts.toml"), FILE).unwrap();
+        let config = config(folder.path());
+        let expected = "\
+NAME                  ENABLED  PERMISSION  SENDS ALSO AS
+Alice@proseware.test  yes      listed      -
+bob@proseware.test    yes      local       @adatum.test shared@proseware.test
+";
+        assert_eq!(list_text(&listed(&config.accounts), Look::PLAIN), expected);
+        let json = output::json(&listed(&config.accounts)).unwrap();
+        let first = r#"{"version":1,"accounts":[{"name":"Alice@proseware.test","permission":"listed","domains":[],"send_as":[],"enabled":true},"#;
+        assert!(json.starts_with(first) && !json.contains("argon2"), "{json}");
+    }
+}

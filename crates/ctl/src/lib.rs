@@ -1,0 +1,228 @@
+//! posternctl: what an operator asks of the server and tells it to do.
+//!
+//! | noun | module |
+//! |---|---|
+//! | `status`, `reload` | [`status`] |
+//! | `queue` | [`queue`], its filters in [`filter`] |
+//! | `policy explain` | [`policy`] |
+//! | `explain` | [`explain`] |
+//! | `account` | [`account`], passwords in [`password`] |
+//! | `dkim` | [`dkim`] |
+//! | `metrics` | [`metrics`] |
+//! | `config check` | [`config`] |
+//!
+//! Most commands speak to the running daemon over its control socket; those that make keys or edit files work without
+//! it. What is printed with `--json` is versioned and only grows; text for people may change with any release. Exit codes
+//! are those of [`failure`].
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use postern_admin::Client;
+
+pub mod account;
+pub mod config;
+pub mod dkim;
+pub mod explain;
+pub mod failure;
+pub mod filter;
+pub mod metrics;
+pub mod output;
+pub mod password;
+pub mod policy;
+pub mod queue;
+pub mod status;
+
+use failure::{Exit, Failure};
+use output::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  posternctl status
+  posternctl queue list --state deferred --rcpt-domain adatum.test
+  posternctl queue drop --sender spammer@proseware.test --reason 'stolen password'
+  posternctl policy explain --client 198.51.100.9 --from a@client.test --to b@adatum.test
+  posternctl explain 4QX7-93KD
+  posternctl account add alice@proseware.test
+
+Exit codes:
+  0  done
+  1  a finding: refused, nothing matched, not well, the configuration is wrong
+  2  usage
+  3  partly done: some messages were skipped
+  4  the daemon does not answer
+  5  not allowed";
+
+/// Ask a Postern mail server what it does, and tell it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "posternctl", version, about, long_about = None, after_help = EXAMPLES, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The main configuration file: it names the control socket and the file of accounts.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/postern/postern.toml")]
+    pub config: PathBuf,
+    /// The control socket, if another than the configuration names.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON for programs: one object with its version. Human output may change with any release.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print without colours; NO_COLOR does the same.
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Show how the server is: listeners, queue, health, warnings.
+    Status,
+    /// Have the daemon read its configuration again. If that fails, the old one stays in force.
+    Reload,
+    /// See and change the messages that wait.
+    #[command(subcommand)]
+    Queue(queue::Verb),
+    /// Ask what the rules say.
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    /// Explain a refusal by the reference in its reply.
+    Explain(explain::Explain),
+    /// Edit the logins.
+    #[command(subcommand)]
+    Account(account::Verb),
+    /// Make keys that sign mail.
+    #[command(subcommand)]
+    Dkim(dkim::Verb),
+    /// Print the metrics of the daemon, or serve them.
+    Metrics(metrics::Metrics),
+    /// Check the configuration.
+    #[command(subcommand)]
+    Config(config::Verb),
+}
+
+/// One run of the program.
+pub struct Session {
+    /// The options of every command.
+    pub global: Global,
+    /// Where results go.
+    pub out: Output,
+    /// When the program was started; ages are counted to here.
+    pub now: SystemTime,
+}
+
+impl Session {
+    /// A client of the daemon.
+    pub fn client(&self) -> Client {
+        Client::new(self.socket())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.global.socket.clone().unwrap_or_else(|| config::control_socket(&self.global.config))
+    }
+
+    /// Says something to the person beside the result: on standard error, so that a pipe does not get it.
+    pub fn note(&self, text: &str) {
+        // If standard error is closed there is nobody left to tell.
+        let _ = std::io::stderr().write_all(format!("posternctl: {text}\n").as_bytes());
+    }
+}
+
+/// Runs the program with the arguments of a process.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // --help and --version come this way too; a closed terminal is no reason to fail.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let out = Output::stdout(&arguments.global);
+    let mut session = Session { global: arguments.global, out, now: SystemTime::now() };
+    let result = execute(arguments.noun, &mut session).and_then(|exit| {
+        session.out.flush()?;
+        Ok(exit)
+    });
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            if let Some(text) = failure.text() {
+                session.note(&text);
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+/// The command line, for the manual page.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match noun {
+            Noun::Status => status::status(session).await,
+            Noun::Reload => status::reload(session).await,
+            Noun::Queue(verb) => verb.run(session).await,
+            Noun::Policy(verb) => verb.run(session).await,
+            Noun::Explain(explain) => explain.run(session).await,
+            Noun::Account(verb) => verb.run(session).await,
+            Noun::Dkim(verb) => verb.run(session),
+            Noun::Metrics(metrics) => metrics.run(session).await,
+            Noun::Config(verb) => verb.run(session),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_is_documented() {
+        fn walk(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} says nothing", command.get_name());
+            for argument in command.get_arguments().filter(|a| !a.is_hide_set()) {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} says nothing",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&command());
+    }
+
+    #[test]
+    fn usage_errors_end_with_two() {
+        let run = |arguments: &[&str]| run(arguments.iter().map(OsString::from));
+        assert_eq!(run(&["posternctl", "queue", "list", "--state", "lost"]), ExitCode::from(2));
+        assert_eq!(run(&["posternctl", "queue", "hold"]), ExitCode::from(2));
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_ends_with_four() {
+        let arguments = ["posternctl", "--socket", "/nonexistent/control.sock", "status"];
+        assert_eq!(run(arguments.iter().map(OsString::from)), ExitCode::from(4));
+    }
+}

@@ -1,0 +1,317 @@
+//! `policy explain`: what would happen to this mail, and why?
+
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
+use postern_admin::api::{DecisionView, ExplainRequest, Explanation, ReasonView, StageView};
+use postern_admin::explain::{RulesOnly, explain};
+use postern_policy::Policy;
+
+use crate::Session;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Look};
+
+/// What a header may have; a longer one is refused by the server anyway.
+const MAX_HEADER: u64 = 512 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  posternctl policy explain --client 198.51.100.9 --from a@client.test --to bob@adatum.test
+  posternctl policy explain --client 198.51.100.9 --listener submission --tls --user alice@proseware.test \\
+      --from alice@proseware.test --to bob@adatum.test --message draft.eml
+  posternctl policy explain --offline --config new.toml --client 192.0.2.7 --from '' --to postmaster
+
+Ends with 0 if the mail would be accepted, with 1 if not.";
+
+/// What can be asked of the rules.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Play a transaction through without sending anything: every rule looked at, the verdict, the reply, the route.
+    #[command(after_help = EXAMPLES)]
+    Explain(ExplainOptions),
+}
+
+/// A transaction that does not happen.
+#[derive(Debug, Args)]
+pub struct ExplainOptions {
+    /// The client's address.
+    #[arg(long, value_name = "IP")]
+    client: IpAddr,
+    /// Where it connects to.
+    #[arg(long, default_value = "mx", value_parser = PossibleValuesParser::new(["mx", "submission", "submissions"]))]
+    listener: String,
+    /// The name it says in EHLO.
+    #[arg(long, value_name = "NAME")]
+    helo: Option<String>,
+    /// The session is under TLS.
+    #[arg(long)]
+    tls: bool,
+    /// The login it has made; no password is needed here.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// MAIL FROM; '' or '<>' is the null sender.
+    #[arg(long, value_name = "ADDRESS")]
+    from: String,
+    /// RCPT TO.
+    #[arg(long, value_name = "ADDRESS")]
+    to: String,
+    /// A message: the senders in its header are asked about too.
+    #[arg(long, value_name = "FILE")]
+    message: Option<PathBuf>,
+    /// Ask the rules of the configuration file, not the running daemon: replies and routes are not known then.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Verb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
+        let Self::Explain(options) = self;
+        let message = options.message.as_deref().map(read_header).transpose()?;
+        let request = ExplainRequest {
+            client: options.client,
+            listener: Some(options.listener),
+            helo: options.helo,
+            tls: options.tls,
+            user: options.user,
+            from: options.from,
+            to: options.to,
+            message,
+        };
+        let explanation = match options.offline {
+            true => ask_file(&session.global.config, &request)?,
+            false => session.client().post("/v1/policy/explain", &request).await?,
+        };
+        session.out.answer(&explanation, |explanation, look| text(&request, explanation, look))?;
+        Ok(exit(&explanation))
+    }
+}
+
+fn ask_file(path: &Path, request: &ExplainRequest) -> Result<Explanation, Failure> {
+    let loaded = crate::config::load(path)?;
+    let policy = Policy::new(&loaded.config);
+    explain(request, &policy, &RulesOnly).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// The header of a message file. Octets that are no UTF-8 are replaced: no rule looks at them.
+fn read_header(path: &Path) -> Result<String, Failure> {
+    let mut octets = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_HEADER).read_to_end(&mut octets));
+    read.with_context(|| format!("reading the message {}", path.display()))?;
+    let text = String::from_utf8_lossy(&octets).replace("\r\n", "\n");
+    let header = text.split_once("\n\n").map_or(text.as_str(), |(header, _)| header);
+    Ok(format!("{header}\n\n"))
+}
+
+fn exit(explanation: &Explanation) -> Exit {
+    match explanation.stages.iter().all(|stage| matches!(stage.decision.verdict.as_str(), "accept" | "hold"))
+    {
+        true => Exit::Done,
+        false => Exit::Finding,
+    }
+}
+
+fn text(request: &ExplainRequest, explanation: &Explanation, look: Look) -> String {
+    let mut text = String::new();
+    for stage in &explanation.stages {
+        let _ = writeln!(text, "{}", output::clean(&command(request, stage)));
+        text += &decision_text(&stage.decision, look);
+        if let Some(reply) = &stage.reply {
+            let _ = writeln!(text, "  reply: {}", output::clean(reply));
+        }
+        text.push('\n');
+    }
+    if explanation.deliveries.is_empty() {
+        text += "The mail would not be accepted.\n";
+        return text;
+    }
+    text += "The mail would be accepted, for\n";
+    let rows = explanation.deliveries.iter().map(|delivery| {
+        let route = delivery.route.as_ref().map(|route| format!("by {route}"));
+        (
+            delivery.recipient.as_str(),
+            Some(route.unwrap_or_else(|| "(ask the running daemon for the route)".to_owned())),
+        )
+    });
+    text + &output::pairs("  ", rows)
+}
+
+/// The command of the client that a stage is about.
+fn command(request: &ExplainRequest, stage: &StageView) -> String {
+    let bare = |address: &str| address.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
+    match stage.stage.as_str() {
+        "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
+        "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
+        _ => "DATA (the senders in the header)".to_owned(),
+    }
+}
+
+/// The rules looked at, the verdict and what would have allowed it.
+pub(crate) fn decision_text(decision: &DecisionView, look: Look) -> String {
+    let width = decision.rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for rule in &decision.rules {
+        let answer = if rule.matched { "yes" } else { "no" };
+        // Padded by hand: a colour is not part of the width.
+        let padding = " ".repeat(3 - answer.len());
+        let _ = writeln!(
+            text,
+            "  {}{padding}  {:width$}  {}",
+            look.paint(answer),
+            rule.rule,
+            output::clean(&rule.fact)
+        );
+    }
+    let _ = writeln!(text, "  {}: {}", look.paint(&decision.verdict), reason_text(&decision.reason));
+    if !decision.remedies.is_empty() {
+        text += "  what would allow it:\n";
+    }
+    for remedy in &decision.remedies {
+        let _ = writeln!(text, "    - {}", output::clean(remedy));
+    }
+    text
+}
+
+fn reason_text(reason: &ReasonView) -> String {
+    let facts: Vec<String> = reason.facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    match facts.is_empty() {
+        true => reason.kind.clone(),
+        false => output::clean(&format!("{} ({})", reason.kind, facts.join(", "))).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::collections::BTreeMap;
+
+    use postern_admin::api::{Delivery, Rule};
+
+    use super::*;
+
+    fn request() -> ExplainRequest {
+        ExplainRequest {
+            client: "198.51.100.9".parse().unwrap(),
+            listener: None,
+            helo: None,
+            tls: false,
+            user: None,
+            from: "<a@client.test>".to_owned(),
+            to: "bob@adatum.test".to_owned(),
+            message: None,
+        }
+    }
+
+    fn stage(
+        stage: &str,
+        verdict: &str,
+        kind: &str,
+        facts: &[(&str, &str)],
+        rules: &[(&str, bool, &str)],
+    ) -> StageView {
+        let own = |text: &str| text.to_owned();
+        StageView {
+            stage: own(stage),
+            decision: DecisionView {
+                verdict: own(verdict),
+                reason: ReasonView {
+                    kind: own(kind),
+                    facts: facts.iter().map(|(k, v)| (own(k), own(v))).collect::<BTreeMap<_, _>>(),
+                },
+                rules: rules
+                    .iter()
+                    .map(|(rule, matched, fact)| Rule { rule: own(rule), matched: *matched, fact: own(fact) })
+                    .collect(),
+                remedies: Vec::new(),
+            },
+            reply: None,
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_the_rules_the_reply_and_the_remedies() {
+        let mail = stage(
+            "mail",
+            "accept",
+            "sender-allowed",
+            &[],
+            &[("sender of login", false, "nobody is logged in")],
+        );
+        let rules = [("local recipient", false, "not local"), ("login", false, "not logged in")];
+        let mut rcpt = stage("rcpt", "reject", "relay-not-permitted", &[], &rules);
+        rcpt.reply = Some("550 5.7.1 <bob@adatum.test>: relay not permitted".to_owned());
+        rcpt.decision.remedies = vec!["log in".to_owned(), "trust the client".to_owned()];
+        let explanation = Explanation { stages: vec![mail, rcpt], deliveries: Vec::new() };
+        let expected = "\
+MAIL FROM:<a@client.test>
+  no   sender of login  nobody is logged in
+  accept: sender-allowed
+
+RCPT TO:<bob@adatum.test>
+  no   local recipient  not local
+  no   login            not logged in
+  reject: relay-not-permitted
+  what would allow it:
+    - log in
+    - trust the client
+  reply: 550 5.7.1 <bob@adatum.test>: relay not permitted
+
+The mail would not be accepted.
+";
+        assert_eq!(text(&request(), &explanation, Look::PLAIN), expected);
+        assert_eq!(exit(&explanation), Exit::Finding);
+    }
+
+    #[test]
+    fn an_acceptance_shows_the_reason_with_its_facts_and_the_routes() {
+        let facts = [("label", "office")];
+        let rules = [("trusted network", true, "198.51.100.9 is in 198.51.100.0/24 (office)")];
+        let rcpt = stage("rcpt", "accept", "trusted-network", &facts, &rules);
+        let deliveries = vec![
+            Delivery { recipient: "bob@adatum.test".to_owned(), route: Some("mx adatum.test".to_owned()) },
+            Delivery { recipient: "alice@proseware.test".to_owned(), route: None },
+        ];
+        let explanation = Explanation { stages: vec![rcpt], deliveries };
+        let expected = "\
+RCPT TO:<bob@adatum.test>
+  yes  trusted network  198.51.100.9 is in 198.51.100.0/24 (office)
+  accept: trusted-network (label office)
+
+The mail would be accepted, for
+  bob@adatum.test       by mx adatum.test
+  alice@proseware.test  (ask the running daemon for the route)
+";
+        assert_eq!(text(&request(), &explanation, Look::PLAIN), expected);
+        assert_eq!(exit(&explanation), Exit::Done);
+    }
+
+    #[test]
+    fn explanation_for_programs() {
+        let facts = [("label", "office")];
+        let rcpt = stage("rcpt", "accept", "trusted-network", &facts, &[("trusted network", true, "x")]);
+        let explanation = Explanation { stages: vec![rcpt], deliveries: Vec::new() };
+        let expected = concat!(
+            r#"{"version":1,"stages":[{"stage":"rcpt","verdict":"accept","#,
+            r#""reason":{"kind":"trusted-network","label":"office"},"#,
+            r#""rules":[{"rule":"trusted network","matched":true,"fact":"x"}],"remedies":[]}],"deliveries":[]}"#
+        );
+        assert_eq!(output::json(&explanation).unwrap(), expected);
+    }
+
+    #[test]
+    fn only_the_header_of_a_message_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.eml");
+        std::fs::write(&file, b"From: \xff <a@b.test>\r\nSubject: x\r\n\r\nFrom: c@d.test\r\n").unwrap();
+        assert_eq!(read_header(&file).unwrap(), "From: \u{fffd} <a@b.test>\nSubject: x\n\n");
+    }
+}

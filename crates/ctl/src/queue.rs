@@ -1,0 +1,598 @@
+//! `queue`: see and change the messages that wait.
+
+use std::fmt::Write;
+use std::io::{BufRead, IsTerminal};
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::{Args, Subcommand};
+use postern_admin::api::{
+    ChangeRequest, Changed, CountRequest, Counts, DEFAULT_LIMIT, Filter, GroupBy, List, ListRequest,
+    MessageView, Part, RecipientView, ShowRequest, Shown, Sort,
+};
+use serde::Serialize;
+
+use crate::Session;
+use crate::failure::{Exit, Failure};
+use crate::filter::{self, FilterOptions};
+use crate::output::{self, Look};
+
+const FILTER_EXAMPLES: &str = "\
+Examples:
+  posternctl queue hold 0BZ3K7QW2M4XA
+  posternctl queue retry --rcpt-domain adatum.test --code 4.7. --spread 10m
+  posternctl queue fail --sender @proseware.test --older 2d --reason 'address list was wrong'
+  posternctl queue list --dsn --json | jq -r '.messages[].id' | posternctl queue drop --id - --reason backscatter --yes";
+
+/// What can be done with the queue.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List messages, oldest first.
+    #[command(after_help = FILTER_EXAMPLES)]
+    List(ListOptions),
+    /// Count messages: one number, or one for each group.
+    Count(CountOptions),
+    /// Show all that is known of a message.
+    Show(Message),
+    /// Print the content of a message.
+    Cat(CatOptions),
+    /// Keep messages back until they are released. They still expire; a restart changes nothing.
+    #[command(after_help = FILTER_EXAMPLES)]
+    Hold(ReasonedChange),
+    /// End a hold: the messages are due at once.
+    Release(PlainChange),
+    /// Try messages again before their time.
+    Retry(RetryChange),
+    /// End messages; the sender gets a report with the reason.
+    #[command(after_help = FILTER_EXAMPLES)]
+    Fail(FinalChange),
+    /// Remove messages without telling anybody.
+    #[command(after_help = FILTER_EXAMPLES)]
+    Drop(FinalChange),
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub struct ListOptions {
+    #[command(flatten)]
+    filter: FilterOptions,
+    /// The order.
+    #[arg(long, value_enum, default_value_t)]
+    sort: filter::Sort,
+    /// How many messages at most.
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_LIMIT)]
+    limit: usize,
+}
+
+/// Options of `count`.
+#[derive(Debug, Args)]
+pub struct CountOptions {
+    #[command(flatten)]
+    filter: FilterOptions,
+    /// Count by this instead of all together. A message with recipients in several groups counts in each.
+    #[arg(long, value_enum)]
+    group_by: Option<filter::GroupBy>,
+}
+
+/// One message.
+#[derive(Debug, Args)]
+pub struct Message {
+    /// Its queue id.
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// Options of `cat`.
+#[derive(Debug, Args)]
+pub struct CatOptions {
+    #[command(flatten)]
+    message: Message,
+    /// The header only.
+    #[arg(long, group = "part")]
+    headers: bool,
+    /// The body only.
+    #[arg(long, group = "part")]
+    body: bool,
+    /// All of it; this is the default.
+    #[arg(long, group = "part")]
+    raw: bool,
+}
+
+/// Options of every verb that changes messages.
+#[derive(Debug, Args)]
+pub struct ChangeOptions {
+    #[command(flatten)]
+    filter: FilterOptions,
+    /// Do not ask; needed by scripts when more than one message matches.
+    #[arg(long, short)]
+    yes: bool,
+    /// Only say how many messages match.
+    #[arg(long)]
+    dry_run: bool,
+    /// Change nothing if more messages than this match; 1000 unless --all is given.
+    #[arg(long, value_name = "NUMBER")]
+    max: Option<usize>,
+}
+
+/// Options of `release`.
+#[derive(Debug, Args)]
+pub struct PlainChange {
+    #[command(flatten)]
+    change: ChangeOptions,
+}
+
+/// Options of `hold`.
+#[derive(Debug, Args)]
+pub struct ReasonedChange {
+    #[command(flatten)]
+    change: ChangeOptions,
+    /// Why; `queue show` says it.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// Options of `fail` and `drop`.
+#[derive(Debug, Args)]
+pub struct FinalChange {
+    #[command(flatten)]
+    change: ChangeOptions,
+    /// Why: it stands in the log, and for `fail` in the report to the sender.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// Options of `retry`.
+#[derive(Debug, Args)]
+pub struct RetryChange {
+    #[command(flatten)]
+    change: ChangeOptions,
+    /// Spread the attempts over this time, such as `10m`. By default one second for 20 messages, at most ten minutes.
+    #[arg(long, value_name = "DURATION", value_parser = filter::seconds)]
+    spread: Option<u64>,
+}
+
+impl Verb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
+        match self {
+            Self::List(options) => list(session, &options).await,
+            Self::Count(options) => count(session, &options).await,
+            Self::Show(message) => show(session, &message).await,
+            Self::Cat(options) => cat(session, &options).await,
+            Self::Hold(hold) => change(session, "hold", &hold.change, hold.reason, None).await,
+            Self::Release(release) => change(session, "release", &release.change, None, None).await,
+            Self::Retry(retry) => change(session, "retry", &retry.change, None, retry.spread).await,
+            Self::Fail(fail) => change(session, "fail", &fail.change, Some(fail.reason), None).await,
+            Self::Drop(drop) => change(session, "drop", &drop.change, Some(drop.reason), None).await,
+        }
+    }
+}
+
+async fn list(session: &mut Session, options: &ListOptions) -> Result<Exit, Failure> {
+    let request = ListRequest {
+        filter: options.filter.filter()?,
+        sort: options.sort.into(),
+        limit: Some(options.limit),
+    };
+    let list: List = session.client().post("/v1/queue/list", &request).await?;
+    let now = session.now;
+    session.out.answer(&list, |list, look| list_text(list, now, look))?;
+    if list.more && !session.out.json {
+        session.note(&format!("more messages match: only {} are shown, see --limit", list.messages.len()));
+    }
+    Ok(Exit::Done)
+}
+
+fn list_text(list: &List, now: SystemTime, look: Look) -> String {
+    if list.messages.is_empty() {
+        return String::new();
+    }
+    let header = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "SENDER", "RECIPIENTS", "LAST REPLY"];
+    output::table(&header, list.messages.iter().map(|message| list_row(message, now)), look)
+}
+
+fn list_row(message: &MessageView, now: SystemTime) -> Vec<String> {
+    let recipients = &message.recipients;
+    let open = || recipients.iter().filter(|r| !matches!(r.state.as_str(), "delivered" | "failed"));
+    let next = open().filter_map(|recipient| recipient.next_attempt).min();
+    let first = open().next().or(recipients.first());
+    let shown = first.map_or_else(|| "-".to_owned(), |recipient| recipient.address.clone());
+    let more = if recipients.len() > 1 { format!(" (+{})", recipients.len() - 1) } else { String::new() };
+    let last = recipients.iter().filter(|r| r.text.is_some()).max_by_key(|r| r.last_attempt);
+    let next = match message.state.as_str() {
+        "held" => "-".to_owned(),
+        _ => next.map_or_else(|| "-".to_owned(), |time| output::until(time, now)),
+    };
+    vec![
+        message.id.clone(),
+        output::age(message.received, now),
+        output::size(message.size),
+        message.state.clone(),
+        recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0).to_string(),
+        next,
+        format!("<{}>", message.sender),
+        format!("{shown}{more}"),
+        last.map_or_else(|| "-".to_owned(), last_reply),
+    ]
+}
+
+fn last_reply(recipient: &RecipientView) -> String {
+    [recipient.status.as_deref(), recipient.text.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The answer to `count` without groups.
+#[derive(Debug, Default, Serialize)]
+struct Total {
+    messages: usize,
+    recipients: usize,
+    octets: u64,
+}
+
+async fn count(session: &mut Session, options: &CountOptions) -> Result<Exit, Failure> {
+    let filter = options.filter.filter()?;
+    // Every message has one account or none: these groups add up to the whole.
+    let by = options.group_by.map_or(GroupBy::Account, Into::into);
+    let counts: Counts = session.client().post("/v1/queue/count", &CountRequest { filter, by }).await?;
+    match options.group_by {
+        Some(_) => session.out.answer(&counts, count_text)?,
+        None => session.out.answer(&total(&counts), |total, _| format!("{}\n", total.messages))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn total(counts: &Counts) -> Total {
+    counts.groups.iter().fold(Total::default(), |sum, group| Total {
+        messages: sum.messages + group.messages,
+        recipients: sum.recipients + group.recipients,
+        octets: sum.octets + group.octets,
+    })
+}
+
+fn count_text(counts: &Counts, look: Look) -> String {
+    let mut groups: Vec<_> = counts.groups.iter().collect();
+    groups.sort_by(|a, b| b.messages.cmp(&a.messages).then_with(|| a.key.cmp(&b.key)));
+    let rows = groups.into_iter().map(|group| {
+        let key = if group.key.is_empty() { "-".to_owned() } else { group.key.clone() };
+        vec![group.messages.to_string(), group.recipients.to_string(), output::size(group.octets), key]
+    });
+    output::table(&["MESSAGES", "RECIPIENTS", "SIZE", "GROUP"], rows, look)
+}
+
+async fn show(session: &mut Session, message: &Message) -> Result<Exit, Failure> {
+    let request = ShowRequest { id: message.id.clone() };
+    let shown: Shown = session.client().post("/v1/queue/show", &request).await?;
+    let now = session.now;
+    session.out.answer(&shown, |shown, look| show_text(&shown.message, now, look))?;
+    Ok(Exit::Done)
+}
+
+fn show_text(message: &MessageView, now: SystemTime, look: Look) -> String {
+    let state = match &message.held {
+        Some(reason) if !reason.is_empty() => format!("{} ({reason})", message.state),
+        _ => message.state.clone(),
+    };
+    let mut text = output::pairs(
+        "",
+        [
+            ("message", Some(message.id.clone())),
+            ("state", Some(state)),
+            ("accepted", Some(output::past(message.received, now))),
+            ("expires", Some(expiry(message, now))),
+            ("size", Some(output::size(message.size))),
+            ("sender", Some(format!("<{}>", message.sender))),
+            ("origin", Some(message.origin.clone())),
+            ("client", message.client.clone()),
+            ("message-id", message.message_id.clone()),
+        ],
+    );
+    for recipient in &message.recipients {
+        text += &recipient_text(recipient, message, now, look);
+    }
+    text
+}
+
+/// Held or not, a message expires: nothing stays for ever.
+fn expiry(message: &MessageView, now: SystemTime) -> String {
+    let rule = if message.state == "held" { ", also while it is held" } else { "" };
+    format!("{}{rule}", output::future(message.expires, now))
+}
+
+fn recipient_text(recipient: &RecipientView, message: &MessageView, now: SystemTime, look: Look) -> String {
+    let given = recipient.given.as_ref().map(|given| format!(" (given as {given})")).unwrap_or_default();
+    let ended = matches!(recipient.state.as_str(), "delivered" | "failed");
+    let next = recipient.next_attempt.filter(|_| !ended).map(|time| output::future(time, now));
+    let state = look.paint(&recipient.state);
+    let mut text = format!("\n{}{}: {state}\n", output::clean(&recipient.address), output::clean(&given));
+    text += &output::pairs(
+        "  ",
+        [
+            ("destination", Some(recipient.destination.clone())),
+            ("attempts", Some(recipient.attempts.to_string())),
+            ("last attempt", recipient.last_attempt.map(|time| output::past(time, now))),
+            ("next attempt", next),
+            ("expires", (!ended).then(|| output::future(message.expires, now))),
+            ("last host", recipient.host.clone()),
+            ("code", recipient.status.clone()),
+            ("text", recipient.text.as_ref().map(|text| text.replace("\r\n", "\n").replace('\n', " / "))),
+            ("tls", recipient.tls.clone()),
+        ],
+    );
+    text
+}
+
+async fn cat(session: &mut Session, options: &CatOptions) -> Result<Exit, Failure> {
+    let part = match (options.headers, options.body) {
+        (true, _) => Part::Headers,
+        (_, true) => Part::Body,
+        (false, false) => Part::Raw,
+    };
+    let id = &options.message.id;
+    if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(Failure::Usage(format!("{id:?} is not a queue id")));
+    }
+    let path = format!("/v1/queue/cat?id={id}&part={}", part.as_str());
+    let client = session.client();
+    client.stream(&path, |piece| session.out.octets(piece)).await?;
+    Ok(Exit::Done)
+}
+
+/// How many messages a question shows.
+const SAMPLES: usize = 5;
+
+async fn change(
+    session: &mut Session,
+    verb: &str,
+    options: &ChangeOptions,
+    reason: Option<String>,
+    spread: Option<u64>,
+) -> Result<Exit, Failure> {
+    let filter = options.filter.filter()?;
+    if filter == Filter::default() && !options.filter.all {
+        return Err(Failure::Usage(format!(
+            "queue {verb}: which messages? Give an id or a filter, or --all (see `posternctl queue {verb} --help`)"
+        )));
+    }
+    let dry_run = options.dry_run;
+    let mut request =
+        ChangeRequest { filter, all: options.filter.all, max: options.max, dry_run, reason, spread };
+    if !options.yes && !options.dry_run && !confirmed(session, verb, &mut request).await? {
+        return Err(Failure::Finding("nothing was changed".to_owned()));
+    }
+    let changed: Changed = session.client().post(&format!("/v1/queue/{verb}"), &request).await?;
+    session.out.answer(&changed, |changed, _| change_text(verb, changed))?;
+    Ok(change_exit(&changed))
+}
+
+/// Asks about more than one message. The request is narrowed to messages that were there when they were counted: what
+/// arrives while somebody thinks is not meant.
+async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -> Result<bool, Failure> {
+    let client = session.client();
+    let counted_at = Instant::now();
+    let dry = ChangeRequest { dry_run: true, ..request.clone() };
+    let found: Changed = client.post(&format!("/v1/queue/{verb}"), &dry).await?;
+    let matched = found.change.matched;
+    if matched <= 1 {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(Failure::Usage(format!(
+            "{matched} messages match: without a terminal to ask on, say --yes"
+        )));
+    }
+    let sample = ListRequest { filter: request.filter.clone(), sort: Sort::Age, limit: Some(SAMPLES) };
+    let sample: List = client.post("/v1/queue/list", &sample).await?;
+    session.note(&format!(
+        "{matched} messages match, such as\n{}",
+        list_text(&sample, session.now, Look::PLAIN)
+    ));
+    session.note(&format!("{verb} all {matched}? [y/N]"));
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    let passed = (counted_at.elapsed() + Duration::from_secs(1)).as_secs();
+    request.filter.older = request.filter.older.max(Some(passed));
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn change_text(verb: &str, changed: &Changed) -> String {
+    let change = &changed.change;
+    let matched = output::counted(change.matched, "message");
+    if changed.dry_run {
+        return format!("{verb}: {matched} matched, nothing was changed (dry run)\n");
+    }
+    let mut text =
+        format!("{verb}: {matched} matched, {} changed, {} skipped\n", change.changed, change.skipped.len());
+    for (id, reason) in &change.skipped {
+        let _ = writeln!(text, "  skipped {id}: {}", output::clean(reason));
+    }
+    text
+}
+
+fn change_exit(changed: &Changed) -> Exit {
+    let change = &changed.change;
+    if change.matched == 0 {
+        return Exit::Finding;
+    }
+    if changed.dry_run || change.changed == change.matched && change.skipped.is_empty() {
+        return Exit::Done;
+    }
+    Exit::Partial
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::UNIX_EPOCH;
+
+    use postern_admin::api::{Change, Group};
+
+    use super::*;
+
+    const ACCEPTED: u64 = 1_795_284_325;
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(ACCEPTED + 7500)
+    }
+
+    fn recipient(address: &str) -> RecipientView {
+        RecipientView {
+            address: address.to_owned(),
+            given: None,
+            state: "ready".to_owned(),
+            destination: "mx adatum.test".to_owned(),
+            attempts: 0,
+            last_attempt: None,
+            next_attempt: None,
+            status: None,
+            text: None,
+            host: None,
+            tls: None,
+        }
+    }
+
+    fn deferred() -> RecipientView {
+        RecipientView {
+            given: Some("info@proseware.test".to_owned()),
+            state: "deferred".to_owned(),
+            attempts: 3,
+            last_attempt: Some(ACCEPTED + 7200),
+            next_attempt: Some(ACCEPTED + 8100),
+            status: Some("4.7.1".to_owned()),
+            text: Some("451-4.7.1 slow\r\n451 4.7.1 down\u{1b}".to_owned()),
+            host: Some("mx1.adatum.test [192.0.2.25]:25".to_owned()),
+            tls: Some("TLSv1.3 unverified".to_owned()),
+            ..recipient("bob@adatum.test")
+        }
+    }
+
+    fn message(state: &str, recipients: Vec<RecipientView>) -> MessageView {
+        MessageView {
+            id: "01N2K3P4Q5R6S".to_owned(),
+            state: state.to_owned(),
+            held: None,
+            received: ACCEPTED,
+            expires: ACCEPTED + 432_000,
+            size: 12_595,
+            sender: "alice@proseware.test".to_owned(),
+            origin: "login alice".to_owned(),
+            client: Some("192.0.2.7".to_owned()),
+            message_id: Some("x@proseware.test".to_owned()),
+            recipients,
+        }
+    }
+
+    #[test]
+    fn list_for_people() {
+        let done = RecipientView { state: "delivered".to_owned(), ..recipient("carol@adatum.test") };
+        let bounce = MessageView {
+            id: "01N2K3P4Q5R7T".to_owned(),
+            sender: String::new(),
+            size: 812,
+            ..message("held", vec![recipient("dave@adatum.test")])
+        };
+        let list = List { messages: vec![message("deferred", vec![done, deferred()]), bounce], more: false };
+        let expected = "\
+ID             AGE   SIZE      STATE     TRIES  NEXT    SENDER                  RECIPIENTS            LAST REPLY
+01N2K3P4Q5R6S  2h5m  12.3 KiB  deferred  3      in 10m  <alice@proseware.test>  bob@adatum.test (+1)  4.7.1 451-4.7.1 slow??451 4.7.1 down?
+01N2K3P4Q5R7T  2h5m  812 B     held      0      -       <>                      dave@adatum.test      -
+";
+        assert_eq!(list_text(&list, now(), Look::PLAIN), expected);
+        assert_eq!(list_text(&List { messages: Vec::new(), more: false }, now(), Look::PLAIN), "");
+    }
+
+    #[test]
+    fn list_for_programs() {
+        let list = List { messages: vec![message("ready", vec![recipient("bob@adatum.test")])], more: true };
+        let expected = concat!(
+            r#"{"version":1,"messages":[{"id":"01N2K3P4Q5R6S","state":"ready","held":null,"#,
+            r#""received":1795284325,"expires":1795716325,"size":12595,"sender":"alice@proseware.test","#,
+            r#""origin":"login alice","client":"192.0.2.7","message_id":"x@proseware.test","#,
+            r#""recipients":[{"address":"bob@adatum.test","given":null,"state":"ready","#,
+            r#""destination":"mx adatum.test","attempts":0,"last_attempt":null,"next_attempt":null,"#,
+            r#""status":null,"text":null,"host":null,"tls":null}]}],"more":true}"#
+        );
+        assert_eq!(output::json(&list).unwrap(), expected);
+    }
+
+    #[test]
+    fn show_tells_the_whole_story_of_each_recipient() {
+        let held =
+            MessageView { held: Some("waits for alice".to_owned()), ..message("held", vec![deferred()]) };
+        let expected = "\
+message     01N2K3P4Q5R6S
+state       held (waits for alice)
+accepted    2026-11-21T18:05:25Z (2h5m ago)
+expires     2026-11-26T18:05:25Z (in 4d21h), also while it is held
+size        12.3 KiB
+sender      <alice@proseware.test>
+origin      login alice
+client      192.0.2.7
+message-id  x@proseware.test
+
+bob@adatum.test (given as info@proseware.test): deferred
+  destination   mx adatum.test
+  attempts      3
+  last attempt  2026-11-21T20:05:25Z (5m ago)
+  next attempt  2026-11-21T20:20:25Z (in 10m)
+  expires       2026-11-26T18:05:25Z (in 4d21h)
+  last host     mx1.adatum.test [192.0.2.25]:25
+  code          4.7.1
+  text          451-4.7.1 slow / 451 4.7.1 down?
+  tls           TLSv1.3 unverified
+";
+        assert_eq!(show_text(&held, now(), Look::PLAIN), expected);
+    }
+
+    #[test]
+    fn counts_are_ordered_by_size_and_add_up() {
+        let group = |key: &str, messages| Group {
+            key: key.to_owned(),
+            messages,
+            recipients: 2 * messages,
+            octets: 1024,
+        };
+        let counts = Counts { groups: vec![group("a.test", 1), group("b.test", 12), group("", 1)] };
+        let expected = "\
+MESSAGES  RECIPIENTS  SIZE     GROUP
+12        24          1.0 KiB  b.test
+1         2           1.0 KiB  -
+1         2           1.0 KiB  a.test
+";
+        assert_eq!(count_text(&counts, Look::PLAIN), expected);
+        assert_eq!(
+            output::json(&total(&counts)).unwrap(),
+            r#"{"version":1,"messages":14,"recipients":28,"octets":3072}"#
+        );
+    }
+
+    fn changed(dry_run: bool, matched: usize, changed: usize, skipped: usize) -> Changed {
+        let skipped = vec![("01N2K3P4Q5R6S".to_owned(), "in-flight".to_owned()); skipped];
+        Changed { dry_run, change: Change { matched, changed, skipped } }
+    }
+
+    #[test]
+    fn a_change_says_what_was_skipped_and_ends_with_three() {
+        assert_eq!(
+            change_text("drop", &changed(false, 2, 1, 1)),
+            "drop: 2 messages matched, 1 changed, 1 skipped\n  skipped 01N2K3P4Q5R6S: in-flight\n"
+        );
+        assert_eq!(change_exit(&changed(false, 2, 1, 1)), Exit::Partial);
+        assert_eq!(change_exit(&changed(false, 1, 0, 1)), Exit::Partial);
+        assert_eq!(change_exit(&changed(false, 2, 2, 0)), Exit::Done);
+        assert_eq!(change_exit(&changed(false, 0, 0, 0)), Exit::Finding);
+    }
+
+    #[test]
+    fn a_dry_run_says_so() {
+        let dry = changed(true, 7, 0, 0);
+        assert_eq!(change_text("fail", &dry), "fail: 7 messages matched, nothing was changed (dry run)\n");
+        assert_eq!(change_exit(&dry), Exit::Done);
+        let json = r#"{"version":1,"dry_run":true,"matched":7,"changed":0,"skipped":[]}"#;
+        assert_eq!(output::json(&dry).unwrap(), json);
+    }
+}

@@ -1,0 +1,157 @@
+//! `status` and `reload`.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use postern_admin::api::{Reloaded, Status};
+
+use crate::Session;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Look};
+
+/// Shows how the server is; a [`Exit::Finding`] if it is not well.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub async fn status(session: &mut Session) -> Result<Exit, Failure> {
+    let status: Status = session.client().get("/v1/status").await?;
+    let now = session.now;
+    session.out.answer(&status, |status, look| text(status, now, look))?;
+    Ok(if status.health.ok { Exit::Done } else { Exit::Finding })
+}
+
+/// Has the configuration read again.
+///
+/// # Errors
+/// When the daemon does not answer, or keeps its old configuration.
+pub async fn reload(session: &mut Session) -> Result<Exit, Failure> {
+    let reloaded: Reloaded = session.client().post("/v1/reload", &serde_json::json!({})).await?;
+    session.out.answer(&reloaded, |reloaded, _| reload_text(reloaded))?;
+    Ok(Exit::Done)
+}
+
+fn text(status: &Status, now: SystemTime, look: Look) -> String {
+    let queue = &status.queue;
+    let health = look.paint(if status.health.ok { "ok" } else { "not ok" });
+    let queue_text = format!(
+        "{}, {} ({} ready, {} active, {} deferred, {} held)",
+        output::counted(queue.messages, "message"),
+        output::size(queue.octets),
+        queue.ready,
+        queue.active,
+        queue.deferred,
+        queue.held,
+    );
+    let listeners: Vec<String> =
+        status.listeners.iter().map(|l| format!("{} {}", l.kind, l.address)).collect();
+    let damaged =
+        (queue.damaged > 0).then(|| format!("{} set aside", output::counted(queue.damaged, "record")));
+    let mut text =
+        format!("{health}  {} (postern {}, process {})\n", status.hostname, status.release, status.pid);
+    text += &output::pairs(
+        "  ",
+        [
+            ("started", Some(output::past(status.started, now))),
+            ("configuration", Some(status.configuration.clone())),
+            ("listeners", Some(listeners.join(", ")).filter(|list| !list.is_empty())),
+            ("queue", Some(queue_text)),
+            ("oldest", queue.oldest.map(|seconds| output::duration(Duration::from_secs(seconds)))),
+            ("damaged", damaged),
+        ],
+    );
+    for reason in &status.health.reasons {
+        let _ = writeln!(text, "problem: {}", output::clean(reason));
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "warning: {}", output::clean(warning));
+    }
+    text
+}
+
+fn reload_text(reloaded: &Reloaded) -> String {
+    let mut text = format!("reloaded {}\n", reloaded.configuration);
+    for setting in &reloaded.needs_restart {
+        let _ = writeln!(text, "after a restart only: {}", output::clean(setting));
+    }
+    for warning in &reloaded.warnings {
+        let _ = writeln!(text, "warning: {}", output::clean(warning));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::UNIX_EPOCH;
+
+    use postern_admin::api::{Health, ListenerView, Summary};
+
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            release: "0.1.0".to_owned(),
+            pid: 4711,
+            hostname: "mail.proseware.test".to_owned(),
+            configuration: "/etc/postern/postern.toml".to_owned(),
+            started: 1_795_284_325,
+            listeners: vec![ListenerView { kind: "mx".to_owned(), address: "0.0.0.0:25".to_owned() }],
+            queue: Summary {
+                messages: 3,
+                ready: 1,
+                active: 0,
+                deferred: 1,
+                held: 1,
+                octets: 5000,
+                oldest: Some(7500),
+                store_error: None,
+                damaged: 0,
+            },
+            health: Health { ok: false, reasons: vec!["the queue is full: 3 messages".to_owned()] },
+            warnings: vec!["tls.key: others may read it".to_owned()],
+        }
+    }
+
+    #[test]
+    fn status_for_people() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_325 + 3600);
+        let expected = "\
+not ok  mail.proseware.test (postern 0.1.0, process 4711)
+  started        2026-11-21T18:05:25Z (1h ago)
+  configuration  /etc/postern/postern.toml
+  listeners      mx 0.0.0.0:25
+  queue          3 messages, 4.9 KiB (1 ready, 0 active, 1 deferred, 1 held)
+  oldest         2h5m
+problem: the queue is full: 3 messages
+warning: tls.key: others may read it
+";
+        assert_eq!(text(&status(), now, Look::PLAIN), expected);
+    }
+
+    #[test]
+    fn status_for_programs() {
+        let expected = concat!(
+            r#"{"version":1,"release":"0.1.0","pid":4711,"hostname":"mail.proseware.test","#,
+            r#""configuration":"/etc/postern/postern.toml","started":1795284325,"#,
+            r#""listeners":[{"kind":"mx","address":"0.0.0.0:25"}],"#,
+            r#""queue":{"messages":3,"ready":1,"active":0,"deferred":1,"held":1,"octets":5000,"oldest":7500,"#,
+            r#""store_error":null,"damaged":0},"#,
+            r#""health":{"ok":false,"reasons":["the queue is full: 3 messages"]},"#,
+            r#""warnings":["tls.key: others may read it"]}"#
+        );
+        assert_eq!(output::json(&status()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_reload_names_what_waits_for_a_restart() {
+        let reloaded = Reloaded {
+            configuration: "/etc/postern/postern.toml".to_owned(),
+            warnings: Vec::new(),
+            needs_restart: vec!["queue.path".to_owned()],
+        };
+        assert_eq!(
+            reload_text(&reloaded),
+            "reloaded /etc/postern/postern.toml\nafter a restart only: queue.path\n"
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! posternd: arguments, assembly, start, stop, reload, and the demonstration.
+//!
+//! | question | module |
+//! |---|---|
+//! | how do the parts come together, and how do they end? | [`server`] |
+//! | what does a reload change, and what not? | [`reload`] |
+//! | who are we after start as root? | [`privileges`] |
+//! | where does the log go? | [`logging`] |
+//! | what does `posternd demo` do? | [`demo`] |
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use postern_config::{ConfigError, Loaded};
+
+pub mod demo;
+pub mod logging;
+pub mod privileges;
+pub mod reload;
+pub mod server;
+
+/// The configuration is wrong: systemd does not restart on it (sysexits EX_CONFIG).
+const EXIT_CONFIG: u8 = 78;
+
+/// A mail server: takes mail in, says why when it does not, keeps it safe, delivers it.
+#[derive(Debug, Parser)]
+#[command(name = "posternd", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// The main configuration file; `conf.d/*.toml` beside it is read too.
+    #[arg(long, short, default_value = "/etc/postern/postern.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground until SIGTERM; SIGHUP reloads the configuration. This is the default.
+    Run(RunArguments),
+    /// Read the configuration, say what is wrong with it, and end with 0 or 78.
+    Check(RunArguments),
+    /// Show the whole way of a message on loopback: two servers, real mail, nothing else needed.
+    Demo(demo::DemoArguments),
+}
+
+/// Runs the program with the arguments of a process.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Also --help and --version come this way; a closed terminal is no reason to fail.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match arguments.command.unwrap_or(Command::Run(arguments.run)) {
+        Command::Run(arguments) => serve(&arguments.config),
+        Command::Check(arguments) => check(&arguments.config),
+        Command::Demo(arguments) => demo::run(&arguments),
+    }
+}
+
+/// The command line, for the manual page.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
+fn serve(path: &Path) -> ExitCode {
+    let loaded = match load(path) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let log = match logging::start(&loaded.config.log) {
+        Ok(log) => Arc::new(log),
+        Err(error) => {
+            complain(&format!("posternd: log.level: {error}\n"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!(event = "configuration", "{warning}");
+    }
+    match server::run(loaded, log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(event = "failed", "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(loaded) => {
+            let config = &loaded.config;
+            let (domains, routes, accounts) = (config.domains.len(), config.routes.len(), config.accounts.len());
+            let text = format!(
+                "{}: ok: {} listeners, {domains} domains, {routes} routes, {accounts} accounts\n",
+                path.display(),
+                config.listeners.len(),
+            );
+            // A closed standard output changes nothing about the answer, which is the exit code.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+/// Loads the configuration and shows its problems; warnings are shown too.
+fn load(path: &Path) -> Result<Loaded, ExitCode> {
+    match postern_config::load(path) {
+        Ok(loaded) => {
+            if !loaded.warnings.is_empty() {
+                complain(&postern_config::render(&loaded.warnings));
+            }
+            Ok(loaded)
+        }
+        Err(error) => {
+            complain(&render(&error));
+            Err(ExitCode::from(EXIT_CONFIG))
+        }
+    }
+}
+
+fn render(error: &ConfigError) -> String {
+    error.to_string()
+}
+
+/// Writes to standard error; if even that is closed there is nobody left to tell.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,270 @@
+//! One configuration with everything made of it, and how the next one takes its place.
+//!
+//! A reload is all or nothing: files are read, keys tried and new ports bound first; only when none of it failed is
+//! anything changed, and what is changed then cannot fail.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use postern_admin::{Daemon, Listening, ReloadReport};
+use postern_config::{Config, Listener, Loaded};
+use postern_outbound::{Outbound, Settings};
+use postern_policy::Policy;
+use postern_policy::relay::{Decision, Question, Verdict};
+use postern_runtime::clock::Pending;
+use postern_runtime::dns::HickoryDns;
+use postern_smtp::{Address, ReversePath};
+use postern_smtp_inbound::{BoundListener, Inbound};
+use rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::logging::{self, LogHandle};
+
+/// A configuration, compiled: rules, certificate, routes, keys.
+pub struct Generation {
+    /// The configuration.
+    pub config: Arc<Config>,
+    policy: Arc<Policy>,
+    tls: Option<Arc<ServerConfig>>,
+    settings: Settings,
+    warnings: Vec<String>,
+}
+
+impl Generation {
+    /// Reads everything that the configuration names. `own` are the addresses this server listens at. Blocking; inside a
+    /// runtime.
+    ///
+    /// # Errors
+    /// The first thing that cannot be used.
+    pub fn prepare(loaded: Loaded, own: &[SocketAddr]) -> anyhow::Result<Self> {
+        let config = Arc::new(loaded.config);
+        logging::check_level(&config.log.level).context("log.level")?;
+        let policy = Arc::new(Policy::new(&config));
+        let tls = config.tls.as_ref().map(postern_smtp_inbound::tls::load).transpose().context("[tls]")?;
+        let dns = Arc::new(HickoryDns::new(&config.resolver).context("[resolver]")?);
+        let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
+        let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        Ok(Self { config, policy, tls, settings, warnings })
+    }
+}
+
+/// The generation in force, as the services see it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The configuration.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Its rules.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// Its certificate.
+    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    /// What delivery needs of it.
+    pub settings: Arc<ArcSwap<Settings>>,
+    warnings: Arc<ArcSwap<Vec<String>>>,
+}
+
+impl From<Generation> for Live {
+    fn from(generation: Generation) -> Self {
+        Self {
+            config: Arc::new(ArcSwap::new(generation.config)),
+            policy: Arc::new(ArcSwap::new(generation.policy)),
+            tls: Arc::new(ArcSwapOption::new(generation.tls)),
+            settings: Arc::new(ArcSwap::from_pointee(generation.settings)),
+            warnings: Arc::new(ArcSwap::from_pointee(generation.warnings)),
+        }
+    }
+}
+
+/// Takes new configurations into force, and knows the listeners that are open.
+pub struct Reloader {
+    live: Live,
+    inbound: Inbound,
+    outbound: Arc<Outbound>,
+    log: Arc<LogHandle>,
+    listeners: Mutex<HashMap<Listener, Open>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// One reload at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A listener that is open.
+struct Open {
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Reloader {
+    /// Nothing is listened on yet.
+    pub fn new(
+        live: Live,
+        inbound: Inbound,
+        outbound: Arc<Outbound>,
+        log: Arc<LogHandle>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let turn = tokio::sync::Mutex::new(());
+        Self { live, inbound, outbound, log, listeners: Mutex::default(), tasks, stop, turn }
+    }
+
+    /// Serves a socket until it is no longer configured or the server stops.
+    ///
+    /// # Errors
+    /// When the system does not tell its address.
+    pub fn listen(&self, listener: Listener, bound: BoundListener) -> std::io::Result<()> {
+        let open = Open { address: bound.local_addr()?, stop: self.stop.child_token() };
+        let (inbound, stop, tasks) = (self.inbound.clone(), open.stop.clone(), self.tasks.clone());
+        self.listeners.lock().insert(listener, open);
+        self.tasks.spawn(async move {
+            if let Err(error) = inbound.run(bound, stop, tasks).await {
+                tracing::error!(event = "listener-failed", %error);
+            }
+        });
+        Ok(())
+    }
+
+    /// Reloads because of SIGHUP: the answer goes to the log.
+    pub async fn on_signal(&self) {
+        // The outcome is logged by `reload`.
+        let _ = self.reload_logged().await;
+    }
+
+    async fn reload_logged(&self) -> Result<ReloadReport, String> {
+        let result = self.reload_once().await;
+        match &result {
+            Ok(report) => {
+                for warning in &report.warnings {
+                    tracing::warn!(event = "configuration", "{warning}");
+                }
+                for setting in &report.needs_restart {
+                    tracing::warn!(event = "needs-restart", setting, "counts only after a restart");
+                }
+                tracing::info!(event = "reloaded", path = %report.path.display(), "new configuration in force");
+            }
+            Err(error) => tracing::error!(event = "reload-failed", "the old configuration stays in force: {error}"),
+        }
+        result
+    }
+
+    async fn reload_once(&self) -> Result<ReloadReport, String> {
+        let _turn = self.turn.lock().await;
+        let old = self.live.config.load_full();
+        let path = old.path.clone();
+        let own = self.addresses();
+        let handle = tokio::runtime::Handle::current();
+        let prepare = move || {
+            let _runtime = handle.enter();
+            prepare(&path, &own)
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|panic| Err(panic.into()));
+        let generation = prepared.map_err(|error| format!("{error:#}"))?;
+        let added = self.bind_added(&generation.config.listeners).map_err(|error| format!("{error:#}"))?;
+        let report = ReloadReport {
+            path: old.path.clone(),
+            warnings: generation.warnings.clone(),
+            needs_restart: needs_restart(&old, &generation.config),
+        };
+        self.take_into_force(generation, added);
+        Ok(report)
+    }
+
+    fn bind_added(&self, wanted: &[Listener]) -> anyhow::Result<Vec<(Listener, BoundListener)>> {
+        let open = self.listeners.lock();
+        let added = wanted.iter().filter(|listener| !open.contains_key(*listener));
+        added
+            .map(|listener| {
+                if open.keys().any(|other| other.address == listener.address && listener.address.port() != 0) {
+                    return Err(anyhow!("{} is open with another kind: restart to change it", listener.address));
+                }
+                let bound = postern_smtp_inbound::bind(listener);
+                let bound = bound.with_context(|| format!("listening on {}", listener.address))?;
+                Ok((listener.clone(), bound))
+            })
+            .collect()
+    }
+
+    fn take_into_force(&self, generation: Generation, added: Vec<(Listener, BoundListener)>) {
+        let wanted = generation.config.listeners.clone();
+        // The level was tried in `prepare`.
+        let _ = self.log.set_level(&generation.config.log.level);
+        self.live.policy.store(generation.policy);
+        self.live.tls.store(generation.tls);
+        self.live.config.store(generation.config);
+        self.live.warnings.store(Arc::new(generation.warnings));
+        self.outbound.reload(generation.settings);
+        for (listener, bound) in added {
+            if let Err(error) = self.listen(listener, bound) {
+                tracing::error!(event = "listener-failed", %error);
+            }
+        }
+        self.listeners.lock().retain(|listener, open| {
+            let keep = wanted.contains(listener);
+            if !keep {
+                tracing::info!(event = "closing", listener = listener.kind.as_str(), address = %open.address);
+                open.stop.cancel();
+            }
+            keep
+        });
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.lock().values().map(|open| open.address).collect()
+    }
+}
+
+fn prepare(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Generation> {
+    let loaded = postern_config::load(path)?;
+    let own: Vec<SocketAddr> = own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
+    Generation::prepare(loaded, &own)
+}
+
+/// Settings that differ and are read at start only.
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let settings = [
+        ("user", old.user == new.user),
+        ("queue.path", old.queue.path == new.queue.path),
+        ("queue.segment_size", old.queue.segment_size == new.queue.segment_size),
+        ("queue.index_interval", old.queue.index_interval == new.queue.index_interval),
+        ("auth.max_password_checks", old.auth.max_password_checks == new.auth.max_password_checks),
+        ("admin.socket", old.admin.socket == new.admin.socket),
+        ("metrics.listen", old.metrics.listen == new.metrics.listen),
+        ("log.format", old.log.format == new.log.format),
+    ];
+    settings.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
+}
+
+impl Daemon for Reloader {
+    fn reload(&self) -> Pending<'_, Result<ReloadReport, String>> {
+        Box::pin(self.reload_logged())
+    }
+
+    fn route(&self, sender: &ReversePath, recipient: &Address) -> String {
+        self.live.settings.load().router.route(sender, recipient).to_string()
+    }
+
+    fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
+        let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
+        refused.then(|| postern_smtp_inbound::replies::refused(question, decision, None).to_string())
+    }
+
+    fn listening(&self) -> Vec<Listening> {
+        let listeners = self.listeners.lock();
+        let listening = listeners.iter().map(|(listener, open)| Listening {
+            kind: listener.kind.as_str().to_owned(),
+            address: open.address,
+        });
+        let mut listening: Vec<_> = listening.collect();
+        listening.sort_by_key(|listening| (listening.address.port(), listening.address));
+        listening
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.live.warnings.load().to_vec()
+    }
+}

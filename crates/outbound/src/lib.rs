@@ -1,0 +1,41 @@
+//! One delivery attempt: from a lease of the queue to an outcome for each recipient.
+//!
+//! | question | module |
+//! |---|---|
+//! | the steps of an attempt, and how many at once? | [`worker`] |
+//! | where does a recipient's mail go next? | [`route`] |
+//! | how much TLS, and what if it fails? | [`tls_policy`]; handshakes: [`tls`] |
+//! | greeting, EHLO, STARTTLS, login? | [`client`] |
+//! | MAIL, RCPT, DATA, and their replies? | `transaction`; the octets: `wire`, `content` |
+//! | which connections are kept? | [`pool`] |
+//! | who signs what? | [`sign`] |
+//! | permanent or temporary? | [`outcome`] |
+//! | a mailbox on this machine? | [`maildir`] |
+//! | what does the queue ask about destinations? | [`surroundings`] |
+//! | what is counted? | [`metrics`] |
+//!
+//! When a recipient is tried again, and what the sender is told, is decided in `postern-queue`; who is local, in
+//! `postern-policy`.
+
+pub mod client;
+mod content;
+pub mod maildir;
+pub mod metrics;
+pub mod outcome;
+pub mod pool;
+pub mod route;
+pub mod settings;
+pub mod sign;
+pub mod surroundings;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+pub mod tls_policy;
+mod transaction;
+mod wire;
+pub mod worker;
+
+pub use metrics::Metrics;
+pub use settings::{Settings, SettingsError};
+pub use surroundings::QueueSurroundings;
+pub use worker::{Outbound, Shared};

@@ -1,0 +1,274 @@
+//! What the tests of this crate share: a scripted next hop on loopback, certificates, envelopes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use postern_config::Config;
+use postern_config::outbound::Timeouts;
+use postern_policy::Policy;
+use postern_queue::{Envelope, Origin, Recipient};
+use postern_runtime::dns::StaticDns;
+use postern_smtp::{Address, Body, Domain, Notify, ReversePath};
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Dial, Protocol};
+use crate::route::{Endpoint, Router, Target};
+use crate::settings::Settings;
+use crate::sign::Keys;
+use crate::tls::ClientTls;
+use crate::tls_policy::TlsPolicy;
+
+/// A self-signed certificate.
+pub(crate) struct Certificate {
+    pub(crate) pem: String,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
+
+pub(crate) fn certificate(name: &str) -> Certificate {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    Certificate { pem: made.cert.pem(), certificate: made.cert.der().clone(), key }
+}
+
+impl Certificate {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Without any authority.
+pub(crate) fn tls() -> ClientTls {
+    ClientTls::with_roots(RootCertStore::empty()).unwrap()
+}
+
+static HOSTNAME: LazyLock<Domain> = LazyLock::new(|| Domain::parse("mail.proseware.test").unwrap());
+static TIMEOUTS: LazyLock<Timeouts> = LazyLock::new(Timeouts::default);
+
+/// The settings of a small configuration; nothing has a name in its DNS.
+pub(crate) fn settings(text: &str) -> Settings {
+    settings_with(text, StaticDns::new())
+}
+
+pub(crate) fn settings_with(text: &str, dns: StaticDns) -> Settings {
+    let config: Config = toml::from_str(&format!("hostname = \"mail.proseware.test\"\n{text}")).unwrap();
+    let (config, policy) = (Arc::new(config.clone()), Arc::new(Policy::new(&config)));
+    Settings {
+        router: Router::new(config.clone(), policy.clone(), &[]).unwrap(),
+        keys: Keys::load(&config).unwrap(),
+        tls: tls(),
+        dns: Arc::new(dns),
+        schedule: Arc::new(config.queue.clone()),
+        sending: Arc::new(config.outbound.clone()),
+        config,
+        policy,
+    }
+}
+
+pub(crate) fn dial(tls: &ClientTls) -> Dial<'_> {
+    Dial {
+        hostname: &HOSTNAME,
+        source_addresses: &[],
+        timeouts: &TIMEOUTS,
+        protocol: Protocol::Smtp,
+        tls,
+        policy: TlsPolicy::May,
+        credentials: None,
+    }
+}
+
+pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
+    let recipient = |address: &&str| Recipient {
+        address: Address::parse(address).unwrap(),
+        given: None,
+        notify: Notify::default(),
+        original: None,
+    };
+    Envelope {
+        reverse_path: ReversePath::parse(sender).unwrap(),
+        origin: Origin::Outsider,
+        client: None,
+        helo: None,
+        received: SystemTime::UNIX_EPOCH,
+        body: Body::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envelope_id: None,
+        message_id: None,
+        size: 0,
+        recipients: to.iter().map(recipient).collect(),
+    }
+}
+
+/// A next hop that follows a script, one for each connection. A step is
+///
+/// - a text that ends in CRLF: it is sent; `slow TEXT` sends it octet by octet;
+/// - `stop TEXT`: TEXT is sent, and nothing more is read;
+/// - `close`: the connection is closed; `hang`: nothing is done for ever;
+/// - `tls`: a handshake;
+/// - anything else: lines are read until one begins with it (`.` must be the whole line).
+///
+/// Behind the last step everything is read and recorded until the client closes.
+pub(crate) struct Server {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<u8>>>,
+    task: JoinHandle<()>,
+    /// Ends the steps that wait for ever.
+    enough: CancellationToken,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Server {
+    pub(crate) async fn start(script: &[&str]) -> Self {
+        Self::start_several(&[script]).await
+    }
+
+    pub(crate) async fn start_at(address: &str, script: &[&str]) -> Self {
+        Self::run(address, &[script], None).await
+    }
+
+    pub(crate) async fn start_several(scripts: &[&[&str]]) -> Self {
+        Self::run("127.0.0.1:0", scripts, None).await
+    }
+
+    pub(crate) async fn start_tls(script: &[&str], certificate: &Certificate) -> Self {
+        Self::run("127.0.0.1:0", &[script], Some(certificate.acceptor())).await
+    }
+
+    async fn run(address: &str, scripts: &[&[&str]], acceptor: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let scripts: Vec<Vec<String>> =
+            scripts.iter().map(|script| script.iter().map(|step| (*step).to_owned()).collect()).collect();
+        let enough = CancellationToken::new();
+        let (log, ended) = (received.clone(), enough.clone());
+        let task = tokio::spawn(async move {
+            for script in scripts {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                serve(stream, script, &log, acceptor.as_ref(), &ended).await;
+            }
+        });
+        Self { address, received, task, enough }
+    }
+
+    pub(crate) fn target(&self, host: &str) -> Target {
+        Target { host: host.to_owned(), endpoint: Endpoint::Tcp(self.address) }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The octets that were received so far.
+    pub(crate) fn received(&self) -> Vec<u8> {
+        self.received.lock().clone()
+    }
+
+    /// The same as lines.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let received = self.received();
+        String::from_utf8_lossy(&received).split_terminator("\r\n").map(str::to_owned).collect()
+    }
+
+    /// Waits until all scripts are done and the clients gone, and answers the lines.
+    pub(crate) async fn finished(mut self) -> Vec<String> {
+        self.enough.cancel();
+        (&mut self.task).await.unwrap();
+        self.lines()
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    script: Vec<String>,
+    log: &Mutex<Vec<u8>>,
+    acceptor: Option<&TlsAcceptor>,
+    enough: &CancellationToken,
+) {
+    let mut tcp = Some(stream);
+    let mut tls: Option<Box<dyn Stream>> = None;
+    let mut pending = Vec::new();
+    for step in &script {
+        if step == "tls" {
+            match acceptor.unwrap().accept(tcp.take().unwrap()).await {
+                Ok(stream) => tls = Some(Box::new(stream)),
+                Err(_) => return,
+            }
+            continue;
+        }
+        let stream: &mut dyn Stream = match (&mut tls, &mut tcp) {
+            (Some(tls), _) => tls,
+            (None, Some(tcp)) => tcp,
+            (None, None) => return,
+        };
+        if step == "close" {
+            return;
+        } else if step == "hang" {
+            return enough.cancelled().await;
+        } else if let Some(text) = step.strip_prefix("stop ") {
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            return enough.cancelled().await;
+        } else if let Some(text) = step.strip_prefix("slow ") {
+            for octet in text.bytes() {
+                let _ = stream.write_all(&[octet]).await;
+                let _ = stream.flush().await;
+                tokio::task::yield_now().await;
+            }
+        } else if step.ends_with("\r\n") {
+            let _ = stream.write_all(step.as_bytes()).await;
+            let _ = stream.flush().await;
+        } else if !read_until(stream, step, &mut pending, log).await {
+            return;
+        }
+    }
+    let stream: &mut dyn Stream = match (&mut tls, &mut tcp) {
+        (Some(tls), _) => tls,
+        (None, Some(tcp)) => tcp,
+        (None, None) => return,
+    };
+    read_until(stream, "\0", &mut pending, log).await;
+}
+
+/// Reads lines until one begins with `start`; `false` at the end of the stream.
+async fn read_until(stream: &mut dyn Stream, start: &str, pending: &mut Vec<u8>, log: &Mutex<Vec<u8>>) -> bool {
+    loop {
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            log.lock().extend_from_slice(&line);
+            let is_wanted = match start {
+                "." => line == b".\r\n",
+                _ => line.starts_with(start.as_bytes()),
+            };
+            if is_wanted {
+                return true;
+            }
+        }
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return false,
+            Ok(count) => pending.extend_from_slice(&buffer[..count]),
+        }
+    }
+}

@@ -1,0 +1,813 @@
+//! Deliveries: how many at once, and the steps of one attempt.
+//!
+//! `route -> connect and secure -> sign -> send -> outcome`; a step is a method of [`Attempt`] with its name.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use postern_queue::{Feedback, Lease, LeasedRecipient, Outcome, Queue, Recipient};
+use postern_runtime::Clock;
+use postern_smtp::EnhancedStatus;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::{Connection, Dial, Protocol};
+use crate::content::{Outgoing, Source};
+use crate::maildir::{self, Maildir};
+use crate::metrics::{Metrics, Phase};
+use crate::outcome::{self, Circumstances, Failure, Stage, Verdict};
+use crate::pool::Pool;
+use crate::route::{Hop, RouteFailure, Target};
+use crate::settings::Settings;
+use crate::tls_policy::TlsPolicy;
+use crate::transaction::{Mail, To};
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_millis(500);
+/// Messages that are written into mailboxes at once: more would only make the disk seek.
+const LOCAL_DELIVERIES: usize = 16;
+
+/// What deliveries work with.
+#[derive(Debug)]
+pub struct Shared {
+    /// The settings in force.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Where leases come from and outcomes go.
+    pub queue: Queue,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The time in outcomes.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// All deliveries of a server.
+#[derive(Debug)]
+pub struct Outbound {
+    shared: Shared,
+    pool: Pool,
+    slots: Arc<Slots>,
+    local: Semaphore,
+    /// Connections that are being closed politely.
+    farewells: TaskTracker,
+}
+
+impl Outbound {
+    /// Deliveries that have not begun.
+    pub fn new(shared: Shared) -> Arc<Self> {
+        let local = Semaphore::new(LOCAL_DELIVERIES);
+        Arc::new(Self {
+            shared,
+            pool: Pool::default(),
+            slots: Arc::default(),
+            local,
+            farewells: TaskTracker::new(),
+        })
+    }
+
+    /// Puts new settings into force. Attempts under way end with the old ones; idle connections are closed, as they were
+    /// made under the old ones.
+    pub fn reload(&self, settings: Settings) {
+        self.shared.settings.store(Arc::new(settings));
+        for connection in self.pool.empty() {
+            self.farewells.spawn(connection.close());
+        }
+    }
+
+    /// Delivers until `stop`. Attempts run in `tasks`; those under way when it stops come to their end there.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, tasks: TaskTracker) {
+        tasks.spawn(self.clone().sweep(stop.clone()));
+        while let Some((slot, lease)) = stop.run_until_cancelled(self.next()).await {
+            let outbound = self.clone();
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                outbound.work(lease, &stop).await;
+                drop(slot);
+            });
+        }
+        for connection in self.pool.close() {
+            self.farewells.spawn(connection.close());
+        }
+        self.farewells.close();
+        self.farewells.wait().await;
+    }
+
+    /// Waits for a free slot, then for a lease.
+    async fn next(&self) -> (Slot, Lease) {
+        let limit = || self.shared.settings.load().config.outbound.max_deliveries;
+        let slot = self.slots.take(limit).await;
+        (slot, self.shared.queue.lease().await)
+    }
+
+    /// Closes connections that were idle too long.
+    async fn sweep(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+            let longest = self.shared.settings.load().config.outbound.idle_connection;
+            for connection in self.pool.expired(longest) {
+                self.farewells.spawn(connection.close());
+            }
+        }
+    }
+
+    /// Delivers one message, and then others that wait for the same destination.
+    async fn work(&self, lease: Lease, stop: &CancellationToken) {
+        let mut next = Some(lease);
+        while let Some(lease) = next {
+            let (id, destination) = (lease.id, lease.destination.clone());
+            if let Err(panic) = contained(self.attempt(lease)).await {
+                // The lease was dropped on the way: the queue counts that, and holds the message after the third time.
+                self.shared.metrics.panicked();
+                tracing::error!(event = "panic", %id, %destination, %panic, "delivery attempt panicked");
+                return;
+            }
+            next = match stop.is_cancelled() {
+                true => None,
+                false => self.shared.queue.lease_for(&destination),
+            };
+        }
+    }
+
+    /// One attempt, settled.
+    async fn attempt(&self, lease: Lease) {
+        let settings = self.shared.settings.load_full();
+        let mut attempt = Attempt::new(self, &settings, &lease);
+        attempt.run().await;
+        let (outcomes, feedback) = attempt.finish();
+        self.shared.queue.settle(lease, outcomes, feedback);
+    }
+}
+
+/// Ends a future that panics with the text of the panic.
+async fn contained<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
+        }
+    })
+    .await
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text").to_owned()
+}
+
+/// The attempts at once. Their limit may change at a reload.
+#[derive(Debug, Default)]
+struct Slots {
+    taken: AtomicUsize,
+    freed: Notify,
+}
+
+impl Slots {
+    /// Waits until fewer than the limit are taken. Only one task takes.
+    async fn take(self: &Arc<Self>, limit: impl Fn() -> usize) -> Slot {
+        loop {
+            let freed = self.freed.notified();
+            if self.taken.load(Ordering::Acquire) < limit().max(1) {
+                self.taken.fetch_add(1, Ordering::AcqRel);
+                return Slot(self.clone());
+            }
+            freed.await;
+        }
+    }
+}
+
+/// The right to one attempt.
+#[derive(Debug)]
+struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_one();
+    }
+}
+
+/// One attempt under way.
+struct Attempt<'a> {
+    outbound: &'a Outbound,
+    settings: &'a Settings,
+    lease: &'a Lease,
+    started: Instant,
+    /// Beside the recipients of the lease.
+    outcomes: Vec<Option<Outcome>>,
+    feedback: Feedback,
+    /// Read, and with its signatures, once a connection is there.
+    outgoing: Option<Outgoing<'a>>,
+    /// What the log says of the signatures.
+    dkim: String,
+    /// Where the recipients that are decided were sent, for the log.
+    address: String,
+    reused: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(outbound: &'a Outbound, settings: &'a Settings, lease: &'a Lease) -> Self {
+        Self {
+            outbound,
+            settings,
+            lease,
+            started: Instant::now(),
+            outcomes: vec![None; lease.recipients.len()],
+            feedback: Feedback::Nothing,
+            outgoing: None,
+            dkim: String::new(),
+            address: String::new(),
+            reused: false,
+        }
+    }
+
+    async fn run(&mut self) {
+        let ours: Vec<usize> = (0..self.lease.recipients.len()).filter(|at| self.is_still_ours(*at)).collect();
+        let Some(first) = ours.first() else { return };
+        match self.hop(*first) {
+            hop @ (Hop::Mx(_) | Hop::Relay(_)) => self.remote(&hop, &ours).await,
+            _ => self.local(&ours).await,
+        }
+    }
+
+    fn hop(&self, at: usize) -> Hop<'a> {
+        let settings: &'a Settings = self.settings;
+        let lease: &'a Lease = self.lease;
+        settings.router.route(&lease.envelope.reverse_path, &lease.recipients[at].address)
+    }
+
+    /// Whether a recipient still goes where it was leased for. After a reload it may not: the queue then finds its new
+    /// destination, as it has no outcome.
+    fn is_still_ours(&self, at: usize) -> bool {
+        self.hop(at).to_string() == *self.lease.destination.0
+    }
+
+    /// Delivers over the network: to the first host that takes the message.
+    async fn remote(&mut self, hop: &Hop<'_>, ours: &[usize]) {
+        let targets = match self.route(hop).await {
+            Ok(targets) => targets,
+            Err(failure) => {
+                if let RouteFailure::Dns { .. } = failure {
+                    self.feedback = Feedback::Unreachable(failure.to_string());
+                }
+                return self.decide_rest(ours, &failure.verdict(), &self.circumstances(None));
+            }
+        };
+        let mut last = None;
+        for target in &targets {
+            match self.host(hop, target, ours).await {
+                Ok(()) => return,
+                Err(failure) => {
+                    self.note(target, &failure);
+                    let goes_on = failure.suggests_next_host();
+                    last = Some((failure, target));
+                    if !goes_on {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some((failure, target)) = last {
+            self.blame(&failure);
+            let circumstances = self.circumstances(Some(target));
+            self.decide_rest(ours, &failure.verdict(), &circumstances);
+        }
+    }
+
+    /// The hosts to try, best first.
+    async fn route(&mut self, hop: &Hop<'_>) -> Result<Vec<Target>, RouteFailure> {
+        let started = Instant::now();
+        let resolved = self.settings.router.resolve(hop, self.settings.dns.as_ref()).await;
+        self.outbound.shared.metrics.took(Phase::Route, started.elapsed());
+        let mut targets = resolved?;
+        self.outbound.pool.reachable_first(&mut targets);
+        Ok(targets)
+    }
+
+    /// Sends to one host: over an idle connection, or if that has died meanwhile or there is none, over a new one.
+    async fn host(&mut self, hop: &Hop<'_>, target: &Target, ours: &[usize]) -> Result<(), Failure> {
+        let longest = self.settings.config.outbound.idle_connection;
+        let idle = self.outbound.pool.take(&self.lease.destination, &target.endpoint, longest);
+        if let Some(connection) = idle {
+            self.reused = true;
+            self.outbound.shared.metrics.reused();
+            match self.deliver(connection, ours).await {
+                Err(failure) if failure.stage() <= Stage::Mail => {
+                    tracing::debug!(id = %self.lease.id, host = %target.host, %failure, "idle connection had died");
+                }
+                done => return done,
+            }
+        }
+        self.reused = false;
+        let connection = self.connect(hop, target).await?;
+        self.feedback = Feedback::Reached;
+        self.deliver(connection, ours).await
+    }
+
+    async fn connect(&mut self, hop: &Hop<'_>, target: &Target) -> Result<Connection, Failure> {
+        let config = &self.settings.config;
+        let (protocol, policy, credentials) = match hop {
+            Hop::Relay(relay) => (relay.protocol, relay.tls, relay.credentials.as_ref()),
+            _ => (Protocol::Smtp, TlsPolicy::May, None),
+        };
+        let dial = Dial {
+            hostname: &config.hostname,
+            source_addresses: &config.outbound.source_addresses,
+            timeouts: &config.outbound.timeouts,
+            protocol,
+            tls: &self.settings.tls,
+            policy,
+            credentials,
+        };
+        let metrics = &self.outbound.shared.metrics;
+        let opened = Box::pin(Connection::open(target, &dial)).await;
+        match &opened {
+            Ok(connection) => {
+                metrics.opened(connection.protection);
+                metrics.took(Phase::Connect, connection.timings.connect);
+                metrics.took(Phase::Secure, connection.timings.secure);
+            }
+            Err(_) => metrics.connection_failed(),
+        }
+        self.outbound.pool.note(&target.endpoint, opened.is_ok());
+        opened
+    }
+
+    /// Reads and signs the message, once an attempt.
+    async fn sign(&mut self) -> Result<Outgoing<'a>, Failure> {
+        if let Some(outgoing) = self.outgoing.take() {
+            return Ok(outgoing);
+        }
+        let started = Instant::now();
+        let lease: &'a Lease = self.lease;
+        let source = Source::load(lease).await.map_err(Failure::Content)?;
+        let hostname = &self.settings.config.hostname;
+        let signed = self.settings.keys.sign(&lease.envelope, hostname, &source).await.map_err(Failure::Content)?;
+        self.dkim = signed.summary;
+        let outgoing = Outgoing::new(source, signed.fields, lease.envelope.smtputf8).await.map_err(Failure::Content)?;
+        self.outbound.shared.metrics.took(Phase::Sign, started.elapsed());
+        Ok(outgoing)
+    }
+
+    /// Sends over a connection, in as many transactions as the recipients need, and keeps it for the next message.
+    async fn deliver(&mut self, connection: Connection, ours: &[usize]) -> Result<(), Failure> {
+        let outgoing = self.sign().await?;
+        let started = Instant::now();
+        let sent = self.send(connection, &outgoing, ours).await;
+        self.outbound.shared.metrics.took(Phase::Send, started.elapsed());
+        self.outgoing = Some(outgoing);
+        if let Some(connection) = sent? {
+            self.keep(connection);
+        }
+        Ok(())
+    }
+
+    /// Answers the connection if it is fit for another message.
+    async fn send(
+        &mut self,
+        mut connection: Connection,
+        outgoing: &Outgoing<'_>,
+        ours: &[usize],
+    ) -> Result<Option<Connection>, Failure> {
+        let at_once = self.settings.config.outbound.max_recipients.max(1);
+        loop {
+            let open: Vec<usize> =
+                ours.iter().copied().filter(|at| self.outcomes[*at].is_none()).take(at_once).collect();
+            if open.is_empty() {
+                return Ok(Some(connection));
+            }
+            let lease = self.lease;
+            let to = open.iter().map(|at| {
+                let recipient = &lease.recipients[*at];
+                To { address: &recipient.address, details: details(lease, recipient) }
+            });
+            let mail = Mail { envelope: &lease.envelope, to: to.collect(), outgoing };
+            let sent = connection.transact(&mail).await;
+            let circumstances = Circumstances {
+                host: Some(connection.host.clone()),
+                tls: Some(connection.protection.to_string()),
+                at: self.now(),
+            };
+            self.address = connection.endpoint.to_string();
+            if self.feedback == Feedback::Nothing {
+                self.feedback = Feedback::Reached;
+            }
+            if let Some(words) = sent.slow_down {
+                self.feedback = Feedback::SlowDown(words);
+            }
+            let mut decided = 0;
+            for (at, verdict) in open.iter().zip(sent.verdicts) {
+                let Some(verdict) = verdict else { continue };
+                decided += 1;
+                self.outcomes[*at] = Some(outcome::outcome(verdict, &circumstances));
+            }
+            match sent.failure {
+                // Where everybody has an outcome, nobody needs to hear of a failure; the connection ends all the same.
+                Some(_) if ours.iter().all(|at| self.outcomes[*at].is_some()) => return Ok(None),
+                Some(failure) => return Err(failure),
+                None if decided == 0 => return Ok(Some(connection)),
+                None => {}
+            }
+        }
+    }
+
+    fn keep(&self, connection: Connection) {
+        let outbound = &self.settings.config.outbound;
+        let left = match connection.transactions < outbound.max_messages_per_connection {
+            true => self.outbound.pool.put(&self.lease.destination, connection, outbound.max_deliveries),
+            false => Some(connection),
+        };
+        if let Some(connection) = left {
+            self.outbound.farewells.spawn(connection.close());
+        }
+    }
+
+    /// Logs why a host did not do.
+    fn note(&self, target: &Target, failure: &Failure) {
+        let Lease { id, destination, .. } = self.lease;
+        let (host, address, stage) = (&target.host, &target.endpoint, failure.stage().as_str());
+        match failure {
+            Failure::LoginRefused(_) => {
+                tracing::error!(event = "login-refused", %id, %destination, host, %address, %failure);
+            }
+            _ => tracing::info!(event = "host-failed", %id, %destination, host, %address, stage, %failure),
+        }
+    }
+
+    /// What the last failure says of the destination as a whole.
+    fn blame(&mut self, failure: &Failure) {
+        if failure.closing().is_some() {
+            self.feedback = Feedback::SlowDown(failure.to_string());
+        } else if failure.stage() < Stage::Mail {
+            self.feedback = Feedback::Unreachable(failure.to_string());
+        }
+    }
+
+    /// Delivers on this machine, recipient by recipient.
+    async fn local(&mut self, ours: &[usize]) {
+        self.feedback = Feedback::Reached;
+        for at in ours {
+            let verdict = match self.hop(*at) {
+                Hop::Local(maildir) | Hop::Maildir(maildir) => self.mailbox(*at, &maildir).await,
+                Hop::Gone => Verdict::never(1, 1, "the mailbox does not exist any more"),
+                Hop::Discard => done("discarded, as the route of the recipient says"),
+                Hop::Reject(text) => Verdict::never(7, 1, text),
+                Hop::Mx(_) | Hop::Relay(_) => continue,
+            };
+            self.outcomes[*at] = Some(outcome::outcome(verdict, &self.circumstances(None)));
+        }
+    }
+
+    async fn mailbox(&mut self, at: usize, maildir: &Maildir) -> Verdict {
+        // Never closed, so there is always a permit to come.
+        let _permit = self.outbound.local.acquire().await;
+        let started = Instant::now();
+        let lease: &'a Lease = self.lease;
+        let recipient = &lease.recipients[at];
+        let source = match self.outgoing.take() {
+            Some(outgoing) => outgoing.source,
+            None => match Source::load(lease).await {
+                Ok(source) => source,
+                Err(error) => return Failure::Content(error).verdict(),
+            },
+        };
+        let copy = maildir::Copy {
+            sender: &lease.envelope.reverse_path,
+            recipient: &recipient.address,
+            given: details(lease, recipient).and_then(|details| details.given.as_ref()),
+            hostname: &self.settings.config.hostname,
+        };
+        let delivered = maildir::deliver(maildir, &copy, &source, self.now()).await;
+        self.outbound.shared.metrics.took(Phase::Send, started.elapsed());
+        self.outgoing = Some(Outgoing { signatures: Vec::new(), source, eight_bit: false, utf8_header: false });
+        self.address = maildir.path.display().to_string();
+        match delivered {
+            Ok(_) => done("delivered to the mailbox"),
+            Err(error) => error.verdict(),
+        }
+    }
+
+    fn decide_rest(&mut self, ours: &[usize], verdict: &Verdict, circumstances: &Circumstances) {
+        for at in ours.iter().filter(|at| self.outcomes[**at].is_none()).copied().collect::<Vec<_>>() {
+            self.outcomes[at] = Some(outcome::outcome(verdict.clone(), circumstances));
+        }
+    }
+
+    fn circumstances(&self, target: Option<&Target>) -> Circumstances {
+        Circumstances { host: target.map(|target| target.host.clone()), tls: None, at: self.now() }
+    }
+
+    fn now(&self) -> SystemTime {
+        self.outbound.shared.clock.now()
+    }
+
+    /// Logs and counts the outcomes, and answers what the queue is told.
+    fn finish(self) -> (Vec<(usize, Outcome)>, Feedback) {
+        let kind = self.lease.destination.0.split(' ').next().unwrap_or_default();
+        let now = self.now();
+        let mut told = Vec::with_capacity(self.outcomes.len());
+        for (recipient, outcome) in self.lease.recipients.iter().zip(&self.outcomes) {
+            let Some(outcome) = outcome else { continue };
+            self.outbound.shared.metrics.outcome(kind, outcome);
+            self.log(recipient, outcome, now);
+            told.push((recipient.index, outcome.clone()));
+        }
+        (told, self.feedback)
+    }
+
+    /// One line for each recipient and attempt: what became of it, and why.
+    fn log(&self, recipient: &LeasedRecipient, outcome: &Outcome, now: SystemTime) {
+        let report = outcome.report();
+        let event = match outcome {
+            Outcome::Delivered(_) => "delivered",
+            Outcome::Deferred(..) => "deferred",
+            Outcome::Failed(_) => "failed",
+        };
+        let delay = now.duration_since(self.lease.envelope.received).unwrap_or_default();
+        tracing::info!(
+            event,
+            id = %self.lease.id,
+            from = %self.lease.envelope.reverse_path,
+            to = %recipient.address,
+            destination = %self.lease.destination,
+            host = report.host.as_deref(),
+            address = (!self.address.is_empty()).then_some(self.address.as_str()),
+            status = %report.status,
+            reply = report.text,
+            attempts = recipient.attempts + 1,
+            delay = delay.as_secs_f64(),
+            took = self.started.elapsed().as_secs_f64(),
+            tls = report.tls.as_deref(),
+            dkim = (!self.dkim.is_empty()).then_some(self.dkim.as_str()),
+            reused = self.reused,
+        );
+    }
+}
+
+fn done(text: &str) -> Verdict {
+    Verdict::Ours { status: EnhancedStatus::new(2, 0, 0), text: text.to_owned() }
+}
+
+/// What the envelope says of a recipient.
+fn details<'l>(lease: &'l Lease, recipient: &LeasedRecipient) -> Option<&'l Recipient> {
+    lease.envelope.recipients.get(recipient.index)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use postern_queue::{Envelope, MessageView, QueueId};
+    use postern_runtime::SystemClock;
+    use postern_runtime::dns::StaticDns;
+    use postern_smtp::Domain;
+    use prometheus::Registry;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::surroundings::QueueSurroundings;
+    use crate::testing::{Server, envelope, settings_with};
+
+    /// A queue, and deliveries from it.
+    struct Site {
+        outbound: Arc<Outbound>,
+        queue: Queue,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+        folder: TempDir,
+    }
+
+    impl Site {
+        async fn start(text: &str, dns: StaticDns) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let queue_table = format!("[queue]\npath = {:?}\n", folder.path());
+            let settings = settings_with(&format!("{queue_table}{text}"), dns);
+            let schedule = settings.schedule.clone();
+            let settings = Arc::new(ArcSwap::from_pointee(settings));
+            let surroundings = Arc::new(QueueSurroundings::new(settings.clone()));
+            let registry = Registry::new();
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+            let queue_metrics = postern_queue::metrics::Metrics::register(&registry).unwrap();
+            let runtime_clock = clock.clone();
+            let opening = move || Queue::open(&schedule, surroundings, runtime_clock, queue_metrics);
+            let (queue, _) = tokio::task::spawn_blocking(opening).await.unwrap().unwrap();
+            let metrics = Metrics::register(&registry).unwrap();
+            let outbound = Outbound::new(Shared { settings, queue: queue.clone(), metrics, clock });
+            let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+            tasks.spawn(outbound.clone().run(stop.clone(), tasks.clone()));
+            Self { outbound, queue, stop, tasks, folder }
+        }
+
+        /// A site that gives everything to one server.
+        async fn with_smarthost(server: &Server, more: &str) -> Self {
+            let route = format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\n{more}", server.address());
+            Self::start(&route, StaticDns::new()).await
+        }
+
+        async fn submit(&self, to: &[&str], text: &str) -> QueueId {
+            let mut incoming = self.queue.incoming().unwrap();
+            incoming.write(Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
+            let now = SystemTime::now();
+            let envelope = Envelope { received: now, ..envelope("alice@proseware.test", to) };
+            incoming.commit(envelope, b"Received: x\r\n".to_vec()).await.unwrap()
+        }
+
+        async fn until(&self, what: &str, reached: impl Fn(&Self) -> bool) {
+            let waiting = async {
+                while !reached(self) {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            assert!(tokio::time::timeout(Duration::from_secs(20), waiting).await.is_ok(), "{what}");
+        }
+
+        async fn until_gone(&self, id: QueueId) {
+            self.until("delivered", |site| site.queue.show(id).is_none()).await;
+        }
+
+        /// The message after its first attempt.
+        async fn until_tried(&self, id: QueueId) -> MessageView {
+            self.until("tried", |site| {
+                site.queue.show(id).is_some_and(|message| message.recipients.iter().all(|r| r.attempts > 0))
+            })
+            .await;
+            self.queue.show(id).unwrap()
+        }
+
+        async fn stop(self) {
+            self.stop.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+            self.queue.close().await;
+        }
+    }
+
+    const HELLO: [&str; 3] = ["220 hi\r\n", "EHLO", "250-hi\r\n250 PIPELINING\r\n"];
+    const TAKE: [&str; 4] = ["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"];
+
+    #[tokio::test]
+    async fn a_message_is_delivered_and_the_connection_used_again() {
+        let server = Server::start(&[&HELLO[..], &TAKE, &TAKE, &["QUIT", "221 bye\r\n"]].concat()).await;
+        let site = Site::with_smarthost(&server, "").await;
+        for _ in 0..2 {
+            let id = site.submit(&["bob@adatum.test"], "Subject: x\r\n\r\n.dot\r\n").await;
+            site.until_gone(id).await;
+        }
+        site.stop().await;
+        let lines = server.finished().await;
+        assert_eq!(lines.iter().filter(|line| line.starts_with("EHLO")).count(), 1);
+        assert_eq!(lines.iter().filter(|line| *line == "..dot").count(), 2);
+        assert_eq!(lines.last().unwrap(), "QUIT");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_that_dies_costs_no_attempt() {
+        let dying = [&HELLO[..], &TAKE, &["DATA", "421 idle too long\r\n", "close"]].concat();
+        let fresh = [&HELLO[..], &TAKE].concat();
+        let server = Server::start_several(&[&dying, &fresh]).await;
+        let site = Site::with_smarthost(&server, "").await;
+        for _ in 0..2 {
+            let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+            site.until_gone(id).await;
+        }
+        site.stop().await;
+        server.finished().await;
+    }
+
+    #[tokio::test]
+    async fn recipients_of_one_message_have_outcomes_of_their_own() {
+        let replies = "250 ok\r\n250 ok\r\n451 4.7.1 greylisted, try again in 10 minutes\r\n354 go\r\n";
+        let script = [&HELLO[..], &["DATA", replies, ".", "250 queued\r\n"]].concat();
+        let server = Server::start(&script).await;
+        let site = Site::with_smarthost(&server, "").await;
+        let id = site.submit(&["bob@adatum.test", "eve@adatum.test"], "x\r\n").await;
+        let message = site.until_tried(id).await;
+        assert_eq!(message.recipients[0].state, "delivered");
+        let eve = &message.recipients[1];
+        assert_eq!((eve.state.as_str(), eve.status.as_deref()), ("deferred", Some("4.7.1")));
+        assert!(eve.text.as_deref().unwrap().contains("greylisted"));
+        assert_eq!(eve.tls.as_deref(), Some("clear"));
+        let wait = eve.next_attempt.unwrap() - eve.last_attempt.unwrap();
+        assert!((595..=605).contains(&wait), "{wait}");
+        site.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_next_mx_is_tried_in_the_same_attempt() {
+        let refusing = Server::start(&["554 not today\r\n", "close"]).await;
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let port = refusing.address().port();
+        // A second loopback address with the port of the first.
+        let taking = Server::start_at(&format!("127.0.0.2:{port}"), &[&HELLO[..], &TAKE].concat()).await;
+        let dns = StaticDns::new()
+            .mx_record(domain("adatum.test"), 1, domain("a.adatum.test"))
+            .mx_record(domain("adatum.test"), 2, domain("b.adatum.test"))
+            .address_record(domain("a.adatum.test"), refusing.address().ip())
+            .address_record(domain("b.adatum.test"), taking.address().ip());
+        let site =
+            Site::start(&format!("[outbound]\nallow_private_targets = true\nport = {port}\n"), dns).await;
+        let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until_gone(id).await;
+        refusing.finished().await;
+        site.stop().await;
+        taking.finished().await;
+    }
+
+    #[tokio::test]
+    async fn the_only_host_that_refuses_everybody_defers() {
+        let server = Server::start(&["554 not today\r\n", "close"]).await;
+        let site = Site::with_smarthost(&server, "").await;
+        let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        let bob = site.until_tried(id).await.recipients.remove(0);
+        assert_eq!((bob.state.as_str(), bob.status.as_deref()), ("deferred", Some("4.0.0")));
+        assert_eq!(bob.text.as_deref(), Some("554 not today"));
+        site.stop().await;
+    }
+
+    #[tokio::test]
+    async fn more_recipients_than_a_transaction_takes_go_in_several() {
+        let two = ["DATA", "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"];
+        let server = Server::start(&[&HELLO[..], &two, &TAKE].concat()).await;
+        let site = Site::with_smarthost(&server, "[outbound]\nmax_recipients = 2\n").await;
+        let id = site.submit(&["a@adatum.test", "b@adatum.test", "c@adatum.test"], "x\r\n").await;
+        site.until_gone(id).await;
+        site.stop().await;
+        let lines = server.finished().await;
+        assert_eq!(lines.iter().filter(|line| line.starts_with("MAIL")).count(), 2);
+    }
+
+    const LOCAL: &str = "[[domain]]\nname = \"proseware.test\"\nmailboxes = [\"alice\", \"bob\"]\n";
+
+    fn new_mail(folder: &Path, mailbox: &str) -> Vec<String> {
+        let directory = folder.join("mail/proseware.test").join(mailbox).join("new");
+        let files = std::fs::read_dir(directory).unwrap();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn mailboxes_get_a_copy_each_and_missing_ones_a_refusal() {
+        let site = Site::start(LOCAL, StaticDns::new()).await;
+        let to = ["alice@proseware.test", "bob@proseware.test", "gone@proseware.test"];
+        let large = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(100_000));
+        let id = site.submit(&to, &large).await;
+        site.until("delivered", |site| {
+            let states = |message: MessageView| message.recipients.iter().all(|r| r.attempts > 0);
+            site.queue.show(id).is_none_or(states)
+        })
+        .await;
+        for mailbox in ["alice", "bob"] {
+            let mail = new_mail(site.folder.path(), mailbox);
+            let expected = format!(
+                "Return-Path: <alice@proseware.test>\nDelivered-To: {mailbox}@proseware.test\nReceived: x\n{}",
+                large.replace("\r\n", "\n")
+            );
+            assert!(mail.contains(&expected), "{mailbox}");
+        }
+        // The refusal of the third is reported to alice.
+        site.until("reported", |site| new_mail(site.folder.path(), "alice").len() == 2).await;
+        site.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_route_that_changed_meanwhile_is_followed_and_connections_are_made_anew() {
+        let server = Server::start(&[&HELLO[..], &TAKE, &["QUIT", "221 bye\r\n"]].concat()).await;
+        let site = Site::with_smarthost(&server, "").await;
+        let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until_gone(id).await;
+        let text = format!("[queue]\npath = {:?}\n[[route]]\nvia = \"discard\"\n", site.folder.path());
+        site.outbound.reload(settings_with(&text, StaticDns::new()));
+        assert_eq!(server.finished().await.last().unwrap(), "QUIT");
+        let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until_gone(id).await;
+        site.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_attempt_and_nothing_else() {
+        let panicking = async {
+            tokio::task::yield_now().await;
+            panic!("poison {}", 7);
+        };
+        assert_eq!(contained(panicking).await, Err::<(), _>("poison 7".to_owned()));
+        assert_eq!(contained(async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn no_more_attempts_than_allowed_run_at_once() {
+        let slots = Arc::new(Slots::default());
+        let first = slots.take(|| 1).await;
+        let waiting = tokio::time::timeout(Duration::ZERO, slots.take(|| 1));
+        assert!(waiting.await.is_err());
+        let second = slots.take(|| 2).await;
+        drop(first);
+        drop(second);
+        slots.take(|| 1).await;
+    }
+}

@@ -1,0 +1,380 @@
+//! What is kept of a message beside its content, and its encoding in the spool.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
+
+use crate::codec::{Damaged, Field, Reader, Writer};
+
+/// The envelope of a queued message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// MAIL FROM.
+    pub reverse_path: ReversePath,
+    /// By which right the message came: decides whether it is signed.
+    pub origin: Origin,
+    /// The client's address; none for mail of our own.
+    pub client: Option<IpAddr>,
+    /// The argument of EHLO or HELO.
+    pub helo: Option<String>,
+    /// When it was accepted; lifetimes count from here. Kept to the millisecond.
+    pub received: SystemTime,
+    /// BODY.
+    pub body: Body,
+    /// Whether the message needs SMTPUTF8 downstream (RFC 6531).
+    pub smtputf8: bool,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID.
+    pub envelope_id: Option<EnvelopeId>,
+    /// The Message-ID field without angle brackets, if there is one.
+    pub message_id: Option<String>,
+    /// Octets of the content, our header fields included.
+    pub size: u64,
+    /// The final recipients, aliases expanded, without duplicates.
+    pub recipients: Vec<Recipient>,
+}
+
+/// By which right a message came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// From a login.
+    Login(String),
+    /// From a trusted network, by its label.
+    TrustedNetwork(String),
+    /// From anybody, for one of our recipients or relay domains.
+    Outsider,
+    /// Written by this server: a report.
+    Own,
+}
+
+impl Origin {
+    /// Only mail of our own people and our own is signed; what passes through for outsiders never is.
+    pub fn is_signed(&self) -> bool {
+        !matches!(self, Self::Outsider)
+    }
+}
+
+/// One final recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// Where the message goes.
+    pub address: Address,
+    /// What the sender wrote in RCPT TO, where it differs (an alias, a subaddress).
+    pub given: Option<Address>,
+    /// NOTIFY.
+    pub notify: Notify,
+    /// ORCPT.
+    pub original: Option<OriginalRecipient>,
+}
+
+mod tag {
+    pub(super) const RECEIVED: u8 = 1;
+    pub(super) const SIZE: u8 = 2;
+    /// Absent: the null sender.
+    pub(super) const REVERSE_PATH: u8 = 3;
+    pub(super) const LOGIN: u8 = 4;
+    pub(super) const TRUSTED_NETWORK: u8 = 5;
+    /// Neither this nor the two above: an outsider.
+    pub(super) const OWN: u8 = 6;
+    pub(super) const CLIENT: u8 = 7;
+    pub(super) const HELO: u8 = 8;
+    pub(super) const BODY: u8 = 9;
+    pub(super) const SMTPUTF8: u8 = 10;
+    pub(super) const RET: u8 = 11;
+    pub(super) const ENVELOPE_ID: u8 = 12;
+    pub(super) const MESSAGE_ID: u8 = 13;
+    pub(super) const RECIPIENT: u8 = 14;
+
+    /// Fields of a recipient.
+    pub(super) mod recipient {
+        pub(in super::super) const ADDRESS: u8 = 1;
+        pub(in super::super) const GIVEN: u8 = 2;
+        /// Absent: the default of RFC 3461 §4.1.
+        pub(in super::super) const NOTIFY: u8 = 3;
+        pub(in super::super) const ORIGINAL_KIND: u8 = 4;
+        pub(in super::super) const ORIGINAL_ADDRESS: u8 = 5;
+    }
+}
+
+impl Envelope {
+    /// How the spool keeps it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::record();
+        // These two stand first: see `Facts::read`.
+        writer.time(tag::RECEIVED, self.received);
+        writer.number(tag::SIZE, self.size);
+        if let ReversePath::Address(address) = &self.reverse_path {
+            writer.text(tag::REVERSE_PATH, &address.to_string());
+        }
+        match &self.origin {
+            Origin::Login(login) => writer.text(tag::LOGIN, login),
+            Origin::TrustedNetwork(label) => writer.text(tag::TRUSTED_NETWORK, label),
+            Origin::Outsider => {}
+            Origin::Own => writer.flag(tag::OWN, true),
+        }
+        match self.client {
+            Some(IpAddr::V4(ip)) => writer.bytes(tag::CLIENT, &ip.octets()),
+            Some(IpAddr::V6(ip)) => writer.bytes(tag::CLIENT, &ip.octets()),
+            None => {}
+        }
+        writer.optional_text(tag::HELO, self.helo.as_deref());
+        if self.body != Body::SevenBit {
+            writer.number(tag::BODY, if self.body == Body::EightBitMime { 1 } else { 2 });
+        }
+        writer.flag(tag::SMTPUTF8, self.smtputf8);
+        if let Some(ret) = self.ret {
+            writer.number(tag::RET, if ret == Ret::Full { 1 } else { 2 });
+        }
+        writer.optional_text(tag::ENVELOPE_ID, self.envelope_id.as_ref().map(|id| id.0.as_str()));
+        writer.optional_text(tag::MESSAGE_ID, self.message_id.as_deref());
+        for recipient in &self.recipients {
+            writer.nested(tag::RECIPIENT, |writer| recipient.encode(writer));
+        }
+        writer.finish()
+    }
+
+    /// Reads what [`Envelope::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Damaged`]: also when a value is well formed and means nothing, such as an address without a domain.
+    pub(crate) fn decode(encoded: &[u8]) -> Result<Self, Damaged> {
+        let mut envelope = Self {
+            reverse_path: ReversePath::Null,
+            origin: Origin::Outsider,
+            client: None,
+            helo: None,
+            received: SystemTime::UNIX_EPOCH,
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envelope_id: None,
+            message_id: None,
+            size: 0,
+            recipients: Vec::new(),
+        };
+        let mut reader = Reader::record(encoded)?;
+        while let Some(field) = reader.field()? {
+            match field.tag {
+                tag::RECEIVED => envelope.received = field.time()?,
+                tag::SIZE => envelope.size = field.number()?,
+                tag::REVERSE_PATH => envelope.reverse_path = ReversePath::Address(address(field)?),
+                tag::LOGIN => envelope.origin = Origin::Login(field.owned_text()?),
+                tag::TRUSTED_NETWORK => envelope.origin = Origin::TrustedNetwork(field.owned_text()?),
+                tag::OWN => envelope.origin = Origin::Own,
+                tag::CLIENT => envelope.client = Some(ip_address(field.value)?),
+                tag::HELO => envelope.helo = Some(field.owned_text()?),
+                tag::BODY => envelope.body = body(field)?,
+                tag::SMTPUTF8 => envelope.smtputf8 = true,
+                tag::RET => envelope.ret = Some(ret(field)?),
+                tag::ENVELOPE_ID => envelope.envelope_id = Some(EnvelopeId(field.owned_text()?)),
+                tag::MESSAGE_ID => envelope.message_id = Some(field.owned_text()?),
+                tag::RECIPIENT => envelope.recipients.push(Recipient::decode(field.fields())?),
+                _ => {}
+            }
+        }
+        Ok(envelope)
+    }
+
+    /// Whether nobody is told when delivery fails (RFC 5321 §4.5.5).
+    pub(crate) fn has_null_sender(&self) -> bool {
+        self.reverse_path == ReversePath::Null
+    }
+}
+
+impl Recipient {
+    fn encode(&self, writer: &mut Writer) {
+        writer.text(tag::recipient::ADDRESS, &self.address.to_string());
+        writer.optional_text(tag::recipient::GIVEN, self.given.as_ref().map(Address::to_string).as_deref());
+        if self.notify != Notify::default() {
+            let Notify { success, failure, delay } = self.notify;
+            let bits = u64::from(success) | u64::from(failure) << 1 | u64::from(delay) << 2;
+            writer.number(tag::recipient::NOTIFY, bits);
+        }
+        if let Some(original) = &self.original {
+            writer.text(tag::recipient::ORIGINAL_KIND, &original.kind);
+            writer.text(tag::recipient::ORIGINAL_ADDRESS, &original.address);
+        }
+    }
+
+    fn decode(mut reader: Reader<'_>) -> Result<Self, Damaged> {
+        let mut found = None;
+        let mut given = None;
+        let mut notify = Notify::default();
+        let (mut kind, mut original) = (None, None);
+        while let Some(field) = reader.field()? {
+            match field.tag {
+                tag::recipient::ADDRESS => found = Some(address(field)?),
+                tag::recipient::GIVEN => given = Some(address(field)?),
+                tag::recipient::NOTIFY => {
+                    let bits = field.number()?;
+                    notify = Notify { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 };
+                }
+                tag::recipient::ORIGINAL_KIND => kind = Some(field.owned_text()?),
+                tag::recipient::ORIGINAL_ADDRESS => original = Some(field.owned_text()?),
+                _ => {}
+            }
+        }
+        let original = kind.zip(original).map(|(kind, address)| OriginalRecipient { kind, address });
+        Ok(Self { address: found.ok_or(Damaged::Value("recipient"))?, given, notify, original })
+    }
+}
+
+fn address(field: Field<'_>) -> Result<Address, Damaged> {
+    Address::parse(field.text()?).map_err(|_| Damaged::Value("address"))
+}
+
+fn ip_address(octets: &[u8]) -> Result<IpAddr, Damaged> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    let v6 = <[u8; 16]>::try_from(octets).map(IpAddr::from);
+    v4.or(v6).map_err(|_| Damaged::Value("client address"))
+}
+
+fn body(field: Field<'_>) -> Result<Body, Damaged> {
+    match field.number()? {
+        1 => Ok(Body::EightBitMime),
+        2 => Ok(Body::BinaryMime),
+        _ => Err(Damaged::Value("BODY")),
+    }
+}
+
+fn ret(field: Field<'_>) -> Result<Ret, Damaged> {
+    match field.number()? {
+        1 => Ok(Ret::Full),
+        2 => Ok(Ret::Headers),
+        _ => Err(Damaged::Value("RET")),
+    }
+}
+
+/// What can be known of an encoded envelope without decoding all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) received: SystemTime,
+    pub(crate) size: u64,
+}
+
+impl Facts {
+    /// Reads the first two fields.
+    pub(crate) fn read(encoded: &[u8]) -> Self {
+        let mut facts = Self { received: SystemTime::UNIX_EPOCH, size: 0 };
+        let Ok(mut reader) = Reader::record(encoded) else {
+            return facts;
+        };
+        while let Ok(Some(field)) = reader.field() {
+            match field.tag {
+                tag::RECEIVED => facts.received = field.time().unwrap_or(facts.received),
+                tag::SIZE => facts.size = field.number().unwrap_or(0),
+                _ => break,
+            }
+        }
+        facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn full() -> Envelope {
+        Envelope {
+            reverse_path: ReversePath::parse("\"odd one\"@proseware.test").unwrap(),
+            origin: Origin::Login("alice".to_owned()),
+            client: Some("2001:db8::1".parse().unwrap()),
+            helo: Some("laptop".to_owned()),
+            received: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_284_325_123),
+            body: Body::BinaryMime,
+            smtputf8: true,
+            ret: Some(Ret::Headers),
+            envelope_id: Some(EnvelopeId("a+b".to_owned())),
+            message_id: Some("1@proseware.test".to_owned()),
+            size: 70_000,
+            recipients: vec![
+                Recipient {
+                    address: Address::parse("bob@adatum.test").unwrap(),
+                    given: Some(Address::parse("bob+list@adatum.test").unwrap()),
+                    notify: Notify { success: true, failure: false, delay: false },
+                    original: Some(OriginalRecipient {
+                        kind: "rfc822".to_owned(),
+                        address: "Bob@adatum.test".to_owned(),
+                    }),
+                },
+                Recipient {
+                    address: Address::parse("žofie@adatum.test").unwrap(),
+                    given: None,
+                    notify: Notify::default(),
+                    original: None,
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn an_envelope_is_read_back_as_it_was_written() {
+        let envelope = full();
+        assert_eq!(Envelope::decode(&envelope.encode()), Ok(envelope.clone()));
+        for origin in [Origin::Own, Origin::Outsider, Origin::TrustedNetwork("office".to_owned())] {
+            let small =
+                Envelope { origin, reverse_path: ReversePath::Null, client: None, ..envelope.clone() };
+            assert_eq!(Envelope::decode(&small.encode()), Ok(small));
+        }
+    }
+
+    #[test]
+    fn size_and_age_are_known_without_decoding_the_rest() {
+        let envelope = full();
+        let facts = Facts { received: envelope.received, size: envelope.size };
+        assert_eq!(Facts::read(&envelope.encode()), facts);
+    }
+
+    #[test]
+    fn fields_of_a_later_release_are_skipped() {
+        let mut encoded = full().encode();
+        encoded.extend_from_slice(&[200, 3, 1, 2, 3]);
+        assert_eq!(Envelope::decode(&encoded), Ok(full()));
+    }
+
+    #[test]
+    fn values_that_mean_nothing_are_damage() {
+        for (tag, value) in [
+            (tag::REVERSE_PATH, b"nobody".as_slice()),
+            (tag::CLIENT, b"123"),
+            (tag::BODY, b"\x09"),
+            (tag::RET, b""),
+            (tag::HELO, b"\xff"),
+            (tag::RECIPIENT, b""),
+        ] {
+            let mut writer = Writer::record();
+            writer.bytes(tag, value);
+            assert!(Envelope::decode(&writer.finish()).is_err(), "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_typical_envelope_is_small() {
+        let envelope = Envelope {
+            reverse_path: ReversePath::parse("alice.sender@proseware.test").unwrap(),
+            client: Some("192.0.2.77".parse().unwrap()),
+            helo: Some("laptop.proseware.test".to_owned()),
+            envelope_id: None,
+            message_id: Some("20261121180525.4711.alice@laptop.proseware.test".to_owned()),
+            recipients: vec![full().recipients[1].clone()],
+            ..full()
+        };
+        assert!(envelope.encode().len() < 190, "{}", envelope.encode().len());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let encoded = [vec![1], bytes].concat();
+            let _ = Facts::read(&encoded);
+            if let Ok(envelope) = Envelope::decode(&encoded) {
+                prop_assert_eq!(Envelope::decode(&envelope.encode()), Ok(envelope));
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! A message while it is being received.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::timeout;
+use tracing::{error, warn};
+
+use crate::Inner;
+use crate::envelope::Envelope;
+use crate::message::QueueId;
+use crate::messages::Arrival;
+use crate::store::{Change, FinishedFile, LargeFile, NewBody, StoreError};
+
+/// Large messages go to disk in blocks of this size.
+const BLOCK: usize = 256 * 1024;
+
+/// Smaller pieces are copied together: a piece costs some memory of its own, and may keep a larger buffer alive.
+const SMALL_PIECE: usize = 8 * 1024;
+
+/// Why a message was not taken. None of them loses anything: the client keeps its copy.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The filesystem is nearly full (452 4.3.1).
+    #[error("no space left for new mail: {0}")]
+    NoSpace(String),
+    /// The queue holds as many messages as it may (452 4.3.1).
+    #[error("the queue is full: {0} messages")]
+    Full(usize),
+    /// The disk did not answer in time (451 4.3.0).
+    #[error("the spool did not answer in time")]
+    Timeout,
+    /// Writing failed (451 4.3.0).
+    #[error("the spool could not be written")]
+    Store(#[source] StoreError),
+}
+
+impl From<StoreError> for AcceptError {
+    /// A disk that became full between the question and the write is still a full disk.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { what, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::NoSpace(format!("{what}: {source}"))
+            }
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// Takes the content piece by piece. Small messages stay in memory until [`Incoming::commit`]; large ones go to disk as
+/// they arrive. Dropped without a commit, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Incoming {
+    queue: Arc<Inner>,
+    id: QueueId,
+    /// What is not yet on disk.
+    pieces: Vec<Bytes>,
+    /// The end of it, while it is put together from small pieces.
+    tail: BytesMut,
+    /// Octets in `pieces` and `tail`.
+    in_memory: usize,
+    /// Octets written so far.
+    size: u64,
+    file: File,
+}
+
+/// Where the content of a message goes.
+#[derive(Debug)]
+enum File {
+    /// Into the record, as far as is known.
+    None,
+    /// Into a file of its own.
+    Open(LargeFile),
+    /// The file was lost with a write that failed or was interrupted.
+    Lost,
+}
+
+impl Incoming {
+    pub(crate) fn new(queue: Arc<Inner>) -> Self {
+        let id = queue.store.next_id();
+        queue.arriving.fetch_add(1, Ordering::Relaxed);
+        Self { queue, id, pieces: Vec::new(), tail: BytesMut::new(), in_memory: 0, size: 0, file: File::None }
+    }
+
+    /// The id the message will have: it stands in our Received field and in the reply.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Appends content: lines with CRLF, dots unstuffed.
+    ///
+    /// # Errors
+    /// When a large message cannot be written to disk.
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), AcceptError> {
+        self.size += piece.len() as u64;
+        self.in_memory += piece.len();
+        if piece.len() < SMALL_PIECE {
+            self.tail.extend_from_slice(&piece);
+        } else {
+            self.end_tail();
+            self.pieces.push(piece);
+        }
+        let most = match self.file {
+            File::None => usize::try_from(self.queue.inline_limit).unwrap_or(usize::MAX),
+            File::Open(_) | File::Lost => BLOCK,
+        };
+        if self.in_memory > most { self.write_to_file().await } else { Ok(()) }
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push(self.tail.split().freeze());
+        }
+    }
+
+    /// Writes what is in memory to the file of this message, and begins it if need be.
+    async fn write_to_file(&mut self) -> Result<(), AcceptError> {
+        self.end_tail();
+        self.in_memory = 0;
+        let pieces = std::mem::take(&mut self.pieces);
+        let file = std::mem::replace(&mut self.file, File::Lost);
+        let queue = self.queue.clone();
+        let id = self.id;
+        let file = blocking(move || {
+            let mut file = match file {
+                File::None => queue.store.large_file(id)?,
+                File::Open(file) => file,
+                File::Lost => return Err(StoreError::Closed),
+            };
+            for piece in &pieces {
+                file.write(piece)?;
+            }
+            Ok(file)
+        })
+        .await?;
+        self.file = File::Open(file);
+        Ok(())
+    }
+
+    /// Makes the message durable: `header` (our own fields) goes in front of what was written. When this returns `Ok`, the
+    /// message survives kill -9 and power loss, and delivery may have begun. `envelope.size` is set here.
+    ///
+    /// # Errors
+    /// Nothing was accepted then.
+    pub async fn commit(mut self, mut envelope: Envelope, header: Vec<u8>) -> Result<QueueId, AcceptError> {
+        envelope.size = header.len() as u64 + self.size;
+        let patience = self.queue.surroundings.schedule().commit_timeout;
+        match timeout(patience, self.commit_now(envelope, header)).await {
+            Ok(result) => result,
+            Err(_) => Err(AcceptError::Timeout),
+        }
+    }
+
+    async fn commit_now(&mut self, envelope: Envelope, header: Vec<u8>) -> Result<QueueId, AcceptError> {
+        let body = self.finish(header).await?;
+        let meta = envelope.encode();
+        let arrival = Arrival::new(self.id, &meta, &[], &self.queue.context());
+        let arrival = arrival.map_err(|damage| {
+            error!(id = %self.id, %damage, "an envelope that cannot be read back");
+            AcceptError::Store(StoreError::Damaged(self.id))
+        })?;
+        let cost = meta.len()
+            + if let NewBody::Inline(pieces) = &body { pieces.iter().map(Bytes::len).sum() } else { 0 };
+        let room = self.queue.backlog_room(cost).await?;
+        let (answer, answered) = oneshot::channel();
+        let (waiting, arriving) = handover(arrival, room, answer);
+        self.queue.commit(vec![Change::Enqueue { id: self.id, meta, body }], move |queue, result| {
+            arriving.written(queue, result.map_err(|error| crate::owned(&error)));
+        });
+        let result = answered.await.unwrap_or(Err(StoreError::Closed));
+        // From here on the fate is known, and dropping `waiting` changes nothing.
+        drop(waiting);
+        result.map(|()| self.id).map_err(AcceptError::from)
+    }
+
+    /// The whole content, as the spool takes it.
+    async fn finish(&mut self, header: Vec<u8>) -> Result<NewBody, AcceptError> {
+        if matches!(self.file, File::None) {
+            self.end_tail();
+            let mut pieces = Vec::with_capacity(self.pieces.len() + 1);
+            pieces.push(Bytes::from(header));
+            pieces.append(&mut self.pieces);
+            return Ok(NewBody::Inline(pieces));
+        }
+        self.write_to_file().await?;
+        let file = std::mem::replace(&mut self.file, File::Lost);
+        let finish = || -> Result<FinishedFile, StoreError> {
+            match file {
+                File::Open(file) => file.finish(),
+                File::None | File::Lost => Err(StoreError::Closed),
+            }
+        };
+        Ok(NewBody::File { header, file: blocking(finish).await? })
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.queue.arriving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs what may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, AcceptError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::Closed)).map_err(AcceptError::from)
+}
+
+/// Whether the session still waits for the disk. One word decides between the two ends: a message whose client was told
+/// "later" must not stay in the queue, and one that was acknowledged must not leave it.
+const WAITING: u8 = 0;
+const ABANDONED: u8 = 1;
+const DECIDED: u8 = 2;
+
+/// The session's end. Dropped before the fate is decided (time-out, lost connection) it abandons the message.
+#[derive(Debug)]
+struct Waiting(Arc<AtomicU8>);
+
+/// The spool's end.
+#[derive(Debug)]
+struct Arriving {
+    fate: Arc<AtomicU8>,
+    arrival: Arrival,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+    /// Room in the backlog, given back when this is dropped.
+    _room: OwnedSemaphorePermit,
+}
+
+fn handover(
+    arrival: Arrival,
+    room: OwnedSemaphorePermit,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+) -> (Waiting, Arriving) {
+    let fate = Arc::new(AtomicU8::new(WAITING));
+    (Waiting(fate.clone()), Arriving { fate, arrival, answer, _room: room })
+}
+
+fn decide(fate: &AtomicU8, as_what: u8) -> bool {
+    fate.compare_exchange(WAITING, as_what, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        decide(&self.0, ABANDONED);
+    }
+}
+
+impl Arriving {
+    /// The disk has answered.
+    fn written(self, queue: &Arc<Inner>, result: Result<(), StoreError>) {
+        let Self { fate, arrival, answer, .. } = self;
+        let is_awaited = decide(&fate, DECIDED);
+        let is_durable = result.is_ok();
+        if is_durable && is_awaited {
+            queue.arrived(arrival);
+        } else if is_durable {
+            warn!(id = %arrival.id, "durable too late: removed again");
+            queue.discard(arrival);
+        }
+        // Nobody listens if it was abandoned.
+        let _ = answer.send(result);
+    }
+}
+
+impl Inner {
+    /// Waits for room among what is on its way to the disk.
+    async fn backlog_room(&self, octets: usize) -> Result<OwnedSemaphorePermit, AcceptError> {
+        let units = (octets / 1024 + 1).min(crate::BACKLOG_UNITS);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let room = self.backlog.clone().acquire_many_owned(units).await;
+        room.map_err(|_| AcceptError::Store(StoreError::Closed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::messages::tests::{TestSurroundings, envelope};
+    use crate::{Queue, metrics};
+    use postern_runtime::SystemClock;
+
+    fn open(path: &std::path::Path) -> Queue {
+        let config = postern_config::Queue {
+            path: path.join("spool"),
+            segment_size: 1024 * 1024,
+            min_free_space: 0,
+            ..postern_config::Queue::default()
+        };
+        let surroundings = TestSurroundings { schedule: Arc::new(config.clone()) };
+        let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
+        Queue::open(&config, Arc::new(surroundings), Arc::new(SystemClock), metrics).unwrap().0
+    }
+
+    /// Hands a message to the spool, and lets the session go away in between if `is_abandoned`.
+    async fn write(queue: &Queue, is_abandoned: bool) -> QueueId {
+        let inner = &queue.inner;
+        let id = inner.store.next_id();
+        let envelope = crate::Envelope { received: std::time::SystemTime::now(), ..envelope(1) };
+        let meta = envelope.encode();
+        let arrival = Arrival::new(id, &meta, &[], &inner.context()).unwrap();
+        let room = inner.backlog_room(1).await.unwrap();
+        let (answer, answered) = oneshot::channel();
+        let (waiting, arriving) = handover(arrival, room, answer);
+        if is_abandoned {
+            drop(waiting);
+        } else {
+            std::mem::forget(waiting);
+        }
+        let change = Change::Enqueue { id, meta, body: NewBody::Inline(vec![Bytes::from_static(b"x")]) };
+        inner.commit(vec![change], move |queue, result| {
+            arriving.written(queue, result.map_err(|error| crate::owned(&error)));
+        });
+        answered.await.unwrap().unwrap();
+        id
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_message_that_is_durable_after_its_client_was_sent_away_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let late = write(&queue, true).await;
+        let kept = write(&queue, false).await;
+        queue.close().await;
+        drop(queue);
+        let queue = open(dir.path());
+        assert!(queue.show(late).is_none());
+        assert!(queue.show(kept).is_some());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn small_pieces_are_put_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let mut incoming = queue.incoming().unwrap();
+        for _ in 0..1000 {
+            incoming.write(Bytes::from_static(b"x")).await.unwrap();
+        }
+        incoming.write(Bytes::from(vec![b'y'; SMALL_PIECE])).await.unwrap();
+        assert_eq!(incoming.pieces.len(), 2);
+        assert_eq!(incoming.pieces[0].len(), 1000);
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_meanwhile_is_no_space() {
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = AcceptError::from(StoreError::Io { what: "writing".to_owned(), source });
+        assert!(matches!(error, AcceptError::NoSpace(_)));
+    }
+}

@@ -1,0 +1,466 @@
+//! What waits, and until when: the durable spool, its index, the schedule and delivery reports.
+//!
+//! Inbound and outbound meet only here. A message is accepted with [`Queue::incoming`], worked on under a [`Lease`],
+//! and every outcome is told with [`Queue::settle`]; operators list and change it with the verbs at the end of [`Queue`].
+//! Nothing outside this crate may know that the spool is on a local disk.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`envelope`] | what is kept of a message beside its content, and its encoding |
+//! | `state` | what became of its recipients so far, and its encoding |
+//! | `codec` | tag, length, value |
+//! | [`message`] | states, outcomes, views |
+//! | [`incoming`] | a message while it is being received |
+//! | [`lease`] | the right to work on some recipients of a message |
+//! | `messages`, `entry` | all messages in memory, and what can happen to one |
+//! | [`scheduler`] | what is due, by destination, fairly; back-off of destinations |
+//! | [`retry`] | when a recipient is tried again |
+//! | [`dsn`] | delivery status notifications (RFC 3464) |
+//! | `reports` | reports that are owed |
+//! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop |
+//! | [`store`] | the promise: records durable before they are acknowledged |
+//! | [`metrics`] | counters and gauges |
+
+mod codec;
+pub mod dsn;
+mod entry;
+pub mod envelope;
+pub mod incoming;
+pub mod lease;
+pub mod message;
+mod messages;
+pub mod metrics;
+pub mod operate;
+mod reports;
+pub mod retry;
+pub mod scheduler;
+mod state;
+pub mod store;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use postern_config as config;
+use postern_runtime::Clock;
+use postern_smtp::{Address, Domain, ReversePath};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+pub use envelope::{Envelope, Origin, Recipient};
+pub use incoming::{AcceptError, Incoming};
+pub use lease::{Content, Lease, LeasedRecipient};
+pub use message::{Destination, Feedback, Outcome, QueueId, Report};
+pub use operate::{Change, Filter, MessageView, RecipientView};
+
+/// What the queue asks of its surroundings; answered by the daemon from the configuration in force.
+pub trait Surroundings: Send + Sync + std::fmt::Debug {
+    /// Which destination a recipient waits for: recipients with the same one share connections, concurrency and back-off.
+    fn destination(&self, sender: &ReversePath, recipient: &Address) -> Destination;
+
+    /// Who is behind the address a report goes to: the address itself unless it is a local alias. Empty: nobody any more.
+    fn report_recipients(&self, address: &Address) -> Vec<Address>;
+
+    /// The host name in reports.
+    fn hostname(&self) -> Domain;
+
+    /// Retry schedule and lifetimes.
+    fn schedule(&self) -> Arc<config::Queue>;
+
+    /// Concurrency and back-off of destinations.
+    fn sending(&self) -> Arc<config::Outbound>;
+}
+
+/// A queue over one spool directory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<store::Store>,
+    surroundings: Arc<dyn Surroundings>,
+    clock: Arc<dyn Clock>,
+    metrics: metrics::Metrics,
+    inline_limit: u64,
+    /// Never held while waiting, and never while the spool is called.
+    messages: Mutex<messages::Messages>,
+    /// Something may be leased.
+    leasable: Notify,
+    /// The timer must sleep shorter.
+    timer: Arc<Notify>,
+    /// Messages that owe a report.
+    reports: mpsc::UnboundedSender<QueueId>,
+    /// Room for what is on its way to the disk, in KiB.
+    backlog: Arc<Semaphore>,
+    /// Messages being received.
+    arriving: AtomicUsize,
+    /// Changes on their way to the disk.
+    pending: AtomicUsize,
+    /// No change is on its way any more.
+    quiet: Notify,
+    /// Whether the last change was refused.
+    failing: AtomicBool,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Octets on their way to the disk at most, in KiB; more wait for [`Incoming::commit`]'s time-out.
+const BACKLOG_UNITS: usize = 64 * 1024;
+
+/// Messages that the timer works on before it lets others at the lock.
+const TIMER_STEP: usize = 200;
+
+/// What was found when the queue was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Messages in the queue.
+    pub messages: usize,
+    /// Records that could not be read and were set aside.
+    pub damaged: usize,
+    /// Why the index was rebuilt, if it was.
+    pub index_rebuilt: Option<String>,
+}
+
+impl Queue {
+    /// Opens the spool, recovers what is in it, and starts the threads that write. Call it off the event loop, inside a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When the directory cannot be used at all: no right to write, another daemon has it, an unknown format.
+    /// Damage to single messages is no error: they are set aside and counted.
+    pub fn open(
+        config: &config::Queue,
+        surroundings: Arc<dyn Surroundings>,
+        clock: Arc<dyn Clock>,
+        metrics: metrics::Metrics,
+    ) -> Result<(Self, Recovery), store::StoreError> {
+        let (store, found) = store::Store::open(config)?;
+        let (reports, owed) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            store: Arc::new(store),
+            surroundings,
+            clock,
+            metrics,
+            inline_limit: config.inline_limit,
+            messages: Mutex::default(),
+            leasable: Notify::new(),
+            timer: Arc::new(Notify::new()),
+            reports,
+            backlog: Arc::new(Semaphore::new(BACKLOG_UNITS)),
+            arriving: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
+            quiet: Notify::new(),
+            failing: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let recovery = inner.recover(found);
+        inner.tasks.spawn(run_timer(Arc::downgrade(&inner), inner.closing.clone()));
+        inner.tasks.spawn(write_reports(Arc::downgrade(&inner), owed, inner.closing.clone()));
+        Ok((Self { inner }, recovery))
+    }
+
+    /// Whether a new message would be taken now: asked before MAIL is answered.
+    ///
+    /// # Errors
+    /// [`AcceptError::NoSpace`] or [`AcceptError::Full`]. A spool that failed last time is tried again.
+    pub fn admits(&self, announced_size: u64) -> Result<(), AcceptError> {
+        let schedule = self.inner.surroundings.schedule();
+        let messages = self.inner.messages.lock().len() + self.inner.arriving.load(Ordering::Relaxed);
+        if messages >= schedule.max_messages {
+            return Err(AcceptError::Full(messages));
+        }
+        let space = self.inner.store.space();
+        let wanted = schedule.min_free_space.max(announced_size.saturating_mul(2));
+        if space.free < wanted {
+            return Err(AcceptError::NoSpace(format!("{} octets free, {wanted} wanted", space.free)));
+        }
+        if space.inodes < schedule.min_free_inodes {
+            let wanted = schedule.min_free_inodes;
+            return Err(AcceptError::NoSpace(format!("{} inodes free, {wanted} wanted", space.inodes)));
+        }
+        Ok(())
+    }
+
+    /// Begins to take a message: gives it its id.
+    ///
+    /// # Errors
+    /// As [`Queue::admits`].
+    pub fn incoming(&self) -> Result<Incoming, AcceptError> {
+        self.admits(0)?;
+        Ok(Incoming::new(self.inner.clone()))
+    }
+
+    /// Waits until some recipients of a message are due and their destination has room, and leases them.
+    /// Fair between destinations. Several callers may wait. Never ends after [`Queue::close`].
+    pub async fn lease(&self) -> Lease {
+        loop {
+            let leasable = self.inner.leasable.notified();
+            if let Some(lease) = self.inner.lease(messages::Messages::lease) {
+                return lease;
+            }
+            leasable.await;
+        }
+    }
+
+    /// The next message for a destination the caller has a connection to, if one is due: keeps the slot of the lease
+    /// that was settled just before.
+    pub fn lease_for(&self, destination: &Destination) -> Option<Lease> {
+        self.inner.lease(|messages, cx, fx| messages.lease_for(destination, cx, fx))
+    }
+
+    /// Tells the outcome of each leased recipient (by its index in the envelope; one that is missing counts as not tried)
+    /// and how the destination did. Returns at once: the records are written with the next batch, and the lease ends when
+    /// they are durable.
+    pub fn settle(&self, lease: Lease, outcomes: Vec<(usize, Outcome)>, feedback: Feedback) {
+        if let Some(settlement) = lease.settle(outcomes, feedback) {
+            self.inner.with(|messages, cx, fx| messages.settle(settlement, cx, fx));
+        }
+    }
+
+    /// Stops handing out leases, waits until what was settled is durable, and ends the threads.
+    pub async fn close(&self) {
+        self.inner.closing.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        loop {
+            let quiet = self.inner.quiet.notified();
+            if self.inner.pending.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            quiet.await;
+        }
+        let store = self.inner.store.clone();
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            error!("closing the spool failed");
+        }
+    }
+}
+
+impl Inner {
+    /// Puts what the spool holds into memory.
+    fn recover(self: &Arc<Self>, found: store::Found) -> Recovery {
+        let mut recovery =
+            Recovery { messages: 0, damaged: found.damaged, index_rebuilt: found.index_rebuilt };
+        self.with(|messages, cx, _| {
+            for store::Recovered { id, meta, state } in found.messages {
+                match messages::Arrival::new(id, &meta, &state.unwrap_or_default(), cx) {
+                    Ok(arrival) => messages.insert(arrival, cx),
+                    Err(damage) => {
+                        error!(id = %id, %damage, "message left in the spool: its record cannot be read");
+                        recovery.damaged += 1;
+                    }
+                }
+            }
+            messages.damaged = recovery.damaged;
+            recovery.messages = messages.len();
+        });
+        recovery
+    }
+
+    fn context(&self) -> messages::Context<'_> {
+        messages::Context {
+            now: self.clock.now(),
+            schedule: self.surroundings.schedule(),
+            sending: self.surroundings.sending(),
+            surroundings: &*self.surroundings,
+            metrics: &self.metrics,
+        }
+    }
+
+    /// Works on the messages, then does what follows from it: everything that changes them goes through here.
+    fn with<R>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut messages::Messages, &messages::Context<'_>, &mut messages::Effects) -> R,
+    ) -> R {
+        let cx = self.context();
+        let mut fx = messages::Effects::default();
+        let mut messages = self.messages.lock();
+        let result = work(&mut messages, &cx, &mut fx);
+        let has_next = messages.scheduler.has_next();
+        let must_wake = messages.must_wake_timer();
+        drop(messages);
+        if has_next {
+            self.leasable.notify_one();
+        }
+        if must_wake {
+            self.timer.notify_one();
+        }
+        for id in fx.reports {
+            // Fails only when the queue is closed; a restart finds what is owed.
+            let _ = self.reports.send(id);
+        }
+        for messages::Write { id, changes, then } in fx.writes {
+            self.commit(changes, move |inner, result| inner.written(id, then, result));
+        }
+        result
+    }
+
+    fn lease(
+        self: &Arc<Self>,
+        take: impl FnOnce(
+            &mut messages::Messages,
+            &messages::Context<'_>,
+            &mut messages::Effects,
+        ) -> Option<messages::Leased>,
+    ) -> Option<Lease> {
+        if self.closing.is_cancelled() {
+            return None;
+        }
+        self.with(take).map(|leased| Lease::new(leased, self))
+    }
+
+    /// A lease was dropped without an outcome. When the server stops that says nothing about the message.
+    fn strike(self: &Arc<Self>, id: QueueId, destination: Destination, indices: &[usize]) {
+        if !self.closing.is_cancelled() {
+            self.with(|messages, cx, fx| messages.strike(id, destination, indices, cx, fx));
+        }
+    }
+
+    /// A new message is durable, and the client was told to come again: it would be a second copy.
+    fn discard(self: &Arc<Self>, arrival: messages::Arrival) {
+        self.with(|messages, cx, fx| messages.discard(arrival, cx, fx));
+    }
+
+    /// A new message is durable.
+    fn arrived(self: &Arc<Self>, arrival: messages::Arrival) {
+        self.metrics.accepted.inc();
+        self.with(|messages, cx, _| messages.insert(arrival, cx));
+    }
+
+    /// Hands changes to the spool; `then` is called on its thread.
+    fn commit(
+        self: &Arc<Self>,
+        changes: Vec<store::Change>,
+        then: impl FnOnce(&Arc<Self>, Result<(), Arc<store::StoreError>>) + Send + 'static,
+    ) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        let started = Instant::now();
+        let inner = Arc::downgrade(self);
+        let done = move |result: Result<(), Arc<store::StoreError>>| {
+            let Some(inner) = inner.upgrade() else {
+                return;
+            };
+            inner.metrics.commit(started.elapsed());
+            inner.note_health(&result);
+            then(&inner, result);
+            if inner.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+                inner.quiet.notify_waiters();
+            }
+            release(inner);
+        };
+        self.store.commit(changes, Box::new(done));
+    }
+
+    /// Says once that the spool refuses changes, and once that it takes them again.
+    fn note_health(&self, result: &Result<(), Arc<store::StoreError>>) {
+        if let Err(error) = result {
+            self.metrics.store_errors.inc();
+            if !self.failing.swap(true, Ordering::Relaxed) {
+                error!(%error, "the spool refuses changes");
+            }
+        } else if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
+            info!("the spool takes changes again");
+        }
+    }
+
+    fn written(
+        self: &Arc<Self>,
+        id: QueueId,
+        then: messages::AfterWrite,
+        result: Result<(), Arc<store::StoreError>>,
+    ) {
+        let waiters = self.with(|messages, cx, fx| messages.written(id, then, result.is_ok(), cx, fx));
+        for waiter in waiters {
+            // An operator who has gone away does not need the answer.
+            let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// Without [`Queue::close`] nothing is lost either: that is what the spool is for.
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// Gives up a reference on the spool's own thread. The last one ends that thread and waits for it: elsewhere, then.
+fn release(inner: Arc<Inner>) {
+    if let Some(last) = Arc::into_inner(inner) {
+        std::thread::spawn(move || drop(last));
+    }
+}
+
+/// An error of one's own from one that several have.
+fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
+    use store::StoreError;
+    match &**error {
+        StoreError::Io { what, source } => {
+            let source = std::io::Error::new(source.kind(), source.to_string());
+            StoreError::Io { what: what.clone(), source }
+        }
+        StoreError::InUse(path) => StoreError::InUse(path.clone()),
+        StoreError::UnknownFormat(format) => StoreError::UnknownFormat(format.clone()),
+        StoreError::Damaged(id) => StoreError::Damaged(*id),
+        StoreError::NoMessage(id) => StoreError::NoMessage(*id),
+        StoreError::Closed => StoreError::Closed,
+    }
+}
+
+/// Wakes when something is due, and only then.
+async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
+    loop {
+        let (clock, timer, until) = {
+            let Some(inner) = queue.upgrade() else {
+                return;
+            };
+            while inner.with(|messages, cx, fx| messages.run(TIMER_STEP, cx, fx)) {
+                tokio::task::yield_now().await;
+            }
+            let until = inner.messages.lock().timer_sleeps();
+            (inner.clock.clone(), inner.timer.clone(), until)
+        };
+        let due = async {
+            match until {
+                Some(until) => clock.until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = timer.notified() => {}
+            () = due => {}
+        }
+    }
+}
+
+/// Composes the reports that are owed, one after the other.
+async fn write_reports(
+    queue: Weak<Inner>,
+    mut owed: mpsc::UnboundedReceiver<QueueId>,
+    closing: CancellationToken,
+) {
+    loop {
+        let id = tokio::select! {
+            () = closing.cancelled() => return,
+            id = owed.recv() => id,
+        };
+        let (Some(id), Some(inner)) = (id, queue.upgrade()) else {
+            return;
+        };
+        let compose = {
+            let inner = inner.clone();
+            move || inner.compose_report(id)
+        };
+        if tokio::task::spawn_blocking(compose).await.is_err() {
+            warn!(id = %id, "composing a report failed");
+            inner.with(|messages, cx, fx| messages.report_composed(id, None, cx, fx));
+        }
+    }
+}

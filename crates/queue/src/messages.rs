@@ -1,0 +1,944 @@
+//! All messages of the queue in memory, and what can happen to them. Nothing here waits or writes: what must be done when
+//! the lock is free is noted in [`Effects`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use postern_config as config;
+use tracing::{error, info, warn};
+
+use crate::Surroundings;
+use crate::codec::{self, milliseconds};
+use crate::dsn::Told;
+use crate::entry::{Entry, Status, Waiter, Work};
+use crate::envelope::{Envelope, Facts};
+use crate::lease::LeasedRecipient;
+use crate::message::{Destination, Feedback, Outcome, QueueId};
+use crate::metrics::Metrics;
+use crate::reports::NewReport;
+use crate::scheduler::{Event, Ready, Scheduler};
+use crate::state::{MessageState, Phase};
+use crate::store::Change;
+
+/// After so many attempts that ended without an outcome a message is held.
+const MAX_STRIKES: u8 = 3;
+
+/// After an attempt without an outcome, and when an attempt tried nobody.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// After a change that the spool refused.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What every operation is given: the time, and the configuration in force.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) now: SystemTime,
+    pub(crate) schedule: Arc<config::Queue>,
+    pub(crate) sending: Arc<config::Outbound>,
+    pub(crate) surroundings: &'a dyn Surroundings,
+    pub(crate) metrics: &'a Metrics,
+}
+
+/// What is to be done when the lock is free.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Changes to hand to the spool.
+    pub(crate) writes: Vec<Write>,
+    /// Messages whose report is to be composed.
+    pub(crate) reports: Vec<QueueId>,
+}
+
+/// A change of one message on its way to the spool.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) id: QueueId,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) then: AfterWrite,
+}
+
+impl Write {
+    /// The change that brings the spool up to date with a message; it takes a composed report along, so that the report
+    /// and the note that it is no longer owed are durable together.
+    fn of(id: QueueId, work: &mut Work) -> Self {
+        work.writing = true;
+        let was_dirty = std::mem::take(&mut work.dirty);
+        let mut changes = Vec::with_capacity(2);
+        let mut report = work.report.take();
+        let mut deletes = work.is_over();
+        let mut state = None;
+        if let Some(report) = &mut report {
+            changes.extend(report.message.as_mut().map(|message| message.enqueue()));
+            let mut reported = work.state.clone();
+            report.mark(&mut reported);
+            deletes = work.leases == 0 && reported.is_over();
+            state = Some(reported.encode());
+        }
+        changes.push(if deletes {
+            Change::Delete { id }
+        } else {
+            Change::State { id, state: state.unwrap_or_else(|| work.state.encode()) }
+        });
+        let settled = std::mem::take(&mut work.settled);
+        let waiters = std::mem::take(&mut work.waiters);
+        Self { id, changes, then: AfterWrite { deletes, was_dirty, settled, waiters, report } }
+    }
+}
+
+/// What follows when a change is durable.
+#[derive(Debug)]
+pub(crate) struct AfterWrite {
+    deletes: bool,
+    /// Whether the state had changed, and not only a report was added.
+    was_dirty: bool,
+    settled: Vec<Destination>,
+    pub(crate) waiters: Vec<Waiter>,
+    report: Option<Box<NewReport>>,
+}
+
+/// Recipients that were taken in hand.
+#[derive(Debug)]
+pub(crate) struct Leased {
+    pub(crate) id: QueueId,
+    pub(crate) destination: Destination,
+    pub(crate) envelope: Arc<Envelope>,
+    pub(crate) recipients: Vec<LeasedRecipient>,
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    pub(crate) id: QueueId,
+    pub(crate) destination: Destination,
+    /// Those that were leased.
+    pub(crate) indices: Vec<usize>,
+    pub(crate) outcomes: Vec<(usize, Outcome)>,
+    pub(crate) feedback: Feedback,
+}
+
+/// A message that is durable, or about to be, ready to be put into the queue: made outside the lock.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) id: QueueId,
+    entry: Box<Entry>,
+    wake: Option<SystemTime>,
+    ready: Vec<(Destination, Ready)>,
+}
+
+impl Arrival {
+    /// A message and what is to be done with it first.
+    ///
+    /// # Errors
+    /// [`codec::Damaged`].
+    pub(crate) fn new(
+        id: QueueId,
+        meta: &[u8],
+        state: &[u8],
+        cx: &Context<'_>,
+    ) -> Result<Self, codec::Damaged> {
+        let mut entry = Entry::new(meta, state)?;
+        let work = entry.work()?;
+        work.take_due(cx.now);
+        let ready = lines(id, &work.envelope, work.ready(), cx);
+        // Something is owed, or a crash came between the last outcome and the deletion: look at it at once.
+        let needs_care = work.is_over() || work.wants_report(cx) || cx.now >= work.expires(cx);
+        let wake = if needs_care { Some(cx.now) } else { work.wake(cx) };
+        entry.status = work.status();
+        entry.pack();
+        Ok(Self { id, entry: Box::new(entry), wake, ready })
+    }
+}
+
+/// All messages.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    /// By id, which is by age.
+    entries: BTreeMap<QueueId, Box<Entry>>,
+    pub(crate) scheduler: Scheduler,
+    /// When something must be done with a message, in milliseconds since 1970.
+    timers: BTreeSet<(u64, QueueId)>,
+    counts: [usize; Status::ALL.len()],
+    octets: u64,
+    /// At most so many places in the lines belong to messages that are not due any more.
+    stale: usize,
+    /// Until when the timer sleeps.
+    sleeps_until: Option<SystemTime>,
+    pub(crate) damaged: usize,
+}
+
+impl Messages {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn count(&self, status: Status) -> usize {
+        self.counts[status as usize]
+    }
+
+    pub(crate) fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    pub(crate) fn oldest(&self) -> Option<Facts> {
+        self.entries.first_key_value().map(|(_, entry)| entry.facts())
+    }
+
+    pub(crate) fn entry(&self, id: QueueId) -> Option<&Entry> {
+        self.entries.get(&id).map(|entry| &**entry)
+    }
+
+    /// The messages from an id on.
+    pub(crate) fn from(&self, id: QueueId) -> impl Iterator<Item = (QueueId, &Entry)> {
+        self.entries.range(id..).map(|(id, entry)| (*id, &**entry))
+    }
+
+    /// The timer goes to sleep: until when.
+    pub(crate) fn timer_sleeps(&mut self) -> Option<SystemTime> {
+        self.sleeps_until = self.next_wake();
+        self.sleeps_until
+    }
+
+    /// Whether something is due before the timer would wake. True once for each such time.
+    pub(crate) fn must_wake_timer(&mut self) -> bool {
+        let next = self.next_wake();
+        let is_earlier = next.is_some_and(|next| self.sleeps_until.is_none_or(|until| next < until));
+        if is_earlier {
+            self.sleeps_until = next;
+        }
+        is_earlier
+    }
+
+    /// When [`Messages::run`] has something to do.
+    fn next_wake(&self) -> Option<SystemTime> {
+        let message = self.timers.first().and_then(|(at, _)| codec::time(*at));
+        message.into_iter().chain(self.scheduler.alarm()).min()
+    }
+
+    /// Puts a message into the queue.
+    pub(crate) fn insert(&mut self, arrival: Arrival, cx: &Context<'_>) {
+        let Arrival { id, entry, wake, ready } = arrival;
+        self.octets += entry.facts().size;
+        self.counts[entry.status as usize] += 1;
+        if let Some(former) = self.entries.insert(id, entry) {
+            // Ids are never used twice; if one were, the totals at least stay right.
+            self.octets -= former.facts().size;
+            self.counts[former.status as usize] -= 1;
+        }
+        self.set_wake(id, wake);
+        for (destination, ready) in ready {
+            self.scheduler.push(destination, ready, &cx.sending);
+        }
+    }
+
+    /// Deletes a message that must not be in the queue: by way of it, so that the deletion is tried until it works.
+    pub(crate) fn discard(&mut self, arrival: Arrival, cx: &Context<'_>, fx: &mut Effects) {
+        let id = arrival.id;
+        self.insert(Arrival { ready: Vec::new(), wake: None, ..arrival }, cx);
+        if let Some(work) = self.work(id) {
+            work.discarded = true;
+        }
+        self.advance(id, cx, fx);
+    }
+
+    /// Leases the next recipients that are due, wherever they go.
+    pub(crate) fn lease(&mut self, cx: &Context<'_>, fx: &mut Effects) -> Option<Leased> {
+        while let Some((destination, ready)) = self.scheduler.next() {
+            match self.open_lease(&destination, ready, cx, fx) {
+                Some(leased) => return Some(leased),
+                None => self.scheduler.give_back(&destination, &cx.sending, cx.now),
+            }
+        }
+        None
+    }
+
+    /// Leases the next recipients that are due for one destination.
+    pub(crate) fn lease_for(
+        &mut self,
+        destination: &Destination,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) -> Option<Leased> {
+        while let Some(ready) = self.scheduler.next_for(destination) {
+            match self.open_lease(destination, ready, cx, fx) {
+                Some(leased) => return Some(leased),
+                None => self.scheduler.give_back(destination, &cx.sending, cx.now),
+            }
+        }
+        None
+    }
+
+    /// Takes the recipients in hand that are still due and still go there. What stands in a line may be out of date: the
+    /// message may have ended, or be held, or the configuration may send it elsewhere now.
+    fn open_lease(
+        &mut self,
+        destination: &Destination,
+        ready: Ready,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) -> Option<Leased> {
+        let id = ready.id;
+        let work = self.work(id)?;
+        if cx.now >= work.expires(cx) {
+            self.advance(id, cx, fx);
+            return None;
+        }
+        let due: Vec<u32> = ready.indices().iter().copied().filter(|index| work.is_ready(*index)).collect();
+        if due.is_empty() {
+            self.stale = self.stale.saturating_sub(1);
+            self.refresh(id);
+            return None;
+        }
+        let mut lines = group(&work.envelope, due, cx);
+        let mut indices = lines.remove(destination).unwrap_or_default();
+        let rest = indices.split_off(indices.len().min(cx.sending.max_recipients.max(1)));
+        let leased = work.lease(id, destination, &indices);
+        if !rest.is_empty() {
+            self.scheduler.push_front(destination, Ready::new(id, rest), &cx.sending);
+        }
+        for (elsewhere, indices) in lines {
+            self.scheduler.push(elsewhere, Ready::new(id, indices), &cx.sending);
+        }
+        self.refresh(id);
+        leased.inspect(|_| cx.metrics.leases.inc())
+    }
+
+    /// Takes in the outcomes of a lease.
+    pub(crate) fn settle(&mut self, settlement: Settlement, cx: &Context<'_>, fx: &mut Effects) {
+        let Settlement { id, destination, indices, outcomes, feedback } = settlement;
+        self.feedback(&destination, &feedback, cx);
+        let Some(work) = self.work(id) else {
+            self.scheduler.durable(&destination, &cx.sending, cx.now);
+            return;
+        };
+        work.leases = work.leases.saturating_sub(1);
+        for index in &indices {
+            work.state.recipients[*index].leased = false;
+        }
+        let mut untried = indices.clone();
+        for (index, outcome) in outcomes {
+            let Some(place) = untried.iter().position(|i| *i == index) else {
+                warn!(id = %id, index, "an outcome for a recipient that was not leased");
+                continue;
+            };
+            untried.swap_remove(place);
+            cx.metrics.outcome(&outcome);
+            work.take_outcome(index, outcome, cx);
+        }
+        let learnt_nothing = untried.len() == indices.len() && !matches!(feedback, Feedback::Unreachable(_));
+        if learnt_nothing {
+            // An attempt that ends at once without trying anybody must not come back at once.
+            for index in untried.drain(..) {
+                work.state.recipients[index].phase = Phase::Waiting { next: Some(cx.now + PAUSE) };
+            }
+        }
+        let untried = untried.into_iter().map(|index| index as u32).collect();
+        self.after_lease(id, destination, untried, cx, fx);
+    }
+
+    /// A lease ended without an outcome.
+    pub(crate) fn strike(
+        &mut self,
+        id: QueueId,
+        destination: Destination,
+        indices: &[usize],
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) {
+        self.feedback(&destination, &Feedback::Nothing, cx);
+        cx.metrics.strikes.inc();
+        let Some(work) = self.work(id) else {
+            self.scheduler.durable(&destination, &cx.sending, cx.now);
+            return;
+        };
+        work.leases = work.leases.saturating_sub(1);
+        for index in indices {
+            let recipient = &mut work.state.recipients[*index];
+            recipient.leased = false;
+            recipient.phase = Phase::Waiting { next: Some(cx.now + PAUSE) };
+        }
+        work.state.strikes = work.state.strikes.saturating_add(1);
+        work.dirty = true;
+        let strikes = work.state.strikes;
+        if strikes >= MAX_STRIKES && work.state.held.is_none() {
+            let reason =
+                format!("{strikes} delivery attempts ended without an outcome: a fault in this server");
+            error!(id = %id, destination = %destination, reason, "message held");
+            work.state.held = Some(reason);
+            self.stale += 1;
+        } else {
+            warn!(id = %id, destination = %destination, strikes, "delivery attempt ended without an outcome");
+        }
+        self.after_lease(id, destination, Vec::new(), cx, fx);
+    }
+
+    /// Frees the slot, at once if there is nothing to write.
+    fn after_lease(
+        &mut self,
+        id: QueueId,
+        destination: Destination,
+        untried: Vec<u32>,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) {
+        let Some(work) = self.work(id) else {
+            return;
+        };
+        let envelope = work.envelope.clone();
+        if work.dirty {
+            work.settled.push(destination);
+        } else {
+            self.scheduler.durable(&destination, &cx.sending, cx.now);
+        }
+        self.push(id, &envelope, untried, cx);
+        self.advance(id, cx, fx);
+    }
+
+    fn feedback(&mut self, destination: &Destination, feedback: &Feedback, cx: &Context<'_>) {
+        match self.scheduler.settled(destination, feedback, &cx.sending, cx.now) {
+            Some(Event::Rests(until, reason)) => {
+                let seconds = until.duration_since(cx.now).unwrap_or_default().as_secs();
+                warn!(destination = %destination, seconds, reason, "destination rests");
+            }
+            Some(Event::Recovered) => info!(destination = %destination, "destination recovered"),
+            None => {}
+        }
+    }
+
+    /// Does what is to be done next with a message: give up, write, report, queue up, wait.
+    pub(crate) fn advance(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
+        let Some(work) = self.work(id) else {
+            return;
+        };
+        if work.writing {
+            return;
+        }
+        let expired = work.expire(cx);
+        if expired > 0 {
+            cx.metrics.expired.inc_by(expired as u64);
+            work.count_unreported(expired, cx);
+            info!(id = %id, recipients = expired, "expired: recipients given up");
+        }
+        if work.write_after.is_some_and(|after| cx.now < after) {
+            let wake = work.write_after;
+            self.set_wake(id, wake);
+            self.refresh(id);
+            return;
+        }
+        if work.dirty || work.report.is_some() || work.is_over() {
+            fx.writes.push(Write::of(id, work));
+            self.stale += usize::from(expired > 0);
+            self.refresh(id);
+            self.prune();
+            return;
+        }
+        if work.wants_report(cx) {
+            work.reporting = true;
+            fx.reports.push(id);
+        }
+        let due = work.take_due(cx.now);
+        let wake = if work.reporting { None } else { work.wake(cx) };
+        let envelope = work.envelope.clone();
+        self.push(id, &envelope, due, cx);
+        self.set_wake(id, wake);
+        self.refresh(id);
+    }
+
+    /// A change is durable, or was refused. Returns who waits for it.
+    pub(crate) fn written(
+        &mut self,
+        id: QueueId,
+        then: AfterWrite,
+        is_durable: bool,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) -> Vec<Waiter> {
+        let AfterWrite { deletes, was_dirty, settled, waiters, report } = then;
+        let had_report = report.is_some();
+        if is_durable {
+            for destination in &settled {
+                self.scheduler.durable(destination, &cx.sending, cx.now);
+            }
+            if let Some(report) = report {
+                self.report_written(id, *report, cx);
+            }
+            if deletes {
+                self.remove(id);
+                return waiters;
+            }
+        }
+        if let Some(work) = self.work(id) {
+            work.writing = false;
+            work.write_after = None;
+            if !is_durable {
+                // Nothing is lost and nothing is undone: the same is written again. A report is composed anew, and later: a
+                // full disk refuses it together with all new mail, while the ends of messages still find room.
+                work.dirty |= was_dirty;
+                work.settled.extend(settled);
+                let pause = if had_report && !was_dirty { PAUSE } else { WRITE_AGAIN };
+                work.write_after = Some(cx.now + pause);
+            }
+        }
+        self.advance(id, cx, fx);
+        waiters
+    }
+
+    /// A report is durable together with the note that it is no longer owed.
+    fn report_written(&mut self, about: QueueId, report: NewReport, cx: &Context<'_>) {
+        if let Some(work) = self.work(about) {
+            report.mark(&mut work.state);
+        }
+        let Some(message) = report.message else {
+            return;
+        };
+        info!(id = %about, report = %message.arrival.id, kind = report.kind, recipients = report.indices.len(), "report written");
+        cx.metrics.report(report.kind);
+        self.insert(message.arrival, cx);
+    }
+
+    /// What the report tells that a message owes; `None` if it owes none any more.
+    pub(crate) fn report_facts(
+        &mut self,
+        id: QueueId,
+        cx: &Context<'_>,
+    ) -> Option<(Arc<Envelope>, Vec<(u32, Told)>, bool)> {
+        let work = self.work(id)?;
+        let (told, tells_delay) = work.told(cx);
+        Some((work.envelope.clone(), told, tells_delay))
+    }
+
+    /// A composed report goes to the spool with the next change of the message; `None`: it could not be composed, and is
+    /// tried again later.
+    pub(crate) fn report_composed(
+        &mut self,
+        id: QueueId,
+        report: Option<NewReport>,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) {
+        let Some(work) = self.work(id) else {
+            return;
+        };
+        work.reporting = false;
+        match report {
+            Some(report) => work.report = Some(Box::new(report)),
+            None => {
+                self.set_wake(id, Some(cx.now + PAUSE));
+                return;
+            }
+        }
+        self.advance(id, cx, fx);
+    }
+
+    /// Does what is due, for at most so many messages. Returns whether there may be more.
+    pub(crate) fn run(&mut self, most: usize, cx: &Context<'_>, fx: &mut Effects) -> bool {
+        self.scheduler.run(&cx.sending, cx.now);
+        let now = milliseconds(cx.now);
+        for _ in 0..most {
+            let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) else {
+                return false;
+            };
+            self.timers.remove(&(at, id));
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.wake = 0;
+            }
+            self.advance(id, cx, fx);
+        }
+        true
+    }
+
+    /// A change by an operator. `change` answers which recipients it made ready, or why it did nothing.
+    pub(crate) fn change(
+        &mut self,
+        id: QueueId,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+        change: impl FnOnce(&mut Work) -> Result<Vec<u32>, &'static str>,
+    ) -> Result<(), &'static str> {
+        let work = self.work(id).ok_or("gone")?;
+        if work.is_over() {
+            return Err("ended");
+        }
+        let was_ready = work.status() == Status::Ready;
+        let changed = change(work);
+        let is_ready = work.status() == Status::Ready && !work.discarded;
+        let envelope = work.envelope.clone();
+        match changed {
+            Ok(ready) => {
+                self.stale += usize::from(was_ready && !is_ready);
+                self.push(id, &envelope, ready, cx);
+                self.advance(id, cx, fx);
+                Ok(())
+            }
+            Err(reason) => {
+                self.refresh(id);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Ends the rests of the destinations that the waiting recipients of a message go to.
+    pub(crate) fn end_rests(&mut self, id: QueueId, cx: &Context<'_>) {
+        let Some(work) = self.work(id) else {
+            return;
+        };
+        let waiting = work.waiting().map(|index| index as u32).collect();
+        for (destination, _) in group(&work.envelope, waiting, cx) {
+            self.scheduler.end_rest(&destination);
+        }
+        self.refresh(id);
+    }
+
+    fn work(&mut self, id: QueueId) -> Option<&mut Work> {
+        match self.entries.get_mut(&id)?.work() {
+            Ok(work) => Some(work),
+            Err(damage) => {
+                error!(id = %id, %damage, "message cannot be read back from memory");
+                None
+            }
+        }
+    }
+
+    /// Puts recipients into the lines of their destinations.
+    fn push(&mut self, id: QueueId, envelope: &Envelope, indices: Vec<u32>, cx: &Context<'_>) {
+        for (destination, ready) in lines(id, envelope, indices, cx) {
+            self.scheduler.push(destination, ready, &cx.sending);
+        }
+    }
+
+    fn set_wake(&mut self, id: QueueId, wake: Option<SystemTime>) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        // Rounded up, so that what is due at this time is due when the timer goes off.
+        let wake = wake.map_or(0, |at| milliseconds(at + Duration::from_nanos(999_999)).max(1));
+        if entry.wake == wake {
+            return;
+        }
+        if entry.wake != 0 {
+            self.timers.remove(&(entry.wake, id));
+        }
+        entry.wake = wake;
+        if wake != 0 {
+            self.timers.insert((wake, id));
+        }
+    }
+
+    /// Brings the totals up to date, and packs the message if nothing goes on with it.
+    fn refresh(&mut self, id: QueueId) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        if let Some(work) = &entry.work {
+            let status = work.status();
+            self.counts[entry.status as usize] -= 1;
+            self.counts[status as usize] += 1;
+            entry.status = status;
+        }
+        entry.pack();
+    }
+
+    fn remove(&mut self, id: QueueId) {
+        self.set_wake(id, None);
+        if let Some(entry) = self.entries.remove(&id) {
+            self.octets -= entry.facts().size;
+            self.counts[entry.status as usize] -= 1;
+        }
+    }
+
+    fn is_due(&self, ready: &Ready) -> bool {
+        let Some(entry) = self.entries.get(&ready.id) else {
+            return false;
+        };
+        let any =
+            |_: &Envelope, state: &MessageState| ready.indices().iter().any(|index| state.is_ready(*index));
+        entry.read(any).unwrap_or(false)
+    }
+
+    /// Clears the lines of what is not due any more, when that is most of what stands in them.
+    fn prune(&mut self) {
+        if self.stale < 1000 || self.stale < self.count(Status::Ready) {
+            return;
+        }
+        self.stale = 0;
+        let mut scheduler = std::mem::take(&mut self.scheduler);
+        scheduler.retain(|ready| self.is_due(ready));
+        self.scheduler = scheduler;
+    }
+}
+
+/// Recipients by destination.
+fn group(envelope: &Envelope, indices: Vec<u32>, cx: &Context<'_>) -> BTreeMap<Destination, Vec<u32>> {
+    let mut lines: BTreeMap<Destination, Vec<u32>> = BTreeMap::new();
+    for index in indices {
+        let address = &envelope.recipients[index as usize].address;
+        let destination = cx.surroundings.destination(&envelope.reverse_path, address);
+        lines.entry(destination).or_default().push(index);
+    }
+    lines
+}
+
+/// The places in the lines that recipients take.
+fn lines(id: QueueId, envelope: &Envelope, indices: Vec<u32>, cx: &Context<'_>) -> Vec<(Destination, Ready)> {
+    let lines = group(envelope, indices, cx);
+    lines.into_iter().map(|(destination, indices)| (destination, Ready::new(id, indices))).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::envelope::{Origin, Recipient};
+    use crate::message::Report;
+    use crate::reports::NewReport;
+    use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+
+    /// Every domain is its own destination.
+    #[derive(Debug, Default)]
+    pub(crate) struct TestSurroundings {
+        pub(crate) schedule: Arc<config::Queue>,
+    }
+
+    impl Surroundings for TestSurroundings {
+        fn destination(&self, _: &ReversePath, recipient: &Address) -> Destination {
+            Destination(recipient.host.to_string().into())
+        }
+
+        fn report_recipients(&self, address: &Address) -> Vec<Address> {
+            vec![address.clone()]
+        }
+
+        fn hostname(&self) -> Domain {
+            Domain::parse("mail.proseware.test").unwrap()
+        }
+
+        fn schedule(&self) -> Arc<config::Queue> {
+            self.schedule.clone()
+        }
+
+        fn sending(&self) -> Arc<config::Outbound> {
+            Arc::default()
+        }
+    }
+
+    pub(crate) fn envelope(recipients: usize) -> Envelope {
+        let recipient = |number: usize| Recipient {
+            address: Address::parse(&format!("r{number}@adatum.test")).unwrap(),
+            given: None,
+            notify: Notify::default(),
+            original: None,
+        };
+        Envelope {
+            reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),
+            origin: Origin::Outsider,
+            client: None,
+            helo: None,
+            received: START,
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envelope_id: None,
+            message_id: None,
+            size: 100,
+            recipients: (0..recipients).map(recipient).collect(),
+        }
+    }
+
+    const START: SystemTime = SystemTime::UNIX_EPOCH;
+    const ID: QueueId = QueueId(7);
+
+    /// Messages with a spool that does as it is told.
+    struct Bench {
+        messages: Messages,
+        surroundings: TestSurroundings,
+        metrics: Metrics,
+        now: SystemTime,
+        writes: Vec<Write>,
+        reports: Vec<QueueId>,
+    }
+
+    impl Bench {
+        fn with_message(recipients: usize) -> Self {
+            let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+            let mut bench = Self {
+                messages: Messages::default(),
+                surroundings: TestSurroundings::default(),
+                metrics,
+                now: START,
+                writes: Vec::new(),
+                reports: Vec::new(),
+            };
+            let meta = envelope(recipients).encode();
+            bench.with(|messages, cx, _| messages.insert(Arrival::new(ID, &meta, &[], cx).unwrap(), cx));
+            bench
+        }
+
+        fn with<R>(&mut self, work: impl FnOnce(&mut Messages, &Context<'_>, &mut Effects) -> R) -> R {
+            let mut fx = Effects::default();
+            let cx = Context {
+                now: self.now,
+                schedule: self.surroundings.schedule(),
+                sending: self.surroundings.sending(),
+                surroundings: &self.surroundings,
+                metrics: &self.metrics,
+            };
+            let result = work(&mut self.messages, &cx, &mut fx);
+            self.writes.extend(fx.writes);
+            self.reports.extend(fx.reports);
+            result
+        }
+
+        fn lease(&mut self) -> Option<Leased> {
+            self.with(Messages::lease)
+        }
+
+        fn settle(&mut self, leased: Leased, outcome: &Outcome) {
+            let indices: Vec<usize> = leased.recipients.iter().map(|recipient| recipient.index).collect();
+            let settlement = Settlement {
+                id: leased.id,
+                destination: leased.destination,
+                outcomes: indices.iter().map(|index| (*index, outcome.clone())).collect(),
+                indices,
+                feedback: Feedback::Reached,
+            };
+            self.with(|messages, cx, fx| messages.settle(settlement, cx, fx));
+        }
+
+        /// The spool takes or refuses the one change that is on its way; answers what it was.
+        fn written(&mut self, is_durable: bool) -> String {
+            assert_eq!(self.writes.len(), 1);
+            let Write { id, changes, then } = self.writes.remove(0);
+            let shown = changes.iter().map(|change| match change {
+                Change::Enqueue { .. } => "enqueue",
+                Change::State { .. } => "state",
+                Change::Delete { .. } => "delete",
+            });
+            let shown = shown.collect::<Vec<_>>().join(" ");
+            self.with(|messages, cx, fx| messages.written(id, then, is_durable, cx, fx));
+            shown
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            while self.with(|messages, cx, fx| messages.run(10, cx, fx)) {}
+        }
+
+        /// A report with nobody to send it to.
+        fn compose(&mut self) {
+            assert_eq!(self.reports.pop(), Some(ID));
+            let report = self.with(|messages, cx, _| {
+                let (_, told, tells_delay) = messages.report_facts(ID, cx).unwrap();
+                let indices = told.into_iter().map(|(index, _)| index).collect();
+                NewReport { kind: "failed", indices, tells_delay, message: None }
+            });
+            self.with(|messages, cx, fx| messages.report_composed(ID, Some(report), cx, fx));
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            status: EnhancedStatus::new(5, 0, 0),
+            text: "no".to_owned(),
+            is_reply: false,
+            host: None,
+            tls: None,
+            at: START,
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_cannot_be_written_is_kept_and_written_again() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Delivered(report()));
+        assert_eq!(bench.written(false), "delete");
+        assert!(bench.lease().is_none(), "delivered is delivered, written or not");
+        bench.pass(WRITE_AGAIN);
+        assert_eq!(bench.written(false), "delete");
+        bench.pass(WRITE_AGAIN);
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!((bench.messages.len(), bench.messages.octets()), (0, 0));
+        assert!(!bench.with(|messages, _, _| messages.must_wake_timer()), "nothing is left to wait for");
+    }
+
+    #[test]
+    fn a_failure_is_durable_before_its_report_and_a_refused_report_is_composed_again() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Failed(report()));
+        assert!(bench.reports.is_empty());
+        assert_eq!(bench.written(true), "state");
+        bench.compose();
+        assert_eq!(bench.written(false), "delete");
+        bench.pass(WRITE_AGAIN);
+        assert!(bench.writes.is_empty() && bench.reports.is_empty());
+        bench.pass(PAUSE);
+        assert!(bench.lease().is_none());
+        bench.compose();
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!(bench.messages.len(), 0);
+    }
+
+    #[test]
+    fn changes_of_one_message_go_to_the_spool_one_after_the_other() {
+        let mut bench = Bench::with_message(150);
+        let (first, second) = (bench.lease().unwrap(), bench.lease().unwrap());
+        assert_eq!((first.recipients.len(), second.recipients.len()), (100, 50));
+        bench.settle(first, &Outcome::Delivered(report()));
+        bench.settle(second, &Outcome::Delivered(report()));
+        assert_eq!(bench.written(true), "state");
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!(bench.messages.len(), 0);
+    }
+
+    #[test]
+    fn one_report_waits_for_all_attempts_under_way() {
+        let mut bench = Bench::with_message(150);
+        let (first, second) = (bench.lease().unwrap(), bench.lease().unwrap());
+        bench.settle(first, &Outcome::Failed(report()));
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.reports.is_empty());
+        bench.settle(second, &Outcome::Failed(report()));
+        assert_eq!(bench.written(true), "state");
+        bench.compose();
+        assert_eq!(bench.written(true), "delete");
+    }
+
+    #[test]
+    fn a_waiting_message_is_small() {
+        let mut bench = Bench::with_message(1);
+        assert!(size_of::<Entry>() <= 56);
+        assert!(bench.messages.entry(ID).unwrap().work.is_none());
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert!(bench.messages.entry(ID).unwrap().work.is_some());
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.messages.entry(ID).unwrap().work.is_none());
+    }
+
+    #[test]
+    fn lines_are_cleared_of_messages_that_are_held_and_released_again_and_again() {
+        let mut bench = Bench::with_message(1);
+        for _ in 0..5000 {
+            let hold = |work: &mut Work| {
+                work.state.held = Some("x".to_owned());
+                work.dirty = true;
+                Ok(Vec::new())
+            };
+            let release = |work: &mut Work| {
+                work.state.held = None;
+                work.dirty = true;
+                Ok(work.ready())
+            };
+            bench.with(|messages, cx, fx| messages.change(ID, cx, fx, hold)).unwrap();
+            bench.written(true);
+            bench.with(|messages, cx, fx| messages.change(ID, cx, fx, release)).unwrap();
+            bench.written(true);
+        }
+        let mut places = 0;
+        bench.messages.scheduler.retain(|_| {
+            places += 1;
+            true
+        });
+        assert!(places <= 2000, "{places}");
+    }
+}

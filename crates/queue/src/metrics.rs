@@ -1,0 +1,151 @@
+//! Counters and gauges of the queue.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::message::Outcome;
+use crate::operate::Summary;
+
+/// What an operator alerts on: messages by state, oldest age, accepted, outcomes, store errors, free space.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    messages: IntGaugeVec,
+    octets: IntGauge,
+    oldest: IntGauge,
+    damaged: IntGauge,
+    free: IntGauge,
+    pub(crate) accepted: IntCounter,
+    pub(crate) leases: IntCounter,
+    outcomes: IntCounterVec,
+    reports: IntCounterVec,
+    pub(crate) expired: IntCounter,
+    pub(crate) undeliverable_reports: IntCounter,
+    pub(crate) strikes: IntCounter,
+    pub(crate) store_errors: IntCounter,
+    commit_seconds: Histogram,
+}
+
+/// From a fast disk's fdatasync to a disk that is about to fail.
+const COMMIT_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When they are registered twice.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let counters = |name: &str, help: &str, label: &str| -> Result<IntCounterVec, prometheus::Error> {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let messages =
+            IntGaugeVec::new(Opts::new("postern_queue_messages", "Messages by state"), &["state"])?;
+        registry.register(Box::new(messages.clone()))?;
+        let commit = HistogramOpts::new(
+            "postern_queue_commit_seconds",
+            "From handing a change to the spool to its being durable",
+        );
+        let commit_seconds = Histogram::with_opts(commit.buckets(COMMIT_BUCKETS.to_vec()))?;
+        registry.register(Box::new(commit_seconds.clone()))?;
+        Ok(Self {
+            messages,
+            octets: gauge("postern_queue_octets", "Octets of all messages")?,
+            oldest: gauge("postern_queue_oldest_seconds", "Age of the oldest message")?,
+            damaged: gauge("postern_queue_damaged_records", "Records set aside as damaged")?,
+            free: gauge("postern_queue_free_octets", "Free space on the filesystem of the spool")?,
+            accepted: counter("postern_queue_accepted_total", "Messages accepted")?,
+            leases: counter("postern_queue_leases_total", "Delivery attempts begun")?,
+            outcomes: counters(
+                "postern_queue_outcomes_total",
+                "Outcomes of attempts, by recipient",
+                "outcome",
+            )?,
+            reports: counters(
+                "postern_queue_reports_total",
+                "Delivery status notifications written",
+                "kind",
+            )?,
+            expired: counter(
+                "postern_queue_expired_total",
+                "Recipients given up because their time was over",
+            )?,
+            undeliverable_reports: counter(
+                "postern_queue_undeliverable_reports_total",
+                "Failed recipients of messages with a null sender, of which nobody is told",
+            )?,
+            strikes: counter("postern_queue_strikes_total", "Attempts that ended without an outcome")?,
+            store_errors: counter("postern_queue_store_errors_total", "Changes that the spool refused")?,
+            commit_seconds,
+        })
+    }
+
+    /// Brings the gauges up to date: called when they are read.
+    pub fn update(&self, summary: &Summary) {
+        let states = [
+            ("ready", summary.ready),
+            ("active", summary.active),
+            ("deferred", summary.deferred),
+            ("held", summary.held),
+        ];
+        for (state, messages) in states {
+            self.messages.with_label_values(&[state]).set(signed(messages as u64));
+        }
+        self.octets.set(signed(summary.octets));
+        self.oldest.set(signed(summary.oldest.unwrap_or(0)));
+        self.damaged.set(signed(summary.damaged as u64));
+    }
+
+    pub(crate) fn free_space(&self, octets: u64) {
+        self.free.set(signed(octets));
+    }
+
+    pub(crate) fn outcome(&self, outcome: &Outcome) {
+        let label = match outcome {
+            Outcome::Delivered(_) => "delivered",
+            Outcome::Deferred(..) => "deferred",
+            Outcome::Failed(_) => "failed",
+        };
+        self.outcomes.with_label_values(&[label]).inc();
+    }
+
+    pub(crate) fn report(&self, kind: &'static str) {
+        self.reports.with_label_values(&[kind]).inc();
+    }
+
+    pub(crate) fn commit(&self, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn metrics_have_the_prefix_and_register_once() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.report("failed");
+        assert!(Metrics::register(&registry).is_err());
+        assert!(registry.gather().iter().all(|family| family.name().starts_with("postern_queue_")));
+    }
+}

@@ -1,0 +1,158 @@
+//! Reports that are owed: read the message, compose, hand over to be written.
+//!
+//! A recipient that failed is first durable as `failed, report owed`. The report and the note that it is written are one
+//! change of the spool, so a crash at any moment leaves either both or the debt, and a restart pays it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postern_smtp::{Address, Notify, ReversePath};
+use tracing::{error, info, warn};
+
+use crate::Inner;
+use crate::dsn::{self, Action, FULL_RETURN_LIMIT, Facts, Original, Told};
+use crate::envelope::{Envelope, Origin, Recipient};
+use crate::message::QueueId;
+use crate::messages::{Arrival, Context};
+use crate::state::MessageState;
+use crate::store::{Change, NewBody, Store, StoreError};
+
+/// A report that is composed and not yet written.
+#[derive(Debug)]
+pub(crate) struct NewReport {
+    /// For metrics and the log: `failed`, `delayed` or `relayed`.
+    pub(crate) kind: &'static str,
+    /// The recipients it tells of.
+    pub(crate) indices: Vec<u32>,
+    /// Whether it is the notice of delay.
+    pub(crate) tells_delay: bool,
+    /// The report as a message; none if there is nobody to send it to.
+    pub(crate) message: Option<ReportMessage>,
+}
+
+/// A report as a message of the queue.
+#[derive(Debug)]
+pub(crate) struct ReportMessage {
+    pub(crate) arrival: Arrival,
+    meta: Vec<u8>,
+    content: Bytes,
+}
+
+impl NewReport {
+    /// Notes in the state of the message that the report is written.
+    pub(crate) fn mark(&self, state: &mut MessageState) {
+        for index in &self.indices {
+            let recipient = &mut state.recipients[*index as usize];
+            recipient.phase = recipient.phase.reported();
+        }
+        state.delay_told |= self.tells_delay;
+    }
+}
+
+impl ReportMessage {
+    /// Its change of the spool; taken once.
+    pub(crate) fn enqueue(&mut self) -> Change {
+        let body = NewBody::Inline(vec![std::mem::take(&mut self.content)]);
+        Change::Enqueue { id: self.arrival.id, meta: std::mem::take(&mut self.meta), body }
+    }
+}
+
+impl Inner {
+    /// Composes the report that a message owes. Blocking: reads the message.
+    pub(crate) fn compose_report(self: &Arc<Self>, about: QueueId) {
+        let owed = self.with(|messages, cx, _| messages.report_facts(about, cx));
+        let Some((envelope, told, tells_delay)) = owed else {
+            return;
+        };
+        let cx = self.context();
+        let report = new_report(&self.store, about, &envelope, told, tells_delay, &cx);
+        self.with(|messages, cx, fx| messages.report_composed(about, report, cx, fx));
+    }
+}
+
+fn new_report(
+    store: &Store,
+    about: QueueId,
+    envelope: &Envelope,
+    told: Vec<(u32, Told)>,
+    tells_delay: bool,
+    cx: &Context<'_>,
+) -> Option<NewReport> {
+    let (indices, told): (Vec<u32>, Vec<Told>) = told.into_iter().unzip();
+    let kind = kind(&told);
+    let mut report = NewReport { kind, indices, tells_delay, message: None };
+    let Some(to) = envelope.reverse_path.address().filter(|_| !told.is_empty()) else {
+        return Some(report);
+    };
+    let recipients = cx.surroundings.report_recipients(to);
+    if recipients.is_empty() {
+        info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
+        return Some(report);
+    }
+    let original = read_original(store, about, envelope).unwrap_or_else(|error| {
+        warn!(id = %about, %error, "the message cannot be read for its report");
+        Original::Unreadable
+    });
+    let id = store.next_id();
+    let composed = dsn::compose(&Facts {
+        hostname: &cx.surroundings.hostname(),
+        id,
+        about,
+        envelope,
+        to,
+        told: &told,
+        original: &original,
+        retried_until: crate::retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender()),
+        now: cx.now,
+    });
+    let meta = Envelope {
+        reverse_path: ReversePath::Null,
+        origin: Origin::Own,
+        client: None,
+        helo: None,
+        received: cx.now,
+        body: composed.body,
+        smtputf8: composed.smtputf8,
+        ret: None,
+        envelope_id: None,
+        message_id: Some(composed.message_id),
+        size: composed.content.len() as u64,
+        recipients: recipients.into_iter().map(report_recipient).collect(),
+    }
+    .encode();
+    match Arrival::new(id, &meta, &[], cx) {
+        Ok(arrival) => {
+            report.message = Some(ReportMessage { arrival, meta, content: composed.content.into() });
+            Some(report)
+        }
+        Err(damage) => {
+            error!(id = %about, %damage, "the report cannot be queued");
+            None
+        }
+    }
+}
+
+fn kind(told: &[Told]) -> &'static str {
+    let action = [Action::Failed, Action::Delayed].into_iter().find(|a| told.iter().any(|t| t.action == *a));
+    action.unwrap_or(Action::Relayed).as_str()
+}
+
+/// RFC 3461 §6.1: nobody is told when a report fails.
+fn report_recipient(address: Address) -> Recipient {
+    Recipient { address, given: None, notify: Notify::NEVER, original: None }
+}
+
+/// Reads what a report returns: never more than [`FULL_RETURN_LIMIT`].
+fn read_original(store: &Store, id: QueueId, envelope: &Envelope) -> Result<Original, StoreError> {
+    let most = FULL_RETURN_LIMIT as usize;
+    let mut body = store.read(id)?;
+    let mut content = Vec::new();
+    while content.len() <= most {
+        match body.next()? {
+            Some(piece) => content.extend_from_slice(&piece),
+            None => return Ok(Original::from_content(content, Original::is_full_wanted(envelope))),
+        }
+    }
+    content.truncate(most);
+    Ok(Original::from_content(content, false))
+}

@@ -1,0 +1,513 @@
+//! What is due, by destination, fairly; and the back-off of destinations.
+//!
+//! Every destination has a line of messages that are due. Destinations that may be served stand in a ring and are served
+//! one message each in turn, so that a long line at one of them delays nobody at another. While a destination rests,
+//! its line stays as it is: nothing is written, and no message uses up an attempt.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, SystemTime};
+
+use postern_config as config;
+
+use crate::message::{Destination, Feedback, QueueId};
+
+/// Recipients of a message that stand in the line of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub(crate) id: QueueId,
+    /// Their indices in the envelope. `None` is the first one alone: most messages have one recipient, and a million of
+    /// them wait cheaply.
+    indices: Option<Box<Vec<u32>>>,
+}
+
+impl Ready {
+    pub(crate) fn new(id: QueueId, indices: Vec<u32>) -> Self {
+        let indices = if indices == [0] { None } else { Some(Box::new(indices)) };
+        Self { id, indices }
+    }
+
+    pub(crate) fn indices(&self) -> &[u32] {
+        self.indices.as_deref().map_or(&[0], Vec::as_slice)
+    }
+}
+
+/// What an operator should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A destination rests until a time, for a reason.
+    Rests(SystemTime, String),
+    /// A destination that rested answers again.
+    Recovered,
+}
+
+/// Lines, rests and limits of all destinations.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler {
+    destinations: HashMap<Destination, Line>,
+    /// Destinations that may have something to lease, each once.
+    ring: VecDeque<Destination>,
+    /// When a destination must be looked at: its rest ends, or it is forgotten. May name a time that holds no longer.
+    alarms: BinaryHeap<Reverse<(SystemTime, Destination)>>,
+}
+
+/// One destination.
+#[derive(Debug)]
+struct Line {
+    ready: VecDeque<Ready>,
+    /// Whether it stands in the ring.
+    in_ring: bool,
+    /// Slots in use: leases, and those kept for the next message of a connection.
+    in_flight: usize,
+    /// Leases that were settled and are not yet durable.
+    settling: usize,
+    /// Of the slots in use, those of settled leases that nobody has taken over.
+    lingering: usize,
+    /// Slots at most.
+    limit: usize,
+    /// Leases that reached the destination since the limit was last changed.
+    successes: usize,
+    /// Rests in a row.
+    failures: u32,
+    rests_until: Option<SystemTime>,
+    reason: String,
+    /// Whether an alarm is set that forgets it.
+    will_be_forgotten: bool,
+}
+
+impl Line {
+    fn new(sending: &config::Outbound) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            in_ring: false,
+            in_flight: 0,
+            settling: 0,
+            lingering: 0,
+            limit: initial_limit(sending),
+            successes: 0,
+            failures: 0,
+            rests_until: None,
+            reason: String::new(),
+            will_be_forgotten: false,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight < self.limit && self.rests_until.is_none()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.in_flight == 0 && self.settling == 0 && self.rests_until.is_none()
+    }
+
+    /// Whether forgetting it loses something that was learnt.
+    fn has_history(&self, sending: &config::Outbound) -> bool {
+        self.failures > 0 || self.limit < initial_limit(sending)
+    }
+
+    /// It answered. Returns whether that ends a time of failures.
+    fn reached(&mut self, sending: &config::Outbound) -> bool {
+        if self.failures > 0 {
+            self.failures = 0;
+            self.rests_until = None;
+            self.limit = initial_limit(sending);
+            self.successes = 0;
+            return true;
+        }
+        self.successes += 1;
+        if self.successes >= self.limit {
+            self.limit = (self.limit + 1).min(sending.max_per_destination.max(1));
+            self.successes = 0;
+        }
+        false
+    }
+
+    /// It did not answer. Returns until when it rests, unless it rests already: attempts that failed together count once.
+    fn unreachable(
+        &mut self,
+        reason: &str,
+        sending: &config::Outbound,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
+        self.reason = reason.to_owned();
+        if self.rests_until.is_some() {
+            return None;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.limit = 1;
+        self.successes = 0;
+        let until = now + rest(sending, self.failures);
+        self.rests_until = Some(until);
+        Some(until)
+    }
+}
+
+fn initial_limit(sending: &config::Outbound) -> usize {
+    sending.initial_per_destination.min(sending.max_per_destination).max(1)
+}
+
+/// The n-th rest in a row.
+fn rest(sending: &config::Outbound, failures: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(failures.saturating_sub(1));
+    sending.destination_back_off.saturating_mul(factor).min(sending.destination_back_off_cap)
+}
+
+impl Scheduler {
+    /// Puts recipients at the end of the line of their destination.
+    pub(crate) fn push(&mut self, destination: Destination, ready: Ready, sending: &config::Outbound) {
+        self.line(&destination, sending).ready.push_back(ready);
+        self.consider(&destination);
+    }
+
+    /// Puts recipients at the head of the line: those that did not fit into the lease before.
+    pub(crate) fn push_front(&mut self, destination: &Destination, ready: Ready, sending: &config::Outbound) {
+        self.line(destination, sending).ready.push_front(ready);
+        self.consider(destination);
+    }
+
+    /// Takes the next recipients that may be leased, and a slot for them.
+    pub(crate) fn next(&mut self) -> Option<(Destination, Ready)> {
+        while let Some(destination) = self.ring.pop_front() {
+            let Some(line) = self.destinations.get_mut(&destination) else {
+                continue;
+            };
+            line.in_ring = false;
+            if !line.has_room() {
+                continue;
+            }
+            let Some(ready) = line.ready.pop_front() else {
+                continue;
+            };
+            line.in_flight += 1;
+            self.consider(&destination);
+            return Some((destination, ready));
+        }
+        None
+    }
+
+    /// The same for one destination, taking over the slot of a settled lease where there is one.
+    pub(crate) fn next_for(&mut self, destination: &Destination) -> Option<Ready> {
+        let line = self.destinations.get_mut(destination)?;
+        let takes_over = line.lingering > 0 && line.rests_until.is_none() && line.in_flight <= line.limit;
+        if !takes_over && !line.has_room() {
+            return None;
+        }
+        let ready = line.ready.pop_front()?;
+        if takes_over {
+            line.lingering -= 1;
+        } else {
+            line.in_flight += 1;
+        }
+        Some(ready)
+    }
+
+    /// Gives a slot back for which nothing could be leased.
+    pub(crate) fn give_back(
+        &mut self,
+        destination: &Destination,
+        sending: &config::Outbound,
+        now: SystemTime,
+    ) {
+        if let Some(line) = self.destinations.get_mut(destination) {
+            line.in_flight = line.in_flight.saturating_sub(1);
+        }
+        self.consider(destination);
+        self.tidy(destination, sending, now);
+    }
+
+    /// A lease was settled. Its slot stays until [`Scheduler::durable`], unless [`Scheduler::next_for`] takes it over.
+    pub(crate) fn settled(
+        &mut self,
+        destination: &Destination,
+        feedback: &Feedback,
+        sending: &config::Outbound,
+        now: SystemTime,
+    ) -> Option<Event> {
+        let line = self.line(destination, sending);
+        line.settling += 1;
+        line.lingering += 1;
+        match feedback {
+            Feedback::Reached => line.reached(sending).then_some(Event::Recovered),
+            Feedback::SlowDown(_) => {
+                line.limit = (line.limit / 2).max(1);
+                line.successes = 0;
+                None
+            }
+            Feedback::Unreachable(reason) => {
+                let until = line.unreachable(reason, sending, now)?;
+                self.alarms.push(Reverse((until, destination.clone())));
+                Some(Event::Rests(until, reason.clone()))
+            }
+            Feedback::Nothing => None,
+        }
+    }
+
+    /// The outcome of a settled lease is durable: its slot is free unless it was taken over.
+    pub(crate) fn durable(&mut self, destination: &Destination, sending: &config::Outbound, now: SystemTime) {
+        if let Some(line) = self.destinations.get_mut(destination) {
+            line.settling = line.settling.saturating_sub(1);
+            if line.lingering > line.settling {
+                line.lingering -= 1;
+                line.in_flight = line.in_flight.saturating_sub(1);
+            }
+        }
+        self.consider(destination);
+        self.tidy(destination, sending, now);
+    }
+
+    /// Until when a destination rests, and why.
+    pub(crate) fn rest_of(&self, destination: &Destination) -> Option<(SystemTime, &str)> {
+        let line = self.destinations.get(destination)?;
+        line.rests_until.map(|until| (until, line.reason.as_str()))
+    }
+
+    /// Ends the rest of a destination before its time: one probe follows.
+    pub(crate) fn end_rest(&mut self, destination: &Destination) {
+        if let Some(line) = self.destinations.get_mut(destination) {
+            line.rests_until = None;
+        }
+        self.consider(destination);
+    }
+
+    /// Ends the rests whose time has come, and forgets destinations that were idle for long.
+    pub(crate) fn run(&mut self, sending: &config::Outbound, now: SystemTime) {
+        while let Some(Reverse((at, _))) = self.alarms.peek() {
+            if *at > now {
+                return;
+            }
+            let Some(Reverse((_, destination))) = self.alarms.pop() else {
+                return;
+            };
+            let Some(line) = self.destinations.get_mut(&destination) else {
+                continue;
+            };
+            if line.rests_until.is_some_and(|until| until <= now) {
+                line.rests_until = None;
+                line.will_be_forgotten = false;
+                self.consider(&destination);
+                self.tidy(&destination, sending, now);
+            } else if line.is_idle() {
+                self.destinations.remove(&destination);
+            } else {
+                line.will_be_forgotten = false;
+            }
+        }
+    }
+
+    /// When [`Scheduler::run`] has something to do.
+    pub(crate) fn alarm(&self) -> Option<SystemTime> {
+        self.alarms.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Whether [`Scheduler::next`] may have something.
+    pub(crate) fn has_next(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
+    /// Drops what stands in a line and is not due any more.
+    pub(crate) fn retain(&mut self, mut is_due: impl FnMut(&Ready) -> bool) {
+        for line in self.destinations.values_mut() {
+            line.ready.retain(&mut is_due);
+        }
+    }
+
+    fn line(&mut self, destination: &Destination, sending: &config::Outbound) -> &mut Line {
+        self.destinations.entry(destination.clone()).or_insert_with(|| Line::new(sending))
+    }
+
+    /// Puts a destination into the ring if it may be served.
+    fn consider(&mut self, destination: &Destination) {
+        let Some(line) = self.destinations.get_mut(destination) else {
+            return;
+        };
+        if !line.in_ring && line.has_room() && !line.ready.is_empty() {
+            line.in_ring = true;
+            self.ring.push_back(destination.clone());
+        }
+    }
+
+    /// Forgets a destination with which nothing goes on; one with a history only after the longest rest, so that it does
+    /// not look like a new one to the next message.
+    fn tidy(&mut self, destination: &Destination, sending: &config::Outbound, now: SystemTime) {
+        let line = self.destinations.get_mut(destination);
+        let Some(line) = line.filter(|line| line.is_idle() && !line.in_ring && !line.will_be_forgotten)
+        else {
+            return;
+        };
+        if line.has_history(sending) {
+            line.will_be_forgotten = true;
+            self.alarms.push(Reverse((now + sending.destination_back_off_cap, destination.clone())));
+        } else {
+            self.destinations.remove(destination);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    struct Bench {
+        scheduler: Scheduler,
+        sending: config::Outbound,
+        now: SystemTime,
+        next_id: u64,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let sending = config::Outbound {
+                initial_per_destination: 2,
+                max_per_destination: 4,
+                destination_back_off: Duration::from_secs(60),
+                destination_back_off_cap: Duration::from_secs(200),
+                ..config::Outbound::default()
+            };
+            Self { scheduler: Scheduler::default(), sending, now: NOW, next_id: 0 }
+        }
+
+        fn push(&mut self, destination: &str, count: usize) {
+            for _ in 0..count {
+                self.next_id += 1;
+                let ready = Ready::new(QueueId(self.next_id), vec![0]);
+                self.scheduler.push(to(destination), ready, &self.sending);
+            }
+        }
+
+        fn settle(&mut self, destination: &str, feedback: Feedback) -> Option<Event> {
+            let event = self.scheduler.settled(&to(destination), &feedback, &self.sending, self.now);
+            self.scheduler.durable(&to(destination), &self.sending, self.now);
+            event
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            self.now += Duration::from_secs(seconds);
+            self.scheduler.run(&self.sending, self.now);
+        }
+
+        /// Leases everything that may be leased; answers the destinations in the order they were served.
+        fn drain(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.scheduler.next())
+                .map(|(destination, _)| destination.to_string())
+                .collect()
+        }
+    }
+
+    fn to(destination: &str) -> Destination {
+        Destination(destination.into())
+    }
+
+    fn down() -> Feedback {
+        Feedback::Unreachable("connection refused".to_owned())
+    }
+
+    #[test]
+    fn destinations_take_turns() {
+        let mut bench = Bench::new();
+        bench.push("a", 1000);
+        bench.push("b", 2);
+        assert_eq!(bench.drain(), ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn the_limit_grows_by_one_for_each_round_of_successes() {
+        let mut bench = Bench::new();
+        bench.push("a", 1000);
+        assert_eq!(bench.drain().len(), 2);
+        bench.settle("a", Feedback::Reached);
+        assert_eq!(bench.drain().len(), 1);
+        bench.settle("a", Feedback::Reached);
+        assert_eq!(bench.drain().len(), 2, "one slot free and one more");
+        for _ in 0..100 {
+            bench.settle("a", Feedback::Reached);
+            bench.drain();
+        }
+        assert_eq!(bench.scheduler.destinations[&to("a")].limit, 4);
+    }
+
+    #[test]
+    fn slowing_down_halves_the_limit() {
+        let mut bench = Bench::new();
+        bench.push("a", 100);
+        bench.drain();
+        bench.settle("a", Feedback::SlowDown("421".to_owned()));
+        assert_eq!(bench.drain().len(), 0);
+        bench.settle("a", Feedback::Nothing);
+        assert_eq!(bench.drain().len(), 1);
+    }
+
+    #[test]
+    fn an_unreachable_destination_rests_longer_each_time_and_is_then_probed_once() {
+        let mut bench = Bench::new();
+        bench.push("a", 100);
+        assert_eq!(bench.drain().len(), 2);
+        let until = NOW + Duration::from_secs(60);
+        assert_eq!(bench.settle("a", down()), Some(Event::Rests(until, "connection refused".to_owned())));
+        assert_eq!(bench.settle("a", down()), None, "attempts that failed together count once");
+        assert_eq!(bench.scheduler.rest_of(&to("a")), Some((until, "connection refused")));
+        for rest in [60, 120, 200, 200] {
+            bench.pass(rest - 1);
+            assert_eq!(bench.drain().len(), 0);
+            bench.pass(1);
+            assert_eq!(bench.drain().len(), 1);
+            bench.settle("a", down());
+        }
+        bench.pass(200);
+        assert_eq!(bench.drain().len(), 1);
+        assert_eq!(bench.settle("a", Feedback::Reached), Some(Event::Recovered));
+        assert_eq!(bench.drain().len(), 2);
+    }
+
+    #[test]
+    fn a_rest_can_be_ended_by_hand() {
+        let mut bench = Bench::new();
+        bench.push("a", 10);
+        bench.drain();
+        bench.settle("a", down());
+        bench.settle("a", Feedback::Nothing);
+        assert_eq!(bench.drain().len(), 0);
+        bench.scheduler.end_rest(&to("a"));
+        assert_eq!(bench.drain().len(), 1);
+    }
+
+    #[test]
+    fn a_connection_keeps_its_slot_for_the_next_message() {
+        let mut bench = Bench::new();
+        bench.push("a", 10);
+        assert_eq!(bench.drain().len(), 2);
+        assert_eq!(bench.scheduler.next_for(&to("a")), None);
+        bench.scheduler.settled(&to("a"), &Feedback::Nothing, &bench.sending, NOW);
+        assert_eq!(bench.drain().len(), 0, "the slot is kept");
+        assert!(bench.scheduler.next_for(&to("a")).is_some());
+        assert_eq!(bench.scheduler.next_for(&to("a")), None);
+        bench.scheduler.durable(&to("a"), &bench.sending, NOW);
+        assert_eq!(bench.drain().len(), 0, "it was taken over");
+        bench.settle("a", Feedback::Nothing);
+        assert_eq!(bench.drain().len(), 1);
+    }
+
+    #[test]
+    fn idle_destinations_are_forgotten() {
+        let mut bench = Bench::new();
+        bench.push("a", 1);
+        bench.push("b", 1);
+        bench.drain();
+        bench.settle("a", Feedback::Reached);
+        bench.settle("b", down());
+        assert_eq!(bench.scheduler.destinations.len(), 1, "one that failed is remembered");
+        bench.pass(60);
+        assert_eq!(bench.scheduler.destinations.len(), 1);
+        bench.pass(200);
+        assert_eq!(bench.scheduler.destinations.len(), 0);
+        assert_eq!(bench.scheduler.alarm(), None);
+    }
+
+    #[test]
+    fn one_recipient_costs_sixteen_octets_in_line() {
+        assert_eq!(size_of::<Ready>(), 16);
+        assert_eq!(Ready::new(QueueId(1), vec![0]).indices(), [0]);
+        assert_eq!(Ready::new(QueueId(1), vec![3, 5]).indices(), [3, 5]);
+    }
+}

@@ -1,0 +1,630 @@
+//! The promise: what [`Store::commit`] has acknowledged survives kill -9 and power loss.
+//!
+//! The truth is an append-only log of checksummed records in segment files; one committer thread writes what waits
+//! with one `fdatasync`. sled holds an index over it that may be lost at any time and is rebuilt from the log.
+//! Messages above `queue.inline_limit` have a file of their own that is synced before their record is written.
+//!
+//! ```text
+//! LOCK               locked by the process that uses the spool; holds its number
+//! FORMAT             "1", durable before anything else is written
+//! log/seg-<name>.log segments of the log: number, then salt, in hexadecimal; the numbers only grow
+//! big/<id>           contents of large messages
+//! index/             the index; index.bad-<time> one that was not used, kept for one start
+//! damaged/           copies of what could not be read
+//! reserve            room that is given up when the disk is full, so that the ends of messages can be recorded
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `record.rs` | the form of a record |
+//! | `scan.rs` | reading a segment from end to end |
+//! | `recovery.rs` | what a start does |
+//! | `catalogue.rs` | what is where, in memory |
+//! | `committer.rs` | the thread that writes |
+//! | `collector.rs` | the thread that gives room back |
+//! | `index.rs` | the thread that keeps the index; the only file that names sled |
+//! | `large.rs`, `body.rs` | writing large messages, reading any |
+//! | `files.rs` | every file call |
+
+mod body;
+mod catalogue;
+mod collector;
+mod committer;
+pub mod files;
+mod index;
+mod large;
+mod record;
+mod recovery;
+mod scan;
+
+use std::fmt::{self, Debug};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::message::QueueId;
+use body::Part;
+use catalogue::{Catalogue, Location, Place};
+use committer::{Committer, Draft, Group, Purpose, Waiting};
+use files::{Access, Files, StoredFile, SystemFiles, read_exact};
+use record::{Header, Kind, Record, TooLong, read_meta};
+use recovery::{Indexer, Layout, Recovery};
+
+pub use body::StoredBody;
+pub use large::{FinishedFile, LargeFile};
+
+/// How often a deletion is written, one copy behind the other: a flipped bit in the only one would bring a message back
+/// that was delivered.
+const DELETIONS: usize = 2;
+/// Segments that are kept open for reading.
+const OPEN_SEGMENTS: usize = 64;
+/// For how long what was written is probably still in memory.
+const WARM: Duration = Duration::from_secs(60);
+/// How often a record is looked up again that was moved while it was opened.
+const LOOKUPS: usize = 16;
+
+/// What can go wrong with the spool.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the file.
+        what: String,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process uses the spool.
+    #[error("the spool {0} is in use by another process")]
+    InUse(String),
+    /// The spool was written by a version that this one does not know.
+    #[error("unknown spool format {0:?}")]
+    UnknownFormat(String),
+    /// A record whose checksum does not fit.
+    #[error("damaged record of message {0}")]
+    Damaged(QueueId),
+    /// The message is not in the spool.
+    #[error("no message {0}")]
+    NoMessage(QueueId),
+    /// The store is closed, or has stopped after an error.
+    #[error("the spool is closed")]
+    Closed,
+}
+
+impl StoreError {
+    fn io(what: &str, path: &Path, source: io::Error) -> Self {
+        Self::Io { what: format!("{what} {}", path.display()), source }
+    }
+}
+
+impl From<TooLong> for StoreError {
+    fn from(_: TooLong) -> Self {
+        Self::Io { what: "writing a record".into(), source: io::ErrorKind::FileTooLarge.into() }
+    }
+}
+
+/// A change to the spool.
+#[derive(Debug)]
+pub enum Change {
+    /// A new message: its encoded envelope and its content.
+    Enqueue {
+        /// Its id, from [`Store::next_id`].
+        id: QueueId,
+        /// The envelope, opaque to the store.
+        meta: Vec<u8>,
+        /// The content.
+        body: NewBody,
+    },
+    /// The state of a message, replacing the former one: opaque to the store.
+    State {
+        /// The message.
+        id: QueueId,
+        /// The encoded state.
+        state: Vec<u8>,
+    },
+    /// The message has ended.
+    Delete {
+        /// The message.
+        id: QueueId,
+    },
+}
+
+/// The content of a new message.
+#[derive(Debug)]
+pub enum NewBody {
+    /// In the record itself: written one after the other.
+    Inline(Vec<Bytes>),
+    /// In a file of its own, already synced; `header` goes in front of it.
+    File {
+        /// Our header fields.
+        header: Vec<u8>,
+        /// The finished file.
+        file: FinishedFile,
+    },
+}
+
+/// Called once, on the committer thread: keep it short.
+pub type Done = Box<dyn FnOnce(Result<(), std::sync::Arc<StoreError>>) + Send>;
+
+/// A message found at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Its id.
+    pub id: QueueId,
+    /// The encoded envelope.
+    pub meta: Vec<u8>,
+    /// The newest state, if there was one.
+    pub state: Option<Vec<u8>>,
+}
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// All messages, by id.
+    pub messages: Vec<Recovered>,
+    /// Records that were set aside as damaged.
+    pub damaged: usize,
+    /// Why the index was not used, if it was not.
+    pub index_rebuilt: Option<String>,
+}
+
+/// Free room of the spool's filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Octets.
+    pub free: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+/// How the store looks after itself. The defaults are right for everybody; tests want it to be quicker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
+    /// Segments are copied out of only when they have been complete for this long: what is in them may end by itself.
+    pub compaction_age: Duration,
+    /// And only while more octets than this, and more than those that count, are dead.
+    pub dead_octets: u64,
+    /// Octets a second that are copied then.
+    pub copy_rate: u64,
+    /// The index is not rewritten below this size.
+    pub index_octets: u64,
+    /// After a failed write, how often it is tried whether the disk takes writes again and has room for the reserve.
+    pub probe_interval: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            compaction_age: Duration::from_secs(600),
+            dead_octets: 256 * 1024 * 1024,
+            copy_rate: 32 * 1024 * 1024,
+            index_octets: 256 * 1024 * 1024,
+            probe_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The spool.
+pub struct Store {
+    inner: Arc<Inner>,
+    threads: Mutex<Option<Threads>>,
+}
+
+impl Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.layout.root).finish_non_exhaustive()
+    }
+}
+
+struct Threads {
+    committer: JoinHandle<()>,
+    collector: JoinHandle<()>,
+    indexer: Option<index::Running>,
+}
+
+impl Store {
+    /// Locks the directory, recovers, starts the committer and the indexer. Blocking.
+    ///
+    /// # Errors
+    /// See [`crate::Queue::open`].
+    pub fn open(config: &postern_config::Queue) -> Result<(Self, Found), StoreError> {
+        Self::open_with(config, Arc::new(SystemFiles), Tuning::default())
+    }
+
+    /// The same on another file system and with other tuning.
+    ///
+    /// # Errors
+    /// See [`crate::Queue::open`].
+    pub fn open_with(
+        config: &postern_config::Queue,
+        files: Arc<dyn Files>,
+        tuning: Tuning,
+    ) -> Result<(Self, Found), StoreError> {
+        let layout = Layout::new(&config.path);
+        let lock = layout.claim(&*files)?;
+        let Recovery { catalogue, found, next_number, last_id, indexer } =
+            recovery::recover(&layout, &files)?;
+        let inner = Arc::new(Inner {
+            layout,
+            files,
+            tuning,
+            segment_size: config.segment_size.max(SMALLEST_SEGMENT),
+            index_interval: config.index_interval,
+            lock: Mutex::new(Some(lock)),
+            catalogue: Mutex::new(catalogue),
+            segments: OpenSegments::default(),
+            waiting: Waiting::default(),
+            collector: collector::Control::default(),
+            index: index::Control::default(),
+            last_id: AtomicU64::new(last_id),
+            pressure: AtomicBool::new(false),
+            health: Mutex::new(None),
+            space: Mutex::new(None),
+        });
+        let threads = Threads::start(&inner, next_number, indexer)
+            .map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
+        Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
+    }
+
+    /// A new id: greater than all before it, also across restarts. It grows with the time: its upper 56 bits are the
+    /// microseconds since 1970 unless the clock went back.
+    pub fn next_id(&self) -> QueueId {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = (now.as_micros() as u64) << 8;
+        let next = |last: u64| last.saturating_add(1).max(now);
+        let last =
+            self.inner.last_id.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
+        QueueId(next(last.unwrap_or_else(|last| last)))
+    }
+
+    /// Writes the changes as one group with the next batch: all become durable before `done(Ok)`, or `done(Err)` and none
+    /// counts. Never waits. When the store is closed or a change cannot be written at all, `done` is called at once in
+    /// this thread.
+    pub fn commit(&self, changes: Vec<Change>, done: Done) {
+        match drafts(changes) {
+            Ok((drafts, files)) => self.inner.waiting.push(Group { drafts, files, done }),
+            Err(error) => done(Err(Arc::new(error))),
+        }
+    }
+
+    /// Octets that wait to be written, or are being written. Whoever commits should wait while they are many.
+    pub fn backlog(&self) -> u64 {
+        self.inner.waiting.octets()
+    }
+
+    /// Begins a file for a large message.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn large_file(&self, id: QueueId) -> Result<LargeFile, StoreError> {
+        LargeFile::create(Arc::clone(&self.inner.files), &self.inner.layout.big, id.0)
+    }
+
+    /// Opens the content of a message for reading. Reading does not wait for the committer, and goes on when the message
+    /// is deleted meanwhile. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::NoMessage`], [`StoreError::Io`], [`StoreError::Damaged`].
+    pub fn read(&self, id: QueueId) -> Result<StoredBody, StoreError> {
+        self.inner.open_body(id)
+    }
+
+    /// The envelope and the newest state of a message, from the log. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::NoMessage`], [`StoreError::Io`], [`StoreError::Damaged`].
+    pub fn load(&self, id: QueueId) -> Result<Recovered, StoreError> {
+        let (_, meta, state) = self.inner.load(id.0)?.ok_or(StoreError::NoMessage(id))?;
+        Ok(Recovered { id, meta, state })
+    }
+
+    /// How many messages are in the spool.
+    pub fn len(&self) -> usize {
+        self.inner.catalogue.lock().len()
+    }
+
+    /// Whether there is no message in the spool.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Free room, asked of the system at most once a second. None if the system does not say.
+    pub fn space(&self) -> Space {
+        let mut known = self.inner.space.lock();
+        if let Some((space, at)) = *known
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return space;
+        }
+        let space = self.inner.files.space(&self.inner.layout.root).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot learn how much room the spool has");
+            Space { free: 0, inodes: 0 }
+        });
+        *known = Some((space, Instant::now()));
+        space
+    }
+
+    /// Why nothing, or no new mail, can be written, if so: cleared by the next write that succeeds. While it is set a write
+    /// is tried every second.
+    pub fn health(&self) -> Option<String> {
+        self.inner.health.lock().clone()
+    }
+
+    /// Why the index is not used any more, if so. Nothing is lost; the next start takes longer.
+    pub fn index_lost(&self) -> Option<String> {
+        self.inner.index.lost()
+    }
+
+    /// Gives back what room can be given back now. Blocking. The store does it by itself; this is for whoever cannot wait.
+    pub fn collect(&self) {
+        collector::collect(&self.inner);
+    }
+
+    /// Writes what waits, ends the threads, brings the index up to date. Blocking.
+    pub fn close(&self) {
+        let Some(threads) = self.threads.lock().take() else { return };
+        self.inner.waiting.close();
+        join(threads.committer);
+        self.inner.collector.close();
+        join(threads.collector);
+        self.inner.index.close();
+        if let Some(indexer) = threads.indexer {
+            indexer.join();
+        }
+        *self.inner.lock.lock() = None;
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Threads {
+    fn start(inner: &Arc<Inner>, next_number: u32, indexer: Indexer) -> io::Result<Self> {
+        let committer = Committer::new(Arc::clone(inner), next_number);
+        let committer =
+            std::thread::Builder::new().name("spool-commit".into()).spawn(move || committer.run())?;
+        let collected = Arc::clone(inner);
+        let collector = std::thread::Builder::new()
+            .name("spool-collect".into())
+            .spawn(move || collector::run(&collected))?;
+        let indexer = match indexer {
+            Indexer::Continues(opening) => Some(opening.begin(Arc::clone(inner), false)),
+            Indexer::BeginsAnew(opening) => Some(opening.begin(Arc::clone(inner), true)),
+            Indexer::Lost(reason) => {
+                inner.catalogue.lock().index_lost();
+                inner.index.set_lost(reason);
+                None
+            }
+        };
+        Ok(Self { committer, collector, indexer })
+    }
+}
+
+/// Waits for a thread, unless it is this one: the last owner of a store may let go of it in a completion.
+fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+        tracing::error!("a thread of the spool panicked");
+    }
+}
+
+/// The records of some changes. Their checksums are computed here.
+fn drafts(changes: Vec<Change>) -> Result<(Vec<Draft>, Vec<FinishedFile>), StoreError> {
+    let mut drafts = Vec::with_capacity(changes.len());
+    let mut files = Vec::new();
+    let mut add = |record| drafts.push(Draft { record, purpose: Purpose::Change });
+    for change in changes {
+        match change {
+            Change::Enqueue { id, meta, body: NewBody::Inline(body) } => {
+                add(Record::new(Kind::Enqueue, id.0, &meta, body)?);
+            }
+            Change::Enqueue { id, meta, body: NewBody::File { mut header, file } } => {
+                header.extend_from_slice(&file.mention.encode());
+                add(Record::new(Kind::Enqueue, id.0, &meta, vec![header.into()])?.in_file());
+                files.push(file);
+            }
+            Change::State { id, state } => add(Record::new(Kind::State, id.0, &state, Vec::new())?),
+            Change::Delete { id } => {
+                for _ in 0..DELETIONS {
+                    add(Record::new(Kind::Delete, id.0, &[], Vec::new())?);
+                }
+            }
+        }
+    }
+    Ok((drafts, files))
+}
+
+/// Segments are never smaller than this.
+const SMALLEST_SEGMENT: u64 = 4096;
+/// The reserve is never larger than this.
+const LARGEST_RESERVE: u64 = 64 * 1024 * 1024;
+
+/// What the threads share.
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    files: Arc<dyn Files>,
+    tuning: Tuning,
+    segment_size: u64,
+    index_interval: Duration,
+    lock: Mutex<Option<File>>,
+    catalogue: Mutex<Catalogue>,
+    segments: OpenSegments,
+    waiting: Waiting,
+    collector: collector::Control,
+    index: index::Control,
+    last_id: AtomicU64,
+    /// Whether the disk is full.
+    pressure: AtomicBool,
+    health: Mutex<Option<String>>,
+    space: Mutex<Option<(Space, Instant)>>,
+}
+
+impl Inner {
+    fn segment_path(&self, name: u64) -> PathBuf {
+        self.layout.segment(name)
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        self.layout.root.join("reserve")
+    }
+
+    fn reserve_size(&self) -> u64 {
+        self.segment_size.min(LARGEST_RESERVE)
+    }
+
+    fn open_segment(&self, name: u64) -> Result<Arc<dyn StoredFile>, StoreError> {
+        if let Some(file) = self.segments.find(name) {
+            return Ok(file);
+        }
+        let path = self.segment_path(name);
+        let file = self.files.open(&path, Access::Read).map_err(|e| StoreError::io("opening", &path, e))?;
+        self.segments.insert(name, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Reads the header and meta part of a record of a message, wherever `place` says it is. It may be moved while it is
+    /// opened: then it is looked up again. `None`: there is no such message.
+    fn read_record(
+        &self,
+        id: u64,
+        place: impl Fn(&Location) -> Option<Place>,
+    ) -> Result<Option<FoundRecord>, StoreError> {
+        let mut failure = StoreError::Damaged(QueueId(id));
+        for _ in 0..LOOKUPS {
+            let (location, at, name) = {
+                let catalogue = self.catalogue.lock();
+                let Some(location) = catalogue.location(id) else { return Ok(None) };
+                let Some(at) = place(location) else { return Ok(None) };
+                let Some(segment) = catalogue.segments.get(&at.segment) else { return Err(failure) };
+                (*location, at, segment.name)
+            };
+            let read = self.open_segment(name).and_then(|file| {
+                let found = read_meta(&*file, at.offset(), name, id);
+                let found = found.map_err(|e| StoreError::io("reading", &self.segment_path(name), e))?;
+                let (header, meta) = found.ok_or(StoreError::Damaged(QueueId(id)))?;
+                Ok(FoundRecord { location, file, offset: at.offset(), header, meta })
+            });
+            match read {
+                Ok(found) => return Ok(Some(found)),
+                Err(error) => failure = error,
+            }
+            let moved = self.catalogue.lock().location(id).and_then(&place) != Some(at);
+            if !moved {
+                break;
+            }
+        }
+        Err(failure)
+    }
+
+    /// Where a message is, its envelope and its newest state. `None`: there is no such message.
+    #[allow(clippy::type_complexity, reason = "three things that are taken apart at once")]
+    fn load(&self, id: u64) -> Result<Option<(Location, Vec<u8>, Option<Vec<u8>>)>, StoreError> {
+        for _ in 0..LOOKUPS {
+            let Some(message) = self.read_record(id, |location| Some(location.place))? else {
+                return Ok(None);
+            };
+            let state = self.read_record(id, Location::state)?;
+            // Both of the same moment, or again.
+            let same = |state: &FoundRecord| state.location.state() == message.location.state();
+            if state.as_ref().map_or(message.location.state().is_none(), same) {
+                return Ok(Some((message.location, message.meta, state.map(|found| found.meta))));
+            }
+        }
+        Err(StoreError::Damaged(QueueId(id)))
+    }
+
+    fn open_body(&self, id: QueueId) -> Result<StoredBody, StoreError> {
+        let found = self.read_record(id.0, |location| Some(location.place))?;
+        let found = found.ok_or(StoreError::NoMessage(id))?;
+        if found.header.in_file {
+            return self.open_large_body(id, found);
+        }
+        let part = Part {
+            offset: found.offset + found.header.body_offset(),
+            length: found.header.body_length.into(),
+            crc: found.header.body_crc,
+            file: found.file,
+        };
+        Ok(StoredBody::new(id, is_recent(id), [part]))
+    }
+
+    fn open_large_body(&self, id: QueueId, found: FoundRecord) -> Result<StoredBody, StoreError> {
+        let offset = found.offset + found.header.body_offset();
+        let mut body = vec![0; found.header.body_length as usize];
+        let reading = |e| StoreError::Io { what: format!("reading message {id}"), source: e };
+        read_exact(&*found.file, &mut body, offset).map_err(reading)?;
+        let sound = crc32c::crc32c(&body) == found.header.body_crc;
+        let Some((header, mention)) = large::Mention::split(&body).filter(|_| sound) else {
+            return Err(StoreError::Damaged(id));
+        };
+        let path = self.layout.big.join(large::name(id.0));
+        let file = match self.files.open(&path, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let ended = self.catalogue.lock().location(id.0).is_none();
+                return Err(if ended { StoreError::NoMessage(id) } else { StoreError::Damaged(id) });
+            }
+            result => result.map_err(|e| StoreError::io("opening", &path, e))?,
+        };
+        let length = header.len() as u64;
+        let front = Part { file: found.file, offset, length, crc: crc32c::crc32c(header) };
+        let rest = Part { file, offset: 0, length: mention.length, crc: mention.crc };
+        Ok(StoredBody::new(id, false, [front, rest]))
+    }
+}
+
+/// Whether a message came so lately that it is probably still in memory.
+fn is_recent(id: QueueId) -> bool {
+    let came = Duration::from_micros(id.0 >> 8);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(came) < WARM
+}
+
+/// A record of a message, read.
+struct FoundRecord {
+    /// Where the message was then.
+    location: Location,
+    file: Arc<dyn StoredFile>,
+    offset: u64,
+    header: Header,
+    meta: Vec<u8>,
+}
+
+/// Segments that are open for reading, the one used last at the end. Not all: a long queue has more of them than a
+/// process may open files.
+#[derive(Debug, Default)]
+struct OpenSegments {
+    open: Mutex<Vec<(u64, Arc<dyn StoredFile>)>>,
+}
+
+impl OpenSegments {
+    fn find(&self, name: u64) -> Option<Arc<dyn StoredFile>> {
+        let mut open = self.open.lock();
+        let at = open.iter().rposition(|(other, _)| *other == name)?;
+        open[at..].rotate_left(1);
+        open.last().map(|(_, file)| Arc::clone(file))
+    }
+
+    fn insert(&self, name: u64, file: Arc<dyn StoredFile>) {
+        let mut open = self.open.lock();
+        open.retain(|(other, _)| *other != name);
+        if open.len() == OPEN_SEGMENTS {
+            open.remove(0);
+        }
+        open.push((name, file));
+    }
+
+    fn forget(&self, name: u64) {
+        self.open.lock().retain(|(other, _)| *other != name);
+    }
+}

@@ -1,0 +1,378 @@
+//! What is where: the messages by id, the segments, and what the index does not know yet. In memory only; the log is
+//! the truth and this is what it says.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
+
+use super::record::{ALIGNMENT, Kind};
+
+/// The place of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Number of the segment.
+    pub segment: u32,
+    /// Offset in it, in units of [`ALIGNMENT`].
+    pub unit: u32,
+}
+
+impl Place {
+    /// A place by its offset in octets. Segments are far shorter than 2^36 octets.
+    pub fn new(segment: u32, offset: u64) -> Self {
+        Self { segment, unit: units(offset) }
+    }
+
+    /// The offset in octets.
+    pub fn offset(self) -> u64 {
+        u64::from(self.unit) * ALIGNMENT
+    }
+}
+
+/// Lengths and offsets in units of [`ALIGNMENT`].
+pub fn units(octets: u64) -> u32 {
+    u32::try_from(octets / ALIGNMENT).unwrap_or(u32::MAX)
+}
+
+/// Where a message is. There is one for every message in the queue: every octet counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// Its `Enqueue` or `Move` record.
+    pub place: Place,
+    /// Length of that record, in units.
+    pub length: u32,
+    /// The segment that first held it.
+    pub origin: u32,
+    /// Its newest state. Segment 0: none.
+    state: Place,
+    /// Length of the state's record in units, as far as it fits; for the accounts only.
+    state_length: u16,
+    /// Whether the content is in a file of its own.
+    pub in_file: bool,
+    /// Whether the index may have a row of it.
+    pub indexed: bool,
+}
+
+impl Location {
+    /// A message without a state.
+    pub fn new(place: Place, length: u32, origin: u32, in_file: bool) -> Self {
+        let state = Place { segment: 0, unit: 0 };
+        Self { place, length, origin, state, state_length: 0, in_file, indexed: false }
+    }
+
+    /// The place of its newest state.
+    pub fn state(&self) -> Option<Place> {
+        (self.state.segment != 0).then_some(self.state)
+    }
+
+    /// Length of the state's record in units, at most 65535.
+    pub fn state_length(&self) -> u32 {
+        u32::from(self.state_length)
+    }
+
+    /// Says where its newest state is.
+    pub fn set_state(&mut self, place: Place, length: u32) {
+        self.state = place;
+        self.state_length = u16::try_from(length).unwrap_or(u16::MAX);
+    }
+}
+
+/// A segment of the log.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// Number in the upper half, salt in the lower.
+    pub name: u64,
+    /// Octets in it.
+    pub length: u64,
+    /// Messages that are in it.
+    pub messages: u32,
+    /// Newest states of messages that are in it.
+    pub states: u32,
+    /// Units of both.
+    pub live: u64,
+    /// Since when nothing is appended to it.
+    pub sealed: Instant,
+    /// Whether there is something in it that cannot be read: it is never removed.
+    pub damaged: bool,
+}
+
+impl Segment {
+    /// An empty segment.
+    pub fn new(name: u64, length: u64, now: Instant) -> Self {
+        Self { name, length, messages: 0, states: 0, live: 0, sealed: now, damaged: false }
+    }
+
+    /// Octets of messages and states that count.
+    pub fn live_octets(&self) -> u64 {
+        self.live * ALIGNMENT
+    }
+}
+
+/// The number in a segment's name.
+pub fn number(name: u64) -> u32 {
+    (name >> 32) as u32
+}
+
+/// How far the log is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Name of the segment.
+    pub segment: u64,
+    /// Offset in it.
+    pub offset: u64,
+}
+
+/// A record that has become durable.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// What it says.
+    pub kind: Kind,
+    /// The message.
+    pub id: u64,
+    /// Where it is.
+    pub place: Place,
+    /// How long, in units.
+    pub length: u32,
+    /// The segment that first held the message.
+    pub origin: u32,
+    /// Whether the content is in a file of its own.
+    pub in_file: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Catalogue {
+    messages: BTreeMap<u64, Location>,
+    /// By number.
+    pub segments: BTreeMap<u32, Segment>,
+    /// The segment that is written to.
+    pub head: Option<u32>,
+    /// How far the log is durable.
+    pub position: Position,
+    /// Ids whose row in the index is missing, old, or no longer wanted. `None`: there is no index.
+    pub unindexed: Option<HashSet<u64>>,
+    /// The segment up to which the index is complete: it and those behind it are needed to bring the index up to date.
+    pub indexed_to: Option<u32>,
+    /// Messages that have ended and had a file of their own, which can be removed now.
+    pub ended_files: Vec<u64>,
+}
+
+impl Catalogue {
+    /// Of what was found in the log.
+    pub fn new(
+        messages: BTreeMap<u64, Location>,
+        mut segments: BTreeMap<u32, Segment>,
+        position: Position,
+        unindexed: HashSet<u64>,
+    ) -> Self {
+        for location in messages.values() {
+            if let Some(segment) = segments.get_mut(&location.place.segment) {
+                segment.messages += 1;
+                segment.live += u64::from(location.length);
+            }
+            let state = location.state().and_then(|place| segments.get_mut(&place.segment));
+            if let Some(segment) = state {
+                segment.states += 1;
+                segment.live += u64::from(location.state_length());
+            }
+        }
+        Self {
+            messages,
+            segments,
+            head: None,
+            position,
+            unindexed: Some(unindexed),
+            indexed_to: None,
+            ended_files: Vec::new(),
+        }
+    }
+
+    /// Where a message is.
+    pub fn location(&self, id: u64) -> Option<&Location> {
+        self.messages.get(&id)
+    }
+
+    /// How many messages there are.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether a segment other than `but` still holds a record of a message that was first in `origin` and last in
+    /// `target`: as long as one does, its `Delete` must be kept, or the message would come back.
+    pub fn may_return(&self, origin: u32, target: u32, but: u32) -> bool {
+        origin <= target && self.segments.range(origin..=target).any(|(number, _)| *number != but)
+    }
+
+    /// Takes note of a record that has become durable.
+    pub fn apply(&mut self, written: Written) {
+        match written.kind {
+            Kind::Enqueue => self.enqueued(written),
+            Kind::State => self.state_changed(written),
+            Kind::Delete => self.deleted(written.id),
+            Kind::Move => self.moved(written),
+            Kind::Head | Kind::Pad => {}
+        }
+    }
+
+    /// Takes the ids whose rows in the index are to be written, and how far the log is when they are.
+    pub fn take_unindexed(&mut self) -> Option<(Vec<u64>, Position)> {
+        let mut ids: Vec<u64> = std::mem::take(self.unindexed.as_mut()?).into_iter().collect();
+        ids.sort_unstable();
+        for id in &ids {
+            if let Some(location) = self.messages.get_mut(id) {
+                // From now on there may be a row, so a deletion must be told to the index.
+                location.indexed = true;
+            }
+        }
+        Some((ids, self.position))
+    }
+
+    /// There is no index any more.
+    pub fn index_lost(&mut self) {
+        self.unindexed = None;
+        self.indexed_to = None;
+    }
+
+    fn enqueued(&mut self, written: Written) {
+        let location = Location::new(written.place, written.length, written.origin, written.in_file);
+        if let Some(former) = self.messages.insert(written.id, location) {
+            self.forget(&former);
+        }
+        if let Some(segment) = self.segments.get_mut(&written.place.segment) {
+            segment.messages += 1;
+            segment.live += u64::from(written.length);
+        }
+        self.mark(written.id);
+    }
+
+    fn state_changed(&mut self, written: Written) {
+        let Some(location) = self.messages.get_mut(&written.id) else { return };
+        let former = *location;
+        location.set_state(written.place, written.length);
+        let length = location.state_length();
+        self.forget_state(&former);
+        if let Some(segment) = self.segments.get_mut(&written.place.segment) {
+            segment.states += 1;
+            segment.live += u64::from(length);
+        }
+        self.mark(written.id);
+    }
+
+    fn deleted(&mut self, id: u64) {
+        let Some(location) = self.messages.remove(&id) else { return };
+        self.forget(&location);
+        if location.in_file {
+            self.ended_files.push(id);
+        }
+        if location.indexed {
+            self.mark(id);
+        } else if let Some(ids) = &mut self.unindexed {
+            ids.remove(&id);
+        }
+    }
+
+    fn moved(&mut self, written: Written) {
+        let Some(location) = self.messages.get_mut(&written.id) else { return };
+        let former = *location;
+        location.place = written.place;
+        location.length = written.length;
+        self.forget_message(&former);
+        if let Some(segment) = self.segments.get_mut(&written.place.segment) {
+            segment.messages += 1;
+            segment.live += u64::from(written.length);
+        }
+        self.mark(written.id);
+    }
+
+    fn mark(&mut self, id: u64) {
+        if let Some(ids) = &mut self.unindexed {
+            ids.insert(id);
+        }
+    }
+
+    fn forget(&mut self, location: &Location) {
+        self.forget_message(location);
+        self.forget_state(location);
+    }
+
+    fn forget_message(&mut self, location: &Location) {
+        if let Some(segment) = self.segments.get_mut(&location.place.segment) {
+            segment.messages = segment.messages.saturating_sub(1);
+            segment.live = segment.live.saturating_sub(location.length.into());
+        }
+    }
+
+    fn forget_state(&mut self, location: &Location) {
+        let Some(place) = location.state() else { return };
+        if let Some(segment) = self.segments.get_mut(&place.segment) {
+            segment.states = segment.states.saturating_sub(1);
+            segment.live = segment.live.saturating_sub(location.state_length().into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn catalogue() -> Catalogue {
+        let segments = (1..=3u32)
+            .map(|number| (number, Segment::new(u64::from(number) << 32, 1600, Instant::now())))
+            .collect();
+        let position = Position { segment: 3 << 32, offset: 0 };
+        Catalogue::new(BTreeMap::new(), segments, position, HashSet::new())
+    }
+
+    fn written(kind: Kind, id: u64, segment: u32) -> Written {
+        Written { kind, id, place: Place::new(segment, 160), length: 10, origin: segment, in_file: false }
+    }
+
+    fn accounts(catalogue: &Catalogue) -> Vec<(u32, u32, u64)> {
+        catalogue.segments.values().map(|s| (s.messages, s.states, s.live)).collect()
+    }
+
+    #[test]
+    fn a_location_is_small() {
+        assert!(size_of::<Location>() + size_of::<u64>() <= 40);
+    }
+
+    #[test]
+    fn each_segment_knows_what_counts_in_it() {
+        let mut catalogue = catalogue();
+        catalogue.apply(written(Kind::Enqueue, 7, 1));
+        catalogue.apply(written(Kind::State, 7, 2));
+        assert_eq!(accounts(&catalogue), [(1, 0, 10), (0, 1, 10), (0, 0, 0)]);
+        catalogue.apply(written(Kind::State, 7, 3));
+        catalogue.apply(written(Kind::Move, 7, 3));
+        assert_eq!(accounts(&catalogue), [(0, 0, 0), (0, 0, 0), (1, 1, 20)]);
+        assert_eq!(catalogue.location(7).unwrap().origin, 1, "a move keeps the origin");
+        catalogue.apply(written(Kind::Delete, 7, 3));
+        assert_eq!(accounts(&catalogue), [(0, 0, 0); 3]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_between_two_rounds_never_reaches_the_index() {
+        let mut catalogue = catalogue();
+        catalogue.apply(written(Kind::Enqueue, 7, 1));
+        catalogue.apply(written(Kind::Delete, 7, 1));
+        assert!(catalogue.take_unindexed().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_message_deleted_while_its_row_is_written_is_told_to_the_index_afterwards() {
+        let mut catalogue = catalogue();
+        catalogue.apply(written(Kind::Enqueue, 7, 1));
+        assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
+        catalogue.apply(written(Kind::Delete, 7, 1));
+        assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
+    }
+
+    #[test]
+    fn a_message_may_return_from_any_segment_it_was_in() {
+        let mut catalogue = catalogue();
+        assert!(!catalogue.may_return(2, 2, 2));
+        assert!(catalogue.may_return(1, 3, 2));
+        catalogue.segments.remove(&1);
+        assert!(!catalogue.may_return(1, 2, 2));
+    }
+}

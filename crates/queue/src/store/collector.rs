@@ -1,0 +1,284 @@
+//! Gives room back: removes segments in which nothing counts any more, copies what is left out of those in which
+//! little does, and removes the files of large messages that have ended. On its own thread, at a bounded rate.
+//!
+//! Three rules keep a removed segment from changing what the log says:
+//! * a `Delete` is kept as long as any segment that held its message exists, or the message would come back;
+//! * the newest `State` of a message is kept as long as the message lives, or recipients would be sent it again;
+//! * a segment with anything in it that cannot be read is never removed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::catalogue::{Place, Segment};
+use super::committer::{Draft, Group, Purpose};
+use super::files::{StoredFile, read_exact};
+use super::record::{Kind, Record};
+use super::scan::{Bodies, Entry, Item, scan};
+use super::{Inner, StoreError, large};
+
+/// Copied in one group.
+const COPY_OCTETS: u64 = 2 * 1024 * 1024;
+/// A segment is copied out of when less than this share of it counts, in percent.
+const LIVE_PERCENT: u64 = 30;
+/// How often the collector looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wakes and stops the collector.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// One pass at a time.
+    pass: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    work: bool,
+    closed: bool,
+}
+
+impl Control {
+    /// There is something to remove.
+    pub fn wake(&self) {
+        self.state.lock().work = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread, soon.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Waits until there is work or `time` has passed. Whether to go on.
+    fn wait(&self, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.work && !state.closed {
+            self.changed.wait_for(&mut state, time);
+        }
+        state.work = false;
+        !state.closed
+    }
+
+    /// Waits for `time` unless the store is closed meanwhile.
+    fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut state = self.state.lock();
+        while !state.closed && !self.changed.wait_until(&mut state, end).timed_out() {}
+    }
+}
+
+/// Collects until the store is closed.
+pub(super) fn run(inner: &Arc<Inner>) {
+    while inner.collector.wait(INTERVAL) {
+        collect(inner);
+    }
+}
+
+/// Removes what can be removed now.
+pub(super) fn collect(inner: &Arc<Inner>) {
+    let _one_at_a_time = inner.collector.pass.lock();
+    remove_ended_files(inner);
+    // Oldest first: a segment that was copied out of before a crash is gone before the deletions behind it are looked at.
+    for (number, segment) in candidates(inner) {
+        if inner.collector.is_closed() {
+            return;
+        }
+        if let Err(error) = remove_segment(inner, number, &segment) {
+            tracing::warn!(segment = number, %error, "cannot remove a segment");
+            return;
+        }
+    }
+}
+
+fn remove_ended_files(inner: &Inner) {
+    let ended = std::mem::take(&mut inner.catalogue.lock().ended_files);
+    for id in ended {
+        let path = inner.layout.big.join(large::name(id));
+        if let Err(error) = inner.files.remove(&path) {
+            // It is removed at the next start.
+            tracing::warn!(path = %path.display(), %error, "cannot remove the file of a message that has ended");
+        }
+    }
+}
+
+/// The segments to remove, oldest first.
+fn candidates(inner: &Inner) -> Vec<(u32, Segment)> {
+    let catalogue = inner.catalogue.lock();
+    let Some(head) = catalogue.head else { return Vec::new() };
+    // What the index does not know yet is read from the segments at the next start.
+    let end = catalogue.indexed_to.map_or(head, |number| number.min(head));
+    let sound = || catalogue.segments.range(..head).filter(|(_, segment)| !segment.damaged);
+    let live: u64 = sound().map(|(_, segment)| segment.live_octets()).sum();
+    let used: u64 = sound().map(|(_, segment)| segment.length).sum();
+    let pressure = inner.pressure.load(std::sync::atomic::Ordering::Relaxed);
+    let compact = pressure || used.saturating_sub(live) > inner.tuning.dead_octets.max(live);
+    let wanted = |segment: &Segment| {
+        let nearly_dead = segment.live_octets() * 100 < segment.length * LIVE_PERCENT;
+        let settled = pressure || segment.sealed.elapsed() >= inner.tuning.compaction_age;
+        let unused = segment.messages == 0 && segment.states == 0;
+        unused || (nearly_dead && (segment.messages == 0 || (compact && settled)))
+    };
+    sound()
+        .filter(|(number, segment)| **number < end && wanted(segment))
+        .map(|(number, segment)| (*number, segment.clone()))
+        .collect()
+}
+
+/// Copies what counts out of a segment and removes it.
+fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<(), StoreError> {
+    let path = inner.segment_path(segment.name);
+    let file = inner.open_segment(segment.name)?;
+    let found = scan(&*file, segment.name, 0, segment.length, Bodies::Skip);
+    if !found.is_sound() {
+        keep_damaged(inner, number);
+        return Ok(());
+    }
+    let mut copier = Copier::new(inner, number, &*file);
+    for item in &found.items {
+        let Item::Record(entry) = item else { continue };
+        if !copier.copy(entry)? {
+            keep_damaged(inner, number);
+            return Ok(());
+        }
+    }
+    copier.flush()?;
+
+    let still_used =
+        inner.catalogue.lock().segments.get(&number).is_some_and(|s| s.messages > 0 || s.states > 0);
+    if still_used || inner.collector.is_closed() {
+        return Ok(());
+    }
+    inner.files.remove(&path).map_err(|e| StoreError::io("removing", &path, e))?;
+    // Deletions that pointed here are forgotten only when it cannot come back.
+    inner
+        .files
+        .sync_directory(&inner.layout.log)
+        .map_err(|e| StoreError::io("syncing", &inner.layout.log, e))?;
+    inner.segments.forget(segment.name);
+    inner.catalogue.lock().segments.remove(&number);
+    tracing::debug!(segment = number, "removed a segment");
+    Ok(())
+}
+
+fn keep_damaged(inner: &Inner, number: u32) {
+    tracing::error!(segment = number, "a segment of the spool is damaged: it is kept");
+    if let Some(segment) = inner.catalogue.lock().segments.get_mut(&number) {
+        segment.damaged = true;
+    }
+}
+
+/// Copies records out of a segment to the end of the log.
+struct Copier<'a> {
+    inner: &'a Arc<Inner>,
+    number: u32,
+    file: &'a dyn StoredFile,
+    drafts: Vec<Draft>,
+    octets: u64,
+    /// Deletions are written twice; one of them is enough to copy.
+    deletions: BTreeSet<u64>,
+}
+
+impl<'a> Copier<'a> {
+    fn new(inner: &'a Arc<Inner>, number: u32, file: &'a dyn StoredFile) -> Self {
+        Self { inner, number, file, drafts: Vec::new(), octets: 0, deletions: BTreeSet::new() }
+    }
+
+    /// Copies the record if it still counts. False: it is damaged.
+    fn copy(&mut self, entry: &Entry) -> Result<bool, StoreError> {
+        let here = Place::new(self.number, entry.offset);
+        let header = &entry.header;
+        match header.kind {
+            Some(Kind::Delete) => self.copy_deletion(entry)?,
+            Some(Kind::State) => {
+                let counts =
+                    self.inner.catalogue.lock().location(header.id).and_then(|l| l.state()) == Some(here);
+                if counts {
+                    let record = Record::new(Kind::State, header.id, &entry.meta, Vec::new())?;
+                    self.add(record, Purpose::Copy { from: here, origin: header.origin })?;
+                }
+            }
+            Some(Kind::Enqueue | Kind::Move) => {
+                let location = self.inner.catalogue.lock().location(header.id).copied();
+                let Some(location) = location.filter(|l| l.place == here) else { return Ok(true) };
+                return self.copy_message(entry, Purpose::Copy { from: here, origin: location.origin });
+            }
+            Some(Kind::Head | Kind::Pad) | None => {}
+        }
+        Ok(true)
+    }
+
+    fn copy_deletion(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let header = &entry.header;
+        let (origin, target) = (header.origin, header.target);
+        if self.deletions.contains(&header.id)
+            || !self.inner.catalogue.lock().may_return(origin, target, self.number)
+        {
+            return Ok(());
+        }
+        self.deletions.insert(header.id);
+        for _ in 0..super::DELETIONS {
+            let record = Record::new(Kind::Delete, header.id, &[], Vec::new())?;
+            self.add(record, Purpose::Deletion { origin, target })?;
+        }
+        Ok(())
+    }
+
+    fn copy_message(&mut self, entry: &Entry, purpose: Purpose) -> Result<bool, StoreError> {
+        let header = &entry.header;
+        let mut body = vec![0; header.body_length as usize];
+        read_exact(self.file, &mut body, entry.offset + header.body_offset())
+            .map_err(|source| StoreError::Io { what: format!("reading segment {}", self.number), source })?;
+        if crc32c::crc32c(&body) != header.body_crc {
+            return Ok(false);
+        }
+        let mut record = Record::new(Kind::Move, header.id, &entry.meta, vec![Bytes::from(body)])?;
+        if header.in_file {
+            record = record.in_file();
+        }
+        self.add(record, purpose)?;
+        Ok(true)
+    }
+
+    fn add(&mut self, record: Record, purpose: Purpose) -> Result<(), StoreError> {
+        self.octets += record.length();
+        self.drafts.push(Draft { record, purpose });
+        if self.octets >= COPY_OCTETS { self.flush() } else { Ok(()) }
+    }
+
+    /// Makes the copies durable, then waits as long as the rate asks for.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if self.drafts.is_empty() {
+            return Ok(());
+        }
+        let (sender, receiver) = sync_channel(1);
+        let done = Box::new(move |result: Result<(), Arc<StoreError>>| {
+            let _ = sender.send(result);
+        });
+        self.inner.waiting.push(Group { drafts: std::mem::take(&mut self.drafts), files: Vec::new(), done });
+        let octets = std::mem::take(&mut self.octets);
+        match receiver.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let source = std::io::Error::other(error);
+                return Err(StoreError::Io { what: "copying records".into(), source });
+            }
+            Err(_) => return Err(StoreError::Closed),
+        }
+        if !self.inner.pressure.load(std::sync::atomic::Ordering::Relaxed) {
+            let rate = self.inner.tuning.copy_rate.max(1);
+            self.inner.collector.pause(Duration::from_secs_f64(octets as f64 / rate as f64));
+        }
+        Ok(())
+    }
+}

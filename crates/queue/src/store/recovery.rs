@@ -1,0 +1,765 @@
+//! What a start does: locks the directory, learns from the index and the log what is in the queue, sets aside what is
+//! damaged, and cuts off what a crash has left unfinished.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io::{IoSlice, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
+use super::files::{Access, Files, StoredFile, write_all};
+use super::index::{Opening, Row, Unusable};
+use super::record::{Kind, read_meta};
+use super::scan::{Bodies, Entry, Item, Scan, scan};
+use super::{Found, Recovered, StoreError, large};
+use crate::message::QueueId;
+
+/// The content of the file FORMAT.
+const FORMAT: &str = "1\n";
+
+/// The directories of a spool.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub root: PathBuf,
+    pub log: PathBuf,
+    pub big: PathBuf,
+    damaged: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            log: root.join("log"),
+            big: root.join("big"),
+            damaged: root.join("damaged"),
+        }
+    }
+
+    /// The file of a segment.
+    pub fn segment(&self, name: u64) -> PathBuf {
+        self.log.join(format!("seg-{name:016x}.log"))
+    }
+
+    /// Makes the spool ours, and makes the directories if it is new.
+    pub fn claim(&self, files: &dyn Files) -> Result<File, StoreError> {
+        let create =
+            |path: &Path| files.create_directory(path).map_err(|e| StoreError::io("creating", path, e));
+        create(&self.root)?;
+        let path = self.root.join("LOCK");
+        let lock = files.lock(&path).map_err(|e| StoreError::io("locking", &path, e))?;
+        let mut lock = lock.ok_or_else(|| StoreError::InUse(self.root.display().to_string()))?;
+        // For people who look: the lock itself is what counts, so a full disk may leave this undone.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        self.check_format(files)?;
+        create(&self.log)?;
+        create(&self.big)?;
+        files.sync_directory(&self.root).map_err(|e| StoreError::io("syncing", &self.root, e))?;
+        Ok(lock)
+    }
+
+    /// The format is written before anything else, and a spool of another format is not touched.
+    fn check_format(&self, files: &dyn Files) -> Result<(), StoreError> {
+        let path = self.root.join("FORMAT");
+        let failed = |e| StoreError::io("reading", &path, e);
+        match files.open(&path, Access::Read) {
+            Ok(file) => {
+                let mut octets = [0; 64];
+                let read = file.read_at(&mut octets, 0).map_err(failed)?;
+                let found = String::from_utf8_lossy(&octets[..read]);
+                if found == FORMAT {
+                    return Ok(());
+                }
+                // Empty: a crash between making the file and writing it.
+                if !found.is_empty() {
+                    return Err(StoreError::UnknownFormat(found.trim().to_owned()));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let write = || {
+            let file = files.open(&path, Access::Replace)?;
+            write_all(&*file, &mut [IoSlice::new(FORMAT.as_bytes())], 0)?;
+            file.sync()?;
+            files.sync_directory(&self.root)
+        };
+        write().map_err(|e| StoreError::io("writing", &path, e))
+    }
+}
+
+/// What recovery hands on.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    pub catalogue: Catalogue,
+    pub found: Found,
+    pub next_number: u32,
+    pub last_id: u64,
+    pub indexer: Indexer,
+}
+
+/// Reads index and log.
+pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recovery, StoreError> {
+    let log = Log::list(layout, &**files)?;
+    let indexer = Opening::start(&layout.root, Arc::clone(files))
+        .map_err(|source| StoreError::Io { what: "starting the indexer".into(), source })?;
+    let unusable = match replay_indexed(&log, &indexer)? {
+        Ok(replay) => return replay.finish(&log, None, Indexer::Continues(indexer)),
+        Err(unusable) => unusable,
+    };
+    let (reason, indexer) = match unusable {
+        Unusable::Empty => ("there was no index".to_owned(), Indexer::Continues(indexer)),
+        Unusable::Bad(reason) => (reason, Indexer::BeginsAnew(indexer)),
+        Unusable::Stuck(reason) => {
+            // It must not be found at the next start, nor be written to by a sled that wakes up after all.
+            super::index::set_aside(&**files, &layout.root)
+                .map_err(|e| StoreError::io("renaming the index of", &layout.root, e))?;
+            (reason.clone(), Indexer::Lost(reason))
+        }
+    };
+    let mut replay = Replay::default();
+    replay.run(&log)?;
+    // A new spool has no index, and nothing needs to be said about that.
+    let rebuilt = (!log.segments.is_empty()).then_some(reason);
+    if let Some(reason) = &rebuilt {
+        tracing::warn!(%reason, "the spool's index is rebuilt from the log");
+    }
+    replay.finish(&log, rebuilt, indexer)
+}
+
+/// The rows of the index, and the log behind them.
+fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, Unusable>, StoreError> {
+    let mut replay = Replay::default();
+    let rows = indexer.load(|id, row| {
+        replay.messages.insert(id, Known::from(row));
+    });
+    let summary = match rows {
+        Ok(summary) => summary,
+        Err(unusable) => return Ok(Err(unusable)),
+    };
+    let Some(position) = summary.complete_to else {
+        return Ok(Err(Unusable::Bad("the index was never completed".into())));
+    };
+    let in_log = log.segments.get(&number(position.segment));
+    if in_log.is_none_or(|(name, length)| *name != position.segment || position.offset > *length) {
+        return Ok(Err(Unusable::Bad("the index is not of this log".into())));
+    }
+    replay.behind = Some(position);
+    replay.last_id = summary.last_id;
+    replay.run(log)?;
+    Ok(replay.fill_in(log)?.map(|()| replay).map_err(Unusable::Bad))
+}
+
+/// What becomes of the indexer.
+#[derive(Debug)]
+pub(super) enum Indexer {
+    /// It goes on with what is there.
+    Continues(Opening),
+    /// It puts aside what is there.
+    BeginsAnew(Opening),
+    /// There is none.
+    Lost(String),
+}
+
+/// The segments that there are.
+struct Log<'a> {
+    layout: &'a Layout,
+    files: &'a dyn Files,
+    /// Name and length by number.
+    segments: BTreeMap<u32, (u64, u64)>,
+    /// Files that are none of ours, or twice.
+    strange: usize,
+}
+
+impl<'a> Log<'a> {
+    fn list(layout: &'a Layout, files: &'a dyn Files) -> Result<Self, StoreError> {
+        let mut segments = BTreeMap::new();
+        let mut strange = 0;
+        for entry in files.list(&layout.log).map_err(|e| StoreError::io("reading", &layout.log, e))? {
+            let digits = entry.name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".log"));
+            let name = digits.filter(|d| d.len() == 16).and_then(|d| u64::from_str_radix(d, 16).ok());
+            match name.filter(|name| number(*name) != 0 && !segments.contains_key(&number(*name))) {
+                Some(name) => drop(segments.insert(number(name), (name, entry.length))),
+                None => {
+                    tracing::error!(
+                        name = entry.name,
+                        "a file in the spool's log is not known: it is left alone"
+                    );
+                    strange += 1;
+                }
+            }
+        }
+        Ok(Self { layout, files, segments, strange })
+    }
+
+    fn open(&self, name: u64, access: Access) -> Result<Arc<dyn StoredFile>, StoreError> {
+        let path = self.layout.segment(name);
+        self.files.open(&path, access).map_err(|e| StoreError::io("opening", &path, e))
+    }
+
+    /// Copies octets that are no good record into a file of their own, for whoever can make something of them. The
+    /// segment is kept too.
+    fn set_aside(&self, name: u64, file: &dyn StoredFile, from: u64, to: u64) {
+        let directory = &self.layout.damaged;
+        let path = directory.join(format!("seg-{name:016x}-{from:x}"));
+        let copy = || {
+            self.files.create_directory(directory)?;
+            let copy = self.files.open(&path, Access::Replace)?;
+            let mut at = from;
+            let mut piece = vec![0; 256 * 1024];
+            while at < to {
+                let wanted = (to - at).min(piece.len() as u64) as usize;
+                let read = file.read_at(&mut piece[..wanted], at)?;
+                if read == 0 {
+                    break;
+                }
+                write_all(&*copy, &mut [IoSlice::new(&piece[..read])], at - from)?;
+                at += read as u64;
+            }
+            copy.sync()
+        };
+        match copy() {
+            Ok(()) => {
+                tracing::error!(segment = number(name), from, to, path = %path.display(), "damage in the spool")
+            }
+            Err(error) => tracing::error!(segment = number(name), from, to, %error, "damage in the spool"),
+        }
+    }
+}
+
+/// A message that is in the queue as far as the log was read.
+#[derive(Debug)]
+struct Known {
+    location: Location,
+    /// Envelope and state. `None`: too long for the index, they are read in the end.
+    texts: Option<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl From<Row> for Known {
+    fn from(row: Row) -> Self {
+        Self { location: row.location, texts: row.texts }
+    }
+}
+
+/// The log, read from an end to the other, and what it says in the end.
+#[derive(Debug, Default)]
+struct Replay {
+    /// Where the index ends. `None`: the whole log is read.
+    behind: Option<Position>,
+    messages: BTreeMap<u64, Known>,
+    /// States of messages whose record comes later, copied out of a segment that is gone.
+    states: HashMap<u64, (Place, u32, Vec<u8>)>,
+    /// Messages that the log behind the index says something of.
+    touched: HashSet<u64>,
+    segments: BTreeMap<u32, Segment>,
+    position: Option<Position>,
+    damaged: usize,
+    last_id: u64,
+}
+
+impl Replay {
+    fn run(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
+        self.damaged += log.strange;
+        let newest = log.segments.keys().next_back().copied();
+        let (first, offset) = self.behind.map_or((0, 0), |at| (number(at.segment), at.offset));
+        for (number, (name, length)) in &log.segments {
+            self.segments.insert(*number, Segment::new(*name, *length, Instant::now()));
+            if *number < first {
+                continue;
+            }
+            let from = if *number == first { offset } else { 0 };
+            if Some(*number) == newest {
+                self.read_newest(log, *name, *length, from)?;
+            } else {
+                let file = log.open(*name, Access::Read)?;
+                let found = scan(&*file, *name, from, *length, Bodies::Skip);
+                for item in found.items {
+                    self.take(log, *name, &*file, item);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the newest segment, which may end with what a crash has left, and cuts that off: what nobody was told of
+    /// must not come back at the next crash.
+    fn read_newest(&mut self, log: &Log<'_>, name: u64, length: u64, from: u64) -> Result<(), StoreError> {
+        let file = log.open(name, Access::Write)?;
+        let Scan { items, synced } = scan(&*file, name, from, length, Bodies::Check);
+        let acknowledged = synced.max(from);
+        let mut end = from;
+        let mut items = items.into_iter().peekable();
+        while let Some(item) = items.next_if(|item| item.from() < acknowledged) {
+            end = item.to();
+            self.take(log, name, &*file, item);
+        }
+        end = self.take_groups(number(name), &mut items, end);
+        self.look_behind_the_end(log, name, &*file, end, items);
+
+        let cut = || {
+            if length > end {
+                file.truncate(end)?;
+            }
+            // What was found may be in memory only, left by a process that was killed.
+            file.sync()
+        };
+        cut().map_err(|e| StoreError::io("cutting back", &log.layout.segment(name), e))?;
+        if let Some(segment) = self.segments.get_mut(&number(name)) {
+            segment.length = end;
+        }
+        self.position = Some(Position { segment: name, offset: end });
+        Ok(())
+    }
+
+    /// Takes whole groups up to the first record that is not as it was written. Gives where the last group ends.
+    fn take_groups(&mut self, number: u32, items: &mut impl Iterator<Item = Item>, mut end: u64) -> u64 {
+        let mut group: Vec<Entry> = Vec::new();
+        for item in items {
+            let Item::Record(entry) = item else { break };
+            if !entry.body_fits || entry.header.place as usize != group.len() {
+                break;
+            }
+            let (continues, entry_end) = (entry.header.continues, entry.end());
+            group.push(entry);
+            if !continues {
+                end = entry_end;
+                group.drain(..).for_each(|entry| self.apply(number, entry));
+            }
+        }
+        end
+    }
+
+    /// Behind the end of the log there may be good records all the same: written by blocks in another order before a
+    /// power cut, and then nobody was told of them; or the end is damage. They are set aside in case it is.
+    fn look_behind_the_end(
+        &mut self,
+        log: &Log<'_>,
+        name: u64,
+        file: &dyn StoredFile,
+        end: u64,
+        items: impl Iterator<Item = Item>,
+    ) {
+        let good = items.filter(|item| matches!(item, Item::Record(entry) if entry.body_fits));
+        if let Some(last) = good.last() {
+            log.set_aside(name, file, end, last.to());
+            self.damaged += 1;
+        }
+    }
+
+    /// Takes what was acknowledged, record by record: one that is damaged costs itself and nothing else.
+    fn take(&mut self, log: &Log<'_>, name: u64, file: &dyn StoredFile, item: Item) {
+        match item {
+            Item::Record(entry) => {
+                if !entry.body_fits {
+                    // Its envelope is good: it stays in the queue, where somebody sees it.
+                    log.set_aside(name, file, entry.offset, entry.end());
+                    self.damaged += 1;
+                }
+                self.apply(number(name), entry);
+            }
+            Item::Gap { from, to } => {
+                log.set_aside(name, file, from, to);
+                self.damaged += 1;
+                if let Some(segment) = self.segments.get_mut(&number(name)) {
+                    segment.damaged = true;
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, segment: u32, entry: Entry) {
+        let id = entry.header.id;
+        self.last_id = self.last_id.max(id);
+        if self.behind.is_some() {
+            self.touched.insert(id);
+        }
+        let place = Place::new(segment, entry.offset);
+        let length = units(entry.header.record_length());
+        match entry.header.kind {
+            Some(Kind::Enqueue | Kind::Move) => self.apply_message(place, length, entry),
+            Some(Kind::State) => match self.messages.get_mut(&id) {
+                Some(known) => {
+                    known.location.set_state(place, length);
+                    if let Some((_, state)) = &mut known.texts {
+                        *state = Some(entry.meta);
+                    }
+                }
+                None => drop(self.states.insert(id, (place, length, entry.meta))),
+            },
+            Some(Kind::Delete) => {
+                self.messages.remove(&id);
+                self.states.remove(&id);
+            }
+            Some(Kind::Head | Kind::Pad) | None => {}
+        }
+    }
+
+    fn apply_message(&mut self, place: Place, length: u32, entry: Entry) {
+        let header = entry.header;
+        if let Some(known) = self.messages.get_mut(&header.id) {
+            // A copy whose content did not arrive must not replace the good one.
+            if entry.body_fits {
+                known.location.place = place;
+                known.location.length = length;
+            }
+            return;
+        }
+        let mut location = Location::new(place, length, header.origin, header.in_file);
+        let state = self.states.remove(&header.id).map(|(place, length, state)| {
+            location.set_state(place, length);
+            state
+        });
+        self.messages.insert(header.id, Known { location, texts: Some((entry.meta, state)) });
+    }
+
+    /// With an index: leaves out what is gone, reads what was too long for it, and says what does not fit the log.
+    fn fill_in(&mut self, log: &Log<'_>) -> Result<Result<(), String>, StoreError> {
+        // A segment is removed when nothing in it counts: a message in one that is gone has ended.
+        let Self { messages, touched, segments, .. } = self;
+        messages.retain(|id, known| {
+            let there = segments.contains_key(&known.location.place.segment);
+            if !there {
+                touched.insert(*id);
+            }
+            there
+        });
+        for (id, known) in messages {
+            let location = known.location;
+            let fits = |place: Place, length: u32| {
+                let end = place.offset() + u64::from(length) * super::record::ALIGNMENT;
+                segments.get(&place.segment).is_some_and(|segment| end <= segment.length)
+            };
+            let state_fits = location.state().is_none_or(|place| fits(place, 0));
+            if !fits(location.place, location.length) || !state_fits {
+                return Ok(Err(format!("message {} is not where the index says", QueueId(*id))));
+            }
+            if known.texts.is_none() {
+                let read = |place: Place| {
+                    let Some(segment) = segments.get(&place.segment) else { return Ok(None) };
+                    let file = log.open(segment.name, Access::Read)?;
+                    let meta = read_meta(&*file, place.offset(), segment.name, *id);
+                    meta.map_err(|e| StoreError::io("reading", &log.layout.segment(segment.name), e))
+                };
+                let state = location.state().map(read).transpose()?;
+                let (Some((_, meta)), None | Some(Some(_))) = (read(location.place)?, &state) else {
+                    return Ok(Err(format!("message {} is not where the index says", QueueId(*id))));
+                };
+                known.texts = Some((meta, state.flatten().map(|(_, state)| state)));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn finish(
+        mut self,
+        log: &Log<'_>,
+        index_rebuilt: Option<String>,
+        indexer: Indexer,
+    ) -> Result<Recovery, StoreError> {
+        self.check_large_files(log)?;
+        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
+        let unindexed = match self.behind {
+            Some(_) => self.touched,
+            None => self.messages.keys().copied().collect(),
+        };
+        let mut locations = BTreeMap::new();
+        let mut messages = Vec::with_capacity(self.messages.len());
+        for (id, known) in self.messages {
+            locations.insert(id, known.location);
+            let (meta, state) = known.texts.unwrap_or_default();
+            messages.push(Recovered { id: QueueId(id), meta, state });
+        }
+        let position = self.position.unwrap_or(Position { segment: 0, offset: 0 });
+        let mut catalogue = Catalogue::new(locations, self.segments, position, unindexed);
+        catalogue.indexed_to = self.behind.map(|at| number(at.segment));
+        Ok(Recovery {
+            catalogue,
+            found: Found { messages, damaged: self.damaged, index_rebuilt },
+            next_number: newest.checked_add(1).ok_or(StoreError::Closed)?,
+            last_id: self.last_id,
+            indexer,
+        })
+    }
+
+    /// Removes files that no message mentions, and counts messages whose file is gone.
+    fn check_large_files(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
+        let big = &log.layout.big;
+        let entries = log.files.list(big).map_err(|e| StoreError::io("reading", big, e))?;
+        let mut there = BTreeSet::new();
+        for entry in entries {
+            let Some(id) = large::id(&entry.name) else { continue };
+            if self.messages.get(&id).is_some_and(|known| known.location.in_file) {
+                there.insert(id);
+                continue;
+            }
+            let path = big.join(&entry.name);
+            let result = if self.damaged > 0 {
+                // The record that mentions it may be among those that cannot be read.
+                let aside = log.layout.damaged.join(format!("big-{}", entry.name));
+                log.files.create_directory(&log.layout.damaged).and_then(|()| log.files.rename(&path, &aside))
+            } else {
+                log.files.remove(&path)
+            };
+            if let Err(error) = result {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a file that no message mentions");
+            }
+        }
+        for (id, known) in &self.messages {
+            if known.location.in_file && !there.contains(id) {
+                tracing::error!(id = %QueueId(*id), "the file with the content of a message is gone");
+                self.damaged += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::files::SystemFiles;
+    use crate::store::record::{Record, Seal};
+
+    const SEALED: u64 = 1 << 32 | 0xAAAA;
+    const NEWEST: u64 = 2 << 32 | 0xBBBB;
+
+    struct Spool {
+        directory: tempfile::TempDir,
+        layout: Layout,
+    }
+
+    impl Spool {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let layout = Layout::new(directory.path());
+            std::fs::create_dir_all(&layout.log).unwrap();
+            std::fs::create_dir_all(&layout.big).unwrap();
+            Self { directory, layout }
+        }
+
+        fn write(&self, segment: u64, octets: &[u8]) {
+            std::fs::write(self.layout.segment(segment), octets).unwrap();
+        }
+
+        fn replay(&self) -> Replay {
+            let mut replay = Replay::default();
+            replay.run(&Log::list(&self.layout, &SystemFiles).unwrap()).unwrap();
+            replay
+        }
+
+        fn set_aside(&self) -> usize {
+            std::fs::read_dir(self.directory.path().join("damaged")).map_or(0, Iterator::count)
+        }
+    }
+
+    fn enqueue(id: u64) -> Record {
+        let body = vec![Bytes::from(vec![id as u8; 40])];
+        Record::new(Kind::Enqueue, id, format!("envelope {id}").as_bytes(), body).unwrap()
+    }
+
+    fn state(id: u64, state: &str) -> Record {
+        Record::new(Kind::State, id, state.as_bytes(), Vec::new()).unwrap()
+    }
+
+    fn delete(id: u64) -> [Record; 2] {
+        [(); 2].map(|()| Record::new(Kind::Delete, id, &[], Vec::new()).unwrap())
+    }
+
+    /// Groups as the committer writes them, each with its own sync. Gives where each record begins, and the end.
+    fn segment(name: u64, groups: Vec<Vec<Record>>) -> (Vec<u8>, Vec<u64>) {
+        let mut octets = Vec::new();
+        let mut starts = Vec::new();
+        for mut group in groups {
+            let synced = octets.len() as u64;
+            let count = group.len();
+            for (place, record) in group.iter_mut().enumerate() {
+                let (number, place) = (number(name), place as u32);
+                record.seal(Seal {
+                    segment: name,
+                    synced,
+                    place,
+                    continues: place + 1 < count as u32,
+                    origin: number,
+                    target: number,
+                });
+                starts.push(octets.len() as u64);
+                octets.extend(record.slices().collect::<Vec<_>>().concat());
+            }
+        }
+        starts.push(octets.len() as u64);
+        (octets, starts)
+    }
+
+    fn ids(replay: &Replay) -> Vec<u64> {
+        replay.messages.keys().copied().collect()
+    }
+
+    fn state_of(replay: &Replay, id: u64) -> Option<String> {
+        let (_, state) = replay.messages.get(&id)?.texts.clone()?;
+        state.map(|octets| String::from_utf8(octets).unwrap())
+    }
+
+    #[test]
+    fn a_group_cut_off_anywhere_counts_whole_or_not_at_all() {
+        let spool = Spool::new();
+        let mut last = vec![enqueue(3), state(1, "tried")];
+        last.extend(delete(2));
+        let before = vec![vec![enqueue(1)], vec![enqueue(2)]];
+        let (kept, _) = segment(NEWEST, vec![vec![enqueue(1)], vec![enqueue(2)]]);
+        let (octets, _) = segment(NEWEST, before.into_iter().chain([last]).collect());
+        for cut in kept.len()..=octets.len() {
+            for fill in [None, Some(0), Some(0xFF)] {
+                let mut torn = octets[..cut].to_vec();
+                if let Some(fill) = fill {
+                    torn.resize(octets.len() + 500, fill);
+                }
+                spool.write(NEWEST, &torn);
+                let replay = spool.replay();
+                // The padding at the end may as well be missing zeros.
+                let whole = torn.get(..octets.len()) == Some(&octets[..]);
+                if whole {
+                    assert_eq!((ids(&replay), state_of(&replay, 1)), (vec![1, 3], Some("tried".into())));
+                } else {
+                    assert_eq!((ids(&replay), state_of(&replay, 1)), (vec![1, 2], None), "cut at {cut}");
+                    let left = std::fs::metadata(spool.layout.segment(NEWEST)).unwrap().len();
+                    assert_eq!(left, kept.len() as u64, "what nobody was told of is cut off");
+                }
+                assert_eq!(replay.damaged, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_costs_the_record_it_is_in_and_nothing_else() {
+        let groups = || {
+            let mut groups = vec![vec![enqueue(1)], vec![enqueue(2), enqueue(3)], vec![state(3, "tried")]];
+            groups.push(vec![enqueue(4)]);
+            groups.push(delete(4).into());
+            groups.push(vec![enqueue(5)]);
+            // What a clean end of the process leaves: everything before it is known to be durable.
+            groups.push(vec![Record::new(Kind::Pad, 0, &[], Vec::new()).unwrap()]);
+            groups
+        };
+        // The message that each record is about, and whether it is the only one that says so.
+        let about = [Some(1), Some(2), Some(3), Some(3), None, None, None, Some(5), None];
+        for (damaged, sound) in [(SEALED, NEWEST), (NEWEST, SEALED)] {
+            let spool = Spool::new();
+            let (other, _) = segment(sound, vec![vec![enqueue(100)]]);
+            spool.write(sound, &other);
+            let (octets, starts) = segment(damaged, groups());
+            // The last record is the mark of a clean end: without it the one before it would be the end of the log.
+            for at in 0..starts[about.len() - 1] as usize {
+                let record = starts.iter().rposition(|start| *start <= at as u64).unwrap();
+                let mut flipped = octets.clone();
+                flipped[at] ^= 1 << (at % 8);
+                spool.write(damaged, &flipped);
+                let replay = spool.replay();
+                let found = ids(&replay);
+                for id in [1, 2, 3, 5, 100] {
+                    let lost = about[record] == Some(id) && record != 3;
+                    assert!(
+                        found.contains(&id) || lost,
+                        "message {id} is gone by a flip in record {record} at {at}"
+                    );
+                }
+                // Its deletion is written twice, so it does not come back. A lost message's deletion is no damage.
+                assert!(!found.contains(&4), "message 4 is back by a flip in record {record} at {at}");
+                if record != 3 && found.contains(&3) {
+                    assert_eq!(state_of(&replay, 3).as_deref(), Some("tried"));
+                }
+                let noticed = replay.damaged == 1 && spool.set_aside() > 0;
+                assert!(
+                    noticed || is_unchecked(&octets, &starts, record, at, damaged),
+                    "flip at {at} unnoticed"
+                );
+            }
+        }
+    }
+
+    /// Padding belongs to no checksum, and bodies of complete segments are checked when they are read.
+    fn is_unchecked(octets: &[u8], starts: &[u64], record: usize, at: usize, segment: u64) -> bool {
+        let start = starts[record] as usize;
+        let header = crate::store::record::Header::parse(&octets[start..]).unwrap();
+        let body = start + header.body_offset() as usize;
+        let checked = if segment == SEALED { body } else { body + header.body_length as usize };
+        at >= checked
+    }
+
+    #[test]
+    fn a_damaged_body_keeps_its_message_in_sight() {
+        let spool = Spool::new();
+        let pad = || vec![Record::new(Kind::Pad, 0, &[], Vec::new()).unwrap()];
+        let (mut octets, starts) = segment(NEWEST, vec![vec![enqueue(1)], pad()]);
+        octets[starts[1] as usize - 30] ^= 1;
+        spool.write(NEWEST, &octets);
+        let replay = spool.replay();
+        assert_eq!((ids(&replay), replay.damaged), (vec![1], 1));
+    }
+
+    #[test]
+    fn a_copy_whose_content_did_not_arrive_does_not_replace_the_good_one() {
+        let spool = Spool::new();
+        spool.write(SEALED, &segment(SEALED, vec![vec![enqueue(1)]]).0);
+        let copy = Record::new(Kind::Move, 1, b"envelope 1", vec![Bytes::from_static(&[1; 40])]).unwrap();
+        let (mut octets, _) = segment(NEWEST, vec![vec![copy]]);
+        let body = octets.len() - 20;
+        octets[body] ^= 1;
+        spool.write(NEWEST, &octets);
+        let replay = spool.replay();
+        assert_eq!(replay.messages[&1].location.place.segment, number(SEALED));
+    }
+
+    #[test]
+    fn good_records_behind_the_end_of_the_log_are_set_aside_and_counted() {
+        let spool = Spool::new();
+        let (mut octets, _) = segment(NEWEST, vec![vec![enqueue(1)]]);
+        let second = octets.len();
+        // Neither of these says that anything behind the first one was durable when it was written.
+        octets.extend(unproven(2));
+        octets.extend(unproven(3));
+        octets[second] ^= 1;
+        spool.write(NEWEST, &octets);
+        let replay = spool.replay();
+        assert_eq!((ids(&replay), replay.damaged, spool.set_aside()), (vec![1], 1, 1));
+    }
+
+    /// A record that says no more than that nothing was durable when it was written.
+    fn unproven(id: u64) -> Vec<u8> {
+        let mut record = enqueue(id);
+        let number = number(NEWEST);
+        let segment = NEWEST;
+        record.seal(Seal { segment, synced: 0, place: 0, continues: false, origin: number, target: number });
+        record.slices().collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn a_state_before_the_copy_of_its_message_counts() {
+        let spool = Spool::new();
+        let moved = Record::new(Kind::Move, 1, b"envelope 1", vec![Bytes::from_static(&[1; 40])]).unwrap();
+        spool.write(SEALED, &segment(SEALED, vec![vec![state(1, "tried")], vec![state(9, "of nobody")]]).0);
+        spool.write(NEWEST, &segment(NEWEST, vec![vec![moved]]).0);
+        let replay = spool.replay();
+        assert_eq!((ids(&replay), state_of(&replay, 1)), (vec![1], Some("tried".into())));
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_set_aside_and_its_segment_kept() {
+        let spool = Spool::new();
+        let (mut octets, starts) = segment(SEALED, vec![vec![enqueue(1)], vec![enqueue(2)]]);
+        octets[starts[1] as usize + 5] += 1;
+        let header = starts[1] as usize..starts[1] as usize + 60;
+        let crc = crc32c::crc32c(&octets[header.clone()]);
+        octets[header.end..header.end + 4].copy_from_slice(&crc.to_le_bytes());
+        spool.write(SEALED, &octets);
+        spool.write(NEWEST, &segment(NEWEST, vec![vec![enqueue(3)]]).0);
+        let replay = spool.replay();
+        assert_eq!((ids(&replay), replay.damaged), (vec![1, 3], 1));
+        assert!(replay.segments[&number(SEALED)].damaged);
+    }
+}

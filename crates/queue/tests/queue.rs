@@ -1,0 +1,847 @@
+//! The queue from outside: a real spool in a temporary directory, and a clock that stands until it is moved.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use postern_config as config;
+use postern_queue::operate::{GroupBy, Sort};
+use postern_queue::{
+    AcceptError, Change, Content, Destination, Envelope, Feedback, Filter, Lease, MessageView, Origin,
+    Outcome, Queue, QueueId, Recipient, Recovery, Report, Surroundings, metrics,
+};
+use postern_runtime::{Clock, ManualClock};
+use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+
+const ALICE: &str = "alice@proseware.test";
+const HEADER: &[u8] = b"Received: by mail.proseware.test\r\n";
+const BODY: &[u8] = b"Message-ID: <1@proseware.test>\r\nSubject: hello\r\n\r\nHello Bob\r\n";
+
+#[derive(Debug)]
+struct TestSurroundings {
+    schedule: Arc<config::Queue>,
+    sending: Arc<config::Outbound>,
+    /// As long as this holds, composing a report panics.
+    reports_fail: AtomicBool,
+    /// Every domain goes to this destination instead of its own.
+    rerouted: AtomicBool,
+}
+
+impl Surroundings for TestSurroundings {
+    fn destination(&self, _: &ReversePath, recipient: &Address) -> Destination {
+        if self.rerouted.load(Ordering::Relaxed) {
+            return to("smarthost");
+        }
+        to(recipient.domain().unwrap().as_str())
+    }
+
+    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+        assert!(!self.reports_fail.load(Ordering::Relaxed), "as the test wants it");
+        match address.to_string().as_str() {
+            "team@proseware.test" => vec![addr(ALICE), addr("bill@proseware.test")],
+            "gone@proseware.test" => Vec::new(),
+            _ => vec![address.clone()],
+        }
+    }
+
+    fn hostname(&self) -> Domain {
+        Domain::parse("mail.proseware.test").unwrap()
+    }
+
+    fn schedule(&self) -> Arc<config::Queue> {
+        self.schedule.clone()
+    }
+
+    fn sending(&self) -> Arc<config::Outbound> {
+        self.sending.clone()
+    }
+}
+
+/// A spool directory that outlives the queues opened on it.
+struct World {
+    _dir: tempfile::TempDir,
+    clock: ManualClock,
+    surroundings: Arc<TestSurroundings>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut config::Queue)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut schedule = config::Queue {
+            path: dir.path().join("spool"),
+            min_free_space: 0,
+            min_free_inodes: 0,
+            segment_size: 4 * 1024 * 1024,
+            ..config::Queue::default()
+        };
+        schedule.retry.jitter = 0.0;
+        change(&mut schedule);
+        let surroundings = TestSurroundings {
+            schedule: Arc::new(schedule),
+            sending: Arc::new(config::Outbound { max_recipients: 2, ..config::Outbound::default() }),
+            reports_fail: AtomicBool::new(false),
+            rerouted: AtomicBool::new(false),
+        };
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_284_325);
+        Self { _dir: dir, clock: ManualClock::new(start), surroundings: Arc::new(surroundings) }
+    }
+
+    async fn open(&self) -> Queue {
+        self.open_and_tell().await.0
+    }
+
+    /// Opens the spool; the queue before may take a moment to let go of it.
+    async fn open_and_tell(&self) -> (Queue, Recovery) {
+        let mut opened = None;
+        until(async || {
+            let (surroundings, clock) = (self.surroundings.clone(), Arc::new(self.clock.clone()));
+            let open = move || {
+                let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
+                Queue::open(&surroundings.schedule.clone(), surroundings, clock, metrics)
+            };
+            match tokio::task::spawn_blocking(open).await.unwrap() {
+                Ok(queue) => opened = Some(queue),
+                Err(postern_queue::store::StoreError::InUse(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            opened.is_some()
+        })
+        .await;
+        opened.unwrap()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+/// Asks until it is so.
+async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    in_time(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it did not happen")
+}
+
+fn to(destination: &str) -> Destination {
+    Destination(destination.into())
+}
+
+fn addr(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn envelope(world: &World, sender: &str, recipients: &[&str]) -> Envelope {
+    let recipient = |text: &&str| Recipient {
+        address: addr(text),
+        given: None,
+        notify: Notify::default(),
+        original: None,
+    };
+    Envelope {
+        reverse_path: ReversePath::parse(sender).unwrap(),
+        origin: Origin::Login("alice".to_owned()),
+        client: Some("192.0.2.7".parse().unwrap()),
+        helo: Some("laptop".to_owned()),
+        received: world.clock.now(),
+        body: Body::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envelope_id: None,
+        message_id: Some("1@proseware.test".to_owned()),
+        size: 0,
+        recipients: recipients.iter().map(recipient).collect(),
+    }
+}
+
+async fn accept(world: &World, queue: &Queue, sender: &str, recipients: &[&str]) -> QueueId {
+    accept_as(queue, envelope(world, sender, recipients)).await
+}
+
+async fn accept_as(queue: &Queue, envelope: Envelope) -> QueueId {
+    let mut incoming = queue.incoming().unwrap();
+    incoming.write(Bytes::from_static(BODY)).await.unwrap();
+    incoming.commit(envelope, HEADER.to_vec()).await.unwrap()
+}
+
+async fn lease(queue: &Queue) -> Lease {
+    in_time(queue.lease()).await
+}
+
+async fn read(mut content: Content) -> Vec<u8> {
+    let mut octets = Vec::new();
+    while let Some(piece) = content.next().await.unwrap() {
+        octets.extend_from_slice(&piece);
+    }
+    assert_eq!(octets.len() as u64, content.len());
+    octets
+}
+
+fn report(world: &World, status: (u8, u16, u16), text: &str) -> Report {
+    Report {
+        status: EnhancedStatus::new(status.0, status.1, status.2),
+        text: text.to_owned(),
+        is_reply: true,
+        host: Some("mx.adatum.test".to_owned()),
+        tls: Some("TLSv1.3 verified".to_owned()),
+        at: world.clock.now(),
+    }
+}
+
+fn delivered(world: &World) -> Outcome {
+    Outcome::Delivered(report(world, (2, 0, 0), "250 2.0.0 Ok"))
+}
+
+fn deferred(world: &World) -> Outcome {
+    Outcome::Deferred(report(world, (4, 7, 1), "450 4.7.1 Come back later"), None)
+}
+
+fn failed(world: &World) -> Outcome {
+    Outcome::Failed(report(world, (5, 1, 1), "550 5.1.1 No such user"))
+}
+
+/// Settles all recipients of a lease alike.
+fn settle(queue: &Queue, lease: Lease, outcome: &Outcome) {
+    let outcomes = lease.recipients.iter().map(|recipient| (recipient.index, outcome.clone())).collect();
+    queue.settle(lease, outcomes, Feedback::Reached);
+}
+
+async fn wait_for_messages(queue: &Queue, count: usize) {
+    until(async || queue.summary().messages == count).await;
+}
+
+async fn wait_for_state(queue: &Queue, id: QueueId, state: &str) -> MessageView {
+    until(async || queue.show(id).is_some_and(|view| view.state == state)).await;
+    queue.show(id).unwrap()
+}
+
+/// Only this message.
+fn only(id: QueueId) -> Filter {
+    Filter { ids: vec![id.to_string()], ..Filter::default() }
+}
+
+fn changed(matched: usize, changed: usize) -> Change {
+    Change { matched, changed, skipped: Vec::new() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_message_is_leased_and_ends_with_its_delivery() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let held = lease(&queue).await;
+    assert_eq!((held.id, held.destination.clone()), (id, to("adatum.test")));
+    assert_eq!(held.recipients[0].address, addr("bob@adatum.test"));
+    assert_eq!(read(held.content()).await, [HEADER, BODY].concat());
+    assert_eq!(queue.summary().active, 1);
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    settle(&queue, held, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+    assert_eq!(queue.summary().octets, 0);
+    queue.close().await;
+    drop(queue);
+    assert_eq!(world.open_and_tell().await.1.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_message_is_read_back_as_it_came() {
+    let world = World::with(|config| config.inline_limit = 1000);
+    let queue = world.open().await;
+    let line = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n";
+    let mut incoming = queue.incoming().unwrap();
+    let mut expected = HEADER.to_vec();
+    for _ in 0..20_000 {
+        incoming.write(Bytes::from_static(line)).await.unwrap();
+        expected.extend_from_slice(line);
+    }
+    let id = incoming.commit(envelope(&world, ALICE, &["bob@adatum.test"]), HEADER.to_vec()).await.unwrap();
+    assert!(read(queue.content(id).unwrap()).await == expected);
+    drop(queue);
+    let queue = world.open().await;
+    assert_eq!(queue.show(id).unwrap().size, expected.len() as u64);
+    assert!(read(queue.content(id).unwrap()).await == expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_survive_a_crash_and_leases_do_not() {
+    let world = World::new();
+    let queue = world.open().await;
+    let first = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    let before = wait_for_state(&queue, first, "deferred").await;
+    let second = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
+    let lost = lease(&queue).await;
+    assert_eq!(lost.id, second);
+    std::mem::forget(lost);
+    drop(queue);
+
+    let (queue, recovery) = world.open_and_tell().await;
+    assert_eq!((recovery.messages, recovery.damaged), (2, 0));
+    assert_eq!(queue.show(first).unwrap(), before);
+    assert_eq!(queue.show(second).unwrap().state, "ready");
+    assert_eq!(lease(&queue).await.id, second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_only_recipients_without_delivery_are_tried() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test", "c@elsewhere.test"]).await;
+    let held = lease(&queue).await;
+    assert_eq!(held.recipients.len(), 2, "one lease for each destination");
+    queue.settle(held, vec![(0, delivered(&world)), (1, deferred(&world))], Feedback::Reached);
+    until(async || queue.show(id).unwrap().recipients[0].state == "delivered").await;
+    // What is shown is in memory; that it is durable shows when the slot is free and the message moves on.
+    let other = lease(&queue).await;
+    settle(&queue, other, &deferred(&world));
+    wait_for_state(&queue, id, "deferred").await;
+    drop(queue);
+
+    let queue = world.open().await;
+    let states: Vec<String> = queue.show(id).unwrap().recipients.into_iter().map(|r| r.state).collect();
+    assert_eq!(states, ["delivered", "deferred", "deferred"]);
+    world.pass(Duration::from_secs(300));
+    let mut tried = Vec::new();
+    for _ in 0..2 {
+        let held = lease(&queue).await;
+        tried.extend(held.recipients.iter().map(|recipient| recipient.index));
+        settle(&queue, held, &delivered(&world));
+    }
+    tried.sort_unstable();
+    assert_eq!(tried, [1, 2]);
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_recipients_of_one_destination_are_leased_in_parts() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test", "c@adatum.test"]).await;
+    let first = lease(&queue).await;
+    let second = lease(&queue).await;
+    assert_eq!((first.recipients.len(), second.recipients.len()), (2, 1));
+    assert_eq!(first.id, second.id);
+    settle(&queue, first, &delivered(&world));
+    settle(&queue, second, &deferred(&world));
+    let view = wait_for_state(&queue, id, "deferred").await;
+    assert_eq!(view.recipients[2].attempts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferred_recipient_comes_back_at_its_time_and_not_before() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    let view = wait_for_state(&queue, id, "deferred").await;
+    let recipient = &view.recipients[0];
+    assert_eq!(recipient.next_attempt, Some(view.received + 300));
+    assert_eq!(recipient.status.as_deref(), Some("4.7.1"));
+    assert_eq!(recipient.text.as_deref(), Some("450 4.7.1 Come back later"));
+    assert_eq!(recipient.tls.as_deref(), Some("TLSv1.3 verified"));
+    world.pass(Duration::from_secs(299));
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    world.pass(Duration::from_secs(1));
+    let held = lease(&queue).await;
+    assert_eq!(held.recipients[0].attempts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wished_interval_is_granted_once() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let wish =
+        Outcome::Deferred(report(&world, (4, 7, 1), "450 in 60 seconds"), Some(Duration::from_secs(60)));
+    settle(&queue, lease(&queue).await, &wish);
+    let view = wait_for_state(&queue, id, "deferred").await;
+    assert_eq!(view.recipients[0].next_attempt, Some(view.received + 60));
+    world.pass(Duration::from_secs(60));
+    settle(&queue, lease(&queue).await, &wish);
+    let view = wait_for_state(&queue, id, "deferred").await;
+    assert_eq!(view.recipients[0].next_attempt, Some(view.received + 60 + 450));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resting_destination_keeps_its_messages_ready_and_delays_no_other() {
+    let world = World::new();
+    let queue = world.open().await;
+    let mut accepting = tokio::task::JoinSet::new();
+    for _ in 0..10_000 {
+        let (queue, envelope) = (queue.clone(), envelope(&world, ALICE, &["bob@dead.test"]));
+        accepting.spawn(async move { accept_as(&queue, envelope).await });
+    }
+    in_time(accepting.join_all()).await;
+    let mut attempts = Vec::new();
+    for _ in 0..5 {
+        attempts.push(lease(&queue).await);
+    }
+    for held in attempts {
+        queue.settle(
+            held,
+            vec![(0, deferred(&world))],
+            Feedback::Unreachable("connection refused".to_owned()),
+        );
+    }
+    until(async || queue.summary().deferred == 5).await;
+    assert!(queue.lease_for(&to("dead.test")).is_none());
+    let fresh = accept(&world, &queue, ALICE, &["carol@alive.test"]).await;
+    let held = lease(&queue).await;
+    assert_eq!(held.id, fresh);
+    settle(&queue, held, &delivered(&world));
+    let view =
+        queue.list(&Filter { state: Some("ready".to_owned()), ..Filter::default() }, Sort::Age, 1).unwrap();
+    assert_eq!(view[0].recipients[0].attempts, 0);
+    assert_eq!(view[0].recipients[0].next_attempt, Some(view[0].received + 60));
+    world.pass(Duration::from_secs(60));
+    let probe = lease(&queue).await;
+    assert_eq!(probe.destination, to("dead.test"));
+    assert!(queue.lease_for(&to("dead.test")).is_none(), "one probe");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_gets_the_next_message_of_its_destination() {
+    let world = World::new();
+    let queue = world.open().await;
+    for _ in 0..3 {
+        accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    }
+    let mut held = lease(&queue).await;
+    for _ in 0..2 {
+        settle(&queue, held, &delivered(&world));
+        held = queue.lease_for(&to("adatum.test")).unwrap();
+    }
+    settle(&queue, held, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipient_whose_route_changed_goes_the_new_way() {
+    let world = World::new();
+    let queue = world.open().await;
+    accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    world.surroundings.rerouted.store(true, Ordering::Relaxed);
+    assert_eq!(lease(&queue).await.destination, to("smarthost"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_recipient_is_reported_to_the_sender() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test", "carol@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    let report = lease(&queue).await;
+    assert_ne!(report.id, id);
+    assert_eq!(report.envelope.reverse_path, ReversePath::Null);
+    assert_eq!(report.envelope.origin, Origin::Own);
+    assert_eq!(report.recipients[0].address, addr(ALICE));
+    let text = String::from_utf8(read(report.content()).await).unwrap();
+    for words in [
+        "To: <alice@proseware.test>\r\n",
+        "From: Mail Delivery System <MAILER-DAEMON@mail.proseware.test>\r\n",
+        "Final-Recipient: rfc822; bob@adatum.test\r\n",
+        "Final-Recipient: rfc822; carol@adatum.test\r\n",
+        "Status: 5.1.1\r\n",
+        "Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n",
+        "Received: by mail.proseware.test\r\n",
+        "Hello Bob\r\n",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    assert!(queue.show(id).is_none(), "report and end are one change");
+    settle(&queue, report, &failed(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_null_sender_gets_no_report() {
+    let world = World::new();
+    let queue = world.open().await;
+    accept(&world, &queue, "", &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    wait_for_messages(&queue, 0).await;
+    accept(&world, &queue, "", &["bob@adatum.test"]).await;
+    world.pass(Duration::from_secs(86_400));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notify_never_is_honoured() {
+    let world = World::new();
+    let queue = world.open().await;
+    let mut silent = envelope(&world, ALICE, &["bob@adatum.test", "carol@adatum.test"]);
+    silent.recipients[0].notify = Notify::NEVER;
+    silent.recipients[1].notify = Notify { success: false, failure: false, delay: true };
+    accept_as(&queue, silent).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_follow_aliases_and_end_where_nobody_is_left() {
+    let world = World::new();
+    let queue = world.open().await;
+    accept(&world, &queue, "team@proseware.test", &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    let report = lease(&queue).await;
+    let recipients: Vec<String> = report.recipients.iter().map(|r| r.address.to_string()).collect();
+    assert_eq!(recipients, [ALICE, "bill@proseware.test"]);
+    settle(&queue, report, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+    accept(&world, &queue, "gone@proseware.test", &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owed_report_is_written_after_a_restart() {
+    let world = World::new();
+    let queue = world.open().await;
+    world.surroundings.reports_fail.store(true, Ordering::Relaxed);
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    until(async || queue.show(id).unwrap().recipients[0].state == "failed").await;
+    queue.close().await;
+    drop(queue);
+
+    world.surroundings.reports_fail.store(false, Ordering::Relaxed);
+    let queue = world.open().await;
+    let report = lease(&queue).await;
+    assert_eq!(report.envelope.reverse_path, ReversePath::Null);
+    assert!(queue.show(id).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_cannot_be_written_is_tried_again_and_never_restarts_delivery() {
+    let world = World::new();
+    let queue = world.open().await;
+    world.surroundings.reports_fail.store(true, Ordering::Relaxed);
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    until(async || queue.show(id).unwrap().recipients[0].state == "failed").await;
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(60));
+        assert!(queue.lease_for(&to("adatum.test")).is_none());
+    }
+    world.surroundings.reports_fail.store(false, Ordering::Relaxed);
+    let mut report = None;
+    until(async || {
+        world.pass(Duration::from_secs(60));
+        report = queue.lease_for(&to("proseware.test"));
+        report.is_some()
+    })
+    .await;
+    assert_eq!(report.unwrap().recipients[0].address, addr(ALICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_runs_out_in_every_state() {
+    let world = World::with(|config| config.delay_notice = Duration::ZERO);
+    let queue = world.open().await;
+    let mut expected = Vec::new();
+
+    let deferred_id = accept(&world, &queue, ALICE, &["deferred@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    wait_for_state(&queue, deferred_id, "deferred").await;
+    expected.push("deferred@adatum.test");
+
+    let held_id = accept(&world, &queue, ALICE, &["held@adatum.test"]).await;
+    assert_eq!(queue.hold(&only(held_id), "looks odd").await.unwrap(), changed(1, 1));
+    expected.push("held@adatum.test");
+
+    accept(&world, &queue, ALICE, &["first@dead.test"]).await;
+    let probe = lease(&queue).await;
+    accept(&world, &queue, ALICE, &["ready@dead.test"]).await;
+    queue.settle(probe, vec![(0, deferred(&world))], Feedback::Unreachable("no route".to_owned()));
+    expected.extend(["first@dead.test", "ready@dead.test"]);
+
+    accept(&world, &queue, ALICE, &["active@elsewhere.test"]).await;
+    let active = lease(&queue).await;
+    assert_eq!(active.recipients[0].address, addr("active@elsewhere.test"));
+    expected.push("active@elsewhere.test");
+
+    world.pass(Duration::from_secs(5 * 86_400));
+    // Four end by themselves: four reports, and the message in hand.
+    until(async || queue.list(&Filter { dsn: true, ..Filter::default() }, Sort::Age, 10).unwrap().len() == 4)
+        .await;
+    wait_for_messages(&queue, 5).await;
+    settle(&queue, active, &deferred(&world));
+    let mut told = String::new();
+    for _ in 0..5 {
+        let report = lease(&queue).await;
+        let text = String::from_utf8(read(report.content()).await).unwrap();
+        assert!(text.contains("Status: 4.4.7\r\n"), "{text}");
+        told.push_str(&text);
+        settle(&queue, report, &delivered(&world));
+    }
+    for recipient in expected {
+        assert!(told.contains(&format!("Final-Recipient: rfc822; {recipient}\r\n")), "{recipient}");
+    }
+    assert!(told.contains("450 4.7.1 Come back later"), "the last evidence");
+    assert!(told.contains("looks odd"), "the reason of the hold");
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_is_told_once_even_over_a_restart() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    accept(&world, &queue, "", &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    wait_for_state(&queue, id, "deferred").await;
+    world.pass(Duration::from_secs(4 * 3600));
+    let mut notice = None;
+    until(async || {
+        notice = queue.lease_for(&to("proseware.test"));
+        notice.is_some()
+    })
+    .await;
+    let notice = notice.unwrap();
+    let text = String::from_utf8(read(notice.content()).await).unwrap();
+    assert!(text.contains("Action: delayed\r\n") && text.contains("Will-Retry-Until: "), "{text}");
+    settle(&queue, notice, &delivered(&world));
+    wait_for_messages(&queue, 2).await;
+    drop(queue);
+
+    let queue = world.open().await;
+    for _ in 0..10 {
+        world.pass(Duration::from_secs(3600));
+    }
+    let held = [lease(&queue).await, lease(&queue).await];
+    assert!(held.iter().all(|held| held.destination == to("adatum.test")));
+    assert_eq!(queue.summary().messages, 2, "no second notice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_survives_a_restart_and_ends_by_release() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    assert_eq!(queue.hold(&only(id), "wait for Carol").await.unwrap(), changed(1, 1));
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    let again = queue.hold(&only(id), "again").await.unwrap();
+    assert_eq!((again.changed, again.skipped), (0, vec![(id.to_string(), "already held".to_owned())]));
+    drop(queue);
+
+    let queue = world.open().await;
+    let view = queue.show(id).unwrap();
+    assert_eq!((view.state.as_str(), view.held.as_deref()), ("held", Some("wait for Carol")));
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    assert_eq!(queue.release(&Filter::default()).await.unwrap(), changed(1, 1));
+    assert_eq!(lease(&queue).await.id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_flight_are_left_alone_by_operators() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let held = lease(&queue).await;
+    let skipped = Change { matched: 1, changed: 0, skipped: vec![(id.to_string(), "in-flight".to_owned())] };
+    assert_eq!(queue.hold(&only(id), "x").await.unwrap(), skipped);
+    assert_eq!(queue.fail(&only(id), "x").await.unwrap(), skipped);
+    assert_eq!(queue.remove(&only(id)).await.unwrap(), skipped);
+    assert_eq!(queue.retry(&only(id), Duration::ZERO).await.unwrap(), skipped);
+    settle(&queue, held, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_attempts_without_an_outcome_hold_the_message() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    for _ in 0..2 {
+        drop(lease(&queue).await);
+        wait_for_state(&queue, id, "deferred").await;
+        world.pass(Duration::from_secs(60));
+    }
+    drop(queue);
+    let queue = world.open().await;
+    drop(lease(&queue).await);
+    let view = wait_for_state(&queue, id, "held").await;
+    assert!(view.held.unwrap().contains("3 delivery attempts ended without an outcome"));
+    assert_eq!(queue.release(&only(id)).await.unwrap(), changed(1, 1));
+    settle(&queue, lease(&queue).await, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recipients_that_were_not_tried_stay_due() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test"]).await;
+    queue.settle(lease(&queue).await, vec![(0, delivered(&world))], Feedback::Reached);
+    let held = lease(&queue).await;
+    assert_eq!(held.recipients.iter().map(|r| (r.index, r.attempts)).collect::<Vec<_>>(), [(1, 0)]);
+    // Nobody was tried and nothing was learnt: it must not come back at once.
+    queue.settle(held, Vec::new(), Feedback::Nothing);
+    wait_for_state(&queue, id, "deferred").await;
+    world.pass(Duration::from_secs(60));
+    assert_eq!(lease(&queue).await.id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retrying_ends_deferrals_and_rests() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let held = lease(&queue).await;
+    queue.settle(held, vec![(0, deferred(&world))], Feedback::Unreachable("refused".to_owned()));
+    wait_for_state(&queue, id, "deferred").await;
+    assert_eq!(queue.retry(&only(id), Duration::ZERO).await.unwrap(), changed(1, 1));
+    let held = lease(&queue).await;
+    assert_eq!((held.id, held.recipients[0].attempts), (id, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_by_hand_tells_the_sender_and_removing_tells_nobody() {
+    let world = World::new();
+    let queue = world.open().await;
+    let failed = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let removed = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
+    assert_eq!(queue.remove(&only(removed)).await.unwrap(), changed(1, 1));
+    assert!(queue.show(removed).is_none());
+    assert_eq!(queue.fail(&only(failed), "the list was closed").await.unwrap(), changed(1, 1));
+    let report = lease(&queue).await;
+    let text = String::from_utf8(read(report.content()).await).unwrap();
+    assert!(text.contains("Diagnostic-Code: X-Postern; the list was closed\r\n"), "{text}");
+    settle(&queue, report, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+    drop(queue);
+    assert_eq!(world.open_and_tell().await.1.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_filter_finds_lists_and_counts() {
+    let world = World::new();
+    let queue = world.open().await;
+    let old = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    wait_for_state(&queue, old, "deferred").await;
+    world.pass(Duration::from_secs(100));
+    let mut own = envelope(&world, "", &["Bob@adatum.test", "carol@elsewhere.test"]);
+    own.origin = Origin::Own;
+    own.client = None;
+    own.message_id = Some("2@proseware.test".to_owned());
+    let new = accept_as(&queue, own).await;
+
+    let find = |filter: Filter| -> Vec<String> {
+        queue.list(&filter, Sort::Age, 10).unwrap().into_iter().map(|view| view.id).collect()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let (old, new) = (old.to_string(), new.to_string());
+    for (filter, expected) in [
+        (Filter::default(), vec![&old, &new]),
+        (Filter { ids: vec![new.to_lowercase()], ..Filter::default() }, vec![&new]),
+        (Filter { sender: some("ALICE@proseware.test"), ..Filter::default() }, vec![&old]),
+        (Filter { sender: some("@proseware.test"), ..Filter::default() }, vec![&old]),
+        (Filter { sender: some("<>"), ..Filter::default() }, vec![&new]),
+        (Filter { rcpt: some("bob@adatum.test"), ..Filter::default() }, vec![&old, &new]),
+        (Filter { rcpt_domain: some("elsewhere.test"), ..Filter::default() }, vec![&new]),
+        (Filter { account: some("alice"), ..Filter::default() }, vec![&old]),
+        (Filter { client_ip: some("192.0.2.7"), ..Filter::default() }, vec![&old]),
+        (Filter { state: some("deferred"), ..Filter::default() }, vec![&old]),
+        (Filter { state: some("held"), ..Filter::default() }, vec![]),
+        (Filter { code: some("4.7."), ..Filter::default() }, vec![&old]),
+        (Filter { code: some("450"), ..Filter::default() }, vec![&old]),
+        (Filter { older: Some(99), ..Filter::default() }, vec![&old]),
+        (Filter { newer: Some(99), ..Filter::default() }, vec![&new]),
+        (Filter { min_size: Some(1_000_000), ..Filter::default() }, vec![]),
+        (Filter { max_size: Some(1_000_000), ..Filter::default() }, vec![&old, &new]),
+        (Filter { min_attempts: Some(0), ..Filter::default() }, vec![&old]),
+        (Filter { dsn: true, ..Filter::default() }, vec![&new]),
+        (Filter { message_id: some("2@proseware.test"), ..Filter::default() }, vec![&new]),
+    ] {
+        assert_eq!(find(filter.clone()).iter().collect::<Vec<_>>(), expected, "{filter:?}");
+    }
+    let next = queue.list(&Filter::default(), Sort::Next, 1).unwrap();
+    assert_eq!(next[0].id, new, "it is ready");
+    let tried = queue.list(&Filter::default(), Sort::Attempts, 1).unwrap();
+    assert_eq!(tried[0].id, old);
+
+    let domains = queue.count(&Filter::default(), GroupBy::Domain).unwrap();
+    let counted: Vec<(&str, usize)> =
+        domains.iter().map(|group| (group.key.as_str(), group.messages)).collect();
+    assert_eq!(counted, [("adatum.test", 2), ("elsewhere.test", 1)]);
+    for filter in [
+        Filter { ids: vec!["nonsense".to_owned()], ..Filter::default() },
+        Filter { state: some("lost"), ..Filter::default() },
+        Filter { rcpt: some("nobody"), ..Filter::default() },
+        Filter { client_ip: some("here"), ..Filter::default() },
+    ] {
+        assert!(queue.list(&filter, Sort::Age, 1).is_err(), "{filter:?}");
+        assert!(queue.remove(&filter).await.is_err(), "{filter:?}");
+    }
+    let summary = queue.summary();
+    assert_eq!((summary.messages, summary.ready, summary.deferred), (2, 1, 1));
+    assert_eq!(summary.oldest, Some(100));
+    assert_eq!(summary.store_error, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_or_disk_takes_no_more() {
+    let world = World::with(|config| config.max_messages = 1);
+    let queue = world.open().await;
+    let receiving = queue.incoming().unwrap();
+    assert!(matches!(queue.admits(0), Err(AcceptError::Full(1))));
+    assert!(matches!(queue.incoming(), Err(AcceptError::Full(1))));
+    drop(receiving);
+    accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    assert!(matches!(queue.admits(0), Err(AcceptError::Full(1))));
+
+    let world = World::with(|config| config.min_free_space = u64::MAX);
+    let queue = world.open().await;
+    assert!(matches!(queue.admits(0), Err(AcceptError::NoSpace(_))));
+    let world = World::new();
+    let queue = world.open().await;
+    assert!(queue.admits(0).is_ok());
+    assert!(matches!(queue.admits(u64::MAX), Err(AcceptError::NoSpace(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_committed_leaves_nothing_behind() {
+    let world = World::with(|config| config.inline_limit = 10);
+    let queue = world.open().await;
+    let mut incoming = queue.incoming().unwrap();
+    incoming.write(Bytes::from_static(BODY)).await.unwrap();
+    drop(incoming);
+    assert_eq!(queue.summary().messages, 0);
+    queue.close().await;
+    drop(queue);
+    assert_eq!(world.open_and_tell().await.1, Recovery::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_queue_hands_out_nothing_and_has_written_everything() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let (held, kept) = (lease(&queue).await, lease(&queue).await);
+    assert_eq!(held.id, id);
+    settle(&queue, held, &delivered(&world));
+    in_time(queue.close()).await;
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    drop(kept);
+    drop(queue);
+    let (queue, recovery) = world.open_and_tell().await;
+    assert_eq!(recovery.messages, 1);
+    let views = queue.list(&Filter::default(), Sort::Age, 10).unwrap();
+    assert_eq!(views[0].state, "ready", "stopping is no strike");
+}

@@ -1,0 +1,11 @@
+//! The promises of the store, kept on real files, on failing ones, and on ones that lose power.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod collect;
+mod damage;
+mod faults;
+mod index;
+mod large;
+mod model;
+mod restart;
+mod support;

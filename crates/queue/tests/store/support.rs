@@ -1,0 +1,136 @@
+//! A small spool with small segments.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use postern_queue::QueueId;
+use postern_queue::store::files::{Files, SystemFiles};
+use postern_queue::store::{Change, Found, NewBody, Store, StoreError, Tuning};
+
+/// Small segments, so that a few messages fill several.
+pub const SEGMENT: u64 = 8 * 1024;
+
+pub fn config(directory: &Path) -> postern_config::Queue {
+    postern_config::Queue {
+        path: directory.to_owned(),
+        segment_size: SEGMENT,
+        index_interval: Duration::from_millis(5),
+        ..postern_config::Queue::default()
+    }
+}
+
+pub fn tuning() -> Tuning {
+    Tuning {
+        compaction_age: Duration::ZERO,
+        dead_octets: 0,
+        copy_rate: u64::MAX,
+        probe_interval: Duration::from_millis(5),
+        ..Tuning::default()
+    }
+}
+
+pub fn open(directory: &Path) -> (Store, Found) {
+    open_on(directory, Arc::new(SystemFiles)).unwrap()
+}
+
+pub fn open_on(directory: &Path, files: Arc<dyn Files>) -> Result<(Store, Found), StoreError> {
+    Store::open_with(&config(directory), files, tuning())
+}
+
+/// Commits and waits.
+pub fn try_commit(store: &Store, changes: Vec<Change>) -> Result<(), Arc<StoreError>> {
+    let (sender, receiver) = channel();
+    store.commit(changes, Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv_timeout(Duration::from_secs(30)).unwrap()
+}
+
+pub fn commit(store: &Store, changes: Vec<Change>) {
+    try_commit(store, changes).unwrap();
+}
+
+/// The content of a message, different for each id.
+pub fn content(id: QueueId, length: usize) -> Vec<u8> {
+    let seed = format!("{id} ");
+    seed.bytes().cycle().take(length).collect()
+}
+
+pub fn envelope(id: QueueId) -> Vec<u8> {
+    format!("envelope of {id}").into_bytes()
+}
+
+pub fn enqueue(id: QueueId, length: usize) -> Change {
+    let content = Bytes::from(content(id, length));
+    let half = length / 2;
+    let body = NewBody::Inline(vec![content.slice(..half), content.slice(half..)]);
+    Change::Enqueue { id, meta: envelope(id), body }
+}
+
+pub fn state(id: QueueId, text: &str) -> Change {
+    Change::State { id, state: text.as_bytes().to_vec() }
+}
+
+/// A new message, committed.
+pub fn put(store: &Store, length: usize) -> QueueId {
+    let id = store.next_id();
+    commit(store, vec![enqueue(id, length)]);
+    id
+}
+
+pub fn delete(store: &Store, id: QueueId) {
+    commit(store, vec![Change::Delete { id }]);
+}
+
+pub fn read(store: &Store, id: QueueId) -> Result<Vec<u8>, StoreError> {
+    let mut body = store.read(id)?;
+    let length = body.len();
+    let mut octets = Vec::new();
+    while let Some(piece) = body.next()? {
+        assert!(piece.len() <= 256 * 1024);
+        octets.extend_from_slice(&piece);
+    }
+    assert_eq!(octets.len() as u64, length);
+    Ok(octets)
+}
+
+pub fn ids(found: &Found) -> Vec<QueueId> {
+    found.messages.iter().map(|message| message.id).collect()
+}
+
+pub fn state_of(found: &Found, id: QueueId) -> Option<String> {
+    let message = found.messages.iter().find(|message| message.id == id)?;
+    message.state.clone().map(|state| String::from_utf8(state).unwrap())
+}
+
+/// Waits for what another thread does.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "{what}: not within 20 s");
+        std::thread::yield_now();
+    }
+}
+
+/// The segments of a spool, oldest first.
+pub fn segments(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Copies a directory as a crash would leave it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
