@@ -1,4 +1,5 @@
-//! Postfix as the server beside us: a private instance with the settings that Debian ships, in a folder of its own.
+//! Postfix as the server beside us: a private instance in a folder of its own, with the settings that Debian ships, but
+//! for room for 600 sessions (default: 100), which idle sessions need.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -99,7 +100,7 @@ smtputf8_enable = no
 
 fn master_cf(address: SocketAddr) -> String {
     format!(
-        "{address} inet n - n - - smtpd
+        "{address} inet n - n - 600 smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr

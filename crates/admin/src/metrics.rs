@@ -42,7 +42,7 @@ pub fn serve(
     tasks: &TaskTracker,
 ) -> Result<SocketAddr, ServeError> {
     let pages = Router::new()
-        .route("/metrics", get(|State(shared): State<Shared>| async move { page(text(&shared.registry)) }))
+        .route("/metrics", get(|State(shared): State<Shared>| async move { current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(server::no_such_path)
         .method_not_allowed_fallback(server::method_not_allowed)
@@ -96,8 +96,14 @@ fn listen(
     Ok(address)
 }
 
+/// The page of all metrics as they are now: the queue's gauges are taken at this moment.
+pub(crate) fn current(shared: &Shared) -> Response {
+    shared.queue.update_metrics();
+    page(text(&shared.registry))
+}
+
 /// The page of [`text`].
-pub(crate) fn page(text: Result<String, String>) -> Response {
+fn page(text: Result<String, String>) -> Response {
     match text {
         Ok(text) => ([(CONTENT_TYPE, CONTENT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -239,10 +239,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/queue/drop", post(|s, p, i| change(s, p, Verb::Drop, i)))
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
-        .route(
-            "/metrics",
-            get(|State(shared): State<Shared>| async move { metrics::page(metrics::text(&shared.registry)) }),
-        )
+        .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 /// What standard input may hold; the daemon reads no longer request.
 const MAX_STDIN: u64 = 1024 * 1024;
 
-/// Which messages. Conditions that are given must all hold.
+/// Which messages. Conditions that are given must all hold. Flatten it last: its heading holds for what follows.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Filter")]
 pub struct FilterOptions {

@@ -59,7 +59,7 @@ Exit codes:
 
 /// Ask a Postern mail server what it does, and tell it what to do.
 #[derive(Debug, Parser)]
-#[command(name = "posternctl", version, about, long_about = None, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "posternctl", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     global: Global,

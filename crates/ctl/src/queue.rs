@@ -53,24 +53,24 @@ pub enum Verb {
 /// Options of `list`.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    #[command(flatten)]
-    filter: FilterOptions,
     /// The order.
     #[arg(long, value_enum, default_value_t)]
     sort: filter::Sort,
     /// How many messages at most.
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_LIMIT)]
     limit: usize,
+    #[command(flatten)]
+    filter: FilterOptions,
 }
 
 /// Options of `count`.
 #[derive(Debug, Args)]
 pub struct CountOptions {
-    #[command(flatten)]
-    filter: FilterOptions,
     /// Count by this instead of all together. A message with recipients in several groups counts in each.
     #[arg(long, value_enum)]
     group_by: Option<filter::GroupBy>,
+    #[command(flatten)]
+    filter: FilterOptions,
 }
 
 /// One message.
@@ -100,8 +100,6 @@ pub struct CatOptions {
 /// Options of every verb that changes messages.
 #[derive(Debug, Args)]
 pub struct ChangeOptions {
-    #[command(flatten)]
-    filter: FilterOptions,
     /// Do not ask; needed by scripts when more than one message matches.
     #[arg(long, short)]
     yes: bool,
@@ -111,6 +109,8 @@ pub struct ChangeOptions {
     /// Change nothing if more messages than this match; 1000 unless --all is given.
     #[arg(long, value_name = "NUMBER")]
     max: Option<usize>,
+    #[command(flatten)]
+    filter: FilterOptions,
 }
 
 /// Options of `release`.
@@ -123,31 +123,31 @@ pub struct PlainChange {
 /// Options of `hold`.
 #[derive(Debug, Args)]
 pub struct ReasonedChange {
-    #[command(flatten)]
-    change: ChangeOptions,
     /// Why; `queue show` says it.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    #[command(flatten)]
+    change: ChangeOptions,
 }
 
 /// Options of `fail` and `drop`.
 #[derive(Debug, Args)]
 pub struct FinalChange {
-    #[command(flatten)]
-    change: ChangeOptions,
     /// Why: it stands in the log, and for `fail` in the report to the sender.
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    #[command(flatten)]
+    change: ChangeOptions,
 }
 
 /// Options of `retry`.
 #[derive(Debug, Args)]
 pub struct RetryChange {
-    #[command(flatten)]
-    change: ChangeOptions,
     /// Spread the attempts over this time, such as `10m`. By default one second for 20 messages, at most ten minutes.
     #[arg(long, value_name = "DURATION", value_parser = filter::seconds)]
     spread: Option<u64>,
+    #[command(flatten)]
+    change: ChangeOptions,
 }
 
 impl Verb {

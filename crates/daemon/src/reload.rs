@@ -12,12 +12,12 @@ use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use postern_admin::{Daemon, Listening, ReloadReport};
-use postern_config::{Config, Listener, Loaded};
+use postern_config::{Config, Listener, Loaded, Resolver};
 use postern_outbound::{Outbound, Settings};
 use postern_policy::Policy;
 use postern_policy::relay::{Decision, Question, Verdict};
 use postern_runtime::clock::Pending;
-use postern_runtime::dns::HickoryDns;
+use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::{Address, ReversePath};
 use postern_smtp_inbound::{BoundListener, Inbound};
 use rustls::ServerConfig;
@@ -47,11 +47,16 @@ impl Generation {
         logging::check_level(&config.log.level).context("log.level")?;
         let policy = Arc::new(Policy::new(&config));
         let tls = config.tls.as_ref().map(postern_smtp_inbound::tls::load).transpose().context("[tls]")?;
-        let dns = Arc::new(HickoryDns::new(&config.resolver).context("[resolver]")?);
+        let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         Ok(Self { config, policy, tls, settings, warnings })
     }
+}
+
+fn name_servers(config: &Resolver) -> NameServers {
+    let Resolver { nameservers, timeout, attempts, cache_size } = config.clone();
+    NameServers { addresses: nameservers, timeout, attempts, cache_size }
 }
 
 /// The generation in force, as the services see it.

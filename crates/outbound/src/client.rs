@@ -1,7 +1,7 @@
 //! The client side of SMTP and LMTP up to the first transaction: connection, greeting, EHLO, STARTTLS, login; and QUIT.
 //!
 //! The only file that names mail-send. It is used for logins and farewells; what it has beyond those drops octets between
-//! replies, knows too few keywords of EHLO and gives all recipients of a message one outcome. See [`crate::transaction`].
+//! replies, knows too few keywords of EHLO and gives all recipients of a message one outcome. See `transaction`.
 
 use std::fmt;
 use std::io;
@@ -293,7 +293,11 @@ fn source(configured: &[IpAddr], remote: SocketAddr) -> Option<IpAddr> {
     configured.iter().find(fits).copied()
 }
 
-async fn secure(transport: Transport, target: &Target, dial: &Dial<'_>) -> Result<(Transport, Protection), Failure> {
+async fn secure(
+    transport: Transport,
+    target: &Target,
+    dial: &Dial<'_>,
+) -> Result<(Transport, Protection), Failure> {
     let handshake = async {
         let stream = plain_tcp(transport)?;
         let name = ServerName::try_from(target.host.clone())
@@ -320,7 +324,10 @@ mod tests {
     use super::*;
     use crate::testing::{Server, certificate, dial, tls};
 
-    async fn open(server: Server, change: impl FnOnce(&mut Dial<'_>)) -> (Result<Connection, Failure>, Vec<String>) {
+    async fn open(
+        server: Server,
+        change: impl FnOnce(&mut Dial<'_>),
+    ) -> (Result<Connection, Failure>, Vec<String>) {
         let tls = tls();
         let mut dial = dial(&tls);
         change(&mut dial);
@@ -359,7 +366,8 @@ mod tests {
         assert!(matches!(hello, Failure::Refused { stage: Stage::Hello, reply } if reply.is_permanent()));
         let plain = refused(&["220 hi\r\n", "EHLO", "250 hi\r\n"]).await;
         assert!(matches!(plain, Failure::TlsNotOffered));
-        let no_tls = refused(&["220 hi\r\n", "EHLO", "250-hi\r\n250 STARTTLS\r\n", "STARTTLS", "454 no\r\n"]).await;
+        let no_tls =
+            refused(&["220 hi\r\n", "EHLO", "250-hi\r\n250 STARTTLS\r\n", "STARTTLS", "454 no\r\n"]).await;
         assert_eq!(no_tls.stage(), Stage::Tls);
     }
 
@@ -373,7 +381,8 @@ mod tests {
         assert!(matches!(failure, Failure::Timeout(Stage::Greeting)));
     }
 
-    const STARTTLS: [&str; 5] = ["220 hi\r\n", "EHLO", "250-hi\r\n250 STARTTLS\r\n", "STARTTLS", "220 go\r\n"];
+    const STARTTLS: [&str; 5] =
+        ["220 hi\r\n", "EHLO", "250-hi\r\n250 STARTTLS\r\n", "STARTTLS", "220 go\r\n"];
 
     #[tokio::test]
     async fn a_self_signed_certificate_is_good_enough_unless_it_must_be_verified() {

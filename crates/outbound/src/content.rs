@@ -101,7 +101,11 @@ pub(crate) struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// Looks at the content. `smtputf8` is what the envelope says: without it the header is not searched.
-    pub(crate) async fn new(source: Source<'a>, signatures: Vec<u8>, smtputf8: bool) -> Result<Self, StoreError> {
+    pub(crate) async fn new(
+        source: Source<'a>,
+        signatures: Vec<u8>,
+        smtputf8: bool,
+    ) -> Result<Self, StoreError> {
         let eight_bit = matches!(&source, Source::Whole(bytes) if !bytes.is_ascii());
         let utf8_header = match smtputf8 {
             true => has_utf8_header(&source).await?,
@@ -141,7 +145,9 @@ mod tests {
     #[tokio::test]
     async fn only_the_header_asks_for_smtputf8() {
         let outgoing = async |text: &str| {
-            Outgoing::new(Source::Whole(Bytes::copy_from_slice(text.as_bytes())), Vec::new(), true).await.unwrap()
+            Outgoing::new(Source::Whole(Bytes::copy_from_slice(text.as_bytes())), Vec::new(), true)
+                .await
+                .unwrap()
         };
         let body = outgoing("A: b\r\n\r\nü\r\n").await;
         assert!(body.eight_bit && !body.utf8_header);

@@ -8,6 +8,7 @@
 //! | greeting, EHLO, STARTTLS, login? | [`client`] |
 //! | MAIL, RCPT, DATA, and their replies? | `transaction`; the octets: `wire`, `content` |
 //! | which connections are kept? | [`pool`] |
+//! | does mail get out at all? | `reach` |
 //! | who signs what? | [`sign`] |
 //! | permanent or temporary? | [`outcome`] |
 //! | a mailbox on this machine? | [`maildir`] |
@@ -23,6 +24,7 @@ pub mod maildir;
 pub mod metrics;
 pub mod outcome;
 pub mod pool;
+mod reach;
 pub mod route;
 pub mod settings;
 pub mod sign;

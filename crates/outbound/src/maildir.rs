@@ -129,7 +129,8 @@ impl Draft {
         make_directories(maildir)?;
         let tmp = maildir.path.join("tmp").join(name);
         let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&tmp).map_err(failed("create", &tmp))?;
+        let file =
+            options.write(true).create_new(true).mode(0o600).open(&tmp).map_err(failed("create", &tmp))?;
         let new = maildir.path.join("new").join(name);
         let mut draft = Self { file, tmp: Some(tmp), new, pending_cr: false };
         draft.append(trace)?;
@@ -233,7 +234,11 @@ mod tests {
 
     use super::*;
 
-    async fn deliver_text(maildir: &Maildir, given: Option<&str>, text: &str) -> Result<PathBuf, MaildirError> {
+    async fn deliver_text(
+        maildir: &Maildir,
+        given: Option<&str>,
+        text: &str,
+    ) -> Result<PathBuf, MaildirError> {
         let given = given.map(|text| Address::parse(text).unwrap());
         let copy = Copy {
             sender: &ReversePath::parse("bob@adatum.test").unwrap(),
@@ -258,7 +263,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().to_owned();
         let maildir = Maildir { path: base.join("mail/proseware.test/alice"), base: base.clone() };
-        let file = deliver_text(&maildir, Some("info@proseware.test"), "A: b\r\n\r\nx\r\n.\r\n").await.unwrap();
+        let file =
+            deliver_text(&maildir, Some("info@proseware.test"), "A: b\r\n\r\nx\r\n.\r\n").await.unwrap();
         let expected = "Return-Path: <bob@adatum.test>\nDelivered-To: alice@proseware.test\n\
                         X-Original-To: info@proseware.test\nA: b\n\nx\n.\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);

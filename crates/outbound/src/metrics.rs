@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_queue::Outcome;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::tls::Protection;
 
@@ -16,11 +16,12 @@ pub struct Metrics {
     outcomes: IntCounterVec,
     connections: IntCounterVec,
     phases: HistogramVec,
-    panics: prometheus::IntCounter,
+    panics: IntCounter,
+    port_blocked: IntGauge,
 }
 
 /// A part of a delivery attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Route,
     Connect,
@@ -30,7 +31,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Route => "route",
             Self::Connect => "connect",
@@ -59,17 +60,21 @@ impl Metrics {
             "postern_outbound_phase_seconds",
             "Time of the parts of an attempt: route, connect, secure (greeting to login), sign, send",
         );
-        let panics = prometheus::IntCounter::new("postern_outbound_panics_total", "Attempts that panicked")?;
         let metrics = Self {
             outcomes: IntCounterVec::new(outcomes, &["kind", "result"])?,
             connections: IntCounterVec::new(connections, &["result"])?,
             phases: HistogramVec::new(phases.buckets(SECONDS.to_vec()), &["phase"])?,
-            panics,
+            panics: IntCounter::new("postern_outbound_panics_total", "Attempts that panicked")?,
+            port_blocked: IntGauge::new(
+                "postern_outbound_port_blocked",
+                "1 while no MX host of many can be connected to: the network seems to block the port",
+            )?,
         };
         registry.register(Box::new(metrics.outcomes.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.phases.clone()))?;
         registry.register(Box::new(metrics.panics.clone()))?;
+        registry.register(Box::new(metrics.port_blocked.clone()))?;
         Ok(metrics)
     }
 
@@ -97,6 +102,10 @@ impl Metrics {
 
     pub(crate) fn took(&self, phase: Phase, time: Duration) {
         self.phases.with_label_values(&[phase.as_str()]).observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn port_blocked(&self, blocked: bool) {
+        self.port_blocked.set(i64::from(blocked));
     }
 
     pub(crate) fn panicked(&self) {

@@ -143,7 +143,9 @@ impl Failure {
     pub fn verdict(&self) -> Verdict {
         let (subject, detail) = match self {
             // A host that turns everybody away is one that is not there: for a while (RFC 5321 §4.2.4.2 leaves it open).
-            Self::Refused { stage: Stage::Greeting | Stage::Tls, reply } => return Verdict::Later(reply.clone()),
+            Self::Refused { stage: Stage::Greeting | Stage::Tls, reply } => {
+                return Verdict::Later(reply.clone());
+            }
             Self::Refused { reply, .. } => return Verdict::Reply(reply.clone()),
             Self::Unreachable(_) => (4, 1),
             Self::Lost { .. } | Self::Timeout(_) => (4, 2),
@@ -305,7 +307,10 @@ mod tests {
     #[test]
     fn a_greeting_that_refuses_is_never_final() {
         let outcome = decide(refused(Stage::Greeting, 554).verdict());
-        assert!(matches!(&outcome, Outcome::Deferred(report, None) if report.status.class == 4), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::Deferred(report, None) if report.status.class == 4),
+            "{outcome:?}"
+        );
         assert!(matches!(decide(refused(Stage::Hello, 550).verdict()), Outcome::Failed(_)));
     }
 

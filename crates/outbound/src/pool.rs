@@ -27,6 +27,8 @@ struct State {
     /// By the time it was found out.
     unreachable: HashMap<Endpoint, Instant>,
     closed: bool,
+    /// Counts the configurations: a connection made under an older one is not kept.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -64,15 +66,22 @@ impl Pool {
         found
     }
 
-    /// Keeps a connection for the next message. Answers it back if there are `limit` already, or the pool is closed.
+    /// The number of the configuration in force, for [`Pool::put`].
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.lock().generation
+    }
+
+    /// Keeps a connection for the next message. Answers it back if there are `limit` already, if it was made in another
+    /// generation, or if the pool is closed.
     pub(crate) fn put(
         &self,
         destination: &Destination,
         connection: Connection,
         limit: usize,
+        generation: u64,
     ) -> Option<Connection> {
         let mut state = self.state.lock();
-        if state.closed || state.count >= limit {
+        if state.closed || state.count >= limit || state.generation != generation {
             return Some(connection);
         }
         let key = (destination.clone(), connection.endpoint.clone());
@@ -100,6 +109,7 @@ impl Pool {
     pub(crate) fn empty(&self) -> Vec<Connection> {
         let mut state = self.state.lock();
         state.count = 0;
+        state.generation += 1;
         state.unreachable.clear();
         state.idle.drain().flat_map(|(_, waiting)| waiting).map(|idle| idle.connection).collect()
     }
@@ -154,7 +164,7 @@ mod tests {
         let connection = connect(&server).await;
         let endpoint = connection.endpoint.clone();
         let pool = Pool::default();
-        assert!(pool.put(&destination(), connection, 1).is_none());
+        assert!(pool.put(&destination(), connection, 1, 0).is_none());
         assert!(pool.take(&Destination("smarthost x login a".into()), &endpoint, LONG).is_none());
         assert!(pool.take(&destination(), &Endpoint::Tcp("192.0.2.1:25".parse().unwrap()), LONG).is_none());
         assert!(pool.take(&destination(), &endpoint, LONG).is_some());
@@ -172,29 +182,26 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let endpoint = dead.endpoint.clone();
-        pool.put(&destination(), dead, 5);
+        pool.put(&destination(), dead, 5, 0);
         assert!(pool.take(&destination(), &endpoint, LONG).is_none());
-        pool.put(&destination(), connect(&server).await, 5);
+        pool.put(&destination(), connect(&server).await, 5, 0);
         assert!(pool.take(&destination(), &endpoint, Duration::ZERO).is_none());
         assert!(pool.expired(LONG).is_empty());
     }
 
     #[tokio::test]
     async fn the_pool_is_bounded_and_gives_back_what_it_does_not_keep() {
-        let greeting = ["220 hi\r\n", "EHLO", "250 hi\r\n"];
-        let server = Server::start_several(&[&greeting, &closing_by_client(), &greeting]).await;
+        let server = Server::start(&["220 hi\r\n", "EHLO", "250 hi\r\n"]).await;
         let pool = Pool::default();
-        assert!(pool.put(&destination(), connect(&server).await, 1).is_none());
-        let mut connections = pool.expired(Duration::ZERO);
-        assert_eq!(connections.len(), 1);
-        assert!(pool.put(&destination(), connections.remove(0), 1).is_none());
-        let kept = pool.close();
-        assert_eq!(kept.len(), 1);
-        assert!(kept.into_iter().all(|connection| pool.put(&destination(), connection, 9).is_some()));
-    }
-
-    fn closing_by_client() -> [&'static str; 3] {
-        ["220 hi\r\n", "EHLO", "250 hi\r\n"]
+        let connection = pool.put(&destination(), connect(&server).await, 0, 0).unwrap();
+        assert!(pool.put(&destination(), connection, 1, 0).is_none());
+        let connection = pool.expired(Duration::ZERO).remove(0);
+        assert!(pool.put(&destination(), connection, 1, 0).is_none());
+        let connection = pool.empty().remove(0);
+        let connection = pool.put(&destination(), connection, 1, 0).unwrap();
+        assert!(pool.put(&destination(), connection, 1, pool.generation()).is_none());
+        let connection = pool.close().remove(0);
+        assert!(pool.put(&destination(), connection, 1, pool.generation()).is_some());
     }
 
     #[test]

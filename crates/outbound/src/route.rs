@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use postern_config::{Config, Route, Via};
 use postern_policy::Policy;
 use postern_policy::directory::expand_maildir;
@@ -33,8 +35,7 @@ pub struct Router {
     policy: Arc<Policy>,
     /// Beside `config.routes`: the compiled smarthost or LMTP server.
     relays: Vec<Option<Relay>>,
-    /// Where this server listens itself.
-    own: Vec<SocketAddr>,
+    own: OwnAddresses,
 }
 
 /// Where a recipient's mail goes next.
@@ -200,7 +201,7 @@ impl Router {
     pub fn new(config: Arc<Config>, policy: Arc<Policy>, own: &[SocketAddr]) -> Result<Self, RouterError> {
         let relays = config.routes.iter().map(|route| Relay::of_route(route, config.outbound.port));
         let relays = relays.collect::<Result<_, _>>()?;
-        Ok(Self { config, policy, relays, own: own.to_vec() })
+        Ok(Self { config, policy, relays, own: OwnAddresses::new(own) })
     }
 
     /// The next hop of a recipient. A local domain always comes first: no route can take mail away from it.
@@ -208,7 +209,8 @@ impl Router {
         if let Some(domain) = recipient.domain().filter(|domain| self.policy.directory.is_local(domain)) {
             return self.local(domain, recipient);
         }
-        let matching = self.config.routes.iter().zip(&self.relays).find(|(route, _)| route.matches(sender, recipient));
+        let matching =
+            self.config.routes.iter().zip(&self.relays).find(|(route, _)| route.matches(sender, recipient));
         match matching {
             None => Hop::Mx(&recipient.host),
             Some((_, Some(relay))) => Hop::Relay(relay),
@@ -246,7 +248,9 @@ impl Router {
         };
         match tokio::time::timeout(self.config.outbound.timeouts.dns, resolving).await {
             Ok(resolved) => resolved,
-            Err(_) => Err(RouteFailure::Dns { name: hop.to_string(), problem: "no answer in time".to_owned() }),
+            Err(_) => {
+                Err(RouteFailure::Dns { name: hop.to_string(), problem: "no answer in time".to_owned() })
+            }
         }
     }
 
@@ -296,33 +300,78 @@ impl Router {
         let none = RouteFailure::PrivateTargets(name.clone());
         found.into_targets(&name, none)
     }
+}
 
-    /// Whether we listen there. A listener on all addresses counts only for addresses that this machine has: another
-    /// program may listen at the same port of another address.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.iter().any(|own| {
-            let wildcard = own.ip().is_unspecified() && is_local_address(address.ip());
-            own.port() == address.port() && (own.ip().to_canonical() == address.ip().to_canonical() || wildcard)
+/// How long the addresses of this machine are believed to be the same.
+const INTERFACES_BELIEVED: Duration = Duration::from_secs(60);
+
+/// Where this server listens itself.
+#[derive(Debug)]
+struct OwnAddresses {
+    listening: Vec<SocketAddr>,
+    /// The addresses of this machine, and when they were asked for.
+    interfaces: Mutex<Option<(Instant, Vec<IpAddr>)>>,
+}
+
+impl OwnAddresses {
+    fn new(listening: &[SocketAddr]) -> Self {
+        Self { listening: listening.to_vec(), interfaces: Mutex::new(None) }
+    }
+
+    /// Whether we listen there. A listener on all addresses counts only for addresses that this machine has.
+    fn contains(&self, address: SocketAddr) -> bool {
+        self.listening.iter().filter(|own| own.port() == address.port()).any(|own| {
+            let same = own.ip().to_canonical() == address.ip().to_canonical();
+            same || (own.ip().is_unspecified() && self.is_on_an_interface(address.ip()))
         })
+    }
+
+    fn is_on_an_interface(&self, ip: IpAddr) -> bool {
+        // Linux takes all of 127/8 for itself, whatever the interface says.
+        if ip.is_loopback() {
+            return true;
+        }
+        let mut interfaces = self.interfaces.lock();
+        let fresh = interfaces.take().filter(|(asked, _)| asked.elapsed() < INTERFACES_BELIEVED);
+        let (_, addresses) =
+            interfaces.insert(fresh.unwrap_or_else(|| (Instant::now(), interface_addresses())));
+        addresses.contains(&ip.to_canonical())
     }
 }
 
-/// Whether an interface of this machine has the address: only then can a socket be bound to it.
-fn is_local_address(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
+fn interface_addresses() -> Vec<IpAddr> {
+    match nix::ifaddrs::getifaddrs() {
+        Ok(interfaces) => interfaces
+            .filter_map(|interface| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+            })
+            .collect(),
+        Err(error) => {
+            tracing::warn!(event = "no-interfaces", %error, "mail loops to this server may go unnoticed");
+            Vec::new()
+        }
+    }
 }
 
 fn of_route<'a>(route: &'a Route, recipient: &'a Address) -> Hop<'a> {
     match route.via {
         Via::Maildir => match &route.maildir {
             Some(template) => Hop::Maildir(Maildir {
-                path: expand_maildir(template, &recipient.host.to_string(), &recipient.local.as_str().to_lowercase()),
+                path: expand_maildir(
+                    template,
+                    &recipient.host.to_string(),
+                    &recipient.local.as_str().to_lowercase(),
+                ),
                 base: fixed_part(template),
             }),
             None => Hop::Reject("the route of this domain names no Maildir"),
         },
         Via::Discard => Hop::Discard,
-        Via::Reject => Hop::Reject(route.text.as_deref().unwrap_or("mail for this recipient is not accepted")),
+        Via::Reject => {
+            Hop::Reject(route.text.as_deref().unwrap_or("mail for this recipient is not accepted"))
+        }
         Via::Mx | Via::Smarthost | Via::Lmtp => Hop::Mx(&recipient.host),
     }
 }
@@ -380,7 +429,7 @@ impl Found {
 
     fn add_address(&mut self, preference: u16, host: String, ip: IpAddr, router: &Router) {
         let address = SocketAddr::new(ip.to_canonical(), router.config.outbound.port);
-        if router.is_own(address) {
+        if router.own.contains(address) {
             self.ourselves = Some(self.ourselves.map_or(preference, |met| met.min(preference)));
         } else if is_private(address.ip()) && !router.config.outbound.allow_private_targets {
             self.private = true;
@@ -459,7 +508,8 @@ impl Relay {
             (_, _, Some(_)) => SUBMISSION_PORT,
             (_, _, None) => mx_port,
         };
-        let hosts = route.hosts.iter().map(|text| RelayHost::parse(text, port)).collect::<Result<Vec<_>, _>>()?;
+        let hosts =
+            route.hosts.iter().map(|text| RelayHost::parse(text, port)).collect::<Result<Vec<_>, _>>()?;
         if hosts.is_empty() {
             return Err(RouterError::NoHost(kind));
         }
@@ -474,7 +524,8 @@ impl Relay {
             RelayHost::Name(name, _) => Some((at, name)),
             _ => None,
         });
-        let (places, lookups): (Vec<usize>, Vec<_>) = names.map(|(at, name)| (at, dns.addresses(name))).unzip();
+        let (places, lookups): (Vec<usize>, Vec<_>) =
+            names.map(|(at, name)| (at, dns.addresses(name))).unzip();
         let mut answers: BTreeMap<usize, _> = places.into_iter().zip(join_all(lookups).await).collect();
         let mut targets = Vec::new();
         let mut problem = None;
@@ -486,12 +537,17 @@ impl Relay {
                         endpoint: Endpoint::Tcp(SocketAddr::new(ip, *port)),
                     }));
                 }
-                (RelayHost::Name(name, _), Some(Answer::TryLater(why))) => problem = Some(format!("{name}: {why}")),
+                (RelayHost::Name(name, _), Some(Answer::TryLater(why))) => {
+                    problem = Some(format!("{name}: {why}"))
+                }
                 (RelayHost::Name(..), _) => {}
-                (RelayHost::Address(address), _) => targets
-                    .push(Target { host: address.ip().to_string(), endpoint: Endpoint::Tcp(*address) }),
-                (RelayHost::Socket(path), _) => targets
-                    .push(Target { host: path.display().to_string(), endpoint: Endpoint::Unix(path.clone()) }),
+                (RelayHost::Address(address), _) => {
+                    targets.push(Target { host: address.ip().to_string(), endpoint: Endpoint::Tcp(*address) })
+                }
+                (RelayHost::Socket(path), _) => targets.push(Target {
+                    host: path.display().to_string(),
+                    endpoint: Endpoint::Unix(path.clone()),
+                }),
             }
         }
         match (targets.is_empty(), problem) {
@@ -694,20 +750,31 @@ mod tests {
     #[test]
     fn mailboxes_are_made_only_below_a_directory_that_is_there() {
         let router = router("");
-        let base = |recipient: &str| match router.route(&ReversePath::Null, &Address::parse(recipient).unwrap()) {
+        let base = |recipient: &str| match router
+            .route(&ReversePath::Null, &Address::parse(recipient).unwrap())
+        {
             Hop::Local(maildir) => (maildir.base.display().to_string(), maildir.path.display().to_string()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(base("alice@proseware.test"), ("/spool".into(), "/spool/mail/proseware.test/alice".into()));
-        assert_eq!(base("desk@branch.test"), ("/srv/mail".into(), "/srv/mail/branch.test/desk/Maildir".into()));
+        assert_eq!(
+            base("alice@proseware.test"),
+            ("/spool".into(), "/spool/mail/proseware.test/alice".into())
+        );
+        assert_eq!(
+            base("desk@branch.test"),
+            ("/srv/mail".into(), "/srv/mail/branch.test/desk/Maildir".into())
+        );
         assert_eq!(fixed_part(Path::new("/srv/archive")), Path::new("/srv"));
     }
 
     #[tokio::test]
     async fn mx_hosts_come_by_preference_with_ipv4_first() {
         let found = hosts("", &dns(), "bob@adatum.test").await.unwrap();
-        let expected =
-            ["mx.adatum.test 8.0.0.1:2525", "mx.adatum.test [2a00::1]:2525", "backup.adatum.test 8.0.0.2:2525"];
+        let expected = [
+            "mx.adatum.test 8.0.0.1:2525",
+            "mx.adatum.test [2a00::1]:2525",
+            "backup.adatum.test 8.0.0.2:2525",
+        ];
         assert_eq!(found, expected);
     }
 
@@ -799,10 +866,10 @@ mod tests {
     #[test]
     fn a_listener_on_all_addresses_is_ourselves_only_at_addresses_we_have() {
         let mut router = router("");
-        router.own = vec!["[::]:2525".parse().unwrap()];
-        assert!(router.is_own("127.0.0.1:2525".parse().unwrap()));
-        assert!(!router.is_own("127.0.0.1:26".parse().unwrap()));
-        assert!(!router.is_own("8.8.8.8:2525".parse().unwrap()));
+        router.own = OwnAddresses::new(&["[::]:2525".parse().unwrap()]);
+        assert!(router.own.contains("127.0.0.1:2525".parse().unwrap()));
+        assert!(!router.own.contains("127.0.0.1:26".parse().unwrap()));
+        assert!(!router.own.contains("8.8.8.8:2525".parse().unwrap()));
     }
 
     #[tokio::test]
@@ -814,7 +881,16 @@ mod tests {
         let failure = hosts("", &dns, "a@trap.test").await.unwrap_err();
         assert_eq!(failure, RouteFailure::PrivateTargets("trap.test".to_owned()));
         assert!(hosts("", &dns, "a@[10.0.0.1]").await.is_err());
-        for private in ["100.64.0.1", "198.19.0.1", "169.254.1.1", "::1", "fd00::1", "fe80::1", "0.0.0.0", "255.255.255.255"] {
+        for private in [
+            "100.64.0.1",
+            "198.19.0.1",
+            "169.254.1.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "0.0.0.0",
+            "255.255.255.255",
+        ] {
             assert!(is_private(ip(private)), "{private}");
         }
         for public in ["8.8.8.8", "100.128.0.1", "198.20.0.1", "2a00::1", "172.32.0.1"] {
@@ -824,12 +900,16 @@ mod tests {
 
     #[tokio::test]
     async fn smarthosts_fail_over_in_order_and_may_be_private() {
-        let routes = "[[route]]\nvia = \"smarthost\"\nhosts = [\"one.test\", \"[10.0.0.2]:26\", \"two.test:27\"]";
+        let routes =
+            "[[route]]\nvia = \"smarthost\"\nhosts = [\"one.test\", \"[10.0.0.2]:26\", \"two.test:27\"]";
         let dns = StaticDns::new()
             .address_record(domain("two.test"), ip("10.0.0.3"))
             .mx_record(domain("two.test"), 1, domain("elsewhere.test"))
             .failing(domain("one.test"));
-        assert_eq!(hosts(routes, &dns, "a@b.test").await.unwrap(), ["10.0.0.2 10.0.0.2:26", "two.test 10.0.0.3:27"]);
+        assert_eq!(
+            hosts(routes, &dns, "a@b.test").await.unwrap(),
+            ["10.0.0.2 10.0.0.2:26", "two.test 10.0.0.3:27"]
+        );
         let routes = "[[route]]\nvia = \"smarthost\"\nhosts = [\"three.test\"]";
         let failure = hosts(routes, &dns, "a@b.test").await.unwrap_err();
         assert!(matches!(failure.verdict(), Verdict::Ours { status, .. } if status.class == 4));

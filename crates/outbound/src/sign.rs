@@ -168,7 +168,12 @@ impl Keys {
 
     /// The domain that signs: that of the header From, else that of the envelope sender. Reports of ours come from the
     /// host name and may be signed by a domain above it.
-    fn responsible(&self, envelope: &Envelope, header: &[u8], hostname: &Domain) -> Option<(&Domain, &[Key])> {
+    fn responsible(
+        &self,
+        envelope: &Envelope,
+        header: &[u8],
+        hostname: &Domain,
+    ) -> Option<(&Domain, &[Key])> {
         let from = header_from(header);
         let candidates = [from.as_ref(), envelope.reverse_path.address()];
         let exact = candidates
@@ -197,7 +202,9 @@ fn to_be_signed(header: &[u8]) -> (Vec<&'static str>, Vec<u8>) {
     let mut text = Vec::new();
     let names = || SEALED.iter().chain(&SIGNED).copied();
     for field in fields(header) {
-        let Some(at) = names().position(|name| field.name.eq_ignore_ascii_case(name.as_bytes())) else { continue };
+        let Some(at) = names().position(|name| field.name.eq_ignore_ascii_case(name.as_bytes())) else {
+            continue;
+        };
         present[at] = true;
         text.extend_from_slice(field.raw);
         if !text.ends_with(b"\r\n") {
@@ -224,7 +231,9 @@ fn load_key(path: &PathBuf) -> Result<DkimKey, String> {
     if bits < MIN_RSA_BITS {
         return Err(format!("an RSA key of {bits} bits; at least {MIN_RSA_BITS} are needed"));
     }
-    RsaKey::<Sha256>::from_key_der(PrivateKeyDer::Pkcs8(der)).map(DkimKey::from).map_err(|error| error.to_string())
+    RsaKey::<Sha256>::from_key_der(PrivateKeyDer::Pkcs8(der))
+        .map(DkimKey::from)
+        .map_err(|error| error.to_string())
 }
 
 /// A key that several signers use.
@@ -300,7 +309,8 @@ mod tests {
         let rsa_record = format!("v=DKIM1; k=rsa; p={}", BASE64.encode(spki.as_ref()));
         let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
         let ed25519 = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
-        let ed25519_record = format!("v=DKIM1; k=ed25519; p={}", BASE64.encode(ed25519.public_key().as_ref()));
+        let ed25519_record =
+            format!("v=DKIM1; k=ed25519; p={}", BASE64.encode(ed25519.public_key().as_ref()));
         [(pem(rsa_der.as_ref()), rsa_record), (pem(document.as_ref()), ed25519_record)]
     });
 
@@ -310,7 +320,8 @@ mod tests {
 
     /// Keys of proseware.test with the selectors `r` and `e`, and what is published of them.
     fn keys(folder: &Path) -> (Keys, Published) {
-        let mut text = "hostname = \"mail.proseware.test\"\n[[domain]]\nname = \"proseware.test\"\n".to_owned();
+        let mut text =
+            "hostname = \"mail.proseware.test\"\n[[domain]]\nname = \"proseware.test\"\n".to_owned();
         let mut published = Published::default();
         for (selector, (pem, record)) in ["r", "e"].into_iter().zip(&*PAIR) {
             let path = folder.join(selector);
@@ -333,7 +344,17 @@ mod tests {
 
     /// Sends the message over a real connection and answers what came out at the other end, dots unstuffed.
     async fn over_the_wire(keys: &Keys, text: &[u8]) -> Vec<u8> {
-        let script = ["220 hi\r\n", "EHLO", "250 hi\r\n", "MAIL", "250 ok\r\n", "RCPT", "250 ok\r\n", "DATA", "354 go\r\n"];
+        let script = [
+            "220 hi\r\n",
+            "EHLO",
+            "250 hi\r\n",
+            "MAIL",
+            "250 ok\r\n",
+            "RCPT",
+            "250 ok\r\n",
+            "DATA",
+            "354 go\r\n",
+        ];
         let server = Server::start(&[&script[..], &[".", "250 ok\r\n"]].concat()).await;
         let envelope = ours("alice@proseware.test");
         let source = Source::Whole(Bytes::copy_from_slice(text));
@@ -433,10 +454,13 @@ mod tests {
         assert!(summary(ours("alice@proseware.test"), foreign).await.starts_with("signed"));
         assert_eq!(summary(ours(foreign), foreign).await, "none reason=no-key-for-domain");
         let report = Envelope { origin: Origin::Own, reverse_path: ReversePath::Null, ..ours("") };
-        assert!(summary(report, "MAILER-DAEMON@mail.proseware.test").await.starts_with("signed d=proseware.test"));
+        assert!(
+            summary(report, "MAILER-DAEMON@mail.proseware.test").await.starts_with("signed d=proseware.test")
+        );
         let nobodys = Envelope { reverse_path: ReversePath::Null, ..ours("") };
         assert_eq!(summary(nobodys, "x@mail.proseware.test").await, "none reason=no-key-for-domain");
-        let without = Keys::default().sign(&ours(foreign), &hostname(), &Source::Whole(Bytes::new())).await.unwrap();
+        let without =
+            Keys::default().sign(&ours(foreign), &hostname(), &Source::Whole(Bytes::new())).await.unwrap();
         assert_eq!(without.summary, "none reason=no-keys");
     }
 

@@ -252,7 +252,12 @@ async fn serve(
 }
 
 /// Reads lines until one begins with `start`; `false` at the end of the stream.
-async fn read_until(stream: &mut dyn Stream, start: &str, pending: &mut Vec<u8>, log: &Mutex<Vec<u8>>) -> bool {
+async fn read_until(
+    stream: &mut dyn Stream,
+    start: &str,
+    pending: &mut Vec<u8>,
+    log: &Mutex<Vec<u8>>,
+) -> bool {
     loop {
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();

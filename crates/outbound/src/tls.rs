@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::{ClientConfig, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -98,7 +100,8 @@ impl ClientTls {
     pub(crate) fn with_roots(roots: RootCertStore) -> Result<Self, TlsSetupError> {
         let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let algorithms = provider.signature_verification_algorithms;
-        let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.clone()), provider.clone()).build();
+        let judge =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots.clone()), provider.clone()).build();
         let mut verified = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -181,10 +184,9 @@ impl ServerCertVerifier for Recorder {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let good = self
-            .judge
-            .as_ref()
-            .is_some_and(|judge| judge.verify_server_cert(end_entity, intermediates, name, ocsp, now).is_ok());
+        let good = self.judge.as_ref().is_some_and(|judge| {
+            judge.verify_server_cert(end_entity, intermediates, name, ocsp, now).is_ok()
+        });
         self.verified.store(good, Ordering::Relaxed);
         Ok(ServerCertVerified::assertion())
     }
@@ -222,7 +224,12 @@ mod tests {
     use super::*;
     use crate::testing::{Certificate, certificate};
 
-    async fn shake(tls: &ClientTls, served: &Certificate, name: &str, verify: bool) -> io::Result<Protection> {
+    async fn shake(
+        tls: &ClientTls,
+        served: &Certificate,
+        name: &str,
+        verify: bool,
+    ) -> io::Result<Protection> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let acceptor = served.acceptor();
         let address = listener.local_addr().unwrap();

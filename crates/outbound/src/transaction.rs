@@ -397,7 +397,8 @@ mod tests {
         let mut envelope = envelope("alice@proseware.test", to);
         change(&mut envelope);
         let target = server.target("mx.adatum.test");
-        let mut connection = Connection::open(&target, &crate::client::Dial { protocol, ..dial(&tls) }).await.unwrap();
+        let mut connection =
+            Connection::open(&target, &crate::client::Dial { protocol, ..dial(&tls) }).await.unwrap();
         let source = Source::Whole(Bytes::copy_from_slice(text.as_bytes()));
         let outgoing = Outgoing::new(source, Vec::new(), envelope.smtputf8).await.unwrap();
         let to = envelope.recipients.iter().map(|r| To { address: &r.address, details: Some(r) }).collect();
@@ -416,7 +417,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipelined_transaction_is_one_write_and_one_more() {
-        let script = [&GREET[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
+        let script =
+            [&GREET[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
         let outcome = send(Server::start(&script).await, &["bob@adatum.test"], TEXT, |_| {}).await;
         assert_eq!(outcome.verdicts, ["250"]);
         assert!(outcome.failure.is_none());
@@ -436,8 +438,18 @@ mod tests {
 
     #[tokio::test]
     async fn without_pipelining_every_command_waits_for_its_reply() {
-        let commands =
-            ["MAIL", "250 ok\r\n", "RCPT", "250 ok\r\n", "RCPT", "550 no\r\n", "DATA", "354 go\r\n", ".", "250 ok\r\n"];
+        let commands = [
+            "MAIL",
+            "250 ok\r\n",
+            "RCPT",
+            "250 ok\r\n",
+            "RCPT",
+            "550 no\r\n",
+            "DATA",
+            "354 go\r\n",
+            ".",
+            "250 ok\r\n",
+        ];
         let script = [&PLAIN[..], &commands].concat();
         let to = ["bob@adatum.test", "eve@adatum.test"];
         let outcome = send(Server::start(&script).await, &to, TEXT, |_| {}).await;
@@ -501,7 +513,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_in_the_midst_of_data_is_the_verdict() {
-        let script = [&GREET[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", "stop 552 5.3.4 too big\r\n"]].concat();
+        let script =
+            [&GREET[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", "stop 552 5.3.4 too big\r\n"]].concat();
         let big = format!("Subject: x\r\n\r\n{}", "x\r\n".repeat(4 * 1024 * 1024));
         let outcome = send(Server::start(&script).await, &["a@adatum.test"], &big, |_| {}).await;
         assert_eq!(outcome.verdicts, ["552"]);
@@ -524,7 +537,8 @@ mod tests {
         let outcome = send(Server::start(&script).await, &to, TEXT, |_| {}).await;
         assert_eq!(outcome.verdicts, ["250", "open"]);
         let replies = "250 ok\r\n552 too many\r\n452 too many\r\n503 none\r\n";
-        let outcome = send(Server::start(&[&GREET[..], &["DATA", replies]].concat()).await, &to, TEXT, |_| {}).await;
+        let outcome =
+            send(Server::start(&[&GREET[..], &["DATA", replies]].concat()).await, &to, TEXT, |_| {}).await;
         assert_eq!(outcome.verdicts, ["later 552", "later 452"]);
     }
 
@@ -540,22 +554,32 @@ mod tests {
 
     #[tokio::test]
     async fn parameters_are_sent_where_they_are_understood() {
-        let hello =
-            ["220 hi\r\n", "EHLO", "250-hi\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n"];
-        let script = [&hello[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
-        let outcome = send(Server::start(&script).await, &["bob@adatum.test"], "A: b\r\n\r\nü\r\n", |envelope| {
-            envelope.smtputf8 = true;
-            envelope.ret = Some(Ret::Headers);
-            envelope.envelope_id = Some(EnvelopeId("a+b c".to_owned()));
-            envelope.recipients[0].notify = Notify { success: true, failure: true, delay: false };
-            envelope.recipients[0].original =
-                Some(OriginalRecipient { kind: "rfc822".to_owned(), address: "b=b@adatum.test".to_owned() });
-        })
-        .await;
+        let hello = [
+            "220 hi\r\n",
+            "EHLO",
+            "250-hi\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n",
+        ];
+        let script =
+            [&hello[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
+        let outcome =
+            send(Server::start(&script).await, &["bob@adatum.test"], "A: b\r\n\r\nü\r\n", |envelope| {
+                envelope.smtputf8 = true;
+                envelope.ret = Some(Ret::Headers);
+                envelope.envelope_id = Some(EnvelopeId("a+b c".to_owned()));
+                envelope.recipients[0].notify = Notify { success: true, failure: true, delay: false };
+                envelope.recipients[0].original = Some(OriginalRecipient {
+                    kind: "rfc822".to_owned(),
+                    address: "b=b@adatum.test".to_owned(),
+                });
+            })
+            .await;
         assert_eq!(outcome.verdicts, ["250"]);
         let mail = "MAIL FROM:<alice@proseware.test> SIZE=12 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb+20c";
         assert_eq!(outcome.lines[1], mail);
-        assert_eq!(outcome.lines[2], "RCPT TO:<bob@adatum.test> NOTIFY=FAILURE ORCPT=rfc822;b+3Db@adatum.test");
+        assert_eq!(
+            outcome.lines[2],
+            "RCPT TO:<bob@adatum.test> NOTIFY=FAILURE ORCPT=rfc822;b+3Db@adatum.test"
+        );
     }
 
     #[tokio::test]
@@ -572,12 +596,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_without_smtputf8_gets_what_is_ascii_all_the_same() {
-        let script = [&GREET[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
+        let script =
+            [&GREET[..], &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
         let to = ["bob@adatum.test", "bjørn@adatum.test"];
-        let outcome = send(Server::start(&script).await, &to, TEXT, |envelope| envelope.smtputf8 = true).await;
+        let outcome =
+            send(Server::start(&script).await, &to, TEXT, |envelope| envelope.smtputf8 = true).await;
         assert_eq!(outcome.verdicts, ["250", "5.6.7"]);
         let header = "Subject: ü\r\n\r\n";
-        let outcome = send(Server::start(&GREET).await, &to, header, |envelope| envelope.smtputf8 = true).await;
+        let outcome =
+            send(Server::start(&GREET).await, &to, header, |envelope| envelope.smtputf8 = true).await;
         assert_eq!(outcome.verdicts, ["5.6.7", "5.6.7"]);
         let outcome = send(Server::start(&GREET).await, &to[..1], TEXT, |envelope| {
             envelope.reverse_path = ReversePath::parse("jörg@proseware.test").unwrap();
@@ -588,13 +615,16 @@ mod tests {
     #[tokio::test]
     async fn an_unfinished_transaction_is_reset_before_the_next() {
         let refusal = ["DATA", "250 ok\r\n550 no\r\n503 none\r\n", "RSET", "250 ok\r\n"];
-        let script = [&GREET[..], &refusal, &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
+        let script =
+            [&GREET[..], &refusal, &["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]]
+                .concat();
         let server = Server::start(&script).await;
         let tls = tls();
         let mut connection = Connection::open(&server.target("mx.adatum.test"), &dial(&tls)).await.unwrap();
         assert!(matches!(connection.endpoint, Endpoint::Tcp(_)));
         let envelope = envelope("alice@proseware.test", &["bob@adatum.test"]);
-        let outgoing = Outgoing::new(Source::Whole(Bytes::from_static(b"")), Vec::new(), false).await.unwrap();
+        let outgoing =
+            Outgoing::new(Source::Whole(Bytes::from_static(b"")), Vec::new(), false).await.unwrap();
         for expected in [550, 250] {
             let to = vec![To { address: &envelope.recipients[0].address, details: None }];
             let sent = connection.transact(&Mail { envelope: &envelope, to, outgoing: &outgoing }).await;

@@ -110,6 +110,9 @@ impl Wire {
         replies: Replies,
     ) -> Poll<io::Result<Written>> {
         loop {
+            if replies == Replies::Early && self.has_reply() {
+                return Poll::Ready(Ok(Written::Interrupted));
+            }
             match self.poll_push(cx, &data[*written..]) {
                 Poll::Ready(Ok(None)) => return Poll::Ready(Ok(Written::All)),
                 Poll::Ready(Ok(Some(count))) => {
@@ -123,9 +126,6 @@ impl Wire {
             match ready!(self.poll_fill(cx)) {
                 Ok(0) | Err(_) if self.has_reply() => return Poll::Ready(Ok(Written::Interrupted)),
                 Ok(0) => return Poll::Ready(Err(closed())),
-                Ok(_) if replies == Replies::Early && self.has_reply() => {
-                    return Poll::Ready(Ok(Written::Interrupted));
-                }
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -172,7 +172,10 @@ impl Wire {
     /// Receives more; 0 is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.received.len() > MAX_RECEIVED {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "more replies than questions")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more replies than questions",
+            )));
         }
         self.received.reserve(READ_SIZE);
         poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.received)
@@ -301,7 +304,9 @@ mod tests {
         drop(server);
         assert_eq!(wire.read_reply().await.unwrap().lines.len(), 2);
         assert_eq!(wire.read_reply().await.unwrap().code, 354);
-        assert!(matches!(wire.read_reply().await, Err(WireError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof));
+        assert!(
+            matches!(wire.read_reply().await, Err(WireError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
+        );
     }
 
     #[tokio::test]

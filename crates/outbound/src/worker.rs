@@ -2,6 +2,8 @@
 //!
 //! `route -> connect and secure -> sign -> send -> outcome`; a step is a method of [`Attempt`] with its name.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use postern_queue::{Feedback, Lease, LeasedRecipient, Outcome, Queue, Recipient};
+use postern_queue::{Destination, Feedback, Lease, LeasedRecipient, Outcome, Queue, Recipient};
 use postern_runtime::Clock;
 use postern_smtp::EnhancedStatus;
 use tokio::sync::{Notify, Semaphore};
@@ -23,6 +25,7 @@ use crate::maildir::{self, Maildir};
 use crate::metrics::{Metrics, Phase};
 use crate::outcome::{self, Circumstances, Failure, Stage, Verdict};
 use crate::pool::Pool;
+use crate::reach::{Change, Reach};
 use crate::route::{Hop, RouteFailure, Target};
 use crate::settings::Settings;
 use crate::tls_policy::TlsPolicy;
@@ -53,6 +56,7 @@ pub struct Outbound {
     pool: Pool,
     slots: Arc<Slots>,
     local: Semaphore,
+    reach: Reach,
     /// Connections that are being closed politely.
     farewells: TaskTracker,
 }
@@ -66,6 +70,7 @@ impl Outbound {
             pool: Pool::default(),
             slots: Arc::default(),
             local,
+            reach: Reach::default(),
             farewells: TaskTracker::new(),
         })
     }
@@ -77,6 +82,11 @@ impl Outbound {
         for connection in self.pool.empty() {
             self.farewells.spawn(connection.close());
         }
+    }
+
+    /// Whether connections to MX hosts only time out, at many destinations: the network seems to block the port.
+    pub fn is_port_blocked(&self) -> bool {
+        self.reach.is_blocked()
     }
 
     /// Delivers until `stop`. Attempts run in `tasks`; those under way when it stops come to their end there.
@@ -132,10 +142,27 @@ impl Outbound {
         }
     }
 
+    /// Takes in how a connection to an MX host went.
+    fn learn(&self, destination: &Destination, failure: Option<&Failure>) {
+        let Some(change) = self.reach.connection(destination, failure) else { return };
+        self.shared.metrics.port_blocked(change == Change::Blocked);
+        let port = self.shared.settings.load().config.outbound.port;
+        match change {
+            Change::Blocked => tracing::error!(
+                event = "port-blocked",
+                port,
+                "no MX host can be connected to, all time out: does the provider block outbound port {port}?"
+            ),
+            Change::Open => tracing::info!(event = "port-open", port, "MX hosts can be connected to"),
+        }
+    }
+
     /// One attempt, settled.
     async fn attempt(&self, lease: Lease) {
+        // In this order: a reload in between only costs a connection that is not kept.
+        let generation = self.pool.generation();
         let settings = self.shared.settings.load_full();
-        let mut attempt = Attempt::new(self, &settings, &lease);
+        let mut attempt = Attempt::new(self, &settings, &lease, generation);
         attempt.run().await;
         let (outcomes, feedback) = attempt.finish();
         self.shared.queue.settle(lease, outcomes, feedback);
@@ -145,12 +172,10 @@ impl Outbound {
 /// Ends a future that panics with the text of the panic.
 async fn contained<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = pin!(future);
-    std::future::poll_fn(|cx| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
-            Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
-        }
+    std::future::poll_fn(|cx| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+        Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
     })
     .await
 }
@@ -197,7 +222,10 @@ struct Attempt<'a> {
     outbound: &'a Outbound,
     settings: &'a Settings,
     lease: &'a Lease,
+    /// Of the pool, when the attempt began.
+    generation: u64,
     started: Instant,
+    phases: Phases,
     /// Beside the recipients of the lease.
     outcomes: Vec<Option<Outcome>>,
     feedback: Feedback,
@@ -211,12 +239,14 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(outbound: &'a Outbound, settings: &'a Settings, lease: &'a Lease) -> Self {
+    fn new(outbound: &'a Outbound, settings: &'a Settings, lease: &'a Lease, generation: u64) -> Self {
         Self {
             outbound,
             settings,
             lease,
+            generation,
             started: Instant::now(),
+            phases: Phases::default(),
             outcomes: vec![None; lease.recipients.len()],
             feedback: Feedback::Nothing,
             outgoing: None,
@@ -227,7 +257,8 @@ impl<'a> Attempt<'a> {
     }
 
     async fn run(&mut self) {
-        let ours: Vec<usize> = (0..self.lease.recipients.len()).filter(|at| self.is_still_ours(*at)).collect();
+        let ours: Vec<usize> =
+            (0..self.lease.recipients.len()).filter(|at| self.is_still_ours(*at)).collect();
         let Some(first) = ours.first() else { return };
         match self.hop(*first) {
             hop @ (Hop::Mx(_) | Hop::Relay(_)) => self.remote(&hop, &ours).await,
@@ -283,7 +314,7 @@ impl<'a> Attempt<'a> {
     async fn route(&mut self, hop: &Hop<'_>) -> Result<Vec<Target>, RouteFailure> {
         let started = Instant::now();
         let resolved = self.settings.router.resolve(hop, self.settings.dns.as_ref()).await;
-        self.outbound.shared.metrics.took(Phase::Route, started.elapsed());
+        self.took(Phase::Route, started.elapsed());
         let mut targets = resolved?;
         self.outbound.pool.reachable_first(&mut targets);
         Ok(targets)
@@ -324,18 +355,25 @@ impl<'a> Attempt<'a> {
             policy,
             credentials,
         };
-        let metrics = &self.outbound.shared.metrics;
         let opened = Box::pin(Connection::open(target, &dial)).await;
         match &opened {
             Ok(connection) => {
-                metrics.opened(connection.protection);
-                metrics.took(Phase::Connect, connection.timings.connect);
-                metrics.took(Phase::Secure, connection.timings.secure);
+                self.outbound.shared.metrics.opened(connection.protection);
+                self.took(Phase::Connect, connection.timings.connect);
+                self.took(Phase::Secure, connection.timings.secure);
             }
-            Err(_) => metrics.connection_failed(),
+            Err(_) => self.outbound.shared.metrics.connection_failed(),
         }
         self.outbound.pool.note(&target.endpoint, opened.is_ok());
+        if matches!(hop, Hop::Mx(_)) {
+            self.outbound.learn(&self.lease.destination, opened.as_ref().err());
+        }
         opened
+    }
+
+    fn took(&mut self, phase: Phase, time: Duration) {
+        self.phases.add(phase, time);
+        self.outbound.shared.metrics.took(phase, time);
     }
 
     /// Reads and signs the message, once an attempt.
@@ -347,19 +385,21 @@ impl<'a> Attempt<'a> {
         let lease: &'a Lease = self.lease;
         let source = Source::load(lease).await.map_err(Failure::Content)?;
         let hostname = &self.settings.config.hostname;
-        let signed = self.settings.keys.sign(&lease.envelope, hostname, &source).await.map_err(Failure::Content)?;
+        let signed =
+            self.settings.keys.sign(&lease.envelope, hostname, &source).await.map_err(Failure::Content)?;
         self.dkim = signed.summary;
-        let outgoing = Outgoing::new(source, signed.fields, lease.envelope.smtputf8).await.map_err(Failure::Content)?;
-        self.outbound.shared.metrics.took(Phase::Sign, started.elapsed());
+        let outgoing =
+            Outgoing::new(source, signed.fields, lease.envelope.smtputf8).await.map_err(Failure::Content)?;
+        self.took(Phase::Sign, started.elapsed());
         Ok(outgoing)
     }
 
-    /// Sends over a connection, in as many transactions as the recipients need, and keeps it for the next message.
+    /// Sends over a connection and keeps it for the next message.
     async fn deliver(&mut self, connection: Connection, ours: &[usize]) -> Result<(), Failure> {
         let outgoing = self.sign().await?;
         let started = Instant::now();
         let sent = self.send(connection, &outgoing, ours).await;
-        self.outbound.shared.metrics.took(Phase::Send, started.elapsed());
+        self.took(Phase::Send, started.elapsed());
         self.outgoing = Some(outgoing);
         if let Some(connection) = sent? {
             self.keep(connection);
@@ -367,17 +407,16 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Answers the connection if it is fit for another message.
+    /// In as many transactions as the other side wants: it may take fewer recipients at once than were leased. Answers the
+    /// connection if it is fit for another message.
     async fn send(
         &mut self,
         mut connection: Connection,
         outgoing: &Outgoing<'_>,
         ours: &[usize],
     ) -> Result<Option<Connection>, Failure> {
-        let at_once = self.settings.config.outbound.max_recipients.max(1);
         loop {
-            let open: Vec<usize> =
-                ours.iter().copied().filter(|at| self.outcomes[*at].is_none()).take(at_once).collect();
+            let open: Vec<usize> = ours.iter().copied().filter(|at| self.outcomes[*at].is_none()).collect();
             if open.is_empty() {
                 return Ok(Some(connection));
             }
@@ -418,8 +457,9 @@ impl<'a> Attempt<'a> {
 
     fn keep(&self, connection: Connection) {
         let outbound = &self.settings.config.outbound;
+        let destination = &self.lease.destination;
         let left = match connection.transactions < outbound.max_messages_per_connection {
-            true => self.outbound.pool.put(&self.lease.destination, connection, outbound.max_deliveries),
+            true => self.outbound.pool.put(destination, connection, outbound.max_deliveries, self.generation),
             false => Some(connection),
         };
         if let Some(connection) = left {
@@ -435,6 +475,7 @@ impl<'a> Attempt<'a> {
             Failure::LoginRefused(_) => {
                 tracing::error!(event = "login-refused", %id, %destination, host, %address, %failure);
             }
+            Failure::Content(_) => tracing::error!(event = "content-unreadable", %id, %failure),
             _ => tracing::info!(event = "host-failed", %id, %destination, host, %address, stage, %failure),
         }
     }
@@ -451,9 +492,10 @@ impl<'a> Attempt<'a> {
     /// Delivers on this machine, recipient by recipient.
     async fn local(&mut self, ours: &[usize]) {
         self.feedback = Feedback::Reached;
+        let mut source = None;
         for at in ours {
             let verdict = match self.hop(*at) {
-                Hop::Local(maildir) | Hop::Maildir(maildir) => self.mailbox(*at, &maildir).await,
+                Hop::Local(maildir) | Hop::Maildir(maildir) => self.mailbox(*at, &maildir, &mut source).await,
                 Hop::Gone => Verdict::never(1, 1, "the mailbox does not exist any more"),
                 Hop::Discard => done("discarded, as the route of the recipient says"),
                 Hop::Reject(text) => Verdict::never(7, 1, text),
@@ -463,16 +505,17 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn mailbox(&mut self, at: usize, maildir: &Maildir) -> Verdict {
+    /// Writes one copy. The message is read for the first of them.
+    async fn mailbox(&mut self, at: usize, maildir: &Maildir, read: &mut Option<Source<'a>>) -> Verdict {
         // Never closed, so there is always a permit to come.
         let _permit = self.outbound.local.acquire().await;
         let started = Instant::now();
         let lease: &'a Lease = self.lease;
         let recipient = &lease.recipients[at];
-        let source = match self.outgoing.take() {
-            Some(outgoing) => outgoing.source,
+        let source = match read {
+            Some(source) => source,
             None => match Source::load(lease).await {
-                Ok(source) => source,
+                Ok(source) => read.insert(source),
                 Err(error) => return Failure::Content(error).verdict(),
             },
         };
@@ -482,9 +525,8 @@ impl<'a> Attempt<'a> {
             given: details(lease, recipient).and_then(|details| details.given.as_ref()),
             hostname: &self.settings.config.hostname,
         };
-        let delivered = maildir::deliver(maildir, &copy, &source, self.now()).await;
-        self.outbound.shared.metrics.took(Phase::Send, started.elapsed());
-        self.outgoing = Some(Outgoing { signatures: Vec::new(), source, eight_bit: false, utf8_header: false });
+        let delivered = maildir::deliver(maildir, &copy, source, self.now()).await;
+        self.took(Phase::Send, started.elapsed());
         self.address = maildir.path.display().to_string();
         match delivered {
             Ok(_) => done("delivered to the mailbox"),
@@ -542,10 +584,32 @@ impl<'a> Attempt<'a> {
             attempts = recipient.attempts + 1,
             delay = delay.as_secs_f64(),
             took = self.started.elapsed().as_secs_f64(),
+            phases = %self.phases,
             tls = report.tls.as_deref(),
             dkim = (!self.dkim.is_empty()).then_some(self.dkim.as_str()),
             reused = self.reused,
         );
+    }
+}
+
+/// How long the parts of an attempt took, for the log.
+#[derive(Debug, Default)]
+struct Phases(BTreeMap<Phase, Duration>);
+
+impl Phases {
+    fn add(&mut self, phase: Phase, time: Duration) {
+        *self.0.entry(phase).or_default() += time;
+    }
+}
+
+impl fmt::Display for Phases {
+    /// `route=0.0010 connect=0.0120 ...`, in seconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (phase, time)) in self.0.iter().enumerate() {
+            let space = if number == 0 { "" } else { " " };
+            write!(f, "{space}{}={:.4}", phase.as_str(), time.as_secs_f64())?;
+        }
+        Ok(())
     }
 }
 
@@ -732,10 +796,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_recipients_than_a_transaction_takes_go_in_several() {
-        let two = ["DATA", "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"];
-        let server = Server::start(&[&HELLO[..], &two, &TAKE].concat()).await;
-        let site = Site::with_smarthost(&server, "[outbound]\nmax_recipients = 2\n").await;
+    async fn recipients_beyond_what_the_host_takes_go_in_another_transaction() {
+        let two = "250 ok\r\n250 ok\r\n250 ok\r\n452 4.5.3 too many\r\n354 go\r\n";
+        let server =
+            Server::start(&[&HELLO[..], &["DATA", two, ".", "250 queued\r\n"], &TAKE].concat()).await;
+        let site = Site::with_smarthost(&server, "").await;
         let id = site.submit(&["a@adatum.test", "b@adatum.test", "c@adatum.test"], "x\r\n").await;
         site.until_gone(id).await;
         site.stop().await;

@@ -232,7 +232,8 @@ struct Expansion<'a> {
     /// Nodes whose targets are all in `recipients` already.
     done: HashSet<Node<'a>>,
     recipients: Vec<Address>,
-    seen: HashSet<String>,
+    /// As addresses, not folded: elsewhere case may matter. Mailboxes of ours are in lower case already.
+    seen: HashSet<&'a Address>,
 }
 
 enum Step<'a> {
@@ -318,8 +319,8 @@ impl<'a> Expansion<'a> {
         Ok(())
     }
 
-    fn deliver(&mut self, address: &Address) {
-        if self.seen.insert(address.folded()) {
+    fn deliver(&mut self, address: &'a Address) {
+        if self.seen.insert(address) {
             self.recipients.push(address.clone());
         }
     }

@@ -12,7 +12,7 @@ use crate::envelope::{Envelope, Facts};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Outcome, QueueId, Report};
 use crate::messages::{Context, Leased};
-use crate::reports::NewReport;
+use crate::reports::{NewReport, Owed};
 use crate::retry;
 use crate::state::{MessageState, Phase, shortened};
 use crate::store::StoreError;
@@ -313,9 +313,7 @@ impl Work {
 
     /// When something must be done without anybody asking: an attempt, a notice of delay, the end of the lifetime.
     pub(crate) fn wake(&self, cx: &Context<'_>) -> Option<SystemTime> {
-        if self.waiting().next().is_none() {
-            return None;
-        }
+        self.waiting().next()?;
         let mut wake = self.expires(cx);
         if self.state.held.is_none() {
             let next = self.waiting().filter_map(|index| match self.state.recipients[index].phase {
@@ -324,10 +322,9 @@ impl Work {
             });
             wake = next.fold(wake, SystemTime::min);
         }
-        match self.delay_notice_due(cx) {
-            Some(notice) => Some(wake.min(notice)),
-            None => Some(wake),
-        }
+        // A notice that is due already waits for the end of the attempts under way, and that end comes by itself.
+        let notice = self.delay_notice_due(cx).filter(|due| *due > cx.now);
+        Some(notice.map_or(wake, |notice| wake.min(notice)))
     }
 
     /// When the sender is told of a delay, if he still is to be told.
@@ -351,10 +348,15 @@ impl Work {
         self.leases == 0 && !self.reporting && self.report.is_none() && (owed || delayed)
     }
 
-    /// What the report tells that is wanted now, with the index of each recipient; and whether a notice of delay is part.
-    pub(crate) fn told(&self, cx: &Context<'_>) -> (Vec<(u32, Told)>, bool) {
+    /// What the report tells that is wanted now.
+    pub(crate) fn owed(&self, cx: &Context<'_>) -> Owed {
         let delayed = self.delay_notice_due(cx).is_some_and(|due| due <= cx.now);
-        let mut told = Vec::new();
+        let mut owed = Owed {
+            envelope: self.envelope.clone(),
+            indices: Vec::new(),
+            told: Vec::new(),
+            tells_delay: delayed,
+        };
         for (index, state) in self.state.recipients.iter().enumerate() {
             let recipient = &self.envelope.recipients[index];
             let (action, expired) = match state.phase {
@@ -365,12 +367,10 @@ impl Work {
             };
             let attempted = state.attempts > 0;
             let report = self.last_words(index, cx);
-            told.push((
-                index as u32,
-                Told { recipient: recipient.clone(), action, report, expired, attempted },
-            ));
+            owed.indices.push(index as u32);
+            owed.told.push(Told { recipient: recipient.clone(), action, report, expired, attempted });
         }
-        (told, delayed)
+        owed
     }
 
     /// The status of the message as a whole.

@@ -1,5 +1,6 @@
 //! A message while it is being received.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -41,12 +42,16 @@ impl From<StoreError> for AcceptError {
     /// A disk that became full between the question and the write is still a full disk.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Io { what, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+            StoreError::Io { what, source } if is_full(source.kind()) => {
                 Self::NoSpace(format!("{what}: {source}"))
             }
             error => Self::Store(error),
         }
     }
+}
+
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Takes the content piece by piece. Small messages stay in memory until [`Incoming::commit`]; large ones go to disk as
@@ -329,6 +334,28 @@ mod tests {
         let queue = open(dir.path());
         assert!(queue.show(late).is_none());
         assert!(queue.show(kept).is_some());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_that_cannot_be_read_is_counted_and_left_in_the_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let kept = write(&queue, false).await;
+        let id = queue.inner.store.next_id();
+        let body = NewBody::Inline(vec![Bytes::from_static(b"x")]);
+        let (told, written) = oneshot::channel();
+        let change = Change::Enqueue { id, meta: b"nonsense".to_vec(), body };
+        queue.inner.commit(vec![change], move |_, result| {
+            let _ = told.send(result.is_ok());
+        });
+        assert!(written.await.unwrap());
+        for _ in 0..2 {
+            queue.close().await;
+            let queue = open(dir.path());
+            assert_eq!((queue.summary().messages, queue.summary().damaged), (1, 1));
+            assert!(queue.show(kept).is_some());
+            queue.close().await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

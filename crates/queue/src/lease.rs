@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use postern_smtp::Address;
@@ -52,9 +53,8 @@ impl Lease {
 
     /// The content of the message.
     pub fn content(&self) -> Content {
-        let store =
-            self.claim.0.as_ref().and_then(|held| held.queue.upgrade()).map(|queue| queue.store.clone());
-        Content::new(store, self.id, self.envelope.size)
+        let queue = self.claim.0.as_ref().and_then(|held| held.queue.upgrade());
+        Content::new(queue.as_deref(), self.id, self.envelope.size, self.envelope.received)
     }
 
     /// Ends the lease with its outcomes.
@@ -96,8 +96,14 @@ pub struct Content {
     store: Option<Arc<Store>>,
     id: QueueId,
     len: u64,
+    given: u64,
+    /// Whether it came so lately that opening it does not wait for the disk.
+    is_warm: bool,
     body: Option<StoredBody>,
 }
+
+/// For so long what was accepted stays in the memory of the system, probably.
+const WARM: Duration = Duration::from_secs(30);
 
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,8 +112,12 @@ impl fmt::Debug for Content {
 }
 
 impl Content {
-    pub(crate) fn new(store: Option<Arc<Store>>, id: QueueId, len: u64) -> Self {
-        Self { store, id, len, body: None }
+    /// The content of a message of `len` octets that came at `received`. Without a queue there is nothing to read.
+    pub(crate) fn new(queue: Option<&Inner>, id: QueueId, len: u64, received: SystemTime) -> Self {
+        let age = queue.and_then(|queue| queue.clock.now().duration_since(received).ok());
+        let is_warm = age.is_some_and(|age| age < WARM);
+        let store = queue.map(|queue| queue.store.clone());
+        Self { store, id, len, given: 0, is_warm, body: None }
     }
 
     /// Its length in octets.
@@ -125,33 +135,25 @@ impl Content {
     /// # Errors
     /// When the disk cannot be read, or what it gives is damaged (the checksum is compared before the last piece is given).
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        match self.body.take() {
-            Some(mut body) if body.is_warm() => {
-                let piece = body.next();
-                self.body = Some(body);
-                piece
-            }
-            Some(body) => self.read(move || Ok(body)).await,
-            None => {
-                let store = self.store.clone().ok_or(StoreError::Closed)?;
-                let id = self.id;
-                self.read(move || store.read(id)).await
-            }
+        if self.given > 0 && self.given >= self.len {
+            return Ok(None);
         }
-    }
-
-    /// Reads on a thread that may block.
-    async fn read(
-        &mut self,
-        open: impl FnOnce() -> Result<StoredBody, StoreError> + Send + 'static,
-    ) -> Result<Option<Bytes>, StoreError> {
+        let is_warm = self.body.as_ref().map_or(self.is_warm, StoredBody::is_warm);
+        let body = self.body.take();
+        let store = self.store.clone().ok_or(StoreError::Closed)?;
+        let id = self.id;
         let read = move || {
-            let mut body = open()?;
+            let mut body = body.map_or_else(|| store.read(id), Ok)?;
             let piece = body.next()?;
             Ok((body, piece))
         };
-        let (body, piece) = tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Closed))?;
+        let (body, piece) = if is_warm {
+            read()?
+        } else {
+            tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Closed))?
+        };
         self.body = Some(body);
+        self.given += piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Ok(piece)
     }
 }

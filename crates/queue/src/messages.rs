@@ -2,6 +2,7 @@
 //! the lock is free is noted in [`Effects`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,13 +11,12 @@ use tracing::{error, info, warn};
 
 use crate::Surroundings;
 use crate::codec::{self, milliseconds};
-use crate::dsn::Told;
 use crate::entry::{Entry, Status, Waiter, Work};
 use crate::envelope::{Envelope, Facts};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
-use crate::reports::NewReport;
+use crate::reports::{NewReport, Owed};
 use crate::scheduler::{Event, Ready, Scheduler};
 use crate::state::{MessageState, Phase};
 use crate::store::Change;
@@ -150,7 +150,7 @@ impl Arrival {
 }
 
 /// All messages.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Messages {
     /// By id, which is by age.
     entries: BTreeMap<QueueId, Box<Entry>>,
@@ -164,6 +164,13 @@ pub(crate) struct Messages {
     /// Until when the timer sleeps.
     sleeps_until: Option<SystemTime>,
     pub(crate) damaged: usize,
+}
+
+impl fmt::Debug for Messages {
+    /// Not a million of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages").field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 impl Messages {
@@ -495,15 +502,9 @@ impl Messages {
         self.insert(message.arrival, cx);
     }
 
-    /// What the report tells that a message owes; `None` if it owes none any more.
-    pub(crate) fn report_facts(
-        &mut self,
-        id: QueueId,
-        cx: &Context<'_>,
-    ) -> Option<(Arc<Envelope>, Vec<(u32, Told)>, bool)> {
-        let work = self.work(id)?;
-        let (told, tells_delay) = work.told(cx);
-        Some((work.envelope.clone(), told, tells_delay))
+    /// What the report tells that a message owes.
+    pub(crate) fn owed(&mut self, id: QueueId, cx: &Context<'_>) -> Option<Owed> {
+        self.work(id).map(|work| work.owed(cx))
     }
 
     /// A composed report goes to the spool with the next change of the message; `None`: it could not be composed, and is
@@ -825,11 +826,9 @@ pub(crate) mod tests {
         /// A report with nobody to send it to.
         fn compose(&mut self) {
             assert_eq!(self.reports.pop(), Some(ID));
-            let report = self.with(|messages, cx, _| {
-                let (_, told, tells_delay) = messages.report_facts(ID, cx).unwrap();
-                let indices = told.into_iter().map(|(index, _)| index).collect();
-                NewReport { kind: "failed", indices, tells_delay, message: None }
-            });
+            let Owed { indices, tells_delay, .. } =
+                self.with(|messages, cx, _| messages.owed(ID, cx)).unwrap();
+            let report = NewReport { kind: "failed", indices, tells_delay, message: None };
             self.with(|messages, cx, fx| messages.report_composed(ID, Some(report), cx, fx));
         }
     }
@@ -901,6 +900,19 @@ pub(crate) mod tests {
         assert_eq!(bench.written(true), "state");
         bench.compose();
         assert_eq!(bench.written(true), "delete");
+    }
+
+    #[test]
+    fn a_notice_of_delay_waits_for_attempts_under_way() {
+        let mut bench = Bench::with_message(150);
+        let leased = bench.lease().unwrap();
+        bench.pass(Duration::from_secs(4 * 3600));
+        assert!(bench.reports.is_empty());
+        bench.settle(leased, &Outcome::Delivered(report()));
+        assert_eq!(bench.written(true), "state");
+        bench.compose();
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.reports.is_empty(), "told once");
     }
 
     #[test]

@@ -241,8 +241,8 @@ impl Queue {
 
     /// The content of one message.
     pub fn content(&self, id: QueueId) -> Option<Content> {
-        let size = self.inner.messages.lock().entry(id)?.facts().size;
-        Some(Content::new(Some(self.inner.store.clone()), id, size))
+        let facts = self.inner.messages.lock().entry(id)?.facts();
+        Some(Content::new(Some(&self.inner), id, facts.size, facts.received))
     }
 
     /// The totals.
@@ -320,7 +320,7 @@ impl Queue {
                 return Err("held");
             }
             if work.waiting().next().is_none() {
-                return Err("in-flight");
+                return Err(if work.leases > 0 { "in-flight" } else { "nothing waits" });
             }
             // What stands in line already was kept back by the rest of its destination alone.
             let at = (!spread.is_zero()).then(|| now + spread.mul_f64(rand::random()));
@@ -508,9 +508,6 @@ fn begin(
     fx: &mut Effects,
     verb: impl Fn(&mut Work) -> Result<Vec<u32>, &'static str>,
 ) -> Result<oneshot::Receiver<Result<(), Arc<StoreError>>>, &'static str> {
-    if rests == Rests::End {
-        messages.end_rests(id, cx);
-    }
     let (waiter, durable) = oneshot::channel();
     messages.change(id, cx, fx, |work| {
         let ready = verb(work)?;
@@ -519,6 +516,9 @@ fn begin(
         }
         Ok(ready)
     })?;
+    if rests == Rests::End {
+        messages.end_rests(id, cx);
+    }
     Ok(durable)
 }
 

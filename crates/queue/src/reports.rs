@@ -17,6 +17,17 @@ use crate::messages::{Arrival, Context};
 use crate::state::MessageState;
 use crate::store::{Change, NewBody, Store, StoreError};
 
+/// What a message owes its sender.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    pub(crate) envelope: Arc<Envelope>,
+    /// The recipients of `told`, as the envelope counts them.
+    pub(crate) indices: Vec<u32>,
+    pub(crate) told: Vec<Told>,
+    /// Whether a notice of delay is part of it.
+    pub(crate) tells_delay: bool,
+}
+
 /// A report that is composed and not yet written.
 #[derive(Debug)]
 pub(crate) struct NewReport {
@@ -60,25 +71,16 @@ impl ReportMessage {
 impl Inner {
     /// Composes the report that a message owes. Blocking: reads the message.
     pub(crate) fn compose_report(self: &Arc<Self>, about: QueueId) {
-        let owed = self.with(|messages, cx, _| messages.report_facts(about, cx));
-        let Some((envelope, told, tells_delay)) = owed else {
+        let Some(owed) = self.with(|messages, cx, _| messages.owed(about, cx)) else {
             return;
         };
-        let cx = self.context();
-        let report = new_report(&self.store, about, &envelope, told, tells_delay, &cx);
+        let report = new_report(&self.store, about, owed, &self.context());
         self.with(|messages, cx, fx| messages.report_composed(about, report, cx, fx));
     }
 }
 
-fn new_report(
-    store: &Store,
-    about: QueueId,
-    envelope: &Envelope,
-    told: Vec<(u32, Told)>,
-    tells_delay: bool,
-    cx: &Context<'_>,
-) -> Option<NewReport> {
-    let (indices, told): (Vec<u32>, Vec<Told>) = told.into_iter().unzip();
+fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Option<NewReport> {
+    let Owed { envelope, indices, told, tells_delay } = owed;
     let kind = kind(&told);
     let mut report = NewReport { kind, indices, tells_delay, message: None };
     let Some(to) = envelope.reverse_path.address().filter(|_| !told.is_empty()) else {
@@ -89,7 +91,7 @@ fn new_report(
         info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
         return Some(report);
     }
-    let original = read_original(store, about, envelope).unwrap_or_else(|error| {
+    let original = read_original(store, about, &envelope).unwrap_or_else(|error| {
         warn!(id = %about, %error, "the message cannot be read for its report");
         Original::Unreadable
     });
@@ -98,7 +100,7 @@ fn new_report(
         hostname: &cx.surroundings.hostname(),
         id,
         about,
-        envelope,
+        envelope: &envelope,
         to,
         told: &told,
         original: &original,

@@ -18,6 +18,10 @@ pub(crate) struct Ready {
     pub(crate) id: QueueId,
     /// Their indices in the envelope. `None` is the first one alone: most messages have one recipient, and a million of
     /// them wait cheaply.
+    #[expect(
+        clippy::box_collection,
+        reason = "a boxed slice is twice as wide, and this is nearly always None"
+    )]
     indices: Option<Box<Vec<u32>>>,
 }
 

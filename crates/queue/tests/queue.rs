@@ -491,6 +491,21 @@ async fn notify_never_is_honoured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_success_is_reported_to_a_sender_who_asked() {
+    let world = World::new();
+    let queue = world.open().await;
+    let mut curious = envelope(&world, ALICE, &["bob@adatum.test"]);
+    curious.recipients[0].notify = Notify { success: true, failure: true, delay: true };
+    accept_as(&queue, curious).await;
+    settle(&queue, lease(&queue).await, &delivered(&world));
+    let report = lease(&queue).await;
+    let text = String::from_utf8(read(report.content()).await).unwrap();
+    assert!(text.contains("Action: relayed\r\nStatus: 2.0.0\r\n"), "{text}");
+    settle(&queue, report, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_follow_aliases_and_end_where_nobody_is_left() {
     let world = World::new();
     let queue = world.open().await;

@@ -67,7 +67,20 @@ pub enum DnsSetupError {
     Resolver(String),
 }
 
-/// Asks the configured name servers, or those of the system, and keeps their answers for their TTL.
+/// Whom to ask, and how patiently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameServers {
+    /// Name servers with port. Empty: those of `/etc/resolv.conf`.
+    pub addresses: Vec<SocketAddr>,
+    /// How long one server may take to answer one question.
+    pub timeout: Duration,
+    /// How often a question is asked.
+    pub attempts: usize,
+    /// Answers kept at most.
+    pub cache_size: u64,
+}
+
+/// Asks the given name servers, or those of the system, and keeps their answers for their TTL.
 #[derive(Debug, Clone)]
 pub struct HickoryDns {
     resolver: TokioResolver,
@@ -78,17 +91,17 @@ impl HickoryDns {
     ///
     /// # Errors
     /// [`DnsSetupError`].
-    pub fn new(config: &postern_config::Resolver) -> Result<Self, DnsSetupError> {
-        let servers = match config.nameservers.is_empty() {
+    pub fn new(servers: &NameServers) -> Result<Self, DnsSetupError> {
+        let asked = match servers.addresses.is_empty() {
             true => system_servers()?,
-            false => config.nameservers.iter().map(name_server).collect(),
+            false => servers.addresses.iter().map(name_server).collect(),
         };
-        if servers.is_empty() {
+        if asked.is_empty() {
             return Err(DnsSetupError::NoNameServer);
         }
-        let servers = ResolverConfig::from_name_servers(servers);
-        let resolver = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
-            .with_options(options(config))
+        let asked = ResolverConfig::from_name_servers(asked);
+        let resolver = TokioResolver::builder_with_config(asked, TokioRuntimeProvider::default())
+            .with_options(options(servers))
             .with_tls_config(no_tls()?)
             .build()
             .map_err(|error| DnsSetupError::Resolver(error.to_string()))?;
@@ -140,12 +153,12 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     server
 }
 
-fn options(config: &postern_config::Resolver) -> ResolverOpts {
+fn options(servers: &NameServers) -> ResolverOpts {
     let mut options = ResolverOpts::default();
-    options.timeout = config.timeout;
+    options.timeout = servers.timeout;
     // hickory counts the retries behind the first question.
-    options.attempts = config.attempts.saturating_sub(1);
-    options.cache_size = config.cache_size;
+    options.attempts = servers.attempts.saturating_sub(1);
+    options.cache_size = servers.cache_size;
     // /etc/hosts says where this machine finds a host, not where the world's mail for it goes.
     options.use_hosts_file = ResolveHosts::Never;
     options.positive_max_ttl = Some(LONGEST_TTL);
@@ -376,22 +389,28 @@ mod tests {
         assert_eq!(both(Answer::NoSuchName, Answer::NoSuchName), Answer::NoSuchName);
     }
 
+    fn servers(address: SocketAddr) -> NameServers {
+        NameServers { addresses: vec![address], timeout: Duration::from_millis(50), attempts: 1, cache_size: 10 }
+    }
+
     #[tokio::test]
     async fn a_server_that_does_not_answer_costs_the_configured_time_and_means_try_later() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let config = postern_config::Resolver {
-            nameservers: vec![silent.local_addr().unwrap()],
-            timeout: Duration::from_millis(50),
-            attempts: 1,
-            ..Default::default()
-        };
-        let dns = HickoryDns::new(&config).unwrap();
+        let dns = HickoryDns::new(&servers(silent.local_addr().unwrap())).unwrap();
         let asked = tokio::time::timeout(Duration::from_secs(5), dns.mx(&domain("adatum.test"))).await;
         assert!(matches!(asked.unwrap(), Answer::TryLater(_)));
         let mut question = [0; 512];
         let length = silent.try_recv(&mut question).unwrap();
         let spelled = b"\x06adatum\x04test\x00";
-        assert!(question[..length].windows(spelled.len()).any(|bytes| bytes == spelled), "asked as an absolute name");
+        assert!(
+            question[..length].windows(spelled.len()).any(|bytes| bytes == spelled),
+            "asked as an absolute name"
+        );
+    }
+
+    #[test]
+    fn a_resolver_can_be_made_before_there_is_a_runtime() {
+        assert!(HickoryDns::new(&servers("127.0.0.1:53".parse().unwrap())).is_ok());
     }
 
     #[tokio::test]
@@ -405,7 +424,9 @@ mod tests {
         assert_eq!(dns.addresses(&domain("adatum.test")).await, Answer::NoRecords);
         assert_eq!(dns.mx(&domain("mx.adatum.test")).await, Answer::NoRecords);
         assert_eq!(dns.mx(&domain("nowhere.test")).await, Answer::NoSuchName);
-        assert!(matches!(dns.mx(&domain("null.test")).await, Answer::Records(list) if list[0].host.is_none()));
+        assert!(
+            matches!(dns.mx(&domain("null.test")).await, Answer::Records(list) if list[0].host.is_none())
+        );
         assert!(matches!(dns.addresses(&domain("broken.test")).await, Answer::TryLater(_)));
     }
 }

@@ -227,7 +227,7 @@ impl Edits {
     /// The header without the fields that must not go on; the same bytes where there are none.
     fn apply(&self, header: Bytes) -> Bytes {
         let mut kept = Vec::new();
-        let mut from = 0;
+        let mut from = leading_folds(&header);
         for field in fields(&header).filter(|field| self.removes(field)) {
             let at = field.raw.as_ptr() as usize - header.as_ptr() as usize;
             kept.extend_from_slice(&header[from..at]);
@@ -249,10 +249,42 @@ impl Edits {
     /// RFC 8601 §5: results under our name that somebody else wrote would be believed by whoever reads the mail here.
     fn claims_to_be_ours(&self, value: &[u8]) -> bool {
         let value = skip_comments(value);
-        let end = value.iter().position(|byte| matches!(byte, b';' | b'(') || byte.is_ascii_whitespace());
-        let id = &value[..end.unwrap_or(value.len())];
+        let id = match value.strip_prefix(b"\"") {
+            Some(rest) => unquoted(rest),
+            None => {
+                let end =
+                    value.iter().position(|byte| matches!(byte, b';' | b'(') || byte.is_ascii_whitespace());
+                value[..end.unwrap_or(value.len())].to_vec()
+            }
+        };
         id.trim_ascii().eq_ignore_ascii_case(self.hostname.as_str().as_bytes())
     }
+}
+
+/// The length of the lines in front of the first field that begin with white space. They belong to no field, but behind
+/// our own fields they would go on with those (RFC 5322 §2.2.3). Without any field they are a body.
+fn leading_folds(header: &[u8]) -> usize {
+    if fields(header).next().is_none() {
+        return 0;
+    }
+    let lines = header.split_inclusive(|byte| *byte == b'\n');
+    lines.take_while(|line| matches!(line, [b' ' | b'\t', ..])).map(<[u8]>::len).sum()
+}
+
+/// What a quoted string holds (RFC 5322 §3.2.4), given from behind its first quote.
+fn unquoted(rest: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    let mut bytes = rest.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => break,
+            b'\\' => content.extend(bytes.next()),
+            // Folding.
+            b'\r' | b'\n' => {}
+            byte => content.push(*byte),
+        }
+    }
+    content
 }
 
 /// White space and comments at the beginning of a value (RFC 5322 §3.2.2).
@@ -365,7 +397,9 @@ impl Hop<'_> {
         let protection =
             self.tls.map(|tls| format!("\r\n\t(using {} with cipher {})", tls.version, tls.cipher));
         let protection = protection.unwrap_or_default();
-        let recipient = self.only_recipient.map(|only| format!("\r\n\tfor <{only}>")).unwrap_or_default();
+        // The field must not be what makes a message need SMTPUTF8.
+        let recipient = self.only_recipient.filter(|only| only.is_ascii());
+        let recipient = recipient.map(|only| format!("\r\n\tfor <{only}>")).unwrap_or_default();
         format!(
             "Received: from {hello} ({client}){protection}\r\n\tby {hostname} (Postern) with {protocol} \
              id {id}{recipient};\r\n\t{date}\r\n"
@@ -459,6 +493,14 @@ mod tests {
     }
 
     #[test]
+    fn received_is_always_ascii() {
+        let (hostname, hello) = (Domain::parse("mail.proseware.test").unwrap(), hello("jörg.test"));
+        let hop = Hop { only_recipient: Some("jörg@adatum.test"), smtputf8: true, ..hop(&hostname, &hello) };
+        let text = text_of(&hop, "\r\n");
+        assert!(text.is_ascii() && !text.contains("for"), "{text}");
+    }
+
+    #[test]
     fn submissions_get_date_and_message_id_where_they_have_none() {
         let (hostname, hello) = (Domain::parse("mail.proseware.test").unwrap(), hello("client.test"));
         let relayed = hop(&hostname, &hello);
@@ -497,11 +539,25 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_would_go_on_with_our_own_fields_are_removed() {
+        let hidden = " (forged) by other.test;\r\n\t\r\nSubject: x\r\n folded\r\n\r\n";
+        assert_eq!(edited(hidden, false), "Subject: x\r\n folded\r\n\r\n");
+        assert_eq!(edited(" x\r\nBcc: y\r\nTo: z\r\n\r\n", true), "To: z\r\n\r\n");
+        for body in [" indented text\r\nand more\r\n", "\r\n indented\r\n"] {
+            assert_eq!(edited(body, false), body);
+        }
+    }
+
+    #[test]
     fn results_under_our_name_are_removed_and_others_kept() {
         for (value, removed) in [
             (" mail.proseware.test; dkim=pass", true),
             ("\r\n (a (b) \\) c) MAIL.Proseware.Test 1; none", true),
             (" mail.proseware.test(x); none", true),
+            (" \"mail.proseware.test\"; none", true),
+            ("(x) \"mail\\.prose\r\n ware.test\" 1; none", false),
+            (" \"mail\\.proseware.test\" 1; none", true),
+            (" \"mail.adatum.test\"; none", false),
             (" mail.adatum.test; dkim=pass", false),
             (" notmail.proseware.test; dkim=pass", false),
             ("", false),

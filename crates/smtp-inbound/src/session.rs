@@ -3,6 +3,7 @@
 //! A session is in one state; [`Session::handle`] has one `match` over state and command that is both the rule of
 //! sequence (RFC 5321 §4.1.4) and the table of contents. The connection does what the actions say.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use postern_policy::record::Reference;
 use postern_policy::relay::{Decision, Question, Stage, Verdict, decide};
 use postern_queue::{AcceptError, Envelope, Incoming, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, CommandError, Mail};
-use postern_smtp::{Body, Reply, ReplyClass, ReversePath};
+use postern_smtp::{Address, Body, Reply, ReplyClass, ReversePath};
 
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
@@ -153,8 +154,8 @@ pub(crate) struct Transaction {
     pub smtputf8: bool,
     /// Final recipients, aliases expanded, without duplicates.
     pub recipients: Vec<Recipient>,
-    /// What makes them distinct.
-    pub folded: std::collections::HashSet<String>,
+    /// Their addresses, to find duplicates.
+    pub distinct: HashSet<Address>,
     /// RCPT commands that were accepted; their limit counts also duplicates.
     pub accepted: usize,
     /// The only accepted RCPT as it was written, for the Received field.
@@ -497,7 +498,7 @@ impl Session {
         self.messages += 1;
         self.commands = 0;
         let Context { peer, shared, tls, login, .. } = &self.context;
-        let recipients = transaction.folded.len();
+        let recipients = transaction.distinct.len();
         shared.metrics.accepted(peer.listener, transaction.size, recipients);
         let duration = shared.clock.now().duration_since(transaction.began).unwrap_or_default();
         tracing::info!(

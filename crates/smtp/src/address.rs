@@ -10,7 +10,8 @@ pub enum AddressError {
     /// Nothing where something is needed.
     #[error("empty {0}")]
     Empty(&'static str),
-    /// RFC 5321 §4.5.3.1: local part 64, domain 255, label 63 octets.
+    /// RFC 5321 §4.5.3.1: domain 255, label 63 octets. Local parts may have 255 here, not 64: senders with a return
+    /// address for each message (VERP, SRS) need more.
     #[error("{what} longer than {limit} octets")]
     TooLong {
         /// The part that is too long.
@@ -36,9 +37,6 @@ pub enum AddressError {
     /// A quoted string that does not end, or ends too early.
     #[error("malformed quoted local part")]
     BadQuoting,
-    /// Non-ASCII text without SMTPUTF8 (RFC 6531 §3.3).
-    #[error("non-ASCII address needs SMTPUTF8")]
-    NeedsUtf8,
 }
 
 /// A domain name, kept as lower-case A-labels without a final dot, so that two spellings of one domain are equal.
@@ -49,7 +47,7 @@ pub struct Domain(Box<str>);
 
 const MAX_DOMAIN: usize = 255;
 const MAX_LABEL: usize = 63;
-const MAX_LOCAL: usize = 64;
+const MAX_LOCAL: usize = 255;
 
 impl Domain {
     /// Parses a domain name (RFC 5321 §4.1.2 `Domain`, with U-labels as in RFC 6531 §3.3).
@@ -67,6 +65,20 @@ impl Domain {
         let ascii = idna::domain_to_ascii_strict(text).map_err(|_| AddressError::BadIdn)?;
         check_labels(&ascii)?;
         Ok(Self(ascii.into_boxed_str()))
+    }
+
+    /// Parses a domain name that others chose: as [`Domain::parse`], and takes a final dot, which is dropped, and
+    /// underscores, which hosts in use have (RFC 2181 §11: the DNS does not care).
+    ///
+    /// # Errors
+    /// As [`Domain::parse`].
+    pub fn parse_tolerant(text: &str) -> Result<Self, AddressError> {
+        let text = text.strip_suffix('.').unwrap_or(text);
+        if !text.is_ascii() || !text.contains('_') {
+            return Self::parse(text);
+        }
+        check_labels(&text.replace('_', "x"))?;
+        Ok(Self(text.to_ascii_lowercase().into_boxed_str()))
     }
 
     /// The name as lower-case A-labels.
@@ -128,13 +140,14 @@ pub enum Host {
 }
 
 impl Host {
-    /// Parses a domain or an address literal. A general address literal of another kind is refused: none is registered.
+    /// Parses a domain (see [`Domain::parse_tolerant`]) or an address literal. A general address literal of another kind
+    /// is refused: none is registered.
     ///
     /// # Errors
     /// As [`Domain::parse`], and [`AddressError::BadLiteral`].
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let Some(inner) = text.strip_prefix('[') else {
-            return Domain::parse(text).map(Self::Domain);
+            return Domain::parse_tolerant(text).map(Self::Domain);
         };
         let inner = inner.strip_suffix(']').ok_or(AddressError::BadLiteral)?;
         let v6 = inner.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case("IPv6:"));
@@ -175,13 +188,20 @@ impl From<Domain> for Host {
 ///
 /// Case is kept (RFC 5321 §2.4); whoever compares local mailboxes folds it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LocalPart(Box<str>);
+pub struct LocalPart {
+    content: Box<str>,
+    /// Whether it is written in quotes.
+    quoted: bool,
+}
 
 impl LocalPart {
     /// Parses a dot-string or a quoted-string (RFC 5321 §4.1.2 `Local-part`).
     ///
+    /// Dots may stand side by side and at the ends: some carriers gave out such addresses. They are written again as they
+    /// were read, with quotes or without, because their hosts know them in one form only.
+    ///
     /// # Errors
-    /// Empty, over 64 octets, or characters that need quoting and have none.
+    /// Empty, over 255 octets, or characters that need quoting and have none.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() {
             return Err(AddressError::Empty("local part"));
@@ -189,25 +209,26 @@ impl LocalPart {
         if text.len() > MAX_LOCAL {
             return Err(AddressError::TooLong { what: "local part", limit: MAX_LOCAL });
         }
-        let content = match text.strip_prefix('"') {
-            Some(rest) => unquote(rest)?,
-            None => {
-                if text.split('.').any(str::is_empty) {
-                    return Err(AddressError::BadCharacter('.', "this place of a local part"));
-                }
-                if let Some(bad) = text.chars().find(|c| !is_atom_char(*c) && *c != '.') {
-                    return Err(AddressError::BadCharacter(bad, "an unquoted local part"));
-                }
-                text.to_owned()
-            }
-        };
-        Ok(Self(content.into_boxed_str()))
+        if let Some(rest) = text.strip_prefix('"') {
+            let content = unquote(rest)?.into_boxed_str();
+            let quoted = !is_dot_string(&content);
+            return Ok(Self { content, quoted });
+        }
+        if let Some(bad) = text.chars().find(|c| !is_atom_char(*c) && *c != '.') {
+            return Err(AddressError::BadCharacter(bad, "an unquoted local part"));
+        }
+        Ok(Self { content: text.into(), quoted: false })
     }
 
     /// The content, unquoted.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.content
     }
+}
+
+/// RFC 5321 §4.1.2 `Dot-string`: needs no quotes.
+fn is_dot_string(text: &str) -> bool {
+    text.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom_char))
 }
 
 /// RFC 5322 §3.2.3 `atext`, and all of UTF-8 beyond ASCII (RFC 6531 §3.3).
@@ -236,14 +257,11 @@ fn unquote(rest: &str) -> Result<String, AddressError> {
 
 impl fmt::Display for LocalPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = !self.0.is_empty()
-            && self.0.chars().all(|c| is_atom_char(c) || c == '.')
-            && !self.0.split('.').any(str::is_empty);
-        if plain {
-            return f.write_str(&self.0);
+        if !self.quoted {
+            return f.write_str(&self.content);
         }
         f.write_str("\"")?;
-        for c in self.0.chars() {
+        for c in self.content.chars() {
             if matches!(c, '"' | '\\') {
                 f.write_str("\\")?;
             }
@@ -255,7 +273,7 @@ impl fmt::Display for LocalPart {
 
 impl fmt::Debug for LocalPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LocalPart({})", self.0)
+        write!(f, "LocalPart({})", self.content)
     }
 }
 
@@ -294,12 +312,12 @@ impl Address {
 
     /// Whether the local part needs SMTPUTF8 (the domain never does: it is kept as A-labels).
     pub fn needs_utf8(&self) -> bool {
-        !self.local.0.is_ascii()
+        !self.local.content.is_ascii()
     }
 
     /// The address in lower case: the key under which local mailboxes, logins and duplicates are compared.
     pub fn folded(&self) -> String {
-        format!("{}@{}", self.local.0.to_lowercase(), self.host)
+        format!("{}@{}", self.local.content.to_lowercase(), self.host)
     }
 }
 
@@ -373,6 +391,8 @@ mod tests {
             (r#""ab"@c.d"#, "ab@c.d"),
             (r#""a\"b"@c.d"#, r#""a\"b"@c.d"#),
             (r#"""@c.d"#, r#"""@c.d"#),
+            (r#""a..b"@c.d"#, r#""a..b"@c.d"#),
+            ("a..b.@c.d", "a..b.@c.d"),
         ] {
             assert_eq!(Address::parse(text).unwrap().to_string(), shown);
         }
@@ -381,10 +401,19 @@ mod tests {
     #[test]
     fn malformed_addresses_are_refused() {
         for text in
-            ["a", "@b", "a@", "a.@b", ".a@b", "a..b@c", "a b@c", "\"a@b", "a\"b\"@c", "a@[1.2.3]", "a@[tag:x]", "a@b@c"]
+            ["a", "@b", "a@", "a@.", "a@b..", "a b@c", "\"a@b", "a\"b\"@c", "a@[1.2.3]", "a@[tag:x]", "a@b@c", "a@_é"]
         {
             assert!(Address::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn addresses_that_others_chose_are_taken_as_they_are_in_use() {
+        let verp = format!("bounces+{}=adatum.test@list.adatum.test", "x".repeat(100));
+        assert_eq!(Address::parse(&verp).unwrap().to_string(), verp);
+        assert!(LocalPart::parse(&"x".repeat(256)).is_err());
+        assert_eq!(Address::parse("x@My_Host._corp.test.").unwrap().to_string(), "x@my_host._corp.test");
+        assert!(Address::parse("x@-my_host.test").is_err());
     }
 
     #[test]

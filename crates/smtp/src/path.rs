@@ -78,11 +78,24 @@ fn without_route(inner: &str) -> Result<&str, AddressError> {
     if !inner.starts_with('@') {
         return Ok(inner);
     }
-    let (route, address) = inner.split_once(':').ok_or(AddressError::NoDomain)?;
-    for hop in route.split(',') {
+    let end = end_of_route(inner).ok_or(AddressError::NoDomain)?;
+    for hop in inner[..end].split(',') {
         Host::parse(hop.strip_prefix('@').ok_or(AddressError::BadCharacter(',', "a source route"))?)?;
     }
-    Ok(address)
+    Ok(&inner[end + 1..])
+}
+
+/// The first ":" outside of address literals: those of IPv6 have some of their own.
+fn end_of_route(inner: &str) -> Option<usize> {
+    let mut in_literal = false;
+    inner.bytes().position(|byte| {
+        match byte {
+            b'[' => in_literal = true,
+            b']' => in_literal = false,
+            _ => {}
+        }
+        byte == b':' && !in_literal
+    })
 }
 
 #[cfg(test)]
@@ -101,6 +114,10 @@ mod tests {
     #[test]
     fn source_routes_are_dropped() {
         assert_eq!(ForwardPath::parse("@a.test,@b.test:u@c.test").unwrap().to_string(), "u@c.test");
-        assert!(ForwardPath::parse("@a.test,b.test:u@c.test").is_err());
+        let literal = ForwardPath::parse("@[IPv6:2001:db8::1],@b.test:u@[IPv6:2001:db8::2]").unwrap();
+        assert_eq!(literal.to_string(), "u@[IPv6:2001:db8::2]");
+        for text in ["@a.test,b.test:u@c.test", "@[IPv6:2001:db8::1", "@a.test"] {
+            assert!(ForwardPath::parse(text).is_err(), "{text}");
+        }
     }
 }

@@ -1,17 +1,20 @@
 //! Disks that fail: nothing that was acknowledged is lost, nothing that was refused counts, and the store recovers.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use postern_queue::QueueId;
-use postern_queue::store::files::{Access, Entry, Files, StoredFile, SystemFiles};
-use postern_queue::store::{Change, NewBody, Space, Store};
+use postern_queue::store::{Change, NewBody, Space, Store, StoreError};
 
+use crate::disk::{Call, Disk, Nothing, Say};
 use crate::support::*;
 
-/// When calls fail. Calls for the index do not count: what it does is its own business.
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+/// When calls fail.
 #[derive(Debug)]
 struct Plan {
     /// Calls that succeed before the first that fails.
@@ -27,114 +30,22 @@ impl Plan {
         let (good, bad) = (AtomicI64::new(good), AtomicI64::new(bad));
         Arc::new(Self { good, bad, error, failed: AtomicU64::new(0) })
     }
+}
 
-    fn check(&self, path: &Path) -> io::Result<()> {
-        if path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("index")) {
-            return Ok(());
-        }
+impl Say for Plan {
+    fn before(&self, _path: &Path, _call: Call<'_>) -> io::Result<()> {
         if self.good.fetch_sub(1, Ordering::SeqCst) > 0 || self.bad.fetch_sub(1, Ordering::SeqCst) <= 0 {
             return Ok(());
         }
         self.failed.fetch_add(1, Ordering::SeqCst);
         Err(io::Error::from_raw_os_error(self.error))
     }
-}
 
-#[derive(Debug)]
-struct FailingFiles(Arc<Plan>);
-
-#[derive(Debug)]
-struct FailingFile {
-    plan: Arc<Plan>,
-    path: PathBuf,
-    file: Arc<dyn StoredFile>,
-}
-
-impl Files for FailingFiles {
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn StoredFile>> {
-        if access != Access::Read {
-            self.0.check(path)?;
-        }
-        let file = SystemFiles.open(path, access)?;
-        Ok(Arc::new(FailingFile { plan: Arc::clone(&self.0), path: path.to_owned(), file }))
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Option<std::fs::File>> {
-        SystemFiles.lock(path)
-    }
-
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.0.check(path)?;
-        SystemFiles.create_directory(path)
-    }
-
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.0.check(path)?;
-        SystemFiles.sync_directory(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        SystemFiles.list(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.check(from)?;
-        SystemFiles.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.check(path)?;
-        SystemFiles.remove(path)
-    }
-
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        SystemFiles.remove_tree(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        SystemFiles.space(path)
+    /// Short writes are the rule here.
+    fn at_once(&self) -> usize {
+        700
     }
 }
-
-impl StoredFile for FailingFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        if let Err(error) = self.plan.check(&self.path) {
-            // What fails has written something all the same.
-            let first = slices.first().map_or(&[][..], |slice| &slice[..slice.len() / 2]);
-            self.file.write_at(&[IoSlice::new(first)], offset)?;
-            return Err(error);
-        }
-        // Never more than a little at once: short writes are the rule here.
-        let first = slices.first().map_or(&[][..], |slice| &slice[..slice.len().min(700)]);
-        self.file.write_at(&[IoSlice::new(first)], offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.plan.check(&self.path)?;
-        self.file.sync()
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.plan.check(&self.path)?;
-        self.file.truncate(length)
-    }
-
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        self.plan.check(&self.path)?;
-        self.file.allocate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-}
-
-const ENOSPC: i32 = 28;
-const EIO: i32 = 5;
 
 /// What was acknowledged.
 #[derive(Debug, Default)]
@@ -192,7 +103,7 @@ impl Told {
     }
 
     fn check(&self, directory: &Path, what: &str) {
-        let (store, found) = open(directory);
+        let (store, found) = open_on(directory, Arc::new(Disk(Arc::new(Nothing)))).unwrap();
         let mut expected: Vec<QueueId> = self.there.iter().map(|(id, _)| *id).collect();
         expected.sort();
         assert_eq!(ids(&found), expected, "{what}: {self:?}");
@@ -223,7 +134,7 @@ fn fail(good: i64, bad: i64, error: i32) -> bool {
     let what = format!("{bad} calls after {good} fail with {error}");
     let directory = tempfile::tempdir().unwrap();
     let plan = Plan::new(good, bad, error);
-    let files = || Arc::new(FailingFiles(Arc::clone(&plan)));
+    let files = || Arc::new(Disk(Arc::clone(&plan)));
     let mut told = Told::default();
     let store = loop {
         // A failure during the start is reported, and the next start succeeds once the disk does.
@@ -275,95 +186,23 @@ fn whichever_call_fails_with_enospc_nothing_is_lost_and_nothing_refused_comes_ba
 
 /// A disk that has room for nothing but what the reserve gives back.
 #[derive(Debug)]
-struct FullFiles {
+struct Full {
     reserve: PathBuf,
-    full: std::sync::atomic::AtomicBool,
+    full: AtomicBool,
 }
 
-#[derive(Debug)]
-struct FullHandle(Arc<FullFiles>);
-
-#[derive(Debug)]
-struct FullFile {
-    files: Arc<FullFiles>,
-    file: Arc<dyn StoredFile>,
-}
-
-impl FullFiles {
-    fn check(&self) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) && self.reserve.exists() {
+impl Say for Full {
+    fn before(&self, _path: &Path, call: Call<'_>) -> io::Result<()> {
+        let needs_room = matches!(call, Call::Write(..) | Call::Allocate(_));
+        if needs_room && self.full.load(Ordering::SeqCst) && self.reserve.exists() {
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
         Ok(())
     }
-}
 
-impl Files for FullHandle {
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn StoredFile>> {
-        let file = SystemFiles.open(path, access)?;
-        Ok(Arc::new(FullFile { files: Arc::clone(&self.0), file }))
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Option<std::fs::File>> {
-        SystemFiles.lock(path)
-    }
-
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        SystemFiles.create_directory(path)
-    }
-
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        SystemFiles.sync_directory(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        SystemFiles.list(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemFiles.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemFiles.remove(path)
-    }
-
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        SystemFiles.remove_tree(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        match self.0.full.load(Ordering::SeqCst) {
-            true => Ok(Space { free: 1, inodes: 1000 }),
-            false => SystemFiles.space(path),
-        }
-    }
-}
-
-impl StoredFile for FullFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        self.files.check()?;
-        self.file.write_at(slices, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.file.truncate(length)
-    }
-
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        self.file.allocate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
+    fn space(&self) -> Option<Space> {
+        let full = self.full.load(Ordering::SeqCst);
+        full.then_some(Space { free: 1, inodes: 1000 })
     }
 }
 
@@ -371,15 +210,15 @@ impl StoredFile for FullFile {
 fn on_a_full_disk_messages_can_be_read_and_can_end_but_none_is_taken() {
     let directory = tempfile::tempdir().unwrap();
     let reserve = directory.path().join("reserve");
-    let disk = Arc::new(FullFiles { reserve: reserve.clone(), full: false.into() });
-    let (store, _) = open_on(directory.path(), Arc::new(FullHandle(Arc::clone(&disk)))).unwrap();
+    let disk = Arc::new(Full { reserve: reserve.clone(), full: false.into() });
+    let (store, _) = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
     let kept = put(&store, 1000);
     let ending = put(&store, 1000);
     assert!(reserve.exists());
     disk.full.store(true, Ordering::SeqCst);
 
     let refused = try_commit(&store, vec![enqueue(store.next_id(), 1000)]).unwrap_err();
-    let postern_queue::store::StoreError::Io { source, .. } = &*refused else { panic!("{refused}") };
+    let StoreError::Io { source, .. } = &*refused else { panic!("{refused}") };
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     assert!(!reserve.exists(), "the reserve is given up");
     commit(&store, vec![state(kept, "tried")]);
@@ -390,7 +229,7 @@ fn on_a_full_disk_messages_can_be_read_and_can_end_but_none_is_taken() {
 
     // The reserve stays away and the store starts all the same.
     store.close();
-    let (store, found) = open_on(directory.path(), Arc::new(FullHandle(Arc::clone(&disk)))).unwrap();
+    let (store, found) = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
     assert_eq!((ids(&found), state_of(&found, kept).as_deref()), (vec![kept], Some("tried")));
     assert!(try_commit(&store, vec![enqueue(store.next_id(), 1000)]).is_err());
     commit(&store, vec![state(kept, "again")]);

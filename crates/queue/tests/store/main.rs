@@ -3,9 +3,11 @@
 
 mod collect;
 mod damage;
+mod disk;
 mod faults;
 mod index;
 mod large;
 mod model;
+mod power;
 mod restart;
 mod support;

@@ -30,7 +30,7 @@ pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Resu
         body: parameters.body.unwrap_or_default(),
         smtputf8: parameters.smtputf8,
         recipients: Vec::new(),
-        folded: HashSet::new(),
+        distinct: HashSet::new(),
         accepted: 0,
         only: None,
         tried: false,

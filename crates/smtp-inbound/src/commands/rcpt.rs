@@ -41,9 +41,10 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     Ok(())
 }
 
-/// A recipient given twice, or with its alias, gets one copy.
+/// A recipient given twice, or with its alias, gets one copy. Mailboxes of ours come in lower case; whether case matters
+/// elsewhere only their hosts know (RFC 5321 §2.4).
 fn merge(transaction: &mut Transaction, address: Address, given: Option<&Address>) {
-    if transaction.folded.insert(address.folded()) {
+    if transaction.distinct.insert(address.clone()) {
         let given = given.filter(|given| **given != address).cloned();
         transaction.recipients.push(Recipient { address, given, notify: Default::default(), original: None });
     }

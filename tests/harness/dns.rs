@@ -1,0 +1,170 @@
+//! A name server on loopback whose zones a test can change while it runs.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hickory_proto::op::{Metadata, ResponseCode};
+use hickory_proto::rr::rdata::{A, MX, SOA, TXT};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_server::Server;
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::runtime::Runtime;
+
+/// Answers are not to be cached: tests change them.
+const TTL: u32 = 0;
+
+/// The name server. It knows the names it was told; all others do not exist.
+pub struct Dns {
+    address: SocketAddr,
+    zones: Arc<Mutex<Zones>>,
+    server: Server<Handler>,
+}
+
+#[derive(Default)]
+struct Zones {
+    records: HashMap<Name, Vec<RData>>,
+    failing: HashSet<Name>,
+    asked: HashMap<(Name, RecordType), usize>,
+}
+
+impl Dns {
+    /// Starts it on a free port.
+    pub fn start() -> Self {
+        let zones = Arc::new(Mutex::new(Zones::default()));
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = udp.local_addr().unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let _inside = runtime().enter();
+        let mut server = Server::new(Handler(Arc::clone(&zones)));
+        server.register_socket(tokio::net::UdpSocket::from_std(udp).unwrap());
+        // Answers here are small, but a resolver may ask over TCP. Another process may have that port: then it cannot.
+        if let Ok(tcp) = std::net::TcpListener::bind(address) {
+            tcp.set_nonblocking(true).unwrap();
+            let tcp = tokio::net::TcpListener::from_std(tcp).unwrap();
+            server.register_listener(tcp, Duration::from_secs(5), 16 * 1024);
+        }
+        Self { address, zones, server }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sets the MX records of a domain.
+    pub fn mx(&self, domain: &str, hosts: &[(u16, &str)]) {
+        let records = hosts.iter().map(|(preference, host)| RData::MX(MX::new(*preference, name(host))));
+        self.replace(domain, RecordType::MX, records.collect());
+    }
+
+    /// A domain that takes no mail (RFC 7505).
+    pub fn null_mx(&self, domain: &str) {
+        self.replace(domain, RecordType::MX, vec![RData::MX(MX::new(0, Name::root()))]);
+    }
+
+    /// Sets the address of a host.
+    pub fn a(&self, host: &str, address: Ipv4Addr) {
+        self.replace(host, RecordType::A, vec![RData::A(A(address))]);
+    }
+
+    /// Sets a TXT record, cut into strings of 255 octets.
+    pub fn txt(&self, owner: &str, text: &str) {
+        let strings = text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned());
+        self.replace(owner, RecordType::TXT, vec![RData::TXT(TXT::new(strings.collect()))]);
+    }
+
+    /// From now on questions about this name get SERVFAIL, or an answer again.
+    pub fn fail(&self, owner: &str, fails: bool) {
+        let mut zones = self.zones.lock().unwrap();
+        match fails {
+            true => zones.failing.insert(name(owner)),
+            false => zones.failing.remove(&name(owner)),
+        };
+    }
+
+    /// How often a question was asked.
+    pub fn asked(&self, owner: &str, kind: RecordType) -> usize {
+        self.zones.lock().unwrap().asked.get(&(name(owner), kind)).copied().unwrap_or_default()
+    }
+
+    fn replace(&self, owner: &str, kind: RecordType, records: Vec<RData>) {
+        let mut zones = self.zones.lock().unwrap();
+        let list = zones.records.entry(name(owner)).or_default();
+        list.retain(|record| record.record_type() != kind);
+        list.extend(records);
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.server.shutdown_token().cancel();
+    }
+}
+
+struct Handler(Arc<Mutex<Zones>>);
+
+impl Handler {
+    fn answer(&self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+        let mut zones = self.0.lock().unwrap();
+        *zones.asked.entry((owner.clone(), kind)).or_default() += 1;
+        if zones.failing.contains(owner) {
+            return (ResponseCode::ServFail, Vec::new());
+        }
+        let Some(records) = zones.records.get(owner) else {
+            return (ResponseCode::NXDomain, Vec::new());
+        };
+        let of_kind = records.iter().filter(|record| record.record_type() == kind);
+        (
+            ResponseCode::NoError,
+            of_kind.map(|data| Record::from_rdata(owner.clone(), TTL, data.clone())).collect(),
+        )
+    }
+}
+
+#[async_trait]
+impl RequestHandler for Handler {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut reply: R,
+    ) -> ResponseInfo {
+        let query = request.request_info().unwrap().query;
+        let owner: Name = query.name().into();
+        let (code, answers) = self.answer(&owner.to_lowercase(), query.query_type());
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = code;
+        metadata.authoritative = true;
+        metadata.recursion_available = true;
+        let soa = match answers.is_empty() && code != ResponseCode::ServFail {
+            true => vec![start_of_authority()],
+            false => Vec::new(),
+        };
+        let response = MessageResponseBuilder::from_message_request(request);
+        let response = response.build(metadata, &answers, &[], &soa, &[]);
+        reply.send_response(response).await.unwrap()
+    }
+}
+
+fn start_of_authority() -> Record {
+    let data = SOA::new(name("ns.test"), name("hostmaster.test"), 1, 60, 60, 60, TTL);
+    Record::from_rdata(name("test"), TTL, RData::SOA(data))
+}
+
+fn name(text: &str) -> Name {
+    let mut name = Name::from_utf8(text).unwrap().to_lowercase();
+    name.set_fqdn(true);
+    name
+}
+
+/// All name servers of a test process share it.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    })
+}

@@ -1,0 +1,29 @@
+//! Black-box tests: the two programs on loopback, spoken to in SMTP, with DNS and next hops of the tests' own.
+//!
+//! | module | what is shown |
+//! |---|---|
+//! | [`inbound`] | who may send what to whom; wrong, hostile and slow clients |
+//! | [`queue`] | retries, reports, the operator's verbs, a full disk |
+//! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
+//! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
+//! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
+//! | [`peers`] | other people's clients and servers, where they are installed |
+//! | [`docs`] | every example in the documentation loads |
+//! | [`manual`] | the manual pages say what --help says |
+//! | [`tidy`] | the crates depend on lower lines only |
+//!
+//! Environment: `POSTERN_CRASH_ROUNDS` and `POSTERN_SEED` for [`crash`], `POSTERN_REQUIRE_PEERS=1` makes a missing peer
+//! a failure, `POSTERN_PEERS_DIR` is where `node_modules/nodemailer` is.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod admin;
+mod crash;
+mod docs;
+mod harness;
+mod inbound;
+mod manual;
+mod outbound;
+mod peers;
+mod queue;
+mod tidy;

@@ -1,0 +1,383 @@
+//! Other people's programs, where they are installed: clients that submit, and Postfix on both sides.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::harness::client::message;
+use crate::harness::daemon::PASSWORD;
+use crate::harness::mail::{Maildir, contains};
+use crate::harness::tls::Identity;
+use crate::harness::{Client, Daemon, NextHop, Script, Setup, installed, is_root, loopback, say};
+
+const ALICE: &str = "alice@proseware.test";
+const CAROL: &str = "carol@adatum.test";
+const BODY: &str = "first line\r\n.dot\r\n..two dots\r\n\r\ncaf\u{e9} \u{2014} last line\r\n";
+
+/// A program that somebody may not have.
+fn peer(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
+    if found.is_some() {
+        return found;
+    }
+    let text = format!("skipped: {name} is not installed");
+    assert!(std::env::var("POSTERN_REQUIRE_PEERS").as_deref() != Ok("1"), "{text}");
+    say(&text);
+    None
+}
+
+/// A server, its next hop, and a message in a file: what every submitting client needs.
+struct Submission {
+    daemon: Daemon,
+    hop: NextHop,
+    subject: String,
+    file: PathBuf,
+    ca: PathBuf,
+}
+
+impl Submission {
+    fn new(client: &str) -> Self {
+        let hop = NextHop::start(Script::default());
+        let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+        let subject = format!("sent-by-{client}");
+        let file = daemon.folder().join("message.eml");
+        fs::write(&file, message(ALICE, CAROL, &subject, BODY.trim_end())).unwrap();
+        let ca = daemon.folder().join("ca.pem");
+        Self { daemon, hop, subject, file, ca }
+    }
+
+    fn host(&self) -> String {
+        self.daemon.submission().ip().to_string()
+    }
+
+    fn port(&self, implicit_tls: bool) -> String {
+        let address = if implicit_tls { self.daemon.submissions() } else { self.daemon.submission() };
+        address.port().to_string()
+    }
+
+    /// Runs the client, which gets the message on standard input too, and compares what arrives at both recipients.
+    fn run(&self, command: &mut Command) {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It may not read it.
+        let _ = child.stdin.take().unwrap().write_all(&fs::read(&self.file).unwrap());
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&said));
+        let before = self.hop.received().len();
+        let received = self.hop.wait_for_count(before.max(1));
+        let remote = &received.last().unwrap().mail;
+        for mail in [remote, &self.daemon.maildir("bob@proseware.test").wait_for(&self.subject)] {
+            assert_eq!(mail.field("Subject"), self.subject);
+            assert_eq!(mail.field("Message-ID"), format!("<{}@client.test>", self.subject));
+            assert!(mail.field("Received").contains("ESMTPSA"), "{}", mail.header());
+            let body = String::from_utf8(mail.body().to_vec()).unwrap();
+            assert_eq!(body.trim_end(), BODY.trim_end());
+        }
+    }
+}
+
+#[test]
+fn swaks_submits() {
+    let Some(swaks) = peer("swaks", installed("swaks")) else { return };
+    for (implicit_tls, flag) in [(false, "--tls"), (true, "--tls-on-connect")] {
+        let site = Submission::new("swaks");
+        site.run(
+            Command::new(&swaks)
+                .args(["--server", &site.host(), "--port", &site.port(implicit_tls), flag, "--tls-verify"])
+                .args(["--tls-ca-path", site.ca.to_str().unwrap(), "--auth", "PLAIN", "--auth-user", ALICE])
+                .args([
+                    "--auth-password",
+                    PASSWORD,
+                    "--from",
+                    ALICE,
+                    "--to",
+                    &format!("{CAROL},bob@proseware.test"),
+                ])
+                .args(["--data", "-"]),
+        );
+    }
+}
+
+#[test]
+fn curl_submits() {
+    let Some(curl) = peer("curl", installed("curl")) else { return };
+    for (implicit_tls, scheme) in [(false, "smtp"), (true, "smtps")] {
+        let site = Submission::new("curl");
+        site.run(
+            Command::new(&curl)
+                .args(["--silent", "--show-error", "--ssl-reqd", "--cacert", site.ca.to_str().unwrap()])
+                .args([
+                    "--url",
+                    &format!("{scheme}://{}:{}/client.test", site.host(), site.port(implicit_tls)),
+                ])
+                .args(["--user", &format!("{ALICE}:{PASSWORD}"), "--mail-from", ALICE])
+                .args(["--mail-rcpt", CAROL, "--mail-rcpt", "bob@proseware.test"])
+                .args(["--upload-file", site.file.to_str().unwrap()]),
+        );
+    }
+}
+
+#[test]
+fn msmtp_submits() {
+    let Some(msmtp) = peer("msmtp", installed("msmtp")) else { return };
+    for (implicit_tls, starttls) in [(false, "--tls-starttls=on"), (true, "--tls-starttls=off")] {
+        let site = Submission::new("msmtp");
+        site.run(
+            Command::new(&msmtp)
+                .args(["--file=/dev/null", "--tls=on", starttls, "--auth=plain"])
+                .args([format!("--host={}", site.host()), format!("--port={}", site.port(implicit_tls))])
+                .args([format!("--tls-trust-file={}", site.ca.display()), format!("--user={ALICE}")])
+                .args([format!("--passwordeval=echo {PASSWORD}"), format!("--from={ALICE}")])
+                .args([CAROL, "bob@proseware.test"]),
+        );
+    }
+}
+
+#[test]
+fn smtplib_submits() {
+    const PROGRAM: &str = "import smtplib, ssl, sys\n\
+        host, port, implicit, ca, user, password, *recipients = sys.argv[1:]\n\
+        context = ssl.create_default_context(cafile=ca)\n\
+        if implicit == 'True':\n\
+        \x20   server = smtplib.SMTP_SSL(host, int(port), context=context)\n\
+        else:\n\
+        \x20   server = smtplib.SMTP(host, int(port))\n\
+        \x20   server.starttls(context=context)\n\
+        server.login(user, password)\n\
+        refused = server.sendmail(user, recipients, sys.stdin.buffer.read(), ['BODY=8BITMIME'])\n\
+        server.quit()\n\
+        sys.exit(1 if refused else 0)";
+    let Some(python) = peer("python3", installed("python3")) else { return };
+    for (implicit_tls, word) in [(false, "False"), (true, "True")] {
+        let site = Submission::new("smtplib");
+        site.run(
+            Command::new(&python)
+                .args([
+                    "-c",
+                    PROGRAM,
+                    &site.host(),
+                    &site.port(implicit_tls),
+                    word,
+                    site.ca.to_str().unwrap(),
+                ])
+                .args([ALICE, PASSWORD, CAROL, "bob@proseware.test"]),
+        );
+    }
+}
+
+#[test]
+fn nodemailer_submits() {
+    const PROGRAM: &str = "const fs = require('fs');\n\
+        const [host, port, secure, ca, user, pass, file, ...to] = process.argv.slice(1);\n\
+        const transport = require('nodemailer').createTransport({ host, port: Number(port), secure: secure === 'True',\n\
+            requireTLS: true, auth: { user, pass }, tls: { ca: fs.readFileSync(ca) } });\n\
+        transport.sendMail({ envelope: { from: user, to }, raw: fs.readFileSync(file) })\n\
+            .then(() => transport.close(), (error) => { console.error(error); process.exit(1); });";
+    let modules =
+        std::env::var_os("POSTERN_PEERS_DIR").map(|folder| PathBuf::from(folder).join("node_modules"));
+    let modules = modules.filter(|modules| modules.join("nodemailer").is_dir());
+    let node = installed("node").filter(|_| modules.is_some());
+    let (Some(node), Some(modules)) = (peer("nodemailer", node), modules) else { return };
+    for (implicit_tls, word) in [(false, "False"), (true, "True")] {
+        let site = Submission::new("nodemailer");
+        site.run(
+            Command::new(&node)
+                .env("NODE_PATH", &modules)
+                .args([
+                    "-e",
+                    PROGRAM,
+                    &site.host(),
+                    &site.port(implicit_tls),
+                    word,
+                    site.ca.to_str().unwrap(),
+                ])
+                .args([ALICE, PASSWORD, site.file.to_str().unwrap(), CAROL, "bob@proseware.test"]),
+        );
+    }
+}
+
+#[test]
+fn postfix_is_a_next_hop() {
+    let Some(postfix) =
+        Postfix::start(|address| Setup::new().with(&format!("[outbound]\nport = {}", address.port())))
+    else {
+        return;
+    };
+    let daemon = &postfix.daemon;
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    for n in 0..5 {
+        let content = message(ALICE, CAROL, &format!("to-postfix-{n}"), BODY.trim_end());
+        assert_eq!(client.deliver(ALICE, &[CAROL], &content).code, 250);
+    }
+    for n in 0..5 {
+        let mail = postfix.mailbox("carol").wait_for(&format!("Subject: to-postfix-{n}"));
+        assert_eq!(String::from_utf8(mail.body().to_vec()).unwrap().trim_end(), BODY.trim_end());
+        assert!(mail.fields("Received").iter().any(|field| field.contains("using TLS")), "{}", mail.header());
+    }
+    // Its refusal comes back as a report.
+    let content = message(ALICE, "nobody@adatum.test", "to-nobody", "hello");
+    assert_eq!(client.deliver(ALICE, &["nobody@adatum.test"], &content).code, 250);
+    let report = daemon.maildir(ALICE).wait_for("to-nobody");
+    assert!(contains(&report.0, "Status: 5.1.1"), "{}", String::from_utf8_lossy(&report.0));
+    daemon.wait_for_empty_queue();
+}
+
+#[test]
+fn postfix_sends_to_us() {
+    let Some(postfix) = Postfix::start(|_| Setup::new()) else { return };
+    let mut client = Client::connect(postfix.address);
+    client.ehlo();
+    for n in 0..20 {
+        let content = message(CAROL, ALICE, &format!("from-postfix-{n}"), BODY.trim_end());
+        assert_eq!(client.deliver(CAROL, &[ALICE, "bob@proseware.test"], &content).code, 250);
+    }
+    for mailbox in [ALICE, "bob@proseware.test"] {
+        let mails = postfix.daemon.maildir(mailbox).wait_for_count(20);
+        for mail in mails {
+            assert_eq!(String::from_utf8(mail.body().to_vec()).unwrap().trim_end(), BODY.trim_end());
+            let received = mail.fields("Received");
+            assert!(received[0].contains("with ESMTPS"), "{received:?}");
+        }
+    }
+    // What we refuse, Postfix returns to its user.
+    let content = message(CAROL, "nobody@proseware.test", "refused-by-us", "hello");
+    assert_eq!(client.deliver(CAROL, &["nobody@proseware.test"], &content).code, 250);
+    let report = postfix.mailbox("carol").wait_for("refused-by-us");
+    assert!(contains(&report.0, "550 5.1.1"), "{}", String::from_utf8_lossy(&report.0));
+}
+
+/// A Postfix instance in a folder of its own, for adatum.test, which sends everything else to the daemon.
+struct Postfix {
+    daemon: Daemon,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Postfix {
+    /// `None` where it is not installed or may not be started.
+    fn start(setup: impl Fn(SocketAddr) -> Setup) -> Option<Self> {
+        let program =
+            installed("postfix").or_else(|| Some(PathBuf::from("/usr/sbin/postfix")).filter(|p| p.is_file()));
+        peer("postfix", program)?;
+        if !is_root() {
+            say("skipped: Postfix can be started by root only");
+            return None;
+        }
+        let address = SocketAddr::from((loopback(), 2525));
+        let setup = setup(address);
+        setup.dns().mx("adatum.test", &[(10, "mx.adatum.test")]);
+        setup.dns().a("mx.adatum.test", ip(address));
+        let daemon = setup.start();
+        let folder = tempfile::Builder::new().prefix("postern-postfix-").tempdir().unwrap();
+        let postfix = Self { daemon, address, folder };
+        postfix.write_files();
+        postfix.run("start");
+        Some(postfix)
+    }
+
+    fn write_files(&self) {
+        let folder = self.folder.path();
+        // Its processes run as users of their own, who must get in here.
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        for name in ["etc", "queue", "data", "mail"] {
+            fs::create_dir(folder.join(name)).unwrap();
+        }
+        let (user, group) = owner_of("postfix");
+        for name in ["data", "mail"] {
+            chown(folder.join(name), Some(user), Some(group)).unwrap();
+        }
+        let identity = Identity::new(&["mx.adatum.test"]);
+        fs::write(folder.join("etc/cert.pem"), identity.certificate_pem).unwrap();
+        fs::write(folder.join("etc/key.pem"), identity.key_pem).unwrap();
+        fs::write(folder.join("etc/mailboxes"), "carol@adatum.test carol/\n").unwrap();
+        fs::write(folder.join("etc/main.cf"), self.main_cf(user, group)).unwrap();
+        fs::write(folder.join("etc/master.cf"), self.master_cf()).unwrap();
+    }
+
+    fn main_cf(&self, user: u32, group: u32) -> String {
+        let (folder, relay) = (self.folder.path().display(), self.daemon.mx());
+        format!(
+            "compatibility_level = 3.6\n\
+             queue_directory = {folder}/queue\n\
+             data_directory = {folder}/data\n\
+             maillog_file = {folder}/log\n\
+             maillog_file_prefixes = /tmp, {folder}\n\
+             myhostname = mx.adatum.test\n\
+             mydestination =\n\
+             inet_interfaces = all\n\
+             inet_protocols = ipv4\n\
+             mynetworks = 127.0.0.0/8\n\
+             alias_maps =\n\
+             smtpd_peername_lookup = no\n\
+             smtpd_tls_cert_file = {folder}/etc/cert.pem\n\
+             smtpd_tls_key_file = {folder}/etc/key.pem\n\
+             smtpd_tls_security_level = may\n\
+             smtpd_tls_received_header = yes\n\
+             virtual_mailbox_domains = adatum.test\n\
+             virtual_mailbox_base = {folder}/mail\n\
+             virtual_mailbox_maps = texthash:{folder}/etc/mailboxes\n\
+             virtual_minimum_uid = 1\n\
+             virtual_uid_maps = static:{user}\n\
+             virtual_gid_maps = static:{group}\n\
+             relayhost = [{}]:{}\n\
+             smtp_tls_security_level = encrypt\n\
+             smtp_connection_cache_on_demand = yes\n\
+             bounce_queue_lifetime = 1h\n",
+            relay.ip(),
+            relay.port(),
+        )
+    }
+
+    fn master_cf(&self) -> String {
+        let mut lines = format!("{} inet n - n - - smtpd\n", self.address);
+        lines += "pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n\
+                  tlsmgr unix - - n 1000? 1 tlsmgr\nrewrite unix - - n - - trivial-rewrite\nbounce unix - - n - 0 bounce\n\
+                  defer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\nverify unix - - n - 1 verify\n\
+                  flush unix n - n 1000? 0 flush\nproxymap unix - - n - - proxymap\nsmtp unix - - n - - smtp\n\
+                  showq unix n - n - - showq\nerror unix - - n - - error\nretry unix - - n - - error\n\
+                  virtual unix - n n - - virtual\nanvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n\
+                  postlog unix-dgram n - n - 1 postlogd\n";
+        lines
+    }
+
+    fn run(&self, verb: &str) {
+        let program = installed("postfix").unwrap_or_else(|| PathBuf::from("/usr/sbin/postfix"));
+        let config = self.folder.path().join("etc");
+        let output = Command::new(program).arg("-c").arg(config).arg(verb).output().unwrap();
+        assert!(output.status.success(), "postfix {verb}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn mailbox(&self, name: &str) -> Maildir {
+        Maildir(self.folder.path().join("mail").join(name))
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            say(&format!("--- log of Postfix ---\n{log}"));
+        }
+        self.run("stop");
+    }
+}
+
+fn ip(address: SocketAddr) -> Ipv4Addr {
+    match address {
+        SocketAddr::V4(address) => *address.ip(),
+        SocketAddr::V6(_) => panic!("peers are on 127/8"),
+    }
+}
+
+/// User and group of a name in /etc/passwd.
+fn owner_of(name: &str) -> (u32, u32) {
+    let users = fs::read_to_string(Path::new("/etc/passwd")).unwrap();
+    let line = users.lines().find(|line| line.split(':').next() == Some(name)).expect("a user for Postfix");
+    let numbers: Vec<u32> = line.split(':').skip(2).take(2).map(|number| number.parse().unwrap()).collect();
+    (numbers[0], numbers[1])
+}
