@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use hickory_proto::rr::RecordType;
 use mail_auth::hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
 use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
@@ -12,9 +14,9 @@ use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::mail::{Dsn, contains};
 use crate::harness::tls::Identity;
-use crate::harness::{Action, Client, Daemon, Dns, Mail, NextHop, Script, Setup, eventually, installed, say};
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use hickory_proto::rr::RecordType;
+use crate::harness::{
+    Action, Client, Daemon, Dns, Mail, NextHop, Script, Setup, eventually, installed, skip,
+};
 
 const ALICE: &str = "alice@proseware.test";
 const CAROL: &str = "carol@adatum.test";
@@ -539,7 +541,7 @@ fn verify_with_dkimpy(signers: &[Signer], mail: &Mail) {
         message = dkim.DKIM(sys.stdin.buffer.read())\n\
         sys.exit(0 if all(message.verify(idx=n, dnsfunc=dnsfunc) for n in range(2)) else 1)";
     let Some(python) = python_with("dkim") else {
-        say("skipped: dkimpy is not installed");
+        skip("dkimpy is not installed");
         return;
     };
     let records: serde_json::Map<_, _> = signers
@@ -556,7 +558,7 @@ fn verify_with_dkimpy(signers: &[Signer], mail: &Mail) {
 }
 
 /// A Python that has a module: that of the system may have another set than the first one in the path.
-pub fn python_with(module: &str) -> Option<PathBuf> {
+fn python_with(module: &str) -> Option<PathBuf> {
     let pythons = installed("python3").into_iter().chain([PathBuf::from("/usr/bin/python3")]);
     let has = |python: &PathBuf| {
         let import =

@@ -255,6 +255,90 @@ fn waiting_messages_survive_restarts_and_kills() {
 }
 
 #[test]
+fn an_index_that_is_garbage_gone_or_empty_costs_nothing() {
+    let mut hop = NextHop::start(Script::default());
+    let mut daemon = sending_to(&hop);
+    hop.go_down();
+    let ids: Vec<String> = (0..5).map(|n| submit(&daemon, &[CAROL], &format!("indexed-{n}"))).collect();
+    let index = daemon.folder().join("spool/index");
+    for damage in ["garbage", "gone", "empty"] {
+        assert!(daemon.terminate().success());
+        for file in files_below(&index) {
+            match damage {
+                "garbage" => std::fs::write(&file, vec![0xa5; 70_000]).unwrap(),
+                _ => std::fs::remove_file(&file).unwrap(),
+            }
+        }
+        if damage == "gone" {
+            std::fs::remove_dir_all(&index).unwrap();
+        }
+        daemon.start();
+        let mut found: Vec<String> =
+            daemon.queue().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect();
+        found.sort();
+        assert_eq!(found, ids, "{damage}");
+    }
+    hop.come_up();
+    assert_eq!(hop.wait_for_count(5).len(), 5);
+    daemon.wait_for_empty_queue();
+}
+
+#[test]
+fn a_damaged_message_stops_neither_the_start_nor_the_others() {
+    let mut hop = NextHop::start(Script::default());
+    let mut daemon = sending_to(&hop);
+    hop.go_down();
+    for n in 0..5 {
+        submit(&daemon, &[CAROL], &format!("damaged-{n}"));
+    }
+    daemon.kill();
+    let needle = b"Subject: damaged-2\r\n";
+    let segment = files_below(&daemon.folder().join("spool/log")).into_iter().find_map(|file| {
+        let content = std::fs::read(&file).unwrap();
+        let at = content.windows(needle.len()).position(|window| window == needle)?;
+        Some((file, content, at))
+    });
+    let (file, mut content, at) = segment.expect("the message in the log");
+    content[at] ^= 0x20;
+    std::fs::write(&file, content).unwrap();
+
+    daemon.start();
+    hop.come_up();
+    let received = hop.wait_for_count(4);
+    assert!(
+        received.iter().all(|message| !contains(&message.mail.0, "amaged-2")),
+        "a changed message was sent"
+    );
+    // It is not silently gone: it was set aside and counted, or still stands in the queue with what is wrong with it.
+    let status = daemon.ask(&["status"]);
+    let seen = status["queue"]["damaged"].as_u64().unwrap() + status["queue"]["messages"].as_u64().unwrap();
+    assert!(seen >= 1, "{status}");
+    submit(&daemon, &[CAROL], "after-the-damage");
+    hop.wait_for_count(5);
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_second_daemon_cannot_take_the_same_spool() {
+    let mut daemon = Setup::new().start();
+    let output = Command::new(env!("CARGO_BIN_EXE_posternd"))
+        .args(["run", "--config"])
+        .arg(daemon.config())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("spool"), "{output:?}");
+    assert!(daemon.is_running());
+    submit(&daemon, &[ALICE], "undisturbed");
+    daemon.maildir(ALICE).wait_for("undisturbed");
+}
+
+#[test]
 fn a_full_queue_refuses_new_mail_until_there_is_room() {
     let mut hop = NextHop::start(Script::default());
     let daemon = Setup::new().next_hop("adatum.test", &hop).with("[queue]\nmax_messages = 2").start();

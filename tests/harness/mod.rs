@@ -54,6 +54,12 @@ pub fn say(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
+/// Tells that a comparison with somebody else's program does not take place; where all of them are required it fails.
+pub fn skip(reason: &str) {
+    assert!(std::env::var("POSTERN_REQUIRE_PEERS").as_deref() != Ok("1"), "{reason}");
+    say(&format!("skipped: {reason}"));
+}
+
 /// The path of an installed program.
 pub fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

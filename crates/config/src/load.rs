@@ -480,15 +480,26 @@ mod tests {
             "128.0.0.0/1",
             "172.0.0.0/8",
             "2000::/3",
+            "2000::/8",
+            "2a00::/19",
+            "fc00::/6",
             "96.0.0.0/6",
         ] {
             one(&trusted(network), "3:33", &format!("error: trusting {network} (l) would relay for "));
             let accepted = trusted(network).replace(" }", ", accept_open_relay_risk = true }");
             one(&accepted, "3:33", &format!("warning: trusting {network}"));
         }
-        for network in
-            ["127.0.0.0/8", "::1/128", "192.168.1.0/24", "10.0.0.0/9", "fd00:1::/32", "198.51.100.0/24"]
-        {
+        for network in [
+            "127.0.0.0/8",
+            "::1/128",
+            "192.168.1.0/24",
+            "10.0.0.0/9",
+            "fd00:1::/32",
+            "fd00::/8",
+            "fe80::/10",
+            "2001:4000::/20",
+            "198.51.100.0/24",
+        ] {
             fine(&trusted(network));
         }
     }
@@ -498,6 +509,9 @@ mod tests {
         let text = "[relay]\ntrusted_networks = [{ network = \"10.0.0.0/9\", label = \"a\" }, \
                     { network = \"10.128.0.0/9\", label = \"b\" }]\n";
         one(text, "3:20", "make up 10.0.0.0/8 together");
+        let text = "[relay]\ntrusted_networks = [{ network = \"2a00::/20\", label = \"a\" }, \
+                    { network = \"2a00:1000::/20\", label = \"b\" }]\n";
+        one(text, "3:20", "make up 2a00::/19 together");
     }
 
     #[test]

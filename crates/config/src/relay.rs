@@ -49,8 +49,11 @@ pub struct RelayDomain {
 
 /// Whole private ranges (RFC 1918, RFC 4193): whoever trusts one of them trusts networks not yet thought of.
 const PRIVATE_RANGES: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
-/// A prefix shorter than this is a good part of the internet, in either family.
-const SHORTEST_PREFIX: u8 = 8;
+/// A shorter prefix is a good part of the internet. No owner of IPv6 addresses has more of them than a /20.
+const SHORTEST_V4_PREFIX: u8 = 8;
+const SHORTEST_V6_PREFIX: u8 = 20;
+/// IPv6 ranges that the internet does not reach: private (RFC 4193) and link-local (RFC 4291 §2.5.6).
+const UNREACHABLE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 impl Relay {
     pub(crate) fn check(&self, node: &Node<'_>, surroundings: &Surroundings, findings: &mut Findings<'_>) {
@@ -125,7 +128,13 @@ fn danger(network: IpNet) -> Option<String> {
     if let Some(range) = PRIVATE_RANGES.iter().find(|range| covers(range)) {
         return Some(format!("all of the private range {range}"));
     }
-    (network.prefix_len() < SHORTEST_PREFIX).then(|| "a large part of the internet".to_owned())
+    let within = |range: &&str| range.parse::<IpNet>().is_ok_and(|range| range.contains(&network));
+    let shortest = match network {
+        IpNet::V4(_) => SHORTEST_V4_PREFIX,
+        IpNet::V6(_) if UNREACHABLE_V6.iter().any(within) => return None,
+        IpNet::V6(_) => SHORTEST_V6_PREFIX,
+    };
+    (network.prefix_len() < shortest).then(|| "a large part of the internet".to_owned())
 }
 
 /// `192.0.2.1/24` is most likely meant to be something else: one address, or the network 192.0.2.0/24.

@@ -10,7 +10,7 @@ use crate::relay::host_bits;
 use crate::source::{Findings, Node};
 use crate::units;
 
-/// Limits of sessions and messages. Trusted networks are exempt from those of connections and recipients.
+/// Limits of sessions and messages. Trusted networks are exempt from those of connections of one address and of recipients.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Smtp {
@@ -32,7 +32,8 @@ pub struct Smtp {
     pub max_header_size: u64,
     /// Received fields; more mean a loop and get 554 5.4.6 (RFC 5321 §6.3).
     pub max_received: usize,
-    /// Errors (bad commands, refused recipients, failed logins) until 421 4.7.0 and the end of the session.
+    /// Errors (bad commands, refused recipients, failed logins) between two messages until 421 4.7.0 and the end of the
+    /// session. Recipients refused to logins and trusted networks do not count.
     pub max_errors: u32,
     /// From this error on each one is answered later by `error_delay` times the errors beyond it.
     pub error_delay_from: u32,
@@ -42,9 +43,11 @@ pub struct Smtp {
     pub error_delay: Duration,
     /// Messages of one session; then 421 4.7.0 and the client connects anew.
     pub max_messages: u32,
-    /// Commands of one session between two messages. Keeps a client from holding a session with NOOP.
+    /// Commands of one session between two messages, without accepted MAIL and RCPT. Keeps a client from holding a session
+    /// with NOOP.
     pub max_commands: u32,
-    /// Sessions at once in all; more get 421 4.3.2.
+    /// Sessions at once in all; more get 421 4.3.2. A tenth is kept for submission, and trusted networks may go on to
+    /// twice as many.
     pub max_connections: usize,
     /// Sessions at once from one address; more get 421 4.7.0. Trusted networks are exempt.
     pub max_connections_per_address: usize,

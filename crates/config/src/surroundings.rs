@@ -1,13 +1,17 @@
 //! What a check must know about the machine: whether this is a container, its gateways, its users.
 
+use std::env;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use nix::unistd::User;
 
-/// Files that container engines leave inside: Docker, Podman, and systemd for what it or LXC started.
-const CONTAINER_MARKS: [&str; 3] = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
+/// Files that container engines leave inside: Docker, Podman, systemd for what it or LXC started, Kubernetes.
+const CONTAINER_MARKS: [&str; 4] =
+    ["/.dockerenv", "/run/.containerenv", "/run/systemd/container", "/var/run/secrets/kubernetes.io"];
+/// What Kubernetes tells every container, whatever engine runs it.
+const KUBERNETES_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 /// A route through a gateway (`RTF_GATEWAY` of the kernel).
 const FLAG_GATEWAY: u32 = 2;
 
@@ -26,8 +30,20 @@ impl Surroundings {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mut gateways = gateways_v4(&read("/proc/net/route"));
         gateways.extend(gateways_v6(&read("/proc/net/ipv6_route")));
-        Self { container: CONTAINER_MARKS.iter().any(|path| Path::new(path).exists()), gateways }
+        Self { container: in_container(), gateways }
     }
+}
+
+fn in_container() -> bool {
+    CONTAINER_MARKS.iter().any(|path| Path::new(path).exists())
+        || env::var_os(KUBERNETES_VARIABLE).is_some()
+        // Only root can read it; who starts a mail server mostly is.
+        || fs::read("/proc/1/environ").is_ok_and(|environment| names_container(&environment))
+}
+
+/// Whether the first process was given `container=...`, as systemd, LXC and Podman do. Variables end with NUL.
+fn names_container(environment: &[u8]) -> bool {
+    environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"container="))
 }
 
 /// Whether the system knows the user. When it cannot be asked, the answer is yes: starting will tell.
@@ -70,6 +86,13 @@ mod tests {
                      eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
                      eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
         assert_eq!(gateways_v4(table), [IpAddr::from([172, 17, 0, 1])]);
+    }
+
+    #[test]
+    fn a_container_shows_in_the_environment_of_its_first_process() {
+        assert!(names_container(b"PATH=/bin\0container=podman\0"));
+        assert!(!names_container(b"PATH=/bin\0a_container=x\0"));
+        assert!(!names_container(b""));
     }
 
     #[test]

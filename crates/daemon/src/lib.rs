@@ -90,7 +90,8 @@ fn serve(path: &Path) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!(event = "configuration", "{warning}");
     }
-    match server::run(loaded, log) {
+    // The log outlives the server: otherwise the reason of a failed start would be written by nobody.
+    match server::run(loaded, Arc::clone(&log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(event = "failed", "{error:#}");

@@ -51,14 +51,15 @@ impl Pool {
         }
         let key = (destination.clone(), endpoint.clone());
         let waiting = state.idle.get_mut(&key)?;
+        let before = waiting.len();
         let mut found = None;
-        let mut taken = 0;
-        while let (None, Some(mut idle)) = (&found, waiting.pop()) {
-            taken += 1;
+        while let Some(mut idle) = waiting.pop() {
             if idle.since.elapsed() < longest && idle.connection.is_quiet() {
                 found = Some(idle.connection);
+                break;
             }
         }
+        let taken = before - waiting.len();
         if waiting.is_empty() {
             state.idle.remove(&key);
         }
@@ -160,14 +161,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_serves_its_own_destination_and_host_only() {
-        let server = Server::start(&["220 hi\r\n", "EHLO", "250 hi\r\n"]).await;
+        let greeting = ["220 hi\r\n", "EHLO", "250 hi\r\n"];
+        let server = Server::start_at_once(&[&greeting, &greeting]).await;
         let connection = connect(&server).await;
         let endpoint = connection.endpoint.clone();
         let pool = Pool::default();
-        assert!(pool.put(&destination(), connection, 1, 0).is_none());
+        assert!(pool.put(&destination(), connection, 2, 0).is_none());
+        assert!(pool.put(&destination(), connect(&server).await, 2, 0).is_none());
         assert!(pool.take(&Destination("smarthost x login a".into()), &endpoint, LONG).is_none());
         assert!(pool.take(&destination(), &Endpoint::Tcp("192.0.2.1:25".parse().unwrap()), LONG).is_none());
-        assert!(pool.take(&destination(), &endpoint, LONG).is_some());
+        let taken = [(); 2].map(|()| pool.take(&destination(), &endpoint, LONG));
+        assert!(taken.iter().all(Option::is_some));
         assert!(pool.take(&destination(), &endpoint, LONG).is_none());
     }
 

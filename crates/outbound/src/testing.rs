@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
@@ -15,9 +16,9 @@ use postern_runtime::dns::StaticDns;
 use postern_smtp::{Address, Body, Domain, Notify, ReversePath};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +147,11 @@ impl Server {
         Self::run(address, &[script], None).await
     }
 
+    /// Serves its connections side by side, not one after the other.
+    pub(crate) async fn start_at_once(scripts: &[&[&str]]) -> Self {
+        Self::run_with("127.0.0.1:0", scripts, None, true).await
+    }
+
     pub(crate) async fn start_several(scripts: &[&[&str]]) -> Self {
         Self::run("127.0.0.1:0", scripts, None).await
     }
@@ -155,6 +161,15 @@ impl Server {
     }
 
     async fn run(address: &str, scripts: &[&[&str]], acceptor: Option<TlsAcceptor>) -> Self {
+        Self::run_with(address, scripts, acceptor, false).await
+    }
+
+    async fn run_with(
+        address: &str,
+        scripts: &[&[&str]],
+        acceptor: Option<TlsAcceptor>,
+        at_once: bool,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -163,11 +178,16 @@ impl Server {
         let enough = CancellationToken::new();
         let (log, ended) = (received.clone(), enough.clone());
         let task = tokio::spawn(async move {
+            let mut serving = JoinSet::new();
             for script in scripts {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                serve(stream, script, &log, acceptor.as_ref(), &ended).await;
+                serving.spawn(serve(stream, script, log.clone(), acceptor.clone(), ended.clone()));
+                if !at_once {
+                    serving.join_next().await.unwrap().unwrap();
+                }
             }
+            serving.join_all().await;
         });
         Self { address, received, task, enough }
     }
@@ -202,16 +222,16 @@ impl Server {
 async fn serve(
     stream: TcpStream,
     script: Vec<String>,
-    log: &Mutex<Vec<u8>>,
-    acceptor: Option<&TlsAcceptor>,
-    enough: &CancellationToken,
+    log: Arc<Mutex<Vec<u8>>>,
+    acceptor: Option<TlsAcceptor>,
+    enough: CancellationToken,
 ) {
     let mut tcp = Some(stream);
     let mut tls: Option<Box<dyn Stream>> = None;
     let mut pending = Vec::new();
     for step in &script {
         if step == "tls" {
-            match acceptor.unwrap().accept(tcp.take().unwrap()).await {
+            match acceptor.as_ref().unwrap().accept(tcp.take().unwrap()).await {
                 Ok(stream) => tls = Some(Box::new(stream)),
                 Err(_) => return,
             }
@@ -239,7 +259,7 @@ async fn serve(
         } else if step.ends_with("\r\n") {
             let _ = stream.write_all(step.as_bytes()).await;
             let _ = stream.flush().await;
-        } else if !read_until(stream, step, &mut pending, log).await {
+        } else if !read_until(stream, step, &mut pending, &log).await {
             return;
         }
     }
@@ -248,7 +268,7 @@ async fn serve(
         (None, Some(tcp)) => tcp,
         (None, None) => return,
     };
-    read_until(stream, "\0", &mut pending, log).await;
+    read_until(stream, "\0", &mut pending, &log).await;
 }
 
 /// Reads lines until one begins with `start`; `false` at the end of the stream.
@@ -276,4 +296,48 @@ async fn read_until(
             Ok(count) => pending.extend_from_slice(&buffer[..count]),
         }
     }
+}
+
+/// A next hop that takes everything, over any number of connections, and counts them.
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+}
+
+impl Sink {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(take_everything(stream));
+            }
+        });
+        Self { address, connections }
+    }
+}
+
+async fn take_everything(stream: TcpStream) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    stream.write_all(b"220 hi\r\n").await?;
+    let mut line = String::new();
+    let mut in_data = false;
+    while stream.read_line(&mut line).await? > 0 {
+        let reply = match line.trim_end() {
+            "." => "250 queued\r\n",
+            _ if in_data => "",
+            "DATA" => "354 go\r\n",
+            command if command.starts_with("EHLO") => "250-hi\r\n250 PIPELINING\r\n",
+            _ => "250 ok\r\n",
+        };
+        in_data = (in_data || reply.starts_with("354")) && line != ".\r\n";
+        stream.write_all(reply.as_bytes()).await?;
+        line.clear();
+    }
+    Ok(())
 }

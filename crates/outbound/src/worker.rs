@@ -1,6 +1,6 @@
 //! Deliveries: how many at once, and the steps of one attempt.
 //!
-//! `route -> connect and secure -> sign -> send -> outcome`; a step is a method of [`Attempt`] with its name.
+//! `route -> connect and secure -> sign -> send -> outcome`; a step is a method of `Attempt` with its name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -625,6 +625,7 @@ fn details<'l>(lease: &'l Lease, recipient: &LeasedRecipient) -> Option<&'l Reci
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::net::SocketAddr;
     use std::path::Path;
 
     use bytes::Bytes;
@@ -637,7 +638,7 @@ mod tests {
 
     use super::*;
     use crate::surroundings::QueueSurroundings;
-    use crate::testing::{Server, envelope, settings_with};
+    use crate::testing::{Server, Sink, envelope, settings_with};
 
     /// A queue, and deliveries from it.
     struct Site {
@@ -670,8 +671,8 @@ mod tests {
         }
 
         /// A site that gives everything to one server.
-        async fn with_smarthost(server: &Server, more: &str) -> Self {
-            let route = format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\n{more}", server.address());
+        async fn with_smarthost(address: SocketAddr) -> Self {
+            let route = format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{address}\"]\n");
             Self::start(&route, StaticDns::new()).await
         }
 
@@ -719,7 +720,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_delivered_and_the_connection_used_again() {
         let server = Server::start(&[&HELLO[..], &TAKE, &TAKE, &["QUIT", "221 bye\r\n"]].concat()).await;
-        let site = Site::with_smarthost(&server, "").await;
+        let site = Site::with_smarthost(server.address()).await;
         for _ in 0..2 {
             let id = site.submit(&["bob@adatum.test"], "Subject: x\r\n\r\n.dot\r\n").await;
             site.until_gone(id).await;
@@ -731,12 +732,32 @@ mod tests {
         assert_eq!(lines.last().unwrap(), "QUIT");
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_messages_share_a_few_connections() {
+        let sink = Sink::start().await;
+        let site = Arc::new(Site::with_smarthost(sink.address).await);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let site = site.clone();
+            clients.spawn(async move {
+                for _ in 0..50 {
+                    site.submit(&["bob@adatum.test"], "Subject: x\r\n\r\nx\r\n").await;
+                }
+            });
+        }
+        clients.join_all().await;
+        site.until("delivered", |site| site.queue.summary().messages == 0).await;
+        // 20 at once, each replaced after 100 messages.
+        let connections = sink.connections.load(Ordering::Relaxed);
+        assert!(connections <= 25, "{connections}");
+    }
+
     #[tokio::test]
     async fn an_idle_connection_that_dies_costs_no_attempt() {
         let dying = [&HELLO[..], &TAKE, &["DATA", "421 idle too long\r\n", "close"]].concat();
         let fresh = [&HELLO[..], &TAKE].concat();
         let server = Server::start_several(&[&dying, &fresh]).await;
-        let site = Site::with_smarthost(&server, "").await;
+        let site = Site::with_smarthost(server.address()).await;
         for _ in 0..2 {
             let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
             site.until_gone(id).await;
@@ -750,7 +771,7 @@ mod tests {
         let replies = "250 ok\r\n250 ok\r\n451 4.7.1 greylisted, try again in 10 minutes\r\n354 go\r\n";
         let script = [&HELLO[..], &["DATA", replies, ".", "250 queued\r\n"]].concat();
         let server = Server::start(&script).await;
-        let site = Site::with_smarthost(&server, "").await;
+        let site = Site::with_smarthost(server.address()).await;
         let id = site.submit(&["bob@adatum.test", "eve@adatum.test"], "x\r\n").await;
         let message = site.until_tried(id).await;
         assert_eq!(message.recipients[0].state, "delivered");
@@ -787,7 +808,7 @@ mod tests {
     #[tokio::test]
     async fn the_only_host_that_refuses_everybody_defers() {
         let server = Server::start(&["554 not today\r\n", "close"]).await;
-        let site = Site::with_smarthost(&server, "").await;
+        let site = Site::with_smarthost(server.address()).await;
         let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
         let bob = site.until_tried(id).await.recipients.remove(0);
         assert_eq!((bob.state.as_str(), bob.status.as_deref()), ("deferred", Some("4.0.0")));
@@ -800,7 +821,7 @@ mod tests {
         let two = "250 ok\r\n250 ok\r\n250 ok\r\n452 4.5.3 too many\r\n354 go\r\n";
         let server =
             Server::start(&[&HELLO[..], &["DATA", two, ".", "250 queued\r\n"], &TAKE].concat()).await;
-        let site = Site::with_smarthost(&server, "").await;
+        let site = Site::with_smarthost(server.address()).await;
         let id = site.submit(&["a@adatum.test", "b@adatum.test", "c@adatum.test"], "x\r\n").await;
         site.until_gone(id).await;
         site.stop().await;
@@ -843,7 +864,7 @@ mod tests {
     #[tokio::test]
     async fn a_route_that_changed_meanwhile_is_followed_and_connections_are_made_anew() {
         let server = Server::start(&[&HELLO[..], &TAKE, &["QUIT", "221 bye\r\n"]].concat()).await;
-        let site = Site::with_smarthost(&server, "").await;
+        let site = Site::with_smarthost(server.address()).await;
         let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
         site.until_gone(id).await;
         let text = format!("[queue]\npath = {:?}\n[[route]]\nvia = \"discard\"\n", site.folder.path());

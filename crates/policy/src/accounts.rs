@@ -68,7 +68,13 @@ impl Accounts {
         (right && known.is_some()).then(|| entry.map(|entry| entry.login.clone()))?
     }
 
-    /// What the login of this name may do, without a password: for explanations.
+    /// What the login of this name may do now, where it has shown its password before. `None`: it is disabled or gone.
+    pub fn enabled(&self, name: &str) -> Option<Login> {
+        let entry = self.entries.get(&fold(name)).filter(|entry| entry.enabled);
+        entry.map(|entry| entry.login.clone())
+    }
+
+    /// What the login of this name may do, enabled or not, without a password: for explanations.
     pub fn login(&self, name: &str) -> Option<Login> {
         self.entries.get(&fold(name)).map(|entry| entry.login.clone())
     }
@@ -146,6 +152,8 @@ mod tests {
             account("broken@proseware.test", "x", true),
         ]);
         assert_eq!(accounts.verify("alice@PROSEWARE.test", b"right").unwrap().name, "alice@proseware.test");
+        assert!(accounts.enabled("alice@proseware.test").is_some());
+        assert!(accounts.enabled("bob@proseware.test").is_none());
         for (name, password) in [
             ("alice@proseware.test", "wrong"),
             ("alice@proseware.test", ""),

@@ -17,8 +17,6 @@ pub struct Reference(u64);
 const REFERENCE_BITS: u32 = 40;
 const BITS_PER_DIGIT: u32 = 5;
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-/// A client may send a command line of several thousand octets behind EHLO; a record keeps no more than a name can have.
-const MAX_HELO: usize = 255;
 
 impl Reference {
     fn random() -> Self {
@@ -108,7 +106,7 @@ impl Record {
             client: question.client.to_canonical().to_string(),
             tls: question.tls,
             login: question.login.map(|login| login.name.clone()),
-            helo: question.helo.map(|helo| helo.chars().take(MAX_HELO).collect()),
+            helo: question.helo.map(str::to_owned),
             reverse_path: question.reverse_path.to_string(),
             recipient,
             decision: decision.clone(),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use postern_config::relay::TrustedNetwork;
 use postern_config::{Config, ListenerKind, Route, Via};
-use postern_smtp::{Address, Domain, ForwardPath, Host, ReversePath};
+use postern_smtp::{Address, Domain, ForwardPath, Host, LocalPart, ReversePath};
 use serde::Serialize;
 
 use crate::Policy;
@@ -28,7 +28,9 @@ pub struct Rules {
 impl Rules {
     /// Compiles the rules.
     pub fn new(config: &Config) -> Self {
-        let fold_all = |names: &Vec<String>| names.iter().map(|name| name.to_lowercase()).collect();
+        // As an address is read: without its quotes.
+        let fold = |name: &String| LocalPart::parse(name).ok().map(|local| local.as_str().to_lowercase());
+        let fold_all = |names: &Vec<String>| names.iter().filter_map(fold).collect();
         let relay_domains =
             config.relay.relay_domains.iter().map(|d| (d.name.clone(), d.recipients.as_ref().map(fold_all)));
         Self {
@@ -284,7 +286,9 @@ fn rcpt(question: &Question<'_>, path: &ForwardPath, policy: &Policy, trace: &mu
     require_client(question, policy, trace)?;
     let resolution = policy.directory.resolve(path, question.local);
     let (ForwardPath::Address(recipient), Resolution::NotLocal) = (path, &resolution) else {
-        return local_recipient(path, &resolution, trace);
+        let reason = local_recipient(path, &resolution, trace)?;
+        refusing_route_of_alias(question.reverse_path, &resolution, policy, trace)?;
+        return Ok(reason);
     };
     trace.rule("local recipient", false, format!("the domain of {recipient} is not local"));
     let Host::Domain(domain) = &recipient.host else {
@@ -441,6 +445,21 @@ fn refusing_route(
     }
 }
 
+/// What an alias leads to elsewhere goes by the routes too: refused later, it would come back to a sender who may be forged.
+fn refusing_route_of_alias(
+    sender: &ReversePath,
+    resolution: &Resolution,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    let Resolution::Recipients(list) = resolution else { return Ok(()) };
+    let is_ours =
+        |address: &Address| address.domain().is_some_and(|domain| policy.directory.is_local(domain));
+    list.iter()
+        .filter(|address| !is_ours(address))
+        .try_for_each(|address| refusing_route(sender, address, policy, trace))
+}
+
 fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, trace: &mut Trace) -> Answer {
     let Some(login) = question.login else {
         trace.rule(
@@ -525,12 +544,12 @@ mod tests {
         ]
         relay_domains = [
             { name = "customer.test" },
-            { name = "listed.test", recipients = ["Carol", "a%b"] },
+            { name = "listed.test", recipients = ["Carol", "a%b", '"J Doe"'] },
         ]
         [[domain]]
         name = "proseware.test"
         mailboxes = ["alice", "bob"]
-        aliases = { info = ["alice", "bob"], partner = ["p@adatum.test"], one = ["two"], two = ["one"] }
+        aliases = { info = ["alice", "bob"], partner = ["p@adatum.test"], banned = ["alice", "x@y.banned.test"], one = ["two"], two = ["one"] }
         [[route]]
         domain = "friendly.banned.test"
         via = "mx"
@@ -745,6 +764,7 @@ mod tests {
         assert_eq!(MX.rcpt("whoever@sub.customer.test"), Reason::RelayNotPermitted);
         assert_eq!(MX.rcpt("carol@listed.test"), Reason::RelayDomain);
         assert_eq!(MX.rcpt("a%b@listed.test"), Reason::RelayDomain);
+        assert_eq!(MX.rcpt("\"j doe\"@listed.test"), Reason::RelayDomain);
         assert_eq!(MX.rcpt("dave@listed.test"), Reason::UnknownRecipient);
         assert_eq!(SUBMISSION.rcpt("dave@listed.test"), Reason::UnknownRecipient);
     }
@@ -771,6 +791,8 @@ mod tests {
         assert_eq!(MX.rcpt("a@x.banned.test"), Reason::RelayNotPermitted);
         // An earlier route that matches wins.
         assert_eq!(SUBMISSION.rcpt("a@friendly.banned.test"), logged_in());
+        assert_eq!(MX.rcpt("banned@proseware.test"), rejects("no mail there"));
+        assert_eq!(MX.rcpt("partner@proseware.test"), Reason::LocalRecipient);
         assert_eq!(SUBMISSION.rcpt("a@thephone-company.test"), logged_in());
         let bob = Session { client: OFFICE, sender: "bob@proseware.test", ..MX };
         assert_eq!(bob.rcpt("a@thephone-company.test"), rejects(""));

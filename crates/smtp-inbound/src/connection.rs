@@ -111,7 +111,12 @@ async fn under_tls(
     };
     let patience = house.shared.config.load().smtp.timeouts.handshake;
     let handshake = timeout(patience, TlsAcceptor::from(config).accept(stream));
-    let stream = match handshake.await {
+    let handshake = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        handshake = handshake => handshake,
+    };
+    let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             metrics.handshake("failed");
@@ -190,6 +195,7 @@ impl Connection {
     /// What the session says to the next line. `None`: the last reply was given instead.
     async fn next_line(&mut self) -> Result<Option<Action>, Broken> {
         loop {
+            self.look_behind_data().await;
             if let Some(action) = self.take_line() {
                 return Ok(Some(action));
             }
@@ -206,6 +212,21 @@ impl Connection {
             };
             self.say(&farewell);
             return Ok(None);
+        }
+    }
+
+    /// Where DATA is all that was read, more may have come already; what was sent too early must not become commands.
+    async fn look_behind_data(&mut self) {
+        let is_all = memchr(b'\n', &self.input).is_some_and(|at| at + 1 == self.input.len());
+        if !is_all || !self.input.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"DATA")) {
+            return;
+        }
+        make_room(&mut self.input, COMMAND_READ);
+        tokio::select! {
+            biased;
+            // An end or an error will show again.
+            _ = self.wire.read_buf(&mut self.input) => {}
+            () = std::future::ready(()) => {}
         }
     }
 
@@ -239,9 +260,7 @@ impl Connection {
         }
         make_room(&mut self.input, COMMAND_READ);
         let read = timeout_at(self.deadline, self.wire.read_buf(&mut self.input));
-        if self.session.in_transaction() {
-            return arrived(read.await);
-        }
+        // Also inside a transaction: only a message that is on its way is worth waiting for.
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(Input::Stopping),

@@ -150,7 +150,7 @@ impl Inbound {
         let Ok(local) = stream.local_addr() else { return };
         let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
         let metrics = &self.house.shared.metrics;
-        let place = match self.house.take_place(client) {
+        let place = match self.house.take_place(client, kind) {
             Ok(place) => place,
             Err(limit) => {
                 metrics.turned_away(kind, limit.as_str());
@@ -218,12 +218,12 @@ struct Connections {
 
 impl House {
     /// Counts a connection in, unless a limit is reached.
-    fn take_place(self: &Arc<Self>, client: IpAddr) -> Result<Place, Limit> {
+    fn take_place(self: &Arc<Self>, client: IpAddr, kind: ListenerKind) -> Result<Place, Limit> {
         let config = self.shared.config.load();
         let trusted = self.shared.policy.load().relay.trusted_network(client).is_some();
         let network = counted_network(client);
         let mut connections = self.connections.lock();
-        if connections.all >= config.smtp.max_connections {
+        if connections.all >= places(config.smtp.max_connections, kind, trusted) {
             return Err(Limit::All);
         }
         let here = connections.by_address.entry(network).or_default();
@@ -233,6 +233,16 @@ impl House {
         *here += 1;
         connections.all += 1;
         Ok(Place { house: Arc::clone(self), network })
+    }
+}
+
+/// How many connections there may be, of all kinds, for one more of this kind. Strangers can fill port 25, but must not
+/// lock out the people whose server this is.
+fn places(limit: usize, kind: ListenerKind, trusted: bool) -> usize {
+    match (trusted, kind.is_submission()) {
+        (true, _) => limit.saturating_mul(2),
+        (false, true) => limit,
+        (false, false) => limit - limit / 10,
     }
 }
 
@@ -283,6 +293,15 @@ mod tests {
         assert_ne!(address.port(), 0);
         let again = bind(&listener(&address.to_string()));
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn strangers_on_port_25_leave_places_for_submission_and_trusted_networks() {
+        assert_eq!(places(1000, ListenerKind::Mx, false), 900);
+        assert_eq!(places(1000, ListenerKind::Submission, false), 1000);
+        assert_eq!(places(1000, ListenerKind::Submissions, false), 1000);
+        assert_eq!(places(1000, ListenerKind::Mx, true), 2000);
+        assert_eq!(places(1, ListenerKind::Mx, false), 1);
     }
 
     #[test]

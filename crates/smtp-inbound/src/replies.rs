@@ -135,6 +135,11 @@ pub fn spoke_too_early() -> Reply {
     reply(503, 5, 1, "data sent before the reply to DATA")
 }
 
+/// The first line of an HTTP request.
+pub fn not_http() -> Reply {
+    reply(421, 7, 0, "SMTP is spoken here, not HTTP")
+}
+
 /// An address beyond ASCII in RCPT, after MAIL without SMTPUTF8 (RFC 6531 §3.5).
 pub fn needs_utf8() -> Reply {
     reply(553, 6, 7, "address needs the SMTPUTF8 parameter of MAIL")
@@ -155,6 +160,11 @@ pub fn no_valid_recipients() -> Reply {
     reply(554, 5, 1, "no valid recipients")
 }
 
+/// DATA after refused recipients, of which some may be accepted later.
+pub fn no_valid_recipients_now() -> Reply {
+    reply(451, 5, 1, "no valid recipients now, try again later")
+}
+
 /// By SIZE, or while it came in.
 pub fn message_too_large(limit: u64) -> Reply {
     reply(552, 3, 4, format!("message larger than {limit} octets"))
@@ -173,6 +183,11 @@ pub fn bare_line_end_in_message() -> Reply {
         0,
         "message has bare CR or LF characters: lines must end with CR LF (RFC 5321 section 2.3.8)",
     )
+}
+
+/// A login's message whose header could be read in several ways.
+pub fn malformed_header() -> Reply {
+    reply(550, 6, 0, "message header has a NUL or a line that is no header field")
 }
 
 /// A line inside a message over the limit.

@@ -15,8 +15,8 @@ use postern_policy::accounts::Login;
 use postern_policy::record::Reference;
 use postern_policy::relay::{Decision, Question, Stage, Verdict, decide};
 use postern_queue::{AcceptError, Envelope, Incoming, QueueId, Recipient};
-use postern_smtp::command::{Auth, Command, CommandError, Mail};
-use postern_smtp::{Address, Body, Reply, ReplyClass, ReversePath};
+use postern_smtp::command::{Auth, Command, Mail};
+use postern_smtp::{Address, Body, Reply, ReversePath};
 
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
@@ -104,10 +104,15 @@ pub enum Ahead {
 pub struct Session {
     context: Context,
     state: State,
+    /// Since the session began or the last message was accepted.
     errors: u32,
     messages: u32,
-    /// Since the session began or the last message was accepted.
+    /// Those that led nowhere, since the session began or the last message was accepted.
     commands: u32,
+    /// The last command was DATA and was refused.
+    data_refused: bool,
+    /// The client reads UTF-8: it has used SMTPUTF8.
+    utf8: bool,
 }
 
 /// What commands look at and do not change.
@@ -162,6 +167,8 @@ pub(crate) struct Transaction {
     pub only: Option<String>,
     /// Whether a RCPT was tried at all.
     pub tried: bool,
+    /// Whether one was refused that may be accepted later.
+    pub deferred: bool,
     pub began: SystemTime,
     /// Octets of the message, once they are known.
     pub size: u64,
@@ -185,10 +192,11 @@ impl Refusal {
 }
 
 impl Context {
-    /// Takes the rules in force now.
+    /// Takes the rules in force now. A login that they no longer have, or have narrowed, does not live on in a session.
     fn refresh(&mut self) {
         self.config = self.shared.config.load_full();
         self.policy = self.shared.policy.load_full();
+        self.login = self.login.take().and_then(|login| self.policy.accounts.enabled(&login.name));
     }
 
     /// Whether the client is in a trusted network: such clients have no limit of recipients.
@@ -203,11 +211,7 @@ impl Context {
         reverse_path: &ReversePath,
         stage: Stage<'_>,
     ) -> Result<Decision, Refusal> {
-        let name = match stage {
-            Stage::Mail => "mail",
-            Stage::Rcpt(_) => "rcpt",
-            Stage::Message(_) => "message",
-        };
+        let name = stage.as_str();
         let question = Question {
             listener: self.peer.listener,
             client: self.peer.client,
@@ -239,7 +243,15 @@ impl Session {
     pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let (config, policy) = (shared.config.load_full(), shared.policy.load_full());
         let context = Context { shared, config, policy, peer, tls, login: None };
-        Self { context, state: State::Connected, errors: 0, messages: 0, commands: 0 }
+        Self {
+            context,
+            state: State::Connected,
+            errors: 0,
+            messages: 0,
+            commands: 0,
+            data_refused: false,
+            utf8: false,
+        }
     }
 
     /// The first words, before the client says anything. Not sent again after STARTTLS.
@@ -266,11 +278,6 @@ impl Session {
         }
     }
 
-    /// Whether a transaction is under way that should come to its end before the server stops.
-    pub fn in_transaction(&self) -> bool {
-        matches!(self.state, State::Transaction(_) | State::Receiving(_))
-    }
-
     /// Takes one line without its CRLF.
     pub fn line(&mut self, line: &[u8], ahead: Ahead) -> Action {
         if let State::Authenticating(hello, exchange) = &mut self.state {
@@ -279,8 +286,14 @@ impl Session {
             return self.auth_step(hello, step);
         }
         match Command::parse(line) {
-            Ok(command) => self.handle(command, ahead),
-            Err(error) => self.bad_command(&error),
+            Ok(command) => {
+                let is_data = command == Command::Data;
+                let action = self.handle(command, ahead);
+                self.data_refused = is_data && !matches!(action, Action::ReceiveData(..));
+                action
+            }
+            Err(_) if is_http(line) => Action::Close(replies::not_http()),
+            Err(error) => self.no_command(replies::bad_command(&error)),
         }
     }
 
@@ -338,7 +351,7 @@ impl Session {
     /// A line that ended with a bare LF.
     pub fn bare_line_end(&mut self) -> Action {
         self.forget_exchange();
-        self.error(replies::bare_line_end())
+        self.no_command(replies::bare_line_end())
     }
 
     /// A line over the limit, read to its end and thrown away.
@@ -346,7 +359,7 @@ impl Session {
         let limit = self.context.config.smtp.max_command_line;
         match self.forget_exchange() {
             true => self.error(replies::auth_line_too_long(limit)),
-            false => self.error(replies::line_too_long(limit)),
+            false => self.no_command(replies::line_too_long(limit)),
         }
     }
 
@@ -451,10 +464,12 @@ impl Session {
             return Action::Close(replies::too_many_messages());
         }
         self.context.refresh();
+        self.utf8 |= command.parameters.smtputf8;
         let sender = command.path.to_string();
         match mail::begin(&self.context, hello, command) {
             Ok(transaction) => {
                 self.state = State::Transaction(Box::new(transaction));
+                self.progress();
                 Action::Reply(replies::sender_ok())
             }
             Err(refusal) => {
@@ -465,14 +480,28 @@ impl Session {
     }
 
     fn rcpt(&mut self, recipient: &str, answer: Result<(), Refusal>) -> Action {
-        match answer {
-            Ok(()) => Action::Reply(replies::recipient_ok()),
-            Err(refusal) => {
-                let sender = self.sender();
-                self.log_refusal("rcpt", &refusal, &sender, Some(recipient));
-                self.error(refusal.reply)
+        let refusal = match answer {
+            Ok(()) => {
+                self.progress();
+                return Action::Reply(replies::recipient_ok());
             }
+            Err(refusal) => refusal,
+        };
+        let sender = self.sender();
+        self.log_refusal("rcpt", &refusal, &sender, Some(recipient));
+        if let State::Transaction(transaction) = &mut self.state {
+            transaction.deferred |= !refusal.reply.is_permanent();
         }
+        // A list of ours may hold many who are gone: that is no attack, and the rest must get their mail.
+        if self.context.is_trusted() || self.context.login.is_some() {
+            return Action::Reply(self.legible(refusal.reply));
+        }
+        self.error(refusal.reply)
+    }
+
+    /// The command that was just counted led somewhere.
+    fn progress(&mut self) {
+        self.commands = self.commands.saturating_sub(1);
     }
 
     fn data(&mut self, answer: Result<Receiver, Refusal>) -> Action {
@@ -497,6 +526,7 @@ impl Session {
         };
         self.messages += 1;
         self.commands = 0;
+        self.errors = 0;
         let Context { peer, shared, tls, login, .. } = &self.context;
         let recipients = transaction.distinct.len();
         shared.metrics.accepted(peer.listener, transaction.size, recipients);
@@ -525,11 +555,21 @@ impl Session {
         if let State::Receiving(transaction) = &self.state {
             self.state = State::Greeted(Arc::clone(&transaction.hello));
         }
-        self.error(refusal.reply)
+        let reply = self.legible(refusal.reply);
+        match self.error(reply.clone()) {
+            // "Too many errors" would have the client send the message again.
+            Action::Close(_) => Action::Close(reply),
+            action => action,
+        }
     }
 
-    fn bad_command(&mut self, error: &CommandError) -> Action {
-        self.error(replies::bad_command(error))
+    /// A line that is no command. Behind a refused DATA it is the message of a client that did not wait for the reply, and
+    /// its other lines must not be read as commands either.
+    fn no_command(&mut self, reply: Reply) -> Action {
+        match self.data_refused {
+            true => Action::Close(replies::spoke_too_early()),
+            false => self.error(reply),
+        }
     }
 
     /// Ends an AUTH exchange whose line was unusable; says whether there was one.
@@ -542,7 +582,8 @@ impl Session {
     /// Answers with a refusal. Permanent ones count: after too many the session ends, and before that they take longer
     /// and longer. Transient ones are our trouble, not the client's.
     fn error(&mut self, reply: Reply) -> Action {
-        if reply.class() != ReplyClass::Permanent {
+        let reply = self.legible(reply);
+        if !reply.is_permanent() {
             return Action::Reply(reply);
         }
         let limits = &self.context.config.smtp;
@@ -556,6 +597,12 @@ impl Session {
             0 => Action::Reply(reply),
             beyond => Action::Delayed(reply, limits.error_delay.saturating_mul(beyond)),
         }
+    }
+
+    /// A reply may repeat what the client or the configuration says; UTF-8 in it is for those who use SMTPUTF8
+    /// (RFC 6531 §3.7.4.1).
+    fn legible(&self, reply: Reply) -> Reply {
+        if self.utf8 { reply } else { reply.into_ascii() }
     }
 
     fn sender(&self) -> String {
@@ -585,4 +632,10 @@ impl Session {
             "{}", refusal.reply
         );
     }
+}
+
+/// Whether the line begins an HTTP request. A browser can be led here, and to send lines that are commands behind it.
+fn is_http(line: &[u8]) -> bool {
+    const METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"POST", b"PUT", b"CONNECT", b"OPTIONS"];
+    line.split(|byte| *byte == b' ').next().is_some_and(|word| METHODS.contains(&word))
 }

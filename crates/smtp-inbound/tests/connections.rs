@@ -174,6 +174,23 @@ async fn a_message_arrives_in_the_queue_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn case_makes_recipients_distinct_only_where_they_are_not_ours() {
+    let trusted = "[relay]\ntrusted_networks = [{ network = \"127.0.0.0/8\", label = \"here\" }]\n[[domain]]";
+    let service = Service::start(ListenerKind::Mx, &CONFIG.replace("[[domain]]", trusted));
+    let mut client = service.greeted().await;
+    client.send("MAIL FROM:<>\r\n").await;
+    assert!(client.reply().await.starts_with("250"));
+    for recipient in ["Bob@adatum.test", "bob@ADATUM.test", "alice@proseware.test", "ALICE@proseware.test"] {
+        assert!(client.ask(&format!("RCPT TO:<{recipient}>")).await.starts_with("250"));
+    }
+    assert!(client.ask("DATA").await.starts_with("354"));
+    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250"));
+    let (envelope, _) = service.message().await;
+    let recipients: Vec<String> = envelope.recipients.iter().map(|to| to.address.to_string()).collect();
+    assert_eq!(recipients, ["Bob@adatum.test", "bob@adatum.test", "alice@proseware.test"]);
+}
+
+#[tokio::test]
 async fn a_login_over_starttls_submits_mail() {
     let service = Service::start(ListenerKind::Submission, CONFIG);
     let mut client = service.greeted().await;
@@ -324,6 +341,26 @@ async fn a_body_sent_too_early_is_answered_before_the_connection_closes() {
 }
 
 #[tokio::test]
+async fn a_body_sent_too_early_is_seen_however_the_input_is_cut() {
+    let config = CONFIG.replace("max_connections_per_address = 2", "max_connections_per_address = 100");
+    let service = Service::start(ListenerKind::Mx, &config);
+    // Somewhere in here a read of the server ends just behind DATA.
+    for length in 2000..2060 {
+        let mut client = service.greeted().await;
+        let begin = "MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nNOOP ";
+        let end = "\r\nDATA\r\n";
+        let padding = "x".repeat(length - begin.len() - end.len());
+        client.send(format!("{begin}{padding}{end}MAIL FROM:<x@adatum.test>\r\n.\r\n")).await;
+        for code in ["250 2.1.0", "250 2.1.5", "250 2.0.0"] {
+            assert!(client.reply().await.starts_with(code));
+        }
+        let reply = client.reply().await;
+        assert_eq!(reply, "503 5.5.1 data sent before the reply to DATA", "{length}");
+        assert!(client.is_closed().await);
+    }
+}
+
+#[tokio::test]
 async fn silence_is_answered_with_421() {
     let config =
         CONFIG.replace("write = \"500ms\"", "greeting = \"20ms\"\ncommand = \"20ms\"\ndata_block = \"20ms\"");
@@ -379,33 +416,54 @@ async fn trusted_clients_have_no_limit_of_connections() {
 }
 
 #[tokio::test]
-async fn the_limit_of_all_connections_holds_for_everybody() {
-    let service = Service::start(ListenerKind::Mx, &CONFIG.replace("[smtp]", "[smtp]\nmax_connections = 1"));
-    let _first = service.greeted().await;
-    let mut second = service.connect().await;
-    assert_eq!(second.reply().await, "421 4.3.2 too many connections, try again later");
-    assert_eq!(service.counter("postern_smtp_connections_refused_total"), 1.0);
+async fn the_limit_of_all_connections_holds_for_everybody_trusted_clients_have_twice_as_many() {
+    let config = CONFIG.replace("[smtp]", "[smtp]\nmax_connections = 1");
+    let trusted = "[relay]\ntrusted_networks = [{ network = \"127.0.0.0/8\", label = \"here\" }]\n[[domain]]";
+    for (config, places) in [(config.clone(), 1), (config.replace("[[domain]]", trusted), 2)] {
+        let service = Service::start(ListenerKind::Mx, &config);
+        let mut clients = Vec::new();
+        for _ in 0..places {
+            clients.push(service.greeted().await);
+        }
+        let mut last = service.connect().await;
+        assert_eq!(last.reply().await, "421 4.3.2 too many connections, try again later");
+        assert_eq!(service.counter("postern_smtp_connections_refused_total"), 1.0);
+    }
 }
 
 #[tokio::test]
-async fn stopping_ends_idle_sessions_and_lets_transactions_finish() {
-    let service = Service::start(ListenerKind::Mx, CONFIG);
+async fn stopping_ends_sessions_that_wait_and_lets_messages_finish() {
+    let config = CONFIG.replace("max_connections_per_address = 2", "max_connections_per_address = 3");
+    let service = Service::start(ListenerKind::Mx, &config);
     let mut idle = service.greeted().await;
+    let mut begun = service.greeted().await;
+    assert!(begun.ask("MAIL FROM:<>").await.starts_with("250"));
     let mut busy = service.greeted().await;
     busy.send("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nDATA\r\n").await;
     for _ in 0..3 {
         busy.reply().await;
     }
     service.stop.cancel();
-    assert_eq!(idle.reply().await, "421 4.3.2 service is shutting down, try again later");
-    assert!(idle.is_closed().await);
+    for client in [&mut idle, &mut begun] {
+        assert_eq!(client.reply().await, "421 4.3.2 service is shutting down, try again later");
+        assert!(client.is_closed().await);
+    }
     assert!(busy.ask("Subject: last\r\n\r\nbody\r\n.").await.starts_with("250 2.0.0"));
     assert_eq!(busy.reply().await, "421 4.3.2 service is shutting down, try again later");
     assert!(busy.is_closed().await);
-    drop((idle, busy));
+    drop((idle, begun, busy));
     service.tracker.close();
     service.tracker.wait().await;
     assert!(TcpStream::connect(service.address).await.is_err());
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_handshakes() {
+    let service = Service::start(ListenerKind::Submission, CONFIG);
+    let mut client = service.greeted().await;
+    assert!(client.ask("STARTTLS").await.starts_with("220"));
+    service.stop.cancel();
+    assert!(client.is_closed().await);
 }
 
 fn base64(text: &str) -> String {

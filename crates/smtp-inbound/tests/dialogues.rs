@@ -110,6 +110,27 @@ fn no_order_of_lines_confuses_a_session() {
     played.unwrap();
 }
 
+#[tokio::test]
+async fn a_login_that_a_reload_disables_sends_no_more() {
+    let text = std::fs::read_to_string(directory().join("default.toml")).unwrap();
+    let Server { shared, registry: _registry, directory: _directory } = Server::new(&text);
+    let shared = Arc::new(shared);
+    let peer = Peer {
+        listener: ListenerKind::Submissions,
+        client: "198.51.100.9".parse().unwrap(),
+        local: "192.0.2.25".parse().unwrap(),
+    };
+    let mut player = Player::new(Arc::clone(&shared), peer, Some(TLS));
+    player.hear(b"EHLO client.test\r\nAUTH PLAIN AGFsaWNlQHByb3Nld2FyZS50ZXN0AGNvcnJlY3QgaG9yc2U=\r\n").await;
+    player.hear(b"MAIL FROM:<alice@proseware.test>\r\nRSET\r\n").await;
+    let mut config = postern_config::Config::clone(&shared.config.load());
+    config.accounts[0].enabled = false;
+    shared.policy.store(Arc::new(postern_policy::Policy::new(&config)));
+    player.said.clear();
+    player.hear(b"MAIL FROM:<alice@proseware.test>\r\n").await;
+    assert!(player.said[0].starts_with("530 5.7.0 "), "{:?}", player.said);
+}
+
 #[test]
 fn wildcards_stand_for_anything_and_nothing_else_does() {
     for (pattern, text, matches) in [

@@ -400,9 +400,20 @@ mod tests {
 
     #[test]
     fn malformed_addresses_are_refused() {
-        for text in
-            ["a", "@b", "a@", "a@.", "a@b..", "a b@c", "\"a@b", "a\"b\"@c", "a@[1.2.3]", "a@[tag:x]", "a@b@c", "a@_é"]
-        {
+        for text in [
+            "a",
+            "@b",
+            "a@",
+            "a@.",
+            "a@b..",
+            "a b@c",
+            "\"a@b",
+            "a\"b\"@c",
+            "a@[1.2.3]",
+            "a@[tag:x]",
+            "a@b@c",
+            "a@_é",
+        ] {
             assert!(Address::parse(text).is_err(), "{text:?}");
         }
     }
@@ -419,6 +430,9 @@ mod tests {
     #[test]
     fn address_literals_are_syntax() {
         assert_eq!(Address::parse("a@[IPv6:2001:db8::1]").unwrap().to_string(), "a@[IPv6:2001:db8::1]");
-        assert_eq!(Address::parse("a@[192.0.2.1]").unwrap().host, Host::Literal("192.0.2.1".parse().unwrap()));
+        assert_eq!(
+            Address::parse("a@[192.0.2.1]").unwrap().host,
+            Host::Literal("192.0.2.1".parse().unwrap())
+        );
     }
 }

@@ -28,17 +28,24 @@ pub fn body_offset(message: &[u8]) -> usize {
 
 /// The fields of a header in order; stops at the empty line. Lines that are no field are skipped.
 pub fn fields(header: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    unfolded_lines(header).filter_map(Field::parse)
+}
+
+/// Whether a header is fields and nothing else, and has no NUL: all readers see the same fields then.
+pub fn is_well_formed(header: &[u8]) -> bool {
+    unfolded_lines(header).all(|raw| Field::parse(raw).is_some() && memchr::memchr(0, raw).is_none())
+}
+
+/// The lines of a header up to the empty one, each with those that go on with it.
+fn unfolded_lines(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        while at < header.len() && !is_empty_line(&header[at..line_end(header, at)]) {
-            let end = field_end(header, at);
-            let raw = &header[at..end];
-            at = end;
-            if let Some(field) = Field::parse(raw) {
-                return Some(field);
-            }
+        if at == header.len() || is_empty_line(&header[at..line_end(header, at)]) {
+            return None;
         }
-        None
+        let start = at;
+        at = field_end(header, start);
+        Some(&header[start..at])
     })
 }
 
@@ -384,6 +391,23 @@ mod tests {
         let found: Vec<(&[u8], &[u8])> = fields(header).map(|field| (field.name, field.value)).collect();
         assert_eq!(found, [(&b"Subject"[..], &b" one\r\n two"[..]), (b"From", b"a@b.test"), (b"Empty", b"")]);
         assert_eq!(fields(header).next().unwrap().raw, b"Subject: one\r\n two\r\n");
+    }
+
+    #[test]
+    fn a_well_formed_header_has_fields_only() {
+        for header in ["", "\r\nno field\r\n", "A: b\r\n c\r\nD :\r\n\r\n\0", "A: \u{e4}"] {
+            assert!(is_well_formed(header.as_bytes()), "{header:?}");
+        }
+        for header in [
+            &b"From\0: a\r\n"[..],
+            b"A: b\0c\r\n",
+            b"From\xa0: a\r\n",
+            b"A: b\r\nno field\r\n",
+            b" folded\r\nA: b\r\n",
+            b"From x Sat Nov 21 18:05:25 2026\r\nA: b\r\n",
+        ] {
+            assert!(!is_well_formed(header), "{header:?}");
+        }
     }
 
     #[test]

@@ -62,6 +62,14 @@ impl Reply {
         self.class() == ReplyClass::Permanent
     }
 
+    /// The same for a client that reads ASCII only: every other character is shown as "?".
+    pub fn into_ascii(mut self) -> Self {
+        for line in self.lines.iter_mut().filter(|line| !line.is_ascii()) {
+            *line = line.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
+        }
+        self
+    }
+
     /// All texts in one line, for logs and reports.
     pub fn text(&self) -> String {
         self.lines.join(" ")
@@ -181,7 +189,8 @@ impl ReplyReader {
 }
 
 fn split_reply_line(line: &[u8]) -> Result<(u16, bool, String), ReplyError> {
-    let malformed = || ReplyError::Malformed(String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned());
+    let malformed =
+        || ReplyError::Malformed(String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned());
     let (digits, rest) = line.split_at_checked(3).ok_or_else(malformed)?;
     let code = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
     let code: u16 = code.and_then(|d| d.parse().ok()).ok_or_else(malformed)?;

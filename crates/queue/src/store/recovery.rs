@@ -72,18 +72,18 @@ impl Layout {
                 if found == FORMAT {
                     return Ok(());
                 }
-                // Empty: a crash between making the file and writing it.
-                if !found.is_empty() {
-                    return Err(StoreError::UnknownFormat(found.trim().to_owned()));
-                }
+                return Err(StoreError::UnknownFormat(found.trim().to_owned()));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
+        // Under another name first: half a format would be an unknown one.
+        let unfinished = self.root.join("FORMAT.new");
         let write = || {
-            let file = files.open(&path, Access::Replace)?;
+            let file = files.open(&unfinished, Access::Replace)?;
             write_all(&*file, &mut [IoSlice::new(FORMAT.as_bytes())], 0)?;
             file.sync()?;
+            files.rename(&unfinished, &path)?;
             files.sync_directory(&self.root)
         };
         write().map_err(|e| StoreError::io("writing", &path, e))

@@ -4,6 +4,7 @@ use postern_policy::relay::Stage;
 use postern_policy::sender::header_senders;
 use postern_queue::{AcceptError, Envelope, Origin};
 use postern_smtp::Body;
+use postern_smtp::header::is_well_formed;
 
 use crate::receive::{Failure, Header, Hop, Received, Receiver};
 use crate::replies;
@@ -12,9 +13,10 @@ use crate::session::{Commit, Context, Refusal, Transaction};
 /// Begins to receive the message.
 pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Receiver, Refusal> {
     if transaction.recipients.is_empty() {
-        return Err(match transaction.tried {
-            true => Refusal::new("no-valid-recipients", replies::no_valid_recipients()),
-            false => Refusal::new("bad-sequence", replies::bad_sequence("RCPT first")),
+        return Err(match (transaction.tried, transaction.deferred) {
+            (_, true) => Refusal::new("no-valid-recipients", replies::no_valid_recipients_now()),
+            (true, false) => Refusal::new("no-valid-recipients", replies::no_valid_recipients()),
+            (false, false) => Refusal::new("bad-sequence", replies::bad_sequence("RCPT first")),
         });
     }
     let incoming = context.shared.queue.incoming().map_err(|error| not_stored(&error))?;
@@ -44,6 +46,10 @@ pub(crate) fn finish(
     if context.login.is_some() {
         let senders = header_senders(&content.header);
         context.ask(&transaction.hello, &transaction.reverse_path, Stage::Message(&senders))?;
+        // What we do not see as a From field, another reader may.
+        if !is_well_formed(&content.header) {
+            return Err(Refusal::new("malformed-header", replies::malformed_header()));
+        }
     }
     let now = context.shared.clock.now();
     let fields = hop(context, transaction).own_fields(&header, content.incoming.id(), now);

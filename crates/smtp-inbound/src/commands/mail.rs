@@ -34,6 +34,7 @@ pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Resu
         accepted: 0,
         only: None,
         tried: false,
+        deferred: false,
         began: context.shared.clock.now(),
         size: 0,
     })
