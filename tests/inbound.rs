@@ -457,7 +457,7 @@ fn a_message_that_breaks_off_is_not_accepted() {
     assert_eq!(client.deliver("a@client.test", &["alice@proseware.test"], &content).code, 250);
     daemon.maildir("alice@proseware.test").wait_for("whole");
     assert_eq!(daemon.maildir("alice@proseware.test").messages().len(), 1);
-    assert!(daemon.queue().is_empty());
+    daemon.wait_for_empty_queue();
 }
 
 #[test]

@@ -88,7 +88,8 @@ fn main() {
 fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, String> {
     let mut plan = Plan { messages: 20_000, sessions: 16, size: 4096, scenarios: Vec::new() };
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|n| n.parse().ok()).ok_or(format!("{argument} needs a number"));
+        let mut number =
+            || arguments.next().and_then(|n| n.parse().ok()).ok_or(format!("{argument} needs a number"));
         match argument.as_str() {
             // Cargo adds it.
             "--bench" => {}
@@ -121,7 +122,8 @@ impl Outcome {
     /// How many times better than `other`, figure by figure.
     fn against(&self, other: &Self) -> String {
         let ratios = self.0.iter().zip(&other.0).map(|(ours, theirs)| {
-            let ratio = if ours.more_is_better { ours.value / theirs.value } else { theirs.value / ours.value };
+            let ratio =
+                if ours.more_is_better { ours.value / theirs.value } else { theirs.value / ours.value };
             format!("{}: {ratio:.1} x better", ours.what)
         });
         ratios.collect::<Vec<_>>().join("   ")
@@ -130,7 +132,8 @@ impl Outcome {
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let figures: Vec<_> = self.0.iter().map(|figure| format!("{}: {:.3}", figure.what, figure.value)).collect();
+        let figures: Vec<_> =
+            self.0.iter().map(|figure| format!("{}: {:.3}", figure.what, figure.value)).collect();
         f.write_str(&figures.join("   "))
     }
 }
@@ -177,7 +180,8 @@ fn submit(plan: &Plan, start: Starter) -> Result<Outcome, String> {
     let load = load::run(server.address(), 1, TRANSACTIONS, plan.size)?;
     sink.wait_for(TRANSACTIONS)?;
     server.stop();
-    let figure = |what, share| Figure { what, value: load.latency(share).as_secs_f64() * 1e3, more_is_better: false };
+    let figure =
+        |what, share| Figure { what, value: load.latency(share).as_secs_f64() * 1e3, more_is_better: false };
     Ok(Outcome(vec![figure("submit p50 ms", 0.5), figure("submit p99 ms", 0.99)]))
 }
 

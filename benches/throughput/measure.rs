@@ -51,7 +51,9 @@ impl Processes {
             .into_iter()
             .filter_map(stat)
             // utime, stime, cutime, cstime: fields 14 to 17 of proc(5), here without the first two.
-            .flat_map(|fields| fields[11..15].iter().filter_map(|f| f.parse::<f64>().ok()).collect::<Vec<_>>())
+            .flat_map(|fields| {
+                fields[11..15].iter().filter_map(|f| f.parse::<f64>().ok()).collect::<Vec<_>>()
+            })
             .sum();
         Cpu(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
     }

@@ -48,9 +48,8 @@ pub fn start(setup: &Setup) -> Result<Box<dyn Server>, String> {
 
 /// Configuration, and the folders that `postfix check` makes.
 fn prepare(folder: &Path, address: SocketAddr, next_hop: SocketAddr) -> Result<(), String> {
-    let write = |name: &str, text: String| {
-        fs::write(folder.join(name), text).map_err(|e| format!("{name}: {e}"))
-    };
+    let write =
+        |name: &str, text: String| fs::write(folder.join(name), text).map_err(|e| format!("{name}: {e}"));
     for name in ["etc", "queue", "data"] {
         fs::create_dir(folder.join(name)).map_err(|e| format!("{name}: {e}"))?;
     }
@@ -66,7 +65,8 @@ fn prepare(folder: &Path, address: SocketAddr, next_hop: SocketAddr) -> Result<(
     write("etc/master.cf", master_cf(address))?;
     let own = Command::new("chown").arg("postfix").arg(folder.join("data")).status();
     own.map_err(|e| format!("chown: {e}"))?;
-    let check = Command::new("postfix").arg("-c").arg(folder.join("etc")).arg("check").stderr(Stdio::null()).status();
+    let check =
+        Command::new("postfix").arg("-c").arg(folder.join("etc")).arg("check").stderr(Stdio::null()).status();
     let check = check.map_err(|e| format!("postfix check: {e}"))?;
     if check.success() { Ok(()) } else { Err("postfix check failed (it needs root)".into()) }
 }

@@ -104,7 +104,8 @@ fn check(path: &Path) -> ExitCode {
     match load(path) {
         Ok(loaded) => {
             let config = &loaded.config;
-            let (domains, routes, accounts) = (config.domains.len(), config.routes.len(), config.accounts.len());
+            let (domains, routes, accounts) =
+                (config.domains.len(), config.routes.len(), config.accounts.len());
             let text = format!(
                 "{}: ok: {} listeners, {domains} domains, {routes} routes, {accounts} accounts\n",
                 path.display(),

@@ -42,7 +42,8 @@ pub fn become_user(user: &User) -> anyhow::Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn give(path: &std::path::Path, user: &User) -> anyhow::Result<()> {
-    nix::unistd::chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("chown {}", path.display()))
+    nix::unistd::chown(path, Some(user.uid), Some(user.gid))
+        .with_context(|| format!("chown {}", path.display()))
 }
 
 /// Allows this process as many open files as the system lets it: each session and each delivery needs one.

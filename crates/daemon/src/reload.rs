@@ -152,7 +152,9 @@ impl Reloader {
                 }
                 tracing::info!(event = "reloaded", path = %report.path.display(), "new configuration in force");
             }
-            Err(error) => tracing::error!(event = "reload-failed", "the old configuration stays in force: {error}"),
+            Err(error) => {
+                tracing::error!(event = "reload-failed", "the old configuration stays in force: {error}")
+            }
         }
         result
     }
@@ -184,8 +186,12 @@ impl Reloader {
         let added = wanted.iter().filter(|listener| !open.contains_key(*listener));
         added
             .map(|listener| {
-                if open.keys().any(|other| other.address == listener.address && listener.address.port() != 0) {
-                    return Err(anyhow!("{} is open with another kind: restart to change it", listener.address));
+                if open.keys().any(|other| other.address == listener.address && listener.address.port() != 0)
+                {
+                    return Err(anyhow!(
+                        "{} is open with another kind: restart to change it",
+                        listener.address
+                    ));
                 }
                 let bound = postern_smtp_inbound::bind(listener);
                 let bound = bound.with_context(|| format!("listening on {}", listener.address))?;
@@ -225,7 +231,8 @@ impl Reloader {
 
 fn prepare(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Generation> {
     let loaded = postern_config::load(path)?;
-    let own: Vec<SocketAddr> = own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
+    let own: Vec<SocketAddr> =
+        own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
     Generation::prepare(loaded, &own)
 }
 

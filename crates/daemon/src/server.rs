@@ -46,7 +46,8 @@ pub fn run(loaded: Loaded, log: Arc<LogHandle>) -> anyhow::Result<()> {
         privileges::become_user(user)?;
     }
     privileges::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let server = Server::start(loaded, listeners, log).await?;
         server.until_told_to_stop().await;
@@ -118,7 +119,8 @@ impl Server {
             decisions: postern_policy::metrics::Metrics::register(&registry)?,
             clock,
         });
-        let reloader = Reloader::new(live.clone(), inbound, outbound.clone(), log, tasks.clone(), stop.clone());
+        let reloader =
+            Reloader::new(live.clone(), inbound, outbound.clone(), log, tasks.clone(), stop.clone());
         let reloader = Arc::new(reloader);
         let shared = admin::Shared {
             queue: queue.clone(),
@@ -142,9 +144,13 @@ impl Server {
 
     /// Reloads on SIGHUP; ends on SIGTERM or SIGINT.
     async fn until_told_to_stop(&self) {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+        let signals =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = signals else {
-            tracing::error!(event = "no-signals", "cannot wait for signals: stop with kill -9, which loses nothing");
+            tracing::error!(
+                event = "no-signals",
+                "cannot wait for signals: stop with kill -9, which loses nothing"
+            );
             return std::future::pending().await;
         };
         let mut watchdog = tokio::time::interval(watchdog_period());
@@ -169,7 +175,11 @@ impl Server {
         self.tasks.close();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
             // What they have not acknowledged or settled is sent again by the client, or tried again by us.
-            tracing::warn!(event = "cut-off", tasks = self.tasks.len(), "sessions or deliveries did not end in time");
+            tracing::warn!(
+                event = "cut-off",
+                tasks = self.tasks.len(),
+                "sessions or deliveries did not end in time"
+            );
         }
         self.queue.close().await;
         tracing::info!(event = "stopped");
@@ -205,7 +215,8 @@ fn serve_operators(
     tasks: &TaskTracker,
 ) -> anyhow::Result<()> {
     if let Some(address) = config.metrics.listen {
-        let address = admin::metrics::serve(address, shared.clone(), stop.clone(), tasks).context("metrics.listen")?;
+        let address =
+            admin::metrics::serve(address, shared.clone(), stop.clone(), tasks).context("metrics.listen")?;
         tracing::info!(event = "listening", listener = "metrics", %address);
     }
     admin::server::serve(&config.admin.socket, shared, stop.clone(), tasks).context("admin.socket")

@@ -390,7 +390,12 @@ mod tests {
     }
 
     fn servers(address: SocketAddr) -> NameServers {
-        NameServers { addresses: vec![address], timeout: Duration::from_millis(50), attempts: 1, cache_size: 10 }
+        NameServers {
+            addresses: vec![address],
+            timeout: Duration::from_millis(50),
+            attempts: 1,
+            cache_size: 10,
+        }
     }
 
     #[tokio::test]

@@ -40,7 +40,9 @@ impl Records {
         let mail_host = name.as_ref().and_then(|name| self.mail_hosts.get(name));
         let address = name.as_ref().and_then(|name| self.addresses.get(name));
         let data = match query.query_type() {
-            RecordType::MX => mail_host.and_then(|host| Name::from_ascii(format!("{host}.")).ok()).map(|host| RData::MX(MX::new(10, host))),
+            RecordType::MX => mail_host
+                .and_then(|host| Name::from_ascii(format!("{host}.")).ok())
+                .map(|host| RData::MX(MX::new(10, host))),
             RecordType::A => address.map(|address| RData::A(A(*address))),
             _ => None,
         };

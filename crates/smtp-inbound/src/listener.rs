@@ -106,7 +106,8 @@ impl Inbound {
         }
     }
 
-    /// Accepts connections until `stop` is cancelled; the sessions live in `tracker` and end after their transaction then.
+    /// Accepts connections until `stop` is cancelled; the sessions live in `tracker` and end then: at once, or after
+    /// the message they receive.
     ///
     /// # Errors
     /// When the socket cannot be used by the runtime at all.

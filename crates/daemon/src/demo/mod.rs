@@ -75,7 +75,12 @@ async fn show(arguments: &DemoArguments) -> anyhow::Result<()> {
     let our_server = Server::start(&ours.config(), &log(&ours)).await?;
     let their_server = Server::start(&theirs.config(), &log(&theirs)).await?;
     say(&format!("  yours    {:<22} mx {}  submissions {}", ours.hostname(), ours.mx, ours.submissions));
-    say(&format!("  foreign  {:<22} mx {}  submissions {}", theirs.hostname(), theirs.mx, theirs.submissions));
+    say(&format!(
+        "  foreign  {:<22} mx {}  submissions {}",
+        theirs.hostname(),
+        theirs.mx,
+        theirs.submissions
+    ));
 
     let stage = Stage { ours: &ours, theirs: &theirs };
     stage.out().await.context("step 1")?;
@@ -133,7 +138,10 @@ impl Stage<'_> {
         let reply = submit(self.theirs, &self.ours.address(), "back").await?;
         say(&format!("   his server:  {reply}"));
         let (path, message) = arrived(&self.ours.inbox(), "demo: back").await?;
-        anyhow::ensure!(message.contains("by mail.proseware.test"), "the message has no Received field of ours");
+        anyhow::ensure!(
+            message.contains("by mail.proseware.test"),
+            "the message has no Received field of ours"
+        );
         say(&format!("   in alice's mailbox: {}", path.display()));
         Ok(())
     }
@@ -210,7 +218,8 @@ async fn submit(site: &Site, to: &str, subject: &str) -> anyhow::Result<Reply> {
     let from = site.address();
     let who = Credentials { name: &from, password: &site.password };
     let mut client = Client::log_in(site.submissions, &site.hostname(), &site.certificate(), who).await?;
-    let message = format!("From: <{from}>\nTo: <{to}>\nSubject: demo: {subject}\n\nHello from {}.\n", site.domain);
+    let message =
+        format!("From: <{from}>\nTo: <{to}>\nSubject: demo: {subject}\n\nHello from {}.\n", site.domain);
     let reply = client.send(&from, to, &message).await?;
     client.say("QUIT").await?;
     Ok(reply)

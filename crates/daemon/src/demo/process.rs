@@ -61,9 +61,8 @@ impl Server {
     /// # Errors
     /// When it does not come in time, or the server ends.
     pub async fn event(&self, name: &str, fits: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
-        let found = |events: &Vec<Value>| {
-            events.iter().find(|event| event["event"] == name && fits(event)).cloned()
-        };
+        let found =
+            |events: &Vec<Value>| events.iter().find(|event| event["event"] == name && fits(event)).cloned();
         let mut events = self.events.clone();
         let wait = events.wait_for(|events| found(events).is_some());
         let events = tokio::time::timeout(PATIENCE, wait).await;

@@ -35,7 +35,12 @@ impl Site {
     ///
     /// # Errors
     /// When no ports are free.
-    pub fn plan(parent: &Path, domain: &'static str, user: &'static str, thousand: u16) -> anyhow::Result<Self> {
+    pub fn plan(
+        parent: &Path,
+        domain: &'static str,
+        user: &'static str,
+        thousand: u16,
+    ) -> anyhow::Result<Self> {
         let folder = parent.join(domain.split('.').next().unwrap_or(domain));
         let port = |service: u16| free_port(thousand + service);
         Ok(Self {
@@ -89,7 +94,8 @@ impl Site {
         self.put("dkim-rsa.key", 0o600, &rsa.serialize_pem())?;
         let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
         self.put("dkim-ed25519.key", 0o600, &ed25519.serialize_pem())?;
-        let hash = postern_policy::accounts::hash_password(self.password.as_bytes()).map_err(anyhow::Error::msg)?;
+        let hash =
+            postern_policy::accounts::hash_password(self.password.as_bytes()).map_err(anyhow::Error::msg)?;
         let account = format!("[[account]]\nname = \"{}\"\npassword = \"{hash}\"\n", self.address());
         self.put("accounts.toml", 0o600, &account)?;
         self.put("postern.toml", 0o644, &self.configuration(peer_port, name_server))
