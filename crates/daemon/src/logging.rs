@@ -3,6 +3,8 @@
 //! A thread of its own writes, so that no session waits for a slow terminal; when it falls far behind, the sessions wait
 //! rather than lose an event.
 
+use std::io::BufWriter;
+
 use postern_config::Log;
 use postern_config::log::LogFormat;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -10,6 +12,9 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+/// Octets of the log that are written at once under load.
+const WRITE_AT_ONCE: usize = 64 * 1024;
 
 /// Keeps the writing thread alive, and can change the level. Dropping it writes what waits.
 #[derive(Debug)]
@@ -45,7 +50,9 @@ pub fn check_level(level: &str) -> Result<(), ParseError> {
 /// When `log.level` cannot be parsed.
 pub fn start(config: &Log) -> Result<LogHandle, ParseError> {
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.level)?);
-    let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(std::io::stderr());
+    // The writing thread flushes when nothing waits: under load many lines go out in one write.
+    let stderr = BufWriter::with_capacity(WRITE_AT_ONCE, std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(stderr);
     let layer = match config.format {
         LogFormat::Text => fmt::layer().with_writer(writer).with_ansi(false).with_target(false).boxed(),
         LogFormat::Json => fmt::layer()

@@ -1,7 +1,7 @@
 //! The parts of a server, how they start and how they end.
 //!
 //! Start: ports as root, then an ordinary user, then keys and spool with the rights of that user, then everybody at
-//! once. Stop: no new connections; sessions and deliveries get [`GRACE`] to come to an end; the spool is closed last.
+//! once. Stop: no new connections; sessions and deliveries get `GRACE` to come to an end; the spool is closed last.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -290,7 +290,12 @@ impl Store {
     /// this thread.
     pub fn commit(&self, changes: Vec<Change>, done: Done) {
         match drafts(changes) {
-            Ok((drafts, files)) => self.inner.waiting.push(Group { drafts, files, done }),
+            Ok((drafts, files)) => {
+                // They are from `next_id`, or should be: if not, later ones are above them all the same.
+                let last = drafts.iter().map(|draft| draft.record.id).max().unwrap_or(0);
+                self.inner.last_id.fetch_max(last, Ordering::SeqCst);
+                self.inner.waiting.push(Group { drafts, files, done });
+            }
             Err(error) => done(Err(Arc::new(error))),
         }
     }

@@ -205,7 +205,8 @@ fn mx_host(exchange: &Name) -> Result<Option<Domain>, String> {
         return Ok(None);
     }
     let text = exchange.to_ascii();
-    match Domain::parse(text.trim_end_matches('.')) {
+    // Underscores are no host name, but such MX hosts exist and work.
+    match Domain::parse_tolerant(&text) {
         Ok(host) => Ok(Some(host)),
         Err(error) => Err(format!("MX host {text:?}: {error}")),
     }

@@ -400,6 +400,8 @@ struct Index {
     directories: Directories,
     files: Arc<dyn Files>,
     db: Option<sled::Db>,
+    /// Whether there was anything before it was opened.
+    existed: bool,
     /// A copy of it that is being made. Kept here so that it is never dropped by a panic.
     copy: Option<sled::Db>,
     summary: Summary,
@@ -435,7 +437,15 @@ fn sync_all(files: &dyn Files, directory: &Path) -> Result<(), String> {
 
 impl Index {
     fn new(directories: Directories, files: Arc<dyn Files>) -> Self {
-        Self { directories, files, db: None, copy: None, summary: Summary::default(), batches: 0 }
+        Self {
+            directories,
+            files,
+            db: None,
+            existed: false,
+            copy: None,
+            summary: Summary::default(),
+            batches: 0,
+        }
     }
 
     /// Removes what earlier runs have put aside or not finished.
@@ -449,6 +459,7 @@ impl Index {
     }
 
     fn open(&mut self) -> Result<(), String> {
+        self.existed = self.files.list(&self.directories.index).is_ok_and(|entries| !entries.is_empty());
         self.db = Some(open_sled(&*self.files, &self.directories.index)?);
         Ok(())
     }
@@ -486,7 +497,8 @@ impl Index {
         }
         give(chunk);
         let Some(octets) = self.db()?.get(SUMMARY).map_err(text)? else {
-            return if counted.rows == 0 { Ok(None) } else { Err("the summary is missing".into()) };
+            // What looks empty is garbage, or was never filled: if there are rows, they are not there now.
+            return if self.existed { Err("the summary is missing".into()) } else { Ok(None) };
         };
         self.summary = Summary::decode(&octets).ok_or("the summary is damaged")?;
         if !self.summary.describes(&counted) {
