@@ -161,6 +161,8 @@ impl Connection {
 
     /// EHLO, or HELO for a server that does not know it (RFC 5321 §3.2); LHLO in LMTP.
     async fn hello(&mut self, hostname: &Domain) -> Result<(), Failure> {
+        // Behind STARTTLS nothing that was said in clear may count (RFC 3207 §4.2), even if EHLO is refused now.
+        self.capabilities = Capabilities::default();
         let verb = match self.protocol {
             Protocol::Smtp => "EHLO",
             Protocol::Lmtp => "LHLO",
@@ -418,6 +420,14 @@ mod tests {
         let server = Server::start(&script).await;
         let (opened, _) = open(server, |dial| dial.policy = TlsPolicy::Encrypt).await;
         assert!(matches!(opened, Err(Failure::Handshake(_))));
+    }
+
+    #[tokio::test]
+    async fn what_was_offered_in_clear_is_forgotten_even_if_ehlo_is_refused_under_tls() {
+        let script = [&STARTTLS[..], &["tls", "EHLO", "502 what?\r\n", "HELO", "250 hi\r\n"]].concat();
+        let server = Server::start_tls(&script, &certificate("mx.adatum.test")).await;
+        let connection = open(server, |_| {}).await.0.unwrap();
+        assert!(connection.protection != Protection::Clear && connection.capabilities.keywords.is_empty());
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@
 //! | who signs what? | [`sign`] |
 //! | permanent or temporary? | [`outcome`] |
 //! | a mailbox on this machine? | [`maildir`] |
+//! | who hears of a login that is refused? | `postmaster` |
 //! | what does the queue ask about destinations? | [`surroundings`] |
 //! | what is counted? | [`metrics`] |
 //!
@@ -24,6 +25,7 @@ pub mod maildir;
 pub mod metrics;
 pub mod outcome;
 pub mod pool;
+mod postmaster;
 mod reach;
 pub mod route;
 pub mod settings;

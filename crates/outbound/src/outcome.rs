@@ -133,6 +133,11 @@ impl Failure {
         }
     }
 
+    /// Whether the host gave no answer, or none that has a sense.
+    pub fn is_no_answer(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Timeout(_) | Self::NotSmtp { .. } | Self::Unexpected { .. })
+    }
+
     /// Whether another host of the destination may do better: nothing of the message was sent yet, and this host did not
     /// ask us to stop.
     pub fn suggests_next_host(&self) -> bool {

@@ -45,26 +45,28 @@ impl Pool {
         endpoint: &Endpoint,
         longest: Duration,
     ) -> Option<Connection> {
+        // To look at a connection is a call of the system, and so is the end of a dead one: neither under the lock.
+        loop {
+            let mut idle = self.last_used(destination, endpoint)?;
+            if idle.since.elapsed() < longest && idle.connection.is_quiet() {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    fn last_used(&self, destination: &Destination, endpoint: &Endpoint) -> Option<Idle> {
         let mut state = self.state.lock();
         if state.count == 0 {
             return None;
         }
         let key = (destination.clone(), endpoint.clone());
         let waiting = state.idle.get_mut(&key)?;
-        let before = waiting.len();
-        let mut found = None;
-        while let Some(mut idle) = waiting.pop() {
-            if idle.since.elapsed() < longest && idle.connection.is_quiet() {
-                found = Some(idle.connection);
-                break;
-            }
-        }
-        let taken = before - waiting.len();
+        let idle = waiting.pop();
         if waiting.is_empty() {
             state.idle.remove(&key);
         }
-        state.count -= taken;
-        found
+        state.count -= usize::from(idle.is_some());
+        idle
     }
 
     /// The number of the configuration in force, for [`Pool::put`].

@@ -22,6 +22,9 @@ use crate::maildir::Maildir;
 use crate::outcome::Verdict;
 use crate::tls_policy::TlsPolicy;
 
+/// So many MX hosts are looked up for one attempt, the best ones: hardly a domain has more, and one that has thousands must
+/// not make us ask for them all.
+const MAX_LOOKUPS: usize = 20;
 /// Of one MX host, so many addresses are tried in one attempt: a host with many dead ones must not use up the attempt.
 const MAX_ADDRESSES_PER_HOST: usize = 4;
 const LMTP_PORT: u16 = 24;
@@ -71,11 +74,14 @@ impl fmt::Display for Hop<'_> {
     }
 }
 
+/// The destinations that are reached without a network, as [`Hop`] names them.
+pub(crate) const NEARBY: [&str; 4] = ["local", "maildir", "discard", "reject"];
+
 /// A smarthost or LMTP server of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
-    /// `smarthost relay.test:587 login alice`, `lmtp /run/lmtp.sock`: with the login, as a connection under one login must
-    /// not carry mail of another.
+    /// `smarthost relay.test:587 tls encrypt login alice`, `lmtp /run/lmtp.sock`: with the login, and with how much TLS
+    /// where the route says so, as a connection made for one route must not carry mail of another that asks for more.
     pub name: String,
     /// Tried in order.
     pub hosts: Vec<RelayHost>,
@@ -263,18 +269,23 @@ impl Router {
             Answer::TryLater(problem) => return Err(RouteFailure::Dns { name: domain.to_string(), problem }),
         };
         let hosts = self.without_own_name(domain, hosts)?;
-        let hosts = by_preference(hosts, self.config.outbound.max_hosts);
+        let all = hosts.len();
+        let hosts = by_preference(hosts, MAX_LOOKUPS.max(self.config.outbound.max_hosts));
         let lookups = hosts.iter().map(|(_, host)| dns.addresses(host)).collect();
         let answers = join_all(lookups).await;
         let mut found = Found::default();
         for ((preference, host), answer) in hosts.iter().zip(answers) {
             found.add(*preference, host, answer, self);
         }
+        if hosts.len() < all {
+            found.note_problem(u16::MAX, format!("only {} of {all} MX hosts were asked for", hosts.len()));
+        }
         let none = match implicit {
             true => RouteFailure::NoSuchDomain(domain.clone()),
             false => RouteFailure::NoAddress(domain.clone()),
         };
-        found.into_targets(&domain.to_string(), none)
+        let targets = found.into_targets(&domain.to_string(), none)?;
+        Ok(of_first_hosts(targets, self.config.outbound.max_hosts))
     }
 
     /// RFC 5321 §5.1: where we are among the MX hosts, neither we nor hosts of the same or worse preference are asked.
@@ -404,6 +415,18 @@ fn by_preference(mut hosts: Vec<(u16, Domain)>, limit: usize) -> Vec<(u16, Domai
     hosts
 }
 
+/// The addresses of the first `limit` hosts.
+fn of_first_hosts(mut targets: Vec<Target>, limit: usize) -> Vec<Target> {
+    let mut hosts: Vec<String> = targets.iter().map(|target| target.host.clone()).collect();
+    // The addresses of a host stand together.
+    hosts.dedup();
+    if let Some(behind) = hosts.get(limit.max(1)) {
+        let end = targets.iter().position(|target| target.host == *behind);
+        targets.truncate(end.unwrap_or(targets.len()));
+    }
+    targets
+}
+
 /// The addresses of MX hosts, while they are gathered.
 #[derive(Default)]
 struct Found {
@@ -411,7 +434,8 @@ struct Found {
     /// The best preference at which we ourselves were met.
     ourselves: Option<u16>,
     private: bool,
-    dns_problem: Option<String>,
+    /// The best preference at which DNS could not say an address, and why.
+    dns_problem: Option<(u16, String)>,
 }
 
 impl Found {
@@ -422,8 +446,14 @@ impl Found {
                     self.add_address(preference, host.to_string(), ip, router);
                 }
             }
-            Answer::TryLater(problem) => self.dns_problem = Some(format!("{host}: {problem}")),
+            Answer::TryLater(problem) => self.note_problem(preference, format!("{host}: {problem}")),
             Answer::NoRecords | Answer::NoSuchName => {}
+        }
+    }
+
+    fn note_problem(&mut self, preference: u16, problem: String) {
+        if self.dns_problem.as_ref().is_none_or(|(known, _)| preference < *known) {
+            self.dns_problem = Some((preference, problem));
         }
     }
 
@@ -445,9 +475,12 @@ impl Found {
         if !self.targets.is_empty() {
             return Ok(self.targets.into_iter().map(|(_, target)| target).collect());
         }
-        Err(match self.dns_problem {
-            _ if self.ourselves.is_some() => RouteFailure::Loop(name.to_owned()),
-            Some(problem) => RouteFailure::Dns { name: name.to_owned(), problem },
+        // A host that is no better than ourselves would not be asked, whatever its address.
+        let problem =
+            self.dns_problem.filter(|(preference, _)| self.ourselves.is_none_or(|us| *preference < us));
+        Err(match problem {
+            Some((_, problem)) => RouteFailure::Dns { name: name.to_owned(), problem },
+            None if self.ourselves.is_some() => RouteFailure::Loop(name.to_owned()),
             None if self.private => RouteFailure::PrivateTargets(name.to_owned()),
             None => none,
         })
@@ -462,7 +495,7 @@ fn ipv4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Networks that no foreign domain may send our mail to: private, loopback, link-local, shared, benchmark, documentation,
-/// multicast and reserved ones (RFC 6890).
+/// multicast and reserved ones (RFC 6890), and IPv6 addresses that lead into them.
 fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_private_v4(ip),
@@ -471,7 +504,7 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 fn is_private_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, ..] = ip.octets();
+    let [a, b, c, _] = ip.octets();
     ip.is_private()
         || ip.is_loopback()
         || ip.is_link_local()
@@ -481,17 +514,39 @@ fn is_private_v4(ip: Ipv4Addr) -> bool {
         || a >= 240
         || (a == 100 && b & 0xc0 == 64)
         || (a == 198 && b & 0xfe == 18)
+        || (a, b, c) == (192, 0, 0)
 }
 
 fn is_private_v6(ip: Ipv6Addr) -> bool {
-    let [a, b, ..] = ip.segments();
+    let [a, b, c, ..] = ip.segments();
     ip.is_loopback()
         || ip.is_unspecified()
         || ip.is_multicast()
         || a & 0xfe00 == 0xfc00
         || a & 0xffc0 == 0xfe80
+        // Site-local ones, which RFC 3879 has given up and old networks have not.
+        || a & 0xffc0 == 0xfec0
+        // The local translation prefix (RFC 8215): where the IPv4 address stands in it is the network's own affair.
+        || (a, b, c) == (0x0064, 0xff9b, 1)
         || (a == 0x2001 && b == 0x0db8)
         || (a == 0x0100 && b == 0)
+        || embedded_v4(ip).into_iter().flatten().any(is_private_v4)
+}
+
+/// The IPv4 addresses to which a gateway or tunnel carries what is sent to this one.
+fn embedded_v4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let at = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match ip.segments() {
+        // Compatible addresses (RFC 4291 §2.5.5.1), and the translation prefix (RFC 6052 §2.1).
+        [0, 0, 0, 0, 0, 0, high, low] | [0x0064, 0xff9b, 0, 0, 0, 0, high, low] => [at(high, low), None],
+        // 6to4 (RFC 3056 §2).
+        [0x2002, high, low, ..] => [at(high, low), None],
+        // Teredo (RFC 4380 §4): the server, and the client with its bits inverted.
+        [0x2001, 0, high, low, _, _, client_high, client_low] => {
+            [at(high, low), at(!client_high, !client_low)]
+        }
+        _ => [None, None],
+    }
 }
 
 impl Relay {
@@ -514,8 +569,9 @@ impl Relay {
             return Err(RouterError::NoHost(kind));
         }
         let credentials = credentials(route)?;
+        let asked = route.tls.map(|_| format!(" tls {}", tls.as_str())).unwrap_or_default();
         let login = route.username.as_ref().map(|name| format!(" login {name}")).unwrap_or_default();
-        let name = format!("{kind} {}{login}", route.hosts.join(","));
+        let name = format!("{kind} {}{asked}{login}", route.hosts.join(","));
         Ok(Some(Self { name, hosts, protocol, tls, credentials }))
     }
 
@@ -735,6 +791,17 @@ mod tests {
     }
 
     #[test]
+    fn routes_to_one_host_under_different_tls_are_different_destinations() {
+        let name = |extra: &str| {
+            let routes = format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"relay.test\"]\n{extra}");
+            destination(&routes, "", "bob@adatum.test")
+        };
+        assert_eq!(name(""), "smarthost relay.test");
+        assert_eq!(name("tls = \"may\""), "smarthost relay.test tls may");
+        assert_eq!(name("tls = \"verify\""), "smarthost relay.test tls verify");
+    }
+
+    #[test]
     fn hosts_of_routes_are_read_in_all_their_forms() {
         let parse = |text: &str| RelayHost::parse(text, 25).ok();
         assert_eq!(parse("relay.test:26"), Some(RelayHost::Name(domain("relay.test"), 26)));
@@ -793,6 +860,22 @@ mod tests {
             first.insert(found[0].clone());
         }
         assert_eq!(first.len(), 8);
+    }
+
+    #[tokio::test]
+    async fn hosts_without_an_address_do_not_count_against_the_limit() {
+        let with_hosts = |name: &str, missing: u16| {
+            let dns = StaticDns::new().address_record(domain("last.test"), ip("8.0.0.1"));
+            let dns = (0..missing).fold(dns, |dns, number| {
+                dns.mx_record(domain(name), number, domain(&format!("missing{number}.test")))
+            });
+            dns.mx_record(domain(name), 99, domain("last.test"))
+        };
+        let dns = with_hosts("many.test", 10);
+        assert_eq!(hosts("", &dns, "bob@many.test").await.unwrap(), ["last.test 8.0.0.1:2525"]);
+        let dns = with_hosts("thousands.test", 2000);
+        let failure = hosts("", &dns, "bob@thousands.test").await.unwrap_err();
+        assert!(matches!(&failure, RouteFailure::Dns { problem, .. } if problem.contains("20 of 2001")));
     }
 
     #[tokio::test]
@@ -863,6 +946,21 @@ mod tests {
         assert!(matches!(failure, RouteFailure::Loop(_)));
     }
 
+    #[tokio::test]
+    async fn a_better_host_that_dns_cannot_say_is_waited_for_and_one_behind_us_is_not() {
+        let dns = StaticDns::new()
+            .address_record(domain("us.test"), ip("192.0.2.25"))
+            .failing(domain("broken.test"))
+            .mx_record(domain("better.test"), 1, domain("broken.test"))
+            .mx_record(domain("better.test"), 2, domain("us.test"))
+            .mx_record(domain("equal.test"), 2, domain("broken.test"))
+            .mx_record(domain("equal.test"), 2, domain("us.test"));
+        let failure = hosts("", &dns, "a@better.test").await.unwrap_err();
+        assert!(matches!(failure, RouteFailure::Dns { .. }), "{failure}");
+        let failure = hosts("", &dns, "a@equal.test").await.unwrap_err();
+        assert!(matches!(failure, RouteFailure::Loop(_)), "{failure}");
+    }
+
     #[test]
     fn a_listener_on_all_addresses_is_ourselves_only_at_addresses_we_have() {
         let mut router = router("");
@@ -890,10 +988,29 @@ mod tests {
             "fe80::1",
             "0.0.0.0",
             "255.255.255.255",
+            "192.0.0.8",
+            "fec0::1",
+            "::10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::8.8.8.8",
+            "2002:7f00:1::1",
+            "2001:0:a00:1::f7f7:f7f7",
+            "2001:0:808:808::80ff:fffe",
         ] {
             assert!(is_private(ip(private)), "{private}");
         }
-        for public in ["8.8.8.8", "100.128.0.1", "198.20.0.1", "2a00::1", "172.32.0.1"] {
+        for public in [
+            "8.8.8.8",
+            "100.128.0.1",
+            "198.20.0.1",
+            "2a00::1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "64:ff9b::8.8.8.8",
+            "2002:808:808::1",
+            "2001:0:808:808::f7f7:f7f7",
+            "2001:200::1",
+        ] {
             assert!(!is_private(ip(public)), "{public}");
         }
     }

@@ -302,27 +302,33 @@ async fn read_until(
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
+    /// The RCPT commands, in order.
+    pub(crate) recipients: Arc<Mutex<Vec<String>>>,
 }
 
 impl Sink {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub(crate) fn start_on(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let count = connections.clone();
+        let recipients = Arc::new(Mutex::new(Vec::new()));
+        let (count, log) = (connections.clone(), recipients.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(take_everything(stream));
+                tokio::spawn(take_everything(stream, log.clone()));
             }
         });
-        Self { address, connections }
+        Self { address, connections, recipients }
     }
 }
 
-async fn take_everything(stream: TcpStream) -> std::io::Result<()> {
+async fn take_everything(stream: TcpStream, recipients: Arc<Mutex<Vec<String>>>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 hi\r\n").await?;
     let mut line = String::new();
@@ -335,6 +341,9 @@ async fn take_everything(stream: TcpStream) -> std::io::Result<()> {
             command if command.starts_with("EHLO") => "250-hi\r\n250 PIPELINING\r\n",
             _ => "250 ok\r\n",
         };
+        if !in_data && line.starts_with("RCPT") {
+            recipients.lock().push(line.trim_end().to_owned());
+        }
         in_data = (in_data || reply.starts_with("354")) && line != ".\r\n";
         stream.write_all(reply.as_bytes()).await?;
         line.clear();

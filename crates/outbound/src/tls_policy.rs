@@ -20,6 +20,17 @@ pub enum TlsPolicy {
 }
 
 impl TlsPolicy {
+    /// As destinations name it: the words of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::May => "may",
+            Self::Encrypt => "encrypt",
+            Self::Verify => "verify",
+            Self::Implicit => "implicit",
+        }
+    }
+
     /// The policy of a smarthost or LMTP route. A login is shown only to a host that has proved its name, unless the route
     /// says otherwise.
     pub fn of_smarthost(route: &Route) -> Self {

@@ -25,8 +25,9 @@ use crate::maildir::{self, Maildir};
 use crate::metrics::{Metrics, Phase};
 use crate::outcome::{self, Circumstances, Failure, Stage, Verdict};
 use crate::pool::Pool;
+use crate::postmaster::Postmaster;
 use crate::reach::{Change, Reach};
-use crate::route::{Hop, RouteFailure, Target};
+use crate::route::{Hop, NEARBY, RouteFailure, Target};
 use crate::settings::Settings;
 use crate::tls_policy::TlsPolicy;
 use crate::transaction::{Mail, To};
@@ -35,6 +36,12 @@ use crate::transaction::{Mail, To};
 const SWEEP: Duration = Duration::from_millis(500);
 /// Messages that are written into mailboxes at once: more would only make the disk seek.
 const LOCAL_DELIVERIES: usize = 16;
+
+/// While all slots are taken, a slot is given back after so long, though more messages wait for the same destination. The
+/// queue ends the turns of fast hosts by number of messages; this ends those of slow ones.
+const TURN: Duration = Duration::from_secs(10);
+/// While all slots are taken, how often the queue is asked for deliveries that need none.
+const NEARBY_LOOK: Duration = Duration::from_millis(50);
 
 /// What deliveries work with.
 #[derive(Debug)]
@@ -55,8 +62,11 @@ pub struct Outbound {
     shared: Shared,
     pool: Pool,
     slots: Arc<Slots>,
+    /// The destinations that need no slot.
+    nearby: [Destination; 4],
     local: Semaphore,
     reach: Reach,
+    postmaster: Postmaster,
     /// Connections that are being closed politely.
     farewells: TaskTracker,
 }
@@ -69,8 +79,10 @@ impl Outbound {
             shared,
             pool: Pool::default(),
             slots: Arc::default(),
+            nearby: NEARBY.map(|name| Destination(name.into())),
             local,
             reach: Reach::default(),
+            postmaster: Postmaster::default(),
             farewells: TaskTracker::new(),
         })
     }
@@ -95,10 +107,7 @@ impl Outbound {
         while let Some((slot, lease)) = stop.run_until_cancelled(self.next()).await {
             let outbound = self.clone();
             let stop = stop.clone();
-            tasks.spawn(async move {
-                outbound.work(lease, &stop).await;
-                drop(slot);
-            });
+            tasks.spawn(async move { outbound.work(lease, slot, &stop).await });
         }
         for connection in self.pool.close() {
             self.farewells.spawn(connection.close());
@@ -107,11 +116,33 @@ impl Outbound {
         self.farewells.wait().await;
     }
 
-    /// Waits for a free slot, then for a lease.
-    async fn next(&self) -> (Slot, Lease) {
-        let limit = || self.shared.settings.load().config.outbound.max_deliveries;
-        let slot = self.slots.take(limit).await;
-        (slot, self.shared.queue.lease().await)
+    /// Waits for a free slot, then for a lease. Deliveries on this machine need no slot, so that slow hosts elsewhere never
+    /// hold them up; the queue bounds them for each destination.
+    async fn next(&self) -> (Option<Slot>, Lease) {
+        tokio::select! {
+            biased;
+            slot = self.slots.take(|| self.max_deliveries()) => {
+                let lease = self.shared.queue.lease().await;
+                let is_nearby = self.nearby.contains(&lease.destination);
+                ((!is_nearby).then_some(slot), lease)
+            }
+            lease = self.next_nearby() => (None, lease),
+        }
+    }
+
+    /// Waits for a lease of a delivery on this machine.
+    async fn next_nearby(&self) -> Lease {
+        loop {
+            let lease = self.nearby.iter().find_map(|destination| self.shared.queue.lease_for(destination));
+            match lease {
+                Some(lease) => return lease,
+                None => tokio::time::sleep(NEARBY_LOOK).await,
+            }
+        }
+    }
+
+    fn max_deliveries(&self) -> usize {
+        self.shared.settings.load().config.outbound.max_deliveries
     }
 
     /// Closes connections that were idle too long.
@@ -124,8 +155,10 @@ impl Outbound {
         }
     }
 
-    /// Delivers one message, and then others that wait for the same destination.
-    async fn work(&self, lease: Lease, stop: &CancellationToken) {
+    /// Delivers one message, and then others that wait for the same destination. The connection is in the pool when the
+    /// turn ends before the line does.
+    async fn work(&self, lease: Lease, slot: Option<Slot>, stop: &CancellationToken) {
+        let started = tokio::time::Instant::now();
         let mut next = Some(lease);
         while let Some(lease) = next {
             let (id, destination) = (lease.id, lease.destination.clone());
@@ -135,7 +168,8 @@ impl Outbound {
                 tracing::error!(event = "panic", %id, %destination, %panic, "delivery attempt panicked");
                 return;
             }
-            next = match stop.is_cancelled() {
+            let is_wanted = slot.is_some() && self.slots.are_taken(self.max_deliveries());
+            next = match stop.is_cancelled() || (is_wanted && started.elapsed() >= TURN) {
                 true => None,
                 false => self.shared.queue.lease_for(&destination),
             };
@@ -197,12 +231,16 @@ impl Slots {
     async fn take(self: &Arc<Self>, limit: impl Fn() -> usize) -> Slot {
         loop {
             let freed = self.freed.notified();
-            if self.taken.load(Ordering::Acquire) < limit().max(1) {
+            if !self.are_taken(limit()) {
                 self.taken.fetch_add(1, Ordering::AcqRel);
                 return Slot(self.clone());
             }
             freed.await;
         }
+    }
+
+    fn are_taken(&self, limit: usize) -> bool {
+        self.taken.load(Ordering::Acquire) >= limit.max(1)
     }
 }
 
@@ -295,6 +333,9 @@ impl<'a> Attempt<'a> {
                 Ok(()) => return,
                 Err(failure) => {
                     self.note(target, &failure);
+                    if let Failure::LoginRefused(answer) = &failure {
+                        self.tell_postmaster(answer).await;
+                    }
                     let goes_on = failure.suggests_next_host();
                     last = Some((failure, target));
                     if !goes_on {
@@ -480,12 +521,21 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Mail for a smarthost waits until somebody mends the login, and the senders cannot.
+    async fn tell_postmaster(&self, answer: &str) {
+        let Outbound { postmaster, shared, .. } = self.outbound;
+        let smarthost = &self.lease.destination;
+        postmaster.login_refused(smarthost, answer, self.settings, &shared.queue, self.now()).await;
+    }
+
     /// What the last failure says of the destination as a whole.
     fn blame(&mut self, failure: &Failure) {
-        if failure.closing().is_some() {
-            self.feedback = Feedback::SlowDown(failure.to_string());
-        } else if failure.stage() < Stage::Mail {
+        // A host that turns us away before MAIL, be it with a 421, serves nobody; nor does one that falls silent on everybody.
+        let nobody_decided = self.outcomes.iter().all(Option::is_none);
+        if failure.stage() < Stage::Mail || (failure.is_no_answer() && nobody_decided) {
             self.feedback = Feedback::Unreachable(failure.to_string());
+        } else if failure.closing().is_some() {
+            self.feedback = Feedback::SlowDown(failure.to_string());
         }
     }
 
@@ -635,6 +685,7 @@ mod tests {
     use postern_smtp::Domain;
     use prometheus::Registry;
     use tempfile::TempDir;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::surroundings::QueueSurroundings;
@@ -753,6 +804,51 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_slow_host_gives_its_slot_to_others_in_between() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Two destinations, one server.
+        let routes = format!(
+            "[outbound]\nmax_deliveries = 1\n\
+             [[route]]\ndomain = \"adatum.test\"\nvia = \"smarthost\"\nhosts = [\"127.0.0.1:{port}\"]\n\
+             [[route]]\nvia = \"smarthost\"\nhosts = [\"[127.0.0.1]:{port}\"]\n"
+        );
+        let site = Site::start(&routes, StaticDns::new()).await;
+        site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until("begun", |site| site.queue.summary().active == 1).await;
+        site.submit(&["eve@thephone-company.test"], "x\r\n").await;
+        for _ in 0..5 {
+            site.submit(&["bob@adatum.test"], "x\r\n").await;
+        }
+        tokio::time::pause();
+        tokio::time::advance(TURN).await;
+        tokio::time::resume();
+        // The first attempt waits for its greeting until here.
+        let sink = Sink::start_on(listener);
+        site.until("delivered", |site| site.queue.summary().messages == 0).await;
+        site.stop().await;
+        let served = sink.recipients.lock().clone();
+        assert_eq!(served.iter().position(|line| line.contains("eve@")), Some(1), "{served:?}");
+    }
+
+    #[tokio::test]
+    async fn deliveries_on_this_machine_do_not_wait_for_slow_hosts() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let text = format!(
+            "[outbound]\nmax_deliveries = 1\n{LOCAL}\
+             [[route]]\nvia = \"smarthost\"\nhosts = [\"{address}\"]\n"
+        );
+        let site = Site::start(&text, StaticDns::new()).await;
+        site.submit(&["bob@adatum.test"], "x\r\n").await;
+        let (waiting, _) = silent.accept().await.unwrap();
+        let id = site.submit(&["alice@proseware.test"], "x\r\n").await;
+        site.until_gone(id).await;
+        drop((waiting, silent));
+        site.stop().await;
+    }
+
+    #[tokio::test]
     async fn an_idle_connection_that_dies_costs_no_attempt() {
         let dying = [&HELLO[..], &TAKE, &["DATA", "421 idle too long\r\n", "close"]].concat();
         let fresh = [&HELLO[..], &TAKE].concat();
@@ -816,6 +912,36 @@ mod tests {
         site.stop().await;
     }
 
+    /// Whether the destination of a message rests after one attempt at a host with this script.
+    async fn rests_after(script: &[&str]) -> bool {
+        let server = Server::start(script).await;
+        let sending = "[outbound]\ndestination_back_off = \"5h\"\ndestination_back_off_cap = \"5h\"";
+        let route = format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", server.address());
+        let site = Site::start(&format!("{sending}\n{route}"), StaticDns::new()).await;
+        let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        let bob = site.until_tried(id).await.recipients.remove(0);
+        assert_eq!(bob.state, "deferred");
+        site.stop().await;
+        server.finished().await;
+        bob.next_attempt.unwrap() - bob.last_attempt.unwrap() > 4 * 3600
+    }
+
+    #[tokio::test]
+    async fn a_host_that_serves_nobody_rests() {
+        assert!(rests_after(&["421 busy\r\n", "close"]).await);
+        assert!(rests_after(&["220 hi\r\n", "EHLO", "421 busy\r\n", "close"]).await);
+        assert!(rests_after(&[&HELLO[..], &["MAIL", "close"]].concat()).await);
+        assert!(rests_after(&[&HELLO[..], &TAKE[..2], &[".", "close"]].concat()).await);
+        assert!(rests_after(&[&HELLO[..], &["DATA", "HTTP/1.1 400 Bad Request\r\n"]].concat()).await);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_answers_does_not_rest() {
+        assert!(!rests_after(&[&HELLO[..], &["DATA", "421 slowly\r\n", "close"]].concat()).await);
+        let greylisted = "250 ok\r\n451 4.7.1 later\r\n503 nobody\r\n";
+        assert!(!rests_after(&[&HELLO[..], &["DATA", greylisted]].concat()).await);
+    }
+
     #[tokio::test]
     async fn recipients_beyond_what_the_host_takes_go_in_another_transaction() {
         let two = "250 ok\r\n250 ok\r\n250 ok\r\n452 4.5.3 too many\r\n354 go\r\n";
@@ -858,6 +984,28 @@ mod tests {
         }
         // The refusal of the third is reported to alice.
         site.until("reported", |site| new_mail(site.folder.path(), "alice").len() == 2).await;
+        site.stop().await;
+    }
+
+    #[tokio::test]
+    async fn postmaster_is_told_of_a_login_that_is_refused() {
+        let hello = ["220 hi\r\n", "EHLO", "250-hi\r\n250 AUTH PLAIN\r\n"];
+        let server = Server::start(&[&hello[..], &["AUTH", "535 5.7.8 no\r\n"]].concat()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "secret").unwrap();
+        let route = format!(
+            "[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"may\"\n\
+             username = \"alice\"\npassword_file = {password:?}\n",
+            server.address()
+        );
+        let alias = "aliases = { postmaster = [\"alice\"] }";
+        let site = Site::start(&format!("{LOCAL}{alias}\n{route}"), StaticDns::new()).await;
+        let id = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until_tried(id).await;
+        site.until("told", |site| site.queue.summary().messages == 1).await;
+        let mail = new_mail(site.folder.path(), "alice").concat();
+        assert!(mail.starts_with("Return-Path: <>\n") && mail.contains("\n    535 5.7.8 no\n"), "{mail}");
         site.stop().await;
     }
 

@@ -11,7 +11,7 @@ use crate::dsn::{Action, Told};
 use crate::envelope::{Envelope, Facts};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Outcome, QueueId, Report};
-use crate::messages::{Context, Leased};
+use crate::messages::{Context, Leased, PAUSE};
 use crate::reports::{NewReport, Owed};
 use crate::retry;
 use crate::state::{MessageState, Phase, shortened};
@@ -65,7 +65,7 @@ pub(crate) struct Work {
     pub(crate) dirty: bool,
     /// When the next write is tried after one that failed.
     pub(crate) write_after: Option<SystemTime>,
-    /// Whether it is to be removed without telling anybody.
+    /// Whether it is to be removed without telling anybody, when no attempt is under way.
     pub(crate) discarded: bool,
     /// Whether a report is being composed.
     pub(crate) reporting: bool,
@@ -93,6 +93,11 @@ impl Entry {
 
     pub(crate) fn facts(&self) -> Facts {
         Facts::read(&self.meta)
+    }
+
+    /// Octets that it holds in memory while it waits.
+    pub(crate) fn weight(&self) -> u64 {
+        (self.meta.len() + self.state.len()) as u64
     }
 
     /// Unpacks it, to work on it.
@@ -204,8 +209,10 @@ impl Work {
         self.dirty = true;
         match outcome {
             Outcome::Delivered(report) => {
-                recipient.phase = Phase::Delivered { report_owed: notify.success && !null_sender };
-                recipient.last = Some(kept(report));
+                let report_owed = notify.success && !null_sender;
+                recipient.phase = Phase::Delivered { report_owed };
+                // Every later outcome writes this state again: what nobody will ask for is not part of it.
+                recipient.last = report_owed.then(|| kept(report));
             }
             Outcome::Failed(report) => {
                 self.fail(index, kept(report), false);
@@ -217,8 +224,9 @@ impl Work {
                 let retry = &cx.schedule.retry;
                 let next = retry::next_attempt(retry, expires, recipient.attempts, wished, jitter, cx.now);
                 recipient.wish_granted |= wished.is_some();
-                recipient.phase = Phase::Waiting { next: Some(next.unwrap_or(cx.now)) };
-                // Without a next attempt its time is over: `expire` ends it with this evidence.
+                // Without a next attempt its time is over: `expire` ends it with this evidence. While the clock is in
+                // doubt it does not, and the recipient is tried again, but not at once.
+                recipient.phase = Phase::Waiting { next: Some(next.unwrap_or(cx.now + PAUSE)) };
                 recipient.last = Some(kept(report));
             }
         }
@@ -233,7 +241,18 @@ impl Work {
 
     /// Whether its last change is a deletion.
     pub(crate) fn is_over(&self) -> bool {
-        self.discarded || (self.leases == 0 && self.state.is_over())
+        self.leases == 0 && (self.discarded || self.state.is_over())
+    }
+
+    /// Has it removed without telling anybody, as soon as no attempt is under way. Until then it is held: after a crash in
+    /// between it must not be delivered.
+    pub(crate) fn discard(&mut self) {
+        self.discarded = true;
+        self.report = None;
+        if self.leases > 0 {
+            self.state.held = Some("to be removed when the attempt under way has ended".to_owned());
+            self.dirty = true;
+        }
     }
 
     /// When its recipients are given up.
@@ -292,17 +311,18 @@ impl Work {
     }
 
     /// Makes the waiting recipients ready whose time has come. Returns them.
-    pub(crate) fn take_due(&mut self, now: SystemTime) -> Vec<u32> {
+    pub(crate) fn take_due(&mut self, cx: &Context<'_>) -> Vec<u32> {
         let mut due = Vec::new();
-        if self.state.held.is_some() {
+        if self.state.held.is_some() || self.discarded {
             return due;
         }
+        let horizon = cx.now + retry::horizon(&cx.schedule.retry);
         for (index, recipient) in self.state.recipients.iter_mut().enumerate() {
             if recipient.leased {
                 continue;
             }
             if let Phase::Waiting { next: Some(next) } = recipient.phase
-                && next <= now
+                && (next <= cx.now || next > horizon)
             {
                 recipient.phase = Phase::Waiting { next: None };
                 due.push(index as u32);
@@ -313,6 +333,9 @@ impl Work {
 
     /// When something must be done without anybody asking: an attempt, a notice of delay, the end of the lifetime.
     pub(crate) fn wake(&self, cx: &Context<'_>) -> Option<SystemTime> {
+        if self.discarded {
+            return None;
+        }
         self.waiting().next()?;
         let mut wake = self.expires(cx);
         if self.state.held.is_none() {
@@ -367,7 +390,10 @@ impl Work {
             };
             let attempted = state.attempts > 0;
             let report = self.last_words(index, cx);
-            owed.indices.push(index as u32);
+            // A delay is told, not owed: what such a recipient comes to owe meanwhile is told by another report.
+            if state.phase.owes_report() {
+                owed.indices.push(index as u32);
+            }
             owed.told.push(Told { recipient: recipient.clone(), action, report, expired, attempted });
         }
         owed

@@ -1,11 +1,12 @@
 //! What is kept of a message beside its content, and its encoding in the spool.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
 
 use crate::codec::{Damaged, Field, Reader, Writer};
+use crate::message::QueueId;
 
 /// The envelope of a queued message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +176,25 @@ impl Envelope {
             }
         }
         Ok(envelope)
+    }
+
+    /// What stands for an envelope that cannot be read: without recipients.
+    pub(crate) fn unreadable(id: QueueId) -> Self {
+        Self {
+            reverse_path: ReversePath::Null,
+            origin: Origin::Outsider,
+            client: None,
+            helo: None,
+            // The time is part of the id.
+            received: SystemTime::UNIX_EPOCH + Duration::from_micros(id.0 >> 8),
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envelope_id: None,
+            message_id: None,
+            size: 0,
+            recipients: Vec::new(),
+        }
     }
 
     /// Whether nobody is told when delivery fails (RFC 5321 §4.5.5).

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
 use crate::Inner;
@@ -69,6 +69,8 @@ pub struct Incoming {
     /// Octets written so far.
     size: u64,
     file: File,
+    /// The encoded state of a message that comes from another queue; empty: nothing has happened yet.
+    state: Vec<u8>,
 }
 
 /// Where the content of a message goes.
@@ -85,8 +87,22 @@ enum File {
 impl Incoming {
     pub(crate) fn new(queue: Arc<Inner>) -> Self {
         let id = queue.store.next_id();
+        Self::transferred(queue, id, Vec::new())
+    }
+
+    /// A message that comes from another queue, with its id and state.
+    pub(crate) fn transferred(queue: Arc<Inner>, id: QueueId, state: Vec<u8>) -> Self {
         queue.arriving.fetch_add(1, Ordering::Relaxed);
-        Self { queue, id, pieces: Vec::new(), tail: BytesMut::new(), in_memory: 0, size: 0, file: File::None }
+        Self {
+            queue,
+            id,
+            pieces: Vec::new(),
+            tail: BytesMut::new(),
+            in_memory: 0,
+            size: 0,
+            file: File::None,
+            state,
+        }
     }
 
     /// The id the message will have: it stands in our Received field and in the reply.
@@ -151,17 +167,18 @@ impl Incoming {
     /// Nothing was accepted then.
     pub async fn commit(mut self, mut envelope: Envelope, header: Vec<u8>) -> Result<QueueId, AcceptError> {
         envelope.size = header.len() as u64 + self.size;
-        let patience = self.queue.surroundings.schedule().commit_timeout;
-        match timeout(patience, self.commit_now(envelope, header)).await {
-            Ok(result) => result,
+        let patience = Instant::now() + self.queue.surroundings.schedule().commit_timeout;
+        match timeout_at(patience, self.hand_over(envelope, header)).await {
+            Ok(handed_over) => handed_over?.answer(patience).await.map(|()| self.id),
             Err(_) => Err(AcceptError::Timeout),
         }
     }
 
-    async fn commit_now(&mut self, envelope: Envelope, header: Vec<u8>) -> Result<QueueId, AcceptError> {
+    /// Hands the message to the spool.
+    async fn hand_over(&mut self, envelope: Envelope, header: Vec<u8>) -> Result<Waiting, AcceptError> {
         let body = self.finish(header).await?;
         let meta = envelope.encode();
-        let arrival = Arrival::new(self.id, &meta, &[], &self.queue.context());
+        let arrival = Arrival::new(self.id, &meta, &self.state, &self.queue.context());
         let arrival = arrival.map_err(|damage| {
             error!(id = %self.id, %damage, "an envelope that cannot be read back");
             AcceptError::Store(StoreError::Damaged(self.id))
@@ -169,15 +186,15 @@ impl Incoming {
         let cost = meta.len()
             + if let NewBody::Inline(pieces) = &body { pieces.iter().map(Bytes::len).sum() } else { 0 };
         let room = self.queue.backlog_room(cost).await?;
-        let (answer, answered) = oneshot::channel();
-        let (waiting, arriving) = handover(arrival, room, answer);
-        self.queue.commit(vec![Change::Enqueue { id: self.id, meta, body }], move |queue, result| {
+        let (waiting, arriving) = handover(arrival, room);
+        let mut changes = vec![Change::Enqueue { id: self.id, meta, body }];
+        if !self.state.is_empty() {
+            changes.push(Change::State { id: self.id, state: std::mem::take(&mut self.state) });
+        }
+        self.queue.commit(changes, move |queue, result| {
             arriving.written(queue, result.map_err(|error| crate::owned(&error)));
         });
-        let result = answered.await.unwrap_or(Err(StoreError::Closed));
-        // From here on the fate is known, and dropping `waiting` changes nothing.
-        drop(waiting);
-        result.map(|()| self.id).map_err(AcceptError::from)
+        Ok(waiting)
     }
 
     /// The whole content, as the spool takes it.
@@ -222,7 +239,10 @@ const DECIDED: u8 = 2;
 
 /// The session's end. Dropped before the fate is decided (time-out, lost connection) it abandons the message.
 #[derive(Debug)]
-struct Waiting(Arc<AtomicU8>);
+struct Waiting {
+    fate: Arc<AtomicU8>,
+    answered: oneshot::Receiver<Result<(), StoreError>>,
+}
 
 /// The spool's end.
 #[derive(Debug)]
@@ -234,22 +254,32 @@ struct Arriving {
     _room: OwnedSemaphorePermit,
 }
 
-fn handover(
-    arrival: Arrival,
-    room: OwnedSemaphorePermit,
-    answer: oneshot::Sender<Result<(), StoreError>>,
-) -> (Waiting, Arriving) {
+fn handover(arrival: Arrival, room: OwnedSemaphorePermit) -> (Waiting, Arriving) {
     let fate = Arc::new(AtomicU8::new(WAITING));
-    (Waiting(fate.clone()), Arriving { fate, arrival, answer, _room: room })
+    let (answer, answered) = oneshot::channel();
+    (Waiting { fate: fate.clone(), answered }, Arriving { fate, arrival, answer, _room: room })
 }
 
 fn decide(fate: &AtomicU8, as_what: u8) -> bool {
     fate.compare_exchange(WAITING, as_what, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
+impl Waiting {
+    /// What became of the message. One that the spool was faster with than the time-out is in the queue, whoever noticed
+    /// first: then the answer is on its way, and it is the truth.
+    async fn answer(mut self, patience: Instant) -> Result<(), AcceptError> {
+        let answer = match timeout_at(patience, &mut self.answered).await {
+            Ok(answer) => answer,
+            Err(_) if decide(&self.fate, ABANDONED) => return Err(AcceptError::Timeout),
+            Err(_) => (&mut self.answered).await,
+        };
+        answer.unwrap_or(Err(StoreError::Closed)).map_err(AcceptError::from)
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
-        decide(&self.0, ABANDONED);
+        decide(&self.fate, ABANDONED);
     }
 }
 
@@ -287,14 +317,20 @@ mod tests {
     use crate::messages::tests::{TestSurroundings, envelope};
     use crate::{Queue, metrics};
     use postern_runtime::SystemClock;
+    use std::time::Duration;
 
     fn open(path: &std::path::Path) -> Queue {
-        let config = postern_config::Queue {
+        open_with(path, |_| {})
+    }
+
+    fn open_with(path: &std::path::Path, change: impl FnOnce(&mut postern_config::Queue)) -> Queue {
+        let mut config = postern_config::Queue {
             path: path.join("spool"),
             segment_size: 1024 * 1024,
             min_free_space: 0,
             ..postern_config::Queue::default()
         };
+        change(&mut config);
         let surroundings = TestSurroundings { schedule: Arc::new(config.clone()) };
         let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
         Queue::open(&config, Arc::new(surroundings), Arc::new(SystemClock), metrics).unwrap().0
@@ -308,19 +344,46 @@ mod tests {
         let meta = envelope.encode();
         let arrival = Arrival::new(id, &meta, &[], &inner.context()).unwrap();
         let room = inner.backlog_room(1).await.unwrap();
-        let (answer, answered) = oneshot::channel();
-        let (waiting, arriving) = handover(arrival, room, answer);
+        let (waiting, arriving) = handover(arrival, room);
         if is_abandoned {
-            drop(waiting);
-        } else {
-            std::mem::forget(waiting);
+            // As dropping it does, but the test waits for the spool all the same.
+            decide(&waiting.fate, ABANDONED);
         }
         let change = Change::Enqueue { id, meta, body: NewBody::Inline(vec![Bytes::from_static(b"x")]) };
         inner.commit(vec![change], move |queue, result| {
             arriving.written(queue, result.map_err(|error| crate::owned(&error)));
         });
-        answered.await.unwrap().unwrap();
+        waiting.answer(Instant::now() + Duration::from_secs(60)).await.unwrap();
         id
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_message_that_is_queued_is_acknowledged_however_late_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let inner = &queue.inner;
+        for is_queued in [true, false] {
+            let meta = envelope(1).encode();
+            let arrival = Arrival::new(inner.store.next_id(), &meta, &[], &inner.context()).unwrap();
+            let (waiting, arriving) = handover(arrival, inner.backlog_room(1).await.unwrap());
+            let fate = waiting.fate.clone();
+            assert!(!is_queued || decide(&fate, DECIDED));
+            let spool = async move {
+                if is_queued {
+                    let _ = arriving.answer.send(Ok(()));
+                } else {
+                    std::mem::forget(arriving);
+                }
+            };
+            // The time-out is over, and what was decided before it is told after it.
+            let (answer, ()) = tokio::join!(waiting.answer(Instant::now()), spool);
+            if is_queued {
+                answer.unwrap();
+            } else {
+                assert!(matches!(answer, Err(AcceptError::Timeout)));
+                assert_eq!(fate.load(Ordering::Acquire), ABANDONED);
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -337,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_record_that_cannot_be_read_is_counted_and_left_in_the_spool() {
+    async fn a_message_whose_envelope_cannot_be_read_is_held_until_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let queue = open(dir.path());
         let kept = write(&queue, false).await;
@@ -352,10 +415,55 @@ mod tests {
         for _ in 0..2 {
             queue.close().await;
             let queue = open(dir.path());
-            assert_eq!((queue.summary().messages, queue.summary().damaged), (1, 1));
+            let summary = queue.summary();
+            assert_eq!((summary.messages, summary.held, summary.damaged), (2, 1, 1));
             assert!(queue.show(kept).is_some());
+            assert!(queue.show(id).unwrap().held.unwrap().contains("envelope cannot be read"));
+            let refused = queue.release(&[id]).await.unwrap();
+            assert_eq!((refused.changed, refused.skipped.len()), (0, 1));
+            assert!(queue.show(id).unwrap().held.is_some());
             queue.close().await;
         }
+        let queue = open(dir.path());
+        assert_eq!(queue.remove(&[id], Duration::ZERO).await.unwrap().changed, 1);
+        queue.close().await;
+        assert_eq!(open(dir.path()).summary().messages, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_message_whose_state_cannot_be_read_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let id = write(&queue, false).await;
+        let (told, written) = oneshot::channel();
+        let change = Change::State { id, state: b"nonsense".to_vec() };
+        queue.inner.commit(vec![change], move |_, result| {
+            let _ = told.send(result.is_ok());
+        });
+        assert!(written.await.unwrap());
+        queue.close().await;
+        let queue = open(dir.path());
+        let view = queue.show(id).unwrap();
+        assert!(view.held.unwrap().contains("state cannot be read"));
+        assert_eq!(view.recipients.len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_in_a_completion_does_not_keep_the_queue_from_closing() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let id = queue.inner.store.next_id();
+        queue.inner.commit(vec![Change::Delete { id }], |_, _| panic!("as the test wants it"));
+        tokio::time::timeout(Duration::from_secs(60), queue.close()).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn messages_with_many_recipients_fill_the_queue_sooner() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open_with(dir.path(), |config| config.max_messages = 10);
+        let incoming = queue.incoming().unwrap();
+        incoming.commit(envelope(500), Vec::new()).await.unwrap();
+        assert!(matches!(queue.incoming(), Err(AcceptError::Full(1))));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,8 @@
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
 //! | `reports` | reports that are owed |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop |
+//! | `filter` | which messages they take |
+//! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
 //! | [`metrics`] | counters and gauges |
 
@@ -25,6 +27,7 @@ mod codec;
 pub mod dsn;
 mod entry;
 pub mod envelope;
+mod filter;
 pub mod incoming;
 pub mod lease;
 pub mod message;
@@ -36,10 +39,12 @@ pub mod retry;
 pub mod scheduler;
 mod state;
 pub mod store;
+pub mod transfer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use postern_config as config;
@@ -55,6 +60,7 @@ pub use incoming::{AcceptError, Incoming};
 pub use lease::{Content, Lease, LeasedRecipient};
 pub use message::{Destination, Feedback, Outcome, QueueId, Report};
 pub use operate::{Change, Filter, MessageView, RecipientView};
+pub use transfer::Transfer;
 
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.
 pub trait Surroundings: Send + Sync + std::fmt::Debug {
@@ -103,6 +109,8 @@ struct Inner {
     pending: AtomicUsize,
     /// No change is on its way any more.
     quiet: Notify,
+    /// A lease has ended: for operators who wait for it.
+    lease_ended: Notify,
     /// Whether the last change was refused.
     failing: AtomicBool,
     closing: CancellationToken,
@@ -111,6 +119,9 @@ struct Inner {
 
 /// Octets on their way to the disk at most, in KiB; more wait for [`Incoming::commit`]'s time-out.
 const BACKLOG_UNITS: usize = 64 * 1024;
+
+/// What a message takes up in memory if it is like most. Those with many recipients or long evidence count as several.
+const USUAL_WEIGHT: u64 = 400;
 
 /// Messages that the timer works on before it lets others at the lock.
 const TIMER_STEP: usize = 200;
@@ -155,6 +166,7 @@ impl Queue {
             arriving: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
             quiet: Notify::new(),
+            lease_ended: Notify::new(),
             failing: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -171,8 +183,12 @@ impl Queue {
     /// [`AcceptError::NoSpace`] or [`AcceptError::Full`]. A spool that failed last time is tried again.
     pub fn admits(&self, announced_size: u64) -> Result<(), AcceptError> {
         let schedule = self.inner.surroundings.schedule();
-        let messages = self.inner.messages.lock().len() + self.inner.arriving.load(Ordering::Relaxed);
-        if messages >= schedule.max_messages {
+        let (messages, memory) = {
+            let messages = self.inner.messages.lock();
+            (messages.len() + self.inner.arriving.load(Ordering::Relaxed), messages.memory())
+        };
+        let most = (schedule.max_messages as u64).saturating_mul(USUAL_WEIGHT);
+        if messages >= schedule.max_messages || memory >= most {
             return Err(AcceptError::Full(messages));
         }
         let space = self.inner.store.space();
@@ -220,6 +236,7 @@ impl Queue {
     pub fn settle(&self, lease: Lease, outcomes: Vec<(usize, Outcome)>, feedback: Feedback) {
         if let Some(settlement) = lease.settle(outcomes, feedback) {
             self.inner.with(|messages, cx, fx| messages.settle(settlement, cx, fx));
+            self.inner.lease_ended.notify_waiters();
         }
     }
 
@@ -249,12 +266,15 @@ impl Inner {
             Recovery { messages: 0, damaged: found.damaged, index_rebuilt: found.index_rebuilt };
         self.with(|messages, cx, _| {
             for store::Recovered { id, meta, state } in found.messages {
-                match messages::Arrival::new(id, &meta, &state.unwrap_or_default(), cx) {
+                let state = state.unwrap_or_default();
+                let arrival = messages::Arrival::new(id, &meta, &state, cx);
+                let arrival = arrival.or_else(|damage| {
+                    recovery.damaged += 1;
+                    held_as_damaged(id, meta, damage, cx)
+                });
+                match arrival {
                     Ok(arrival) => messages.insert(arrival, cx),
-                    Err(damage) => {
-                        error!(id = %id, %damage, "message left in the spool: its record cannot be read");
-                        recovery.damaged += 1;
-                    }
+                    Err(damage) => error!(id = %id, %damage, "message left in the spool"),
                 }
             }
             messages.damaged = recovery.damaged;
@@ -266,6 +286,7 @@ impl Inner {
     fn context(&self) -> messages::Context<'_> {
         messages::Context {
             now: self.clock.now(),
+            running: self.clock.running(),
             schedule: self.surroundings.schedule(),
             sending: self.surroundings.sending(),
             surroundings: &*self.surroundings,
@@ -281,8 +302,9 @@ impl Inner {
         let cx = self.context();
         let mut fx = messages::Effects::default();
         let mut messages = self.messages.lock();
+        messages.watch_clock(&cx);
         let result = work(&mut messages, &cx, &mut fx);
-        let has_next = messages.scheduler.has_next();
+        let has_next = messages.has_next();
         let must_wake = messages.must_wake_timer();
         drop(messages);
         if has_next {
@@ -319,6 +341,7 @@ impl Inner {
     fn strike(self: &Arc<Self>, id: QueueId, destination: Destination, indices: &[usize]) {
         if !self.closing.is_cancelled() {
             self.with(|messages, cx, fx| messages.strike(id, destination, indices, cx, fx));
+            self.lease_ended.notify_waiters();
         }
     }
 
@@ -346,12 +369,11 @@ impl Inner {
             let Some(inner) = inner.upgrade() else {
                 return;
             };
+            let pending = Pending(&inner);
             inner.metrics.commit(started.elapsed());
             inner.note_health(&result);
             then(&inner, result);
-            if inner.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-                inner.quiet.notify_waiters();
-            }
+            drop(pending);
             release(inner);
         };
         self.store.commit(changes, Box::new(done));
@@ -379,6 +401,37 @@ impl Inner {
         for waiter in waiters {
             // An operator who has gone away does not need the answer.
             let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+/// A message with a record that cannot be read: held, so that an operator sees it and decides. Without its state it may be
+/// released; without its envelope it can only be dropped, or read by a release that knows its form.
+fn held_as_damaged(
+    id: QueueId,
+    meta: Vec<u8>,
+    damage: codec::Damaged,
+    cx: &messages::Context<'_>,
+) -> Result<messages::Arrival, codec::Damaged> {
+    let (meta, recipients, reason) = match Envelope::decode(&meta) {
+        Ok(envelope) => {
+            let reason = format!("its state cannot be read ({damage}): some recipients may have it already");
+            (meta, envelope.recipients.len(), reason)
+        }
+        Err(_) => (Envelope::unreadable(id).encode(), 0, format!("its envelope cannot be read ({damage})")),
+    };
+    error!(id = %id, reason, "message held");
+    let state = state::MessageState { held: Some(reason), ..state::MessageState::fresh(recipients) };
+    messages::Arrival::new(id, &meta, &state.encode(), cx)
+}
+
+/// A change on its way to the disk. [`Queue::close`] waits for its end, also when that is a panic.
+struct Pending<'a>(&'a Inner);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if self.0.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.quiet.notify_waiters();
         }
     }
 }
@@ -413,14 +466,17 @@ fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
     }
 }
 
-/// Wakes when something is due, and only then.
+/// However far away the next thing to do is, the timer looks at the clock this often: it may have been set.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Wakes when something is due.
 async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
     loop {
         let (clock, timer, until) = {
             let Some(inner) = queue.upgrade() else {
                 return;
             };
-            while inner.with(|messages, cx, fx| messages.run(TIMER_STEP, cx, fx)) {
+            while run_step(&inner) {
                 tokio::task::yield_now().await;
             }
             let until = inner.messages.lock().timer_sleeps();
@@ -436,8 +492,19 @@ async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
             () = closing.cancelled() => return,
             () = timer.notified() => {}
             () = due => {}
+            () = tokio::time::sleep(LONGEST_SLEEP) => {}
         }
     }
+}
+
+/// Does some of what is due. Returns whether there may be more. A panic costs what was being done, and not the timer:
+/// without it nothing would ever be tried again.
+fn run_step(inner: &Arc<Inner>) -> bool {
+    let step = || inner.with(|messages, cx, fx| messages.run(TIMER_STEP, cx, fx));
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+        error!("a step of the queue's timer panicked: a fault in this server");
+        true
+    })
 }
 
 /// Composes the reports that are owed, one after the other.
@@ -462,5 +529,101 @@ async fn write_reports(
             warn!(id = %id, "composing a report failed");
             inner.with(|messages, cx, fx| messages.report_composed(id, None, cx, fx));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::messages::tests::{TestSurroundings, envelope};
+    use postern_runtime::ManualClock;
+    use postern_smtp::EnhancedStatus;
+    use std::time::SystemTime;
+
+    /// Panics when it is asked for the way of a recipient, as long as it is told to.
+    #[derive(Debug, Default)]
+    struct Faulty {
+        sound: TestSurroundings,
+        is_broken: AtomicBool,
+        panics: AtomicUsize,
+    }
+
+    impl Surroundings for Faulty {
+        fn destination(&self, sender: &ReversePath, recipient: &Address) -> Destination {
+            if self.is_broken.load(Ordering::Relaxed) {
+                self.panics.fetch_add(1, Ordering::Relaxed);
+                panic!("as the test wants it");
+            }
+            self.sound.destination(sender, recipient)
+        }
+
+        fn report_recipients(&self, address: &Address) -> Vec<Address> {
+            self.sound.report_recipients(address)
+        }
+
+        fn hostname(&self) -> Domain {
+            self.sound.hostname()
+        }
+
+        fn schedule(&self) -> Arc<config::Queue> {
+            self.sound.schedule()
+        }
+
+        fn sending(&self) -> Arc<config::Outbound> {
+            self.sound.sending()
+        }
+    }
+
+    async fn accept(queue: &Queue) -> QueueId {
+        let envelope = Envelope { received: queue.inner.clock.now(), ..envelope(1) };
+        queue.incoming().unwrap().commit(envelope, b"x".to_vec()).await.unwrap()
+    }
+
+    async fn defer(queue: &Queue, lease: Lease) {
+        let id = lease.id;
+        let report = Report {
+            status: EnhancedStatus::new(4, 0, 0),
+            text: "later".to_owned(),
+            is_reply: false,
+            host: None,
+            tls: None,
+            at: SystemTime::UNIX_EPOCH,
+        };
+        queue.settle(lease, vec![(0, Outcome::Deferred(report, None))], Feedback::Reached);
+        while queue.show(id).unwrap().state != "deferred" {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_does_not_stop_the_timer() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config::Queue {
+            path: dir.path().join("spool"),
+            segment_size: 1024 * 1024,
+            min_free_space: 0,
+            ..config::Queue::default()
+        };
+        let sound = TestSurroundings { schedule: Arc::new(config.clone()) };
+        let surroundings = Arc::new(Faulty { sound, ..Faulty::default() });
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_284_325));
+        let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
+        let queue = Queue::open(&config, surroundings.clone(), Arc::new(clock.clone()), metrics).unwrap().0;
+        let test = async {
+            accept(&queue).await;
+            defer(&queue, queue.lease().await).await;
+            surroundings.is_broken.store(true, Ordering::Relaxed);
+            clock.advance(Duration::from_secs(600));
+            while surroundings.panics.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            surroundings.is_broken.store(false, Ordering::Relaxed);
+            let second = accept(&queue).await;
+            defer(&queue, queue.lease().await).await;
+            clock.advance(Duration::from_secs(600));
+            assert_eq!(queue.lease().await.id, second);
+        };
+        tokio::time::timeout(Duration::from_secs(60), test).await.unwrap();
     }
 }

@@ -25,15 +25,26 @@ use crate::store::Change;
 const MAX_STRIKES: u8 = 3;
 
 /// After an attempt without an outcome, and when an attempt tried nobody.
-const PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const PAUSE: Duration = Duration::from_secs(60);
 
 /// After a change that the spool refused.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A clock that was put forward by more than this is not believed at once.
+const BIG_STEP: Duration = Duration::from_secs(3600);
+
+/// For so long: time to put it right before mail is given up for a mistake.
+const DOUBT: Duration = Duration::from_secs(15 * 60);
+
+/// A clock that was put back by more than this is noticed.
+const SMALL_STEP: Duration = Duration::from_secs(10);
 
 /// What every operation is given: the time, and the configuration in force.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) now: SystemTime,
+    /// How long the clock has been running: see [`postern_runtime::Clock::running`].
+    pub(crate) running: Duration,
     pub(crate) schedule: Arc<config::Queue>,
     pub(crate) sending: Arc<config::Outbound>,
     pub(crate) surroundings: &'a dyn Surroundings,
@@ -138,7 +149,7 @@ impl Arrival {
     ) -> Result<Self, codec::Damaged> {
         let mut entry = Entry::new(meta, state)?;
         let work = entry.work()?;
-        work.take_due(cx.now);
+        work.take_due(cx);
         let ready = lines(id, &work.envelope, work.ready(), cx);
         // Something is owed, or a crash came between the last outcome and the deletion: look at it at once.
         let needs_care = work.is_over() || work.wants_report(cx) || cx.now >= work.expires(cx);
@@ -159,8 +170,17 @@ pub(crate) struct Messages {
     timers: BTreeSet<(u64, QueueId)>,
     counts: [usize; Status::ALL.len()],
     octets: u64,
+    /// Octets that envelopes and states take up in memory.
+    memory: u64,
     /// At most so many places in the lines belong to messages that are not due any more.
     stale: usize,
+    /// Whether the spool refused the last outcome. Nothing is leased then: each attempt would end with another one that
+    /// nobody remembers after a crash. The outcome is written again and again, so this ends when the spool recovers.
+    refused: bool,
+    /// The time when it was last looked at, and for how long the clock had been running then.
+    seen: Option<(SystemTime, Duration)>,
+    /// Nothing expires before the clock has been running for so long.
+    doubt: Option<Duration>,
     /// Until when the timer sleeps.
     sleeps_until: Option<SystemTime>,
     pub(crate) damaged: usize,
@@ -178,12 +198,22 @@ impl Messages {
         self.entries.len()
     }
 
+    /// Whether [`Messages::lease`] may have something.
+    pub(crate) fn has_next(&self) -> bool {
+        !self.refused && self.scheduler.has_next()
+    }
+
     pub(crate) fn count(&self, status: Status) -> usize {
         self.counts[status as usize]
     }
 
     pub(crate) fn octets(&self) -> u64 {
         self.octets
+    }
+
+    /// Octets that envelopes and states take up in memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
     }
 
     pub(crate) fn oldest(&self) -> Option<Facts> {
@@ -221,14 +251,54 @@ impl Messages {
         message.into_iter().chain(self.scheduler.alarm()).min()
     }
 
+    /// Notices when the clock was set. What waits must not wait for years because the clock was wrong for a moment, and must
+    /// not be given up for it either.
+    pub(crate) fn watch_clock(&mut self, cx: &Context<'_>) {
+        // Somebody who asked earlier and came later to the lock.
+        if self.seen.is_some_and(|(_, running)| cx.running < running) {
+            return;
+        }
+        self.doubt.take_if(|doubt| *doubt <= cx.running);
+        let Some((then, running)) = self.seen.replace((cx.now, cx.running)) else {
+            return;
+        };
+        let expected = then + cx.running.saturating_sub(running);
+        let ahead = cx.now.duration_since(expected).unwrap_or_default();
+        let behind = expected.duration_since(cx.now).unwrap_or_default();
+        if ahead > BIG_STEP {
+            warn!(seconds = ahead.as_secs(), "the clock was put forward: for a while no message expires");
+            self.doubt = Some(cx.running + DOUBT);
+        }
+        if behind > SMALL_STEP {
+            warn!(seconds = behind.as_secs(), "the clock was put back: all messages are looked at again");
+            self.doubt = None;
+            self.scheduler.clock_went_back(behind);
+            let now = milliseconds(cx.now).max(1);
+            let waiting = self.entries.iter_mut().filter(|(_, entry)| entry.wake != 0);
+            self.timers = waiting
+                .map(|(id, entry)| {
+                    entry.wake = now;
+                    (now, *id)
+                })
+                .collect();
+        }
+    }
+
+    /// Whether a message's time is over.
+    fn is_expired(&self, expires: SystemTime, cx: &Context<'_>) -> bool {
+        self.doubt.is_none() && cx.now >= expires
+    }
+
     /// Puts a message into the queue.
     pub(crate) fn insert(&mut self, arrival: Arrival, cx: &Context<'_>) {
         let Arrival { id, entry, wake, ready } = arrival;
         self.octets += entry.facts().size;
+        self.memory += entry.weight();
         self.counts[entry.status as usize] += 1;
         if let Some(former) = self.entries.insert(id, entry) {
             // Ids are never used twice; if one were, the totals at least stay right.
             self.octets -= former.facts().size;
+            self.memory -= former.weight();
             self.counts[former.status as usize] -= 1;
         }
         self.set_wake(id, wake);
@@ -249,6 +319,9 @@ impl Messages {
 
     /// Leases the next recipients that are due, wherever they go.
     pub(crate) fn lease(&mut self, cx: &Context<'_>, fx: &mut Effects) -> Option<Leased> {
+        if self.refused {
+            return None;
+        }
         while let Some((destination, ready)) = self.scheduler.next() {
             match self.open_lease(&destination, ready, cx, fx) {
                 Some(leased) => return Some(leased),
@@ -265,6 +338,9 @@ impl Messages {
         cx: &Context<'_>,
         fx: &mut Effects,
     ) -> Option<Leased> {
+        if self.refused {
+            return None;
+        }
         while let Some(ready) = self.scheduler.next_for(destination) {
             match self.open_lease(destination, ready, cx, fx) {
                 Some(leased) => return Some(leased),
@@ -284,11 +360,12 @@ impl Messages {
         fx: &mut Effects,
     ) -> Option<Leased> {
         let id = ready.id;
-        let work = self.work(id)?;
-        if cx.now >= work.expires(cx) {
+        let expires = self.work(id)?.expires(cx);
+        if self.is_expired(expires, cx) {
             self.advance(id, cx, fx);
             return None;
         }
+        let work = self.work(id)?;
         let due: Vec<u32> = ready.indices().iter().copied().filter(|index| work.is_ready(*index)).collect();
         if due.is_empty() {
             self.stale = self.stale.saturating_sub(1);
@@ -413,19 +490,21 @@ impl Messages {
 
     /// Does what is to be done next with a message: give up, write, report, queue up, wait.
     pub(crate) fn advance(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
+        let in_doubt = self.doubt.is_some();
         let Some(work) = self.work(id) else {
             return;
         };
         if work.writing {
             return;
         }
-        let expired = work.expire(cx);
+        let expired = if in_doubt { 0 } else { work.expire(cx) };
         if expired > 0 {
             cx.metrics.expired.inc_by(expired as u64);
             work.count_unreported(expired, cx);
             info!(id = %id, recipients = expired, "expired: recipients given up");
         }
-        if work.write_after.is_some_and(|after| cx.now < after) {
+        // One that is further away was set before the clock was put back.
+        if work.write_after.is_some_and(|after| cx.now < after && after <= cx.now + PAUSE) {
             let wake = work.write_after;
             self.set_wake(id, wake);
             self.refresh(id);
@@ -438,12 +517,14 @@ impl Messages {
             self.prune();
             return;
         }
-        if work.wants_report(cx) {
+        if !work.discarded && work.wants_report(cx) {
             work.reporting = true;
             fx.reports.push(id);
         }
-        let due = work.take_due(cx.now);
+        let due = work.take_due(cx);
         let wake = if work.reporting { None } else { work.wake(cx) };
+        // What would expire now is looked at again, but not at once.
+        let wake = wake.map(|wake| if in_doubt { wake.max(cx.now + PAUSE) } else { wake });
         let envelope = work.envelope.clone();
         self.push(id, &envelope, due, cx);
         self.set_wake(id, wake);
@@ -461,6 +542,10 @@ impl Messages {
     ) -> Vec<Waiter> {
         let AfterWrite { deletes, was_dirty, settled, waiters, report } = then;
         let had_report = report.is_some();
+        if !had_report {
+            // Reports are new mail: a full disk refuses that and still takes outcomes.
+            self.refused = !is_durable;
+        }
         if is_durable {
             for destination in &settled {
                 self.scheduler.durable(destination, &cx.sending, cx.now);
@@ -497,7 +582,7 @@ impl Messages {
         let Some(message) = report.message else {
             return;
         };
-        info!(id = %about, report = %message.arrival.id, kind = report.kind, recipients = report.indices.len(), "report written");
+        info!(id = %about, report = %message.arrival.id, kind = report.kind, recipients = report.recipients, "report written");
         cx.metrics.report(report.kind);
         self.insert(message.arrival, cx);
     }
@@ -521,6 +606,8 @@ impl Messages {
         };
         work.reporting = false;
         match report {
+            // Removed meanwhile, and nobody is to be told.
+            Some(_) if work.discarded => {}
             Some(report) => work.report = Some(Box::new(report)),
             None => {
                 self.set_wake(id, Some(cx.now + PAUSE));
@@ -556,11 +643,19 @@ impl Messages {
         change: impl FnOnce(&mut Work) -> Result<Vec<u32>, &'static str>,
     ) -> Result<(), &'static str> {
         let work = self.work(id).ok_or("gone")?;
-        if work.is_over() {
+        if work.is_over() || work.discarded {
             return Err("ended");
         }
         let was_ready = work.status() == Status::Ready;
-        let changed = change(work);
+        let held = work.state.held.clone();
+        let mut changed = change(work);
+        if work.envelope.recipients.is_empty() && !work.discarded {
+            // It would be over without its hold, and what is in the spool must not be written over.
+            work.state.held = held;
+            work.dirty = false;
+            work.waiters.clear();
+            changed = Err("its envelope cannot be read");
+        }
         let is_ready = work.status() == Status::Ready && !work.discarded;
         let envelope = work.envelope.clone();
         match changed {
@@ -635,13 +730,16 @@ impl Messages {
             self.counts[status as usize] += 1;
             entry.status = status;
         }
+        let unpacked = entry.weight();
         entry.pack();
+        self.memory = self.memory - unpacked + entry.weight();
     }
 
     fn remove(&mut self, id: QueueId) {
         self.set_wake(id, None);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
+            self.memory -= entry.weight();
             self.counts[entry.status as usize] -= 1;
         }
     }
@@ -753,6 +851,7 @@ pub(crate) mod tests {
         surroundings: TestSurroundings,
         metrics: Metrics,
         now: SystemTime,
+        running: Duration,
         writes: Vec<Write>,
         reports: Vec<QueueId>,
     }
@@ -765,6 +864,7 @@ pub(crate) mod tests {
                 surroundings: TestSurroundings::default(),
                 metrics,
                 now: START,
+                running: Duration::ZERO,
                 writes: Vec::new(),
                 reports: Vec::new(),
             };
@@ -777,11 +877,13 @@ pub(crate) mod tests {
             let mut fx = Effects::default();
             let cx = Context {
                 now: self.now,
+                running: self.running,
                 schedule: self.surroundings.schedule(),
                 sending: self.surroundings.sending(),
                 surroundings: &self.surroundings,
                 metrics: &self.metrics,
             };
+            self.messages.watch_clock(&cx);
             let result = work(&mut self.messages, &cx, &mut fx);
             self.writes.extend(fx.writes);
             self.reports.extend(fx.reports);
@@ -818,8 +920,21 @@ pub(crate) mod tests {
             shown
         }
 
+        fn change(&mut self, change: impl FnOnce(&mut Work)) {
+            let change = |work: &mut Work| {
+                change(work);
+                Ok(Vec::new())
+            };
+            self.with(|messages, cx, fx| messages.change(ID, cx, fx, change)).unwrap();
+        }
+
         fn pass(&mut self, time: Duration) {
             self.now += time;
+            self.running += time;
+            self.run();
+        }
+
+        fn run(&mut self) {
             while self.with(|messages, cx, fx| messages.run(10, cx, fx)) {}
         }
 
@@ -828,7 +943,8 @@ pub(crate) mod tests {
             assert_eq!(self.reports.pop(), Some(ID));
             let Owed { indices, tells_delay, .. } =
                 self.with(|messages, cx, _| messages.owed(ID, cx)).unwrap();
-            let report = NewReport { kind: "failed", indices, tells_delay, message: None };
+            let report =
+                NewReport { kind: "failed", recipients: indices.len(), indices, tells_delay, message: None };
             self.with(|messages, cx, fx| messages.report_composed(ID, Some(report), cx, fx));
         }
     }
@@ -916,15 +1032,167 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_failure_that_comes_while_a_notice_of_delay_is_made_is_told_too() {
+        let hours = Duration::from_secs(4 * 3600);
+        for fails_while_written in [false, true] {
+            let mut bench = Bench::with_message(1);
+            bench.messages.scheduler = Scheduler::default();
+            bench.pass(hours);
+            assert_eq!(bench.reports.pop(), Some(ID));
+            let Owed { indices, told, tells_delay, .. } =
+                bench.with(|messages, cx, _| messages.owed(ID, cx)).unwrap();
+            assert_eq!((told.len(), tells_delay), (1, true));
+            let notice = NewReport { kind: "delayed", recipients: 1, indices, tells_delay, message: None };
+            let fail = |bench: &mut Bench| bench.change(|work| work.fail(0, report(), false));
+            if !fails_while_written {
+                fail(&mut bench);
+                assert_eq!(bench.written(true), "state");
+            }
+            bench.with(|messages, cx, fx| messages.report_composed(ID, Some(notice), cx, fx));
+            if fails_while_written {
+                fail(&mut bench);
+                assert_eq!(bench.written(true), "state");
+            }
+            assert_eq!(bench.written(true), "state");
+            bench.compose();
+            assert_eq!(bench.written(true), "delete");
+        }
+    }
+
+    #[test]
+    fn nothing_is_leased_while_the_spool_refuses_outcomes() {
+        let mut bench = Bench::with_message(150);
+        let leased = bench.lease().unwrap();
+        let destination = leased.destination.clone();
+        bench.settle(leased, &Outcome::Delivered(report()));
+        assert_eq!(bench.written(false), "state");
+        assert!(!bench.messages.has_next() && bench.lease().is_none());
+        assert!(bench.with(|messages, cx, fx| messages.lease_for(&destination, cx, fx)).is_none());
+        bench.pass(WRITE_AGAIN);
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.messages.has_next());
+        assert_eq!(bench.lease().unwrap().recipients.len(), 50);
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_message_that_is_removed_while_its_report_is_composed() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Failed(report()));
+        assert_eq!(bench.written(true), "state");
+        let Owed { indices, .. } = bench.with(|messages, cx, _| messages.owed(ID, cx)).unwrap();
+        bench.change(Work::discard);
+        let composed =
+            NewReport { kind: "failed", recipients: 1, indices, tells_delay: false, message: None };
+        bench.with(|messages, cx, fx| messages.report_composed(ID, Some(composed), cx, fx));
+        assert_eq!(bench.written(false), "delete");
+        assert!(bench.messages.work(ID).unwrap().report.is_none());
+        bench.pass(WRITE_AGAIN);
+        assert_eq!(bench.written(true), "delete");
+    }
+
+    #[test]
+    fn a_message_that_is_removed_during_an_attempt_is_held_until_its_end() {
+        let mut bench = Bench::with_message(150);
+        let leased = bench.lease().unwrap();
+        bench.change(Work::discard);
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.messages.work(ID).unwrap().state.held.is_some(), "after a crash");
+        assert!(bench.lease().is_none());
+        bench.pass(Duration::from_secs(30 * 24 * 3600));
+        assert!(bench.writes.is_empty() && bench.reports.is_empty());
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!(bench.messages.len(), 0);
+    }
+
+    #[test]
+    fn a_message_that_is_held_during_an_attempt_stays_after_it() {
+        let mut bench = Bench::with_message(150);
+        let leased = bench.lease().unwrap();
+        bench.change(|work| {
+            work.state.held = Some("by hand".to_owned());
+            work.dirty = true;
+        });
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.lease().is_none(), "nor the recipients that wait");
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert_eq!(bench.written(true), "state");
+        bench.pass(Duration::from_secs(3600));
+        assert!(bench.lease().is_none());
+        assert_eq!(bench.messages.count(Status::Held), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_delays_nothing_beyond_the_longest_interval() {
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert_eq!(bench.written(true), "state");
+        // A mistake of a year that is put right: the next attempt seems to be in a year.
+        let hour = Duration::from_secs(3600);
+        bench.messages.work(ID).unwrap().state.recipients[0].phase =
+            Phase::Waiting { next: Some(START + year) };
+        bench.messages.set_wake(ID, Some(START + year));
+        bench.now += hour;
+        bench.running += 2 * hour;
+        bench.run();
+        assert!(bench.lease().is_some());
+    }
+
+    #[test]
+    fn a_clock_that_is_put_forward_expires_nothing_at_once() {
+        let mut bench = Bench::with_message(1);
+        bench.run();
+        bench.now += Duration::from_secs(30 * 24 * 3600);
+        bench.run();
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert_eq!(bench.written(true), "state");
+        bench.compose();
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.lease().is_none(), "not again at once");
+        bench.pass(PAUSE);
+        let leased = bench.lease().unwrap();
+        assert_eq!(leased.recipients[0].attempts, 1);
+        bench.pass(DOUBT);
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.messages.work(ID).unwrap().waiting().next().is_none(), "now it is believed");
+    }
+
+    #[test]
     fn a_waiting_message_is_small() {
         let mut bench = Bench::with_message(1);
         assert!(size_of::<Entry>() <= 56);
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
+        let fresh = bench.messages.memory();
         let leased = bench.lease().unwrap();
         bench.settle(leased, &Outcome::Deferred(report(), None));
         assert!(bench.messages.entry(ID).unwrap().work.is_some());
         assert_eq!(bench.written(true), "state");
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
+        assert!(bench.messages.memory() > fresh, "the evidence counts");
+        bench.change(Work::discard);
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!(bench.messages.memory(), 0);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_not_written_again_with_every_outcome() {
+        let mut bench = Bench::with_message(200);
+        let long = Report { text: "x".repeat(2000), ..report() };
+        let first = bench.lease().unwrap();
+        bench.settle(first, &Outcome::Delivered(long.clone()));
+        let Some(Change::State { state, .. }) = bench.writes[0].changes.first() else { panic!() };
+        assert!(state.len() < 200 * 8, "{}", state.len());
+        bench.written(true);
+        let second = bench.lease().unwrap();
+        bench.settle(second, &Outcome::Deferred(long, None));
+        let Some(Change::State { state, .. }) = bench.writes[0].changes.first() else { panic!() };
+        assert!(state.len() < 100 * 600, "{}", state.len());
+        bench.written(true);
     }
 
     #[test]

@@ -1,59 +1,27 @@
-//! The verbs of operators: list, count, show, hold, release, retry, fail, drop. One filter grammar for all.
+//! The verbs of operators: list, count, shape, show, hold, release, retry, fail, drop. Which messages they take says the
+//! [`Filter`].
 
 use std::collections::{BTreeMap, BinaryHeap};
-use std::net::IpAddr;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use postern_smtp::{Address, Domain, EnhancedStatus, Host, ReversePath};
+use postern_smtp::{Address, EnhancedStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use crate::codec::milliseconds;
 use crate::entry::{Entry, Status, Work};
 use crate::envelope::{Envelope, Origin, Recipient};
-use crate::message::{QueueId, Report};
+pub use crate::filter::{BadFilter, Filter, HeaderPattern};
+use crate::filter::{Found, Matcher};
+use crate::message::{Destination, QueueId, Report};
 use crate::messages::{Context, Effects, Messages};
-use crate::scheduler::Scheduler;
 use crate::state::{MessageState, Phase, RecipientState};
 use crate::store::StoreError;
 use crate::{Content, Inner, Queue, retry};
-
-/// Which messages: all conditions that are given must hold. The default matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Filter {
-    /// One of these ids (as text); empty: any.
-    pub ids: Vec<String>,
-    /// Envelope sender: an address, `@domain`, or `<>`. Case is folded.
-    pub sender: Option<String>,
-    /// A recipient: an address or `@domain`.
-    pub rcpt: Option<String>,
-    /// The domain of a recipient.
-    pub rcpt_domain: Option<String>,
-    /// The login it came from.
-    pub account: Option<String>,
-    /// The address it came from.
-    pub client_ip: Option<String>,
-    /// `ready`, `active`, `deferred`, `held`.
-    pub state: Option<String>,
-    /// Beginning of the last enhanced code or reply code of a recipient, such as `4.7.`.
-    pub code: Option<String>,
-    /// Older than so many seconds.
-    pub older: Option<u64>,
-    /// Younger than so many seconds.
-    pub newer: Option<u64>,
-    /// Octets at least.
-    pub min_size: Option<u64>,
-    /// Octets at most.
-    pub max_size: Option<u64>,
-    /// A recipient was tried more than so many times.
-    pub min_attempts: Option<u32>,
-    /// Only messages with a null sender.
-    pub dsn: bool,
-    /// The Message-ID field, without angle brackets.
-    pub message_id: Option<String>,
-}
 
 /// How a list is ordered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,22 +114,102 @@ pub struct Group {
     pub recipients: usize,
     /// Octets.
     pub octets: u64,
+    /// Until when the destination rests, in seconds since 1970: only where destinations are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rests_until: Option<u64>,
 }
 
 /// What messages are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum GroupBy {
     /// Recipient domain.
     Domain,
+    /// The destination that recipients wait for: MX group, smarthost, mailbox.
+    #[serde(alias = "mx")]
+    Destination,
     /// Envelope sender.
     Sender,
+    /// Domain of the envelope sender.
+    SenderDomain,
     /// Login.
     Account,
+    /// The client's address.
+    Client,
     /// Last enhanced code.
     Code,
     /// State.
     State,
+}
+
+/// Some messages of a list, and where it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The messages, in order.
+    pub messages: Vec<MessageView>,
+    /// Behind the last of them, if more match.
+    pub next: Option<Cursor>,
+    /// How many messages were looked at to find these.
+    pub examined: usize,
+}
+
+/// A place in a list: behind the message that stood last on a page. It holds for the order it was made in. A list by age
+/// misses and repeats nothing; in another order a message can move while the list is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    key: u64,
+    id: QueueId,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", QueueId(self.key), self.id)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadFilter;
+
+    fn from_str(text: &str) -> Result<Self, BadFilter> {
+        let parts = text.split_once('-').and_then(|(key, id)| Some((key.parse().ok()?, id.parse().ok()?)));
+        let (QueueId(key), id) = parts.ok_or_else(|| {
+            BadFilter(format!("{text:?} is no cursor: take the one that the page before gave"))
+        })?;
+        Ok(Self { key, id })
+    }
+}
+
+/// How old the messages of each domain are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The upper ends of the columns, in seconds. A last column without an end follows.
+    pub buckets: Vec<u64>,
+    /// All messages, each counted once, by column.
+    pub total: Vec<usize>,
+    /// The domains with the most messages first.
+    pub rows: Vec<ShapeRow>,
+    /// Domains that were left out.
+    pub omitted: usize,
+}
+
+/// The messages of one domain by age.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShapeRow {
+    /// The domain.
+    pub key: String,
+    /// Messages by column.
+    pub messages: Vec<usize>,
+}
+
+/// Which domains a [`Shape`] has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShapeBy {
+    /// Those of the recipients.
+    #[default]
+    Recipient,
+    /// Those of the senders.
+    Sender,
 }
 
 /// A summary for `posternctl status` and health checks.
@@ -187,45 +235,113 @@ pub struct Summary {
     pub damaged: usize,
 }
 
-/// A filter with a value that cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadFilter(pub String);
-
 impl Queue {
-    /// Messages that match, in order, at most `limit`.
+    /// Messages that match, in order, at most `limit`, from `after` on. Blocking if the filter asks for a header, and long
+    /// in a large queue unless the order is by age.
     ///
     /// # Errors
     /// [`BadFilter`].
-    pub fn list(&self, filter: &Filter, sort: Sort, limit: usize) -> Result<Vec<MessageView>, BadFilter> {
+    pub fn list(
+        &self,
+        filter: &Filter,
+        sort: Sort,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page, BadFilter> {
         let matcher = Matcher::new(filter, self.inner.clock.now())?;
-        let mut views = Vec::new();
-        for id in self.inner.select(&matcher, sort, limit) {
-            views.extend(self.show(id));
-        }
-        Ok(views)
+        // One more than asked for says whether there are more.
+        let wanted = limit.saturating_add(1);
+        let (mut places, examined) = match sort {
+            Sort::Age => self.inner.first_by_age(&matcher, after, wanted)?,
+            _ => self.inner.first_by_key(&matcher, sort, after, wanted)?,
+        };
+        let has_more = places.len() > limit;
+        places.truncate(limit);
+        let next = places.last().copied().filter(|_| has_more);
+        let messages = places.iter().filter_map(|place| self.show(place.id)).collect();
+        Ok(Page { messages, next, examined })
     }
 
-    /// Counts the messages that match, by group.
+    /// The ids of all messages that match, by age: for the verbs that change them. Blocking, as [`Queue::list`].
+    ///
+    /// # Errors
+    /// [`BadFilter`].
+    pub fn select(&self, filter: &Filter) -> Result<Vec<QueueId>, BadFilter> {
+        let matcher = Matcher::new(filter, self.inner.clock.now())?;
+        let mut ids = Vec::new();
+        self.inner.scan(&matcher, QueueId(0), |found| {
+            ids.push(found.id);
+            true
+        })?;
+        Ok(ids)
+    }
+
+    /// Counts the messages that match, by group. Blocking, as [`Queue::list`].
     ///
     /// # Errors
     /// [`BadFilter`].
     pub fn count(&self, filter: &Filter, by: GroupBy) -> Result<Vec<Group>, BadFilter> {
         let matcher = Matcher::new(filter, self.inner.clock.now())?;
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-        self.inner.scan(&matcher, |found| {
+        self.inner.scan(&matcher, QueueId(0), |found| {
             for (key, recipients) in keys(found, by) {
-                let new = || Group { key: key.clone(), messages: 0, recipients: 0, octets: 0 };
+                let new =
+                    || Group { key: key.clone(), messages: 0, recipients: 0, octets: 0, rests_until: None };
                 let group = groups.entry(key.clone()).or_insert_with(new);
                 group.messages += 1;
                 group.recipients += recipients;
                 group.octets += found.envelope.size;
             }
             true
-        });
+        })?;
         let mut groups: Vec<Group> = groups.into_values().collect();
         groups.sort_by(|a, b| b.messages.cmp(&a.messages).then_with(|| a.key.cmp(&b.key)));
+        if by == GroupBy::Destination {
+            let messages = self.inner.messages.lock();
+            for group in &mut groups {
+                let rest = messages.scheduler.rest_of(&Destination(group.key.as_str().into()));
+                group.rests_until = rest.map(|(until, _)| seconds(until));
+            }
+        }
         Ok(groups)
+    }
+
+    /// Counts the messages that match by domain and age, the `limit` largest domains. A message with recipients in several
+    /// domains counts in each. `buckets` are the upper ends of the columns in seconds. Blocking, as [`Queue::list`].
+    ///
+    /// # Errors
+    /// [`BadFilter`], also for buckets that do not grow.
+    pub fn shape(
+        &self,
+        filter: &Filter,
+        by: ShapeBy,
+        buckets: &[u64],
+        limit: usize,
+    ) -> Result<Shape, BadFilter> {
+        if buckets.is_empty() || buckets.len() > MAX_BUCKETS || !buckets.is_sorted_by(|a, b| a < b) {
+            return Err(BadFilter(format!("buckets: 1 to {MAX_BUCKETS} ages, each above the one before")));
+        }
+        let now = self.inner.clock.now();
+        let matcher = Matcher::new(filter, now)?;
+        let by = if by == ShapeBy::Sender { GroupBy::SenderDomain } else { GroupBy::Domain };
+        let mut total = vec![0; buckets.len() + 1];
+        let mut rows: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        self.inner.scan(&matcher, QueueId(0), |found| {
+            let age = now.duration_since(found.envelope.received).unwrap_or_default().as_secs();
+            let column = buckets.partition_point(|end| *end <= age);
+            total[column] += 1;
+            for (key, _) in keys(found, by) {
+                rows.entry(key).or_insert_with(|| vec![0; buckets.len() + 1])[column] += 1;
+            }
+            true
+        })?;
+        let mut rows: Vec<ShapeRow> =
+            rows.into_iter().map(|(key, messages)| ShapeRow { key, messages }).collect();
+        // Stable: equal ones stay in the order of their names.
+        rows.sort_by_key(|row| std::cmp::Reverse(row.messages.iter().sum::<usize>()));
+        let omitted = rows.len().saturating_sub(limit);
+        rows.truncate(limit);
+        Ok(Shape { buckets: buckets.to_vec(), total, rows, omitted })
     }
 
     /// One message.
@@ -233,8 +349,9 @@ impl Queue {
         let cx = self.inner.context();
         let messages = self.inner.messages.lock();
         let entry = messages.entry(id)?;
+        let scheduler = &messages.scheduler;
         let view = |envelope: &Envelope, state: &MessageState| {
-            view(&Found { id, status: entry.status, envelope, state }, &messages.scheduler, &cx)
+            view(&Found { id, status: entry.status, envelope, state, scheduler, cx: &cx })
         };
         entry.read(view).ok()
     }
@@ -271,28 +388,33 @@ impl Queue {
         self.inner.metrics.free_space(self.inner.store.space().free);
     }
 
-    /// Keeps messages back until they are released. They still expire. Survives a restart.
+    /// Keeps messages back until they are released. They still expire. Survives a restart. For those that are being
+    /// delivered it waits up to `wait`.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn hold(&self, filter: &Filter, reason: &str) -> Result<Change, OperateError> {
+    pub async fn hold(&self, ids: &[QueueId], reason: &str, wait: Duration) -> Result<Change, OperateError> {
         let hold = |work: &mut Work| {
             not_in_flight(work)?;
             if work.state.held.is_some() {
                 return Err("already held");
             }
+            if work.waiting().next().is_none() {
+                return Err("nothing waits");
+            }
             work.state.held = Some(reason.to_owned());
             work.dirty = true;
             Ok(Vec::new())
         };
-        self.change(filter, Rests::Stay, hold, |state| state.is_some_and(|state| state.held.is_some())).await
+        let is_held = |state: Option<&MessageState>| state.is_some_and(|state| state.held.is_some());
+        self.change(ids, Rests::Stay, wait, hold, is_held).await
     }
 
     /// Ends a hold; the messages are due at once.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn release(&self, filter: &Filter) -> Result<Change, OperateError> {
+    pub async fn release(&self, ids: &[QueueId]) -> Result<Change, OperateError> {
         let release = |work: &mut Work| {
             if work.state.held.take().is_none() {
                 return Err("not held");
@@ -305,35 +427,36 @@ impl Queue {
             }
             Ok(work.ready())
         };
-        self.change(filter, Rests::Stay, release, |state| state.is_none_or(|state| state.held.is_none()))
-            .await
+        let is_free = |state: Option<&MessageState>| state.is_none_or(|state| state.held.is_none());
+        self.change(ids, Rests::Stay, Duration::ZERO, release, is_free).await
     }
 
     /// Makes waiting recipients due, spread over `spread`, and ends the rest of their destinations.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn retry(&self, filter: &Filter, spread: Duration) -> Result<Change, OperateError> {
+    pub async fn retry(&self, ids: &[QueueId], spread: Duration) -> Result<Change, OperateError> {
         let now = self.inner.clock.now();
         let retry = |work: &mut Work| {
             if work.state.held.is_some() {
                 return Err("held");
             }
             if work.waiting().next().is_none() {
-                return Err(if work.leases > 0 { "in-flight" } else { "nothing waits" });
+                return Err(if work.leases > 0 { IN_FLIGHT } else { "nothing waits" });
             }
             // What stands in line already was kept back by the rest of its destination alone.
             let at = (!spread.is_zero()).then(|| now + spread.mul_f64(rand::random()));
             Ok(make_due(work, at))
         };
-        self.change(filter, Rests::End, retry, |_| true).await
+        self.change(ids, Rests::End, Duration::ZERO, retry, |_| true).await
     }
 
-    /// Ends messages with a report to the sender that gives the reason.
+    /// Ends messages with a report to the sender that gives the reason. For those that are being delivered it waits up to
+    /// `wait`.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn fail(&self, filter: &Filter, reason: &str) -> Result<Change, OperateError> {
+    pub async fn fail(&self, ids: &[QueueId], reason: &str, wait: Duration) -> Result<Change, OperateError> {
         let report = Report {
             status: ADMINISTRATIVE,
             text: reason.to_owned(),
@@ -345,50 +468,73 @@ impl Queue {
         let fail = |work: &mut Work| {
             not_in_flight(work)?;
             let waiting: Vec<usize> = work.waiting().collect();
+            if waiting.is_empty() {
+                return Err("nothing waits");
+            }
             for index in waiting {
                 work.fail(index, report.clone(), false);
             }
             Ok(Vec::new())
         };
         let has_ended = |state: &MessageState| state.recipients.iter().all(|r| !r.phase.is_waiting());
-        self.change(filter, Rests::Stay, fail, |state| state.is_none_or(has_ended)).await
+        self.change(ids, Rests::Stay, wait, fail, |state| state.is_none_or(has_ended)).await
     }
 
-    /// Removes messages without telling anybody.
+    /// Removes messages without telling anybody. For those that are being delivered it waits up to `wait`.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn remove(&self, filter: &Filter) -> Result<Change, OperateError> {
+    pub async fn remove(&self, ids: &[QueueId], wait: Duration) -> Result<Change, OperateError> {
         let remove = |work: &mut Work| {
             not_in_flight(work)?;
-            work.discarded = true;
-            work.report = None;
+            work.discard();
             Ok(Vec::new())
         };
-        self.change(filter, Rests::Stay, remove, |state| state.is_none()).await
+        self.change(ids, Rests::Stay, wait, remove, |state| state.is_none()).await
     }
 
-    /// Changes what matches, some hundred messages at a time, waits until each change is durable, and looks again whether
-    /// it is there.
+    /// Changes messages, and comes back to those in flight whenever a lease has ended, until `wait` is over.
     async fn change(
         &self,
-        filter: &Filter,
+        ids: &[QueueId],
         rests: Rests,
-        verb: impl Fn(&mut Work) -> Result<Vec<u32>, &'static str>,
-        is_changed: impl Fn(Option<&MessageState>) -> bool,
+        wait: Duration,
+        verb: impl Fn(&mut Work) -> Result<Vec<u32>, &'static str> + Sync,
+        is_changed: impl Fn(Option<&MessageState>) -> bool + Sync,
     ) -> Result<Change, OperateError> {
-        let matcher = Matcher::new(filter, self.inner.clock.now())?;
-        let inner = self.inner.clone();
-        let select = move || inner.select(&matcher, Sort::Age, usize::MAX);
-        let selected = tokio::task::spawn_blocking(select).await;
-        let ids = selected.map_err(|_| OperateError::Store(StoreError::Closed))?;
+        let deadline = Instant::now() + wait.min(MAX_WAIT);
         let mut change = Change { matched: ids.len(), ..Change::default() };
+        let mut open = ids.to_vec();
+        loop {
+            // From here on no end of a lease is missed.
+            let lease_ended = self.inner.lease_ended.notified();
+            open = self.change_once(&open, rests, &verb, &is_changed, &mut change).await?;
+            if open.is_empty() || wait.is_zero() || timeout_at(deadline, lease_ended).await.is_err() {
+                let in_flight = |id: QueueId| (id.to_string(), IN_FLIGHT.to_owned());
+                change.skipped.extend(open.into_iter().map(in_flight));
+                return Ok(change);
+            }
+        }
+    }
+
+    /// Changes some hundred messages at a time, waits until each change is durable, and looks again whether it is there.
+    /// Returns the messages that are being delivered.
+    async fn change_once(
+        &self,
+        ids: &[QueueId],
+        rests: Rests,
+        verb: &(impl Fn(&mut Work) -> Result<Vec<u32>, &'static str> + Sync),
+        is_changed: &(impl Fn(Option<&MessageState>) -> bool + Sync),
+        change: &mut Change,
+    ) -> Result<Vec<QueueId>, OperateError> {
+        let mut in_flight = Vec::new();
         for step in ids.chunks(STEP) {
             let mut begun = Vec::with_capacity(step.len());
             self.inner.with(|messages, cx, fx| {
                 for id in step {
-                    match begin(messages, *id, rests, cx, fx, &verb) {
+                    match begin(messages, *id, rests, cx, fx, verb) {
                         Ok(durable) => begun.push((*id, durable)),
+                        Err(IN_FLIGHT) => in_flight.push(*id),
                         Err(reason) => change.skipped.push((id.to_string(), reason.to_owned())),
                     }
                 }
@@ -401,12 +547,12 @@ impl Queue {
                         return Err(OperateError::Store(crate::owned(&error)));
                     }
                     Some(error) => change.skipped.push((id.to_string(), error.to_string())),
-                    None if self.inner.check(id, &is_changed) => change.changed += 1,
+                    None if self.inner.check(id, is_changed) => change.changed += 1,
                     None => change.skipped.push((id.to_string(), "changed again".to_owned())),
                 }
             }
         }
-        Ok(change)
+        Ok(in_flight)
     }
 }
 
@@ -419,64 +565,149 @@ impl Inner {
         }
     }
 
-    /// The ids of what matches, in order, at most `limit`.
-    fn select(&self, matcher: &Matcher, sort: Sort, limit: usize) -> Vec<QueueId> {
-        if sort == Sort::Age {
-            let mut ids = Vec::new();
-            self.scan(matcher, |found| {
-                if ids.len() < limit {
-                    ids.push(found.id);
-                }
-                ids.len() < limit
-            });
-            return ids;
-        }
-        // The largest of the first `limit` is on top, and gives way to what comes before it.
-        let mut first: BinaryHeap<(u64, QueueId)> = BinaryHeap::new();
-        self.scan(matcher, |found| {
-            first.push((sort_key(found, sort), found.id));
-            if first.len() > limit {
-                first.pop();
-            }
-            true
-        });
-        first.into_sorted_vec().into_iter().map(|(_, id)| id).collect()
+    /// The first messages by age, and how many were looked at.
+    fn first_by_age(
+        &self,
+        matcher: &Matcher,
+        after: Option<Cursor>,
+        wanted: usize,
+    ) -> Result<(Vec<Cursor>, usize), BadFilter> {
+        let mut places = Vec::new();
+        let from = QueueId(after.map_or(0, |after| after.id.0.saturating_add(1)));
+        let examined = self.scan(matcher, from, |found| {
+            places.push(Cursor { key: found.id.0, id: found.id });
+            places.len() < wanted
+        })?;
+        Ok((places, examined))
     }
 
-    /// Shows what matches, by age, until `visit` has seen enough. Others get at the queue in between.
-    fn scan(&self, matcher: &Matcher, mut visit: impl FnMut(&Found<'_>) -> bool) {
-        if let Some(ids) = &matcher.ids {
-            for step in ids.chunks(STEP) {
-                let messages = self.messages.lock();
-                let entries = step.iter().filter_map(|id| Some((*id, messages.entry(*id)?)));
-                if !visit_all(entries, matcher, &mut visit) {
-                    return;
+    /// The first messages in another order: all are looked at, and no more than are wanted are kept.
+    fn first_by_key(
+        &self,
+        matcher: &Matcher,
+        sort: Sort,
+        after: Option<Cursor>,
+        wanted: usize,
+    ) -> Result<(Vec<Cursor>, usize), BadFilter> {
+        // The last of those kept is on top, and gives way to what comes before it.
+        let mut first: BinaryHeap<Cursor> = BinaryHeap::new();
+        let examined = self.scan(matcher, QueueId(0), |found| {
+            let place = Cursor { key: sort_key(found, sort), id: found.id };
+            if after.is_none_or(|after| place > after) {
+                first.push(place);
+                if first.len() > wanted {
+                    first.pop();
                 }
             }
-            return;
-        }
-        let mut next = Some(QueueId(0));
+            true
+        })?;
+        Ok((first.into_sorted_vec(), examined))
+    }
+
+    /// Shows what matches, by age, from an id on, until `visit` has seen enough. Others get at the queue in between, and
+    /// headers are read while they do. Returns how many messages were looked at.
+    pub(crate) fn scan(
+        &self,
+        matcher: &Matcher,
+        from: QueueId,
+        mut visit: impl FnMut(&Found<'_>) -> bool,
+    ) -> Result<usize, BadFilter> {
+        let (mut examined, mut headers) = (0, 0);
+        let mut next = Some(from);
         while let Some(from) = next {
+            let cx = self.context();
             let messages = self.messages.lock();
-            next = messages.from(from).nth(STEP).map(|(id, _)| id);
-            if !visit_all(messages.from(from).take(STEP), matcher, &mut visit) {
-                return;
+            let (entries, behind) = step(&messages, matcher.ids(), from);
+            next = behind;
+            if !matcher.wants_header() {
+                if !visit_all(entries, &messages, &cx, matcher, &mut examined, &mut visit) {
+                    break;
+                }
+                continue;
+            }
+            let mut passing = Vec::new();
+            visit_all(entries, &messages, &cx, matcher, &mut examined, |found| {
+                passing.push(found.id);
+                true
+            });
+            drop(messages);
+            headers += passing.len();
+            if headers > MAX_HEADERS {
+                let error =
+                    format!("the header of more than {MAX_HEADERS} messages would be read: add conditions");
+                return Err(BadFilter(error));
+            }
+            passing.retain(|id| self.matches_header(*id, matcher));
+            let messages = self.messages.lock();
+            let entries = passing.iter().filter_map(|id| Some((*id, messages.entry(*id)?)));
+            // They were counted already.
+            if !visit_all(entries, &messages, &cx, matcher, &mut 0, &mut visit) {
+                break;
+            }
+        }
+        Ok(examined)
+    }
+
+    /// Reads the header of a message from the spool. One that cannot be read matches nothing, not even a negation.
+    fn matches_header(&self, id: QueueId, matcher: &Matcher) -> bool {
+        match self.header(id) {
+            Ok(header) => matcher.matches_header(&header),
+            // It has ended meanwhile.
+            Err(StoreError::NoMessage(_)) => false,
+            Err(error) => {
+                tracing::warn!(id = %id, %error, "a header could not be read for a filter");
+                false
             }
         }
     }
+
+    /// The beginning of a message: its header, at most [`MAX_HEADER`] octets of it and something of what follows.
+    fn header(&self, id: QueueId) -> Result<Vec<u8>, StoreError> {
+        let mut body = self.store.read(id)?;
+        let mut header = Vec::new();
+        while header.len() < MAX_HEADER && !header.windows(4).any(|window| window == b"\r\n\r\n") {
+            let Some(piece) = body.next()? else {
+                break;
+            };
+            header.extend_from_slice(&piece);
+        }
+        Ok(header)
+    }
+}
+
+type Entries<'a> = Box<dyn Iterator<Item = (QueueId, &'a Entry)> + 'a>;
+
+/// The next messages to look at, and with which id the ones after them begin.
+fn step<'a>(
+    messages: &'a Messages,
+    ids: Option<&'a [QueueId]>,
+    from: QueueId,
+) -> (Entries<'a>, Option<QueueId>) {
+    let Some(ids) = ids else {
+        let next = messages.from(from).nth(STEP).map(|(id, _)| id);
+        return (Box::new(messages.from(from).take(STEP)), next);
+    };
+    let ids = &ids[ids.partition_point(|id| *id < from)..];
+    let (now, later) = ids.split_at(ids.len().min(STEP));
+    (Box::new(now.iter().filter_map(|id| Some((*id, messages.entry(*id)?)))), later.first().copied())
 }
 
 fn visit_all<'a>(
     entries: impl Iterator<Item = (QueueId, &'a Entry)>,
+    messages: &Messages,
+    cx: &Context<'_>,
     matcher: &Matcher,
-    visit: &mut impl FnMut(&Found<'_>) -> bool,
+    examined: &mut usize,
+    mut visit: impl FnMut(&Found<'_>) -> bool,
 ) -> bool {
     for (id, entry) in entries {
+        *examined += 1;
         if !matcher.may_match(entry) {
             continue;
         }
         let seen = entry.read(|envelope, state| {
-            let found = Found { id, status: entry.status, envelope, state };
+            let scheduler = &messages.scheduler;
+            let found = Found { id, status: entry.status, envelope, state, scheduler, cx };
             !matcher.matches(&found) || visit(&found)
         });
         if seen == Ok(false) {
@@ -488,6 +719,21 @@ fn visit_all<'a>(
 
 /// Messages that a verb changes before it lets others at the queue.
 const STEP: usize = 500;
+
+/// Headers that one request reads at most.
+const MAX_HEADERS: usize = 100_000;
+
+/// Octets of a header that are read.
+const MAX_HEADER: usize = 256 * 1024;
+
+/// Columns of a [`Shape`].
+const MAX_BUCKETS: usize = 32;
+
+/// For the end of an attempt at most.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// Why a message that is being delivered is left alone.
+const IN_FLIGHT: &str = "in-flight";
 
 /// The status of what an operator ends by hand: delivery not authorised (RFC 3463 §3.8).
 const ADMINISTRATIVE: EnhancedStatus = EnhancedStatus::new(5, 7, 1);
@@ -523,7 +769,7 @@ fn begin(
 }
 
 fn not_in_flight(work: &Work) -> Result<(), &'static str> {
-    if work.leases > 0 { Err("in-flight") } else { Ok(()) }
+    if work.leases > 0 { Err(IN_FLIGHT) } else { Ok(()) }
 }
 
 /// Gives the deferred recipients an earlier time, or makes them ready; returns those that became ready.
@@ -542,14 +788,6 @@ fn make_due(work: &mut Work, at: Option<SystemTime>) -> Vec<u32> {
         }
     }
     ready
-}
-
-/// A message that was found.
-struct Found<'a> {
-    id: QueueId,
-    status: Status,
-    envelope: &'a Envelope,
-    state: &'a MessageState,
 }
 
 /// Smaller comes first.
@@ -583,6 +821,11 @@ fn keys(found: &Found<'_>, by: GroupBy) -> BTreeMap<String, usize> {
     };
     match by {
         GroupBy::Domain => each(&mut envelope.recipients.iter().map(|r| r.address.host.to_string())),
+        GroupBy::Destination => {
+            let waiting = (0..envelope.recipients.len())
+                .filter(|index| found.state.recipients[*index].phase.is_waiting());
+            each(&mut waiting.filter_map(|index| found.destination(index)).map(|to| to.to_string()))
+        }
         GroupBy::Code => {
             each(&mut found.state.recipients.iter().map(|r| {
                 r.last.as_ref().map_or_else(|| "none".to_owned(), |report| report.status.to_string())
@@ -591,150 +834,20 @@ fn keys(found: &Found<'_>, by: GroupBy) -> BTreeMap<String, usize> {
         GroupBy::Sender => {
             all(envelope.reverse_path.address().map_or_else(|| "<>".to_owned(), Address::folded))
         }
-        GroupBy::Account => all(account(envelope).unwrap_or("none").to_owned()),
+        GroupBy::SenderDomain => {
+            let domain = envelope.reverse_path.address().map(|address| address.host.to_string());
+            all(domain.unwrap_or_else(|| "<>".to_owned()))
+        }
+        GroupBy::Account => all(found.account().unwrap_or("none").to_owned()),
+        GroupBy::Client => all(envelope.client.map_or_else(|| "none".to_owned(), |ip| ip.to_string())),
         GroupBy::State => all(found.status.as_str().to_owned()),
     }
 }
 
-fn account(envelope: &Envelope) -> Option<&str> {
-    match &envelope.origin {
-        Origin::Login(login) => Some(login),
-        Origin::TrustedNetwork(_) | Origin::Outsider | Origin::Own => None,
-    }
-}
-
-/// A filter, read once.
-#[derive(Debug)]
-struct Matcher {
-    ids: Option<Vec<QueueId>>,
-    sender: Option<Pattern>,
-    rcpt: Option<Pattern>,
-    rcpt_domain: Option<Pattern>,
-    account: Option<String>,
-    client_ip: Option<IpAddr>,
-    state: Option<Status>,
-    code: Option<String>,
-    received_before: Option<SystemTime>,
-    received_after: Option<SystemTime>,
-    min_size: u64,
-    max_size: u64,
-    min_attempts: Option<u32>,
-    dsn: bool,
-    message_id: Option<String>,
-}
-
-impl Matcher {
-    fn new(filter: &Filter, now: SystemTime) -> Result<Self, BadFilter> {
-        let ids: Vec<QueueId> =
-            filter.ids.iter().map(|id| parsed("queue id", id)).collect::<Result<_, _>>()?;
-        let age =
-            |seconds: u64| now.checked_sub(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(Self {
-            ids: (!ids.is_empty()).then_some(ids),
-            sender: filter.sender.as_deref().map(Pattern::new).transpose()?,
-            rcpt: filter.rcpt.as_deref().map(Pattern::new).transpose()?,
-            rcpt_domain: filter.rcpt_domain.as_deref().map(Pattern::domain).transpose()?,
-            account: filter.account.clone(),
-            client_ip: filter.client_ip.as_deref().map(|ip| parsed("address", ip)).transpose()?,
-            state: filter.state.as_deref().map(status).transpose()?,
-            code: filter.code.clone(),
-            received_before: filter.older.map(age),
-            received_after: filter.newer.map(age),
-            min_size: filter.min_size.unwrap_or(0),
-            max_size: filter.max_size.unwrap_or(u64::MAX),
-            min_attempts: filter.min_attempts,
-            dsn: filter.dsn,
-            message_id: filter.message_id.clone(),
-        })
-    }
-
-    /// What can be said without decoding the message.
-    fn may_match(&self, entry: &Entry) -> bool {
-        if self.state.is_some_and(|state| state != entry.status) {
-            return false;
-        }
-        let facts = entry.facts();
-        self.received_before.is_none_or(|before| facts.received < before)
-            && self.received_after.is_none_or(|after| facts.received > after)
-            && (self.min_size..=self.max_size).contains(&facts.size)
-    }
-
-    fn matches(&self, found: &Found<'_>) -> bool {
-        let Found { envelope, state, .. } = found;
-        let is_rcpt = |pattern: &Pattern| envelope.recipients.iter().any(|r| pattern.matches_recipient(r));
-        self.sender.as_ref().is_none_or(|pattern| pattern.matches_sender(&envelope.reverse_path))
-            && self.rcpt.as_ref().is_none_or(is_rcpt)
-            && self.rcpt_domain.as_ref().is_none_or(is_rcpt)
-            && self.account.as_deref().is_none_or(|wanted| account(envelope) == Some(wanted))
-            && self.client_ip.is_none_or(|ip| envelope.client == Some(ip))
-            && self.code.as_deref().is_none_or(|code| state.recipients.iter().any(|r| has_code(r, code)))
-            && self.min_attempts.is_none_or(|least| state.recipients.iter().any(|r| r.attempts > least))
-            && (!self.dsn || envelope.has_null_sender())
-            && self.message_id.as_deref().is_none_or(|id| envelope.message_id.as_deref() == Some(id))
-    }
-}
-
-fn has_code(recipient: &RecipientState, code: &str) -> bool {
-    recipient.last.as_ref().is_some_and(|report| {
-        report.status.to_string().starts_with(code) || (report.is_reply && report.text.starts_with(code))
-    })
-}
-
-fn parsed<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, BadFilter>
-where
-    T::Err: std::fmt::Display,
-{
-    text.parse().map_err(|error| BadFilter(format!("{text:?} is no {what}: {error}")))
-}
-
-fn status(text: &str) -> Result<Status, BadFilter> {
-    let found = Status::ALL.into_iter().find(|status| status.as_str() == text);
-    found.ok_or_else(|| BadFilter(format!("{text:?} is no state: ready, active, deferred or held")))
-}
-
-/// Which addresses.
-#[derive(Debug, PartialEq, Eq)]
-enum Pattern {
-    Null,
-    Domain(Domain),
-    Address(String),
-}
-
-impl Pattern {
-    /// `<>`, `@domain` or an address.
-    fn new(text: &str) -> Result<Self, BadFilter> {
-        match text.strip_prefix('@') {
-            _ if text == "<>" => Ok(Self::Null),
-            Some(domain) => Self::domain(domain),
-            None => parsed::<Address>("address", text).map(|address| Self::Address(address.folded())),
-        }
-    }
-
-    fn domain(text: &str) -> Result<Self, BadFilter> {
-        parsed("domain", text).map(Self::Domain)
-    }
-
-    fn matches_sender(&self, sender: &ReversePath) -> bool {
-        sender.address().map_or(*self == Self::Null, |address| self.matches(address))
-    }
-
-    fn matches_recipient(&self, recipient: &Recipient) -> bool {
-        self.matches(&recipient.address) || recipient.given.as_ref().is_some_and(|given| self.matches(given))
-    }
-
-    fn matches(&self, address: &Address) -> bool {
-        match self {
-            Self::Null => false,
-            Self::Domain(domain) => address.host == Host::Domain(domain.clone()),
-            Self::Address(folded) => address.folded() == *folded,
-        }
-    }
-}
-
-fn view(found: &Found<'_>, scheduler: &Scheduler, cx: &Context<'_>) -> MessageView {
-    let Found { id, status, envelope, state } = found;
+fn view(found: &Found<'_>) -> MessageView {
+    let Found { id, status, envelope, state, cx, .. } = found;
     let expires = retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender());
-    let recipients = envelope.recipients.iter().zip(&state.recipients);
+    let recipients = envelope.recipients.iter().zip(&state.recipients).enumerate();
     MessageView {
         id: id.to_string(),
         state: status.as_str().to_owned(),
@@ -751,41 +864,33 @@ fn view(found: &Found<'_>, scheduler: &Scheduler, cx: &Context<'_>) -> MessageVi
         },
         client: envelope.client.map(|ip| ip.to_string()),
         message_id: envelope.message_id.clone(),
-        recipients: recipients.map(|(r, s)| recipient_view(r, s, found, scheduler, cx)).collect(),
+        recipients: recipients.map(|(index, (r, s))| recipient_view(index, r, s, found)).collect(),
     }
 }
 
 fn recipient_view(
+    index: usize,
     recipient: &Recipient,
     state: &RecipientState,
     found: &Found<'_>,
-    scheduler: &Scheduler,
-    cx: &Context<'_>,
 ) -> RecipientView {
-    let is_held = found.state.held.is_some();
-    let destination = cx.surroundings.destination(&found.envelope.reverse_path, &recipient.address);
     let shown = match state.phase {
         Phase::Delivered { .. } => "delivered",
         Phase::Failed { .. } => "failed",
         Phase::Waiting { .. } if state.leased => "active",
-        Phase::Waiting { .. } if is_held => "held",
+        Phase::Waiting { .. } if found.state.held.is_some() => "held",
         Phase::Waiting { next: None } => "ready",
         Phase::Waiting { next: Some(_) } => "deferred",
     };
-    let next = match state.phase {
-        Phase::Waiting { next } if !state.leased && !is_held => Some(next.unwrap_or(cx.now)),
-        _ => None,
-    };
-    let rest = scheduler.rest_of(&destination).map(|(until, _)| until);
     let last = state.last.as_ref();
     RecipientView {
         address: recipient.address.to_string(),
         given: recipient.given.as_ref().map(Address::to_string),
         state: shown.to_owned(),
-        destination: destination.to_string(),
+        destination: found.destination(index).map_or_else(String::new, |to| to.to_string()),
         attempts: state.attempts,
         last_attempt: last.filter(|_| state.attempts > 0).map(|report| seconds(report.at)),
-        next_attempt: next.map(|next| seconds(rest.map_or(next, |rest| rest.max(next)))),
+        next_attempt: found.next_attempt(index).map(seconds),
         status: last.map(|report| report.status.to_string()),
         text: last.map(|report| report.text.clone()),
         host: last.and_then(|report| report.host.clone()),
@@ -796,9 +901,6 @@ fn recipient_view(
 /// Why a changing verb did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    /// The filter makes no sense.
-    #[error(transparent)]
-    Filter(#[from] BadFilter),
     /// The change could not be made durable.
     #[error("the change could not be written")]
     Store(#[source] StoreError),

@@ -14,14 +14,14 @@ use crate::dsn::{self, Action, FULL_RETURN_LIMIT, Facts, Original, Told};
 use crate::envelope::{Envelope, Origin, Recipient};
 use crate::message::QueueId;
 use crate::messages::{Arrival, Context};
-use crate::state::MessageState;
+use crate::state::{MessageState, Phase};
 use crate::store::{Change, NewBody, Store, StoreError};
 
 /// What a message owes its sender.
 #[derive(Debug)]
 pub(crate) struct Owed {
     pub(crate) envelope: Arc<Envelope>,
-    /// The recipients of `told`, as the envelope counts them.
+    /// Those recipients of `told` that are owed no other report after it, as the envelope counts them.
     pub(crate) indices: Vec<u32>,
     pub(crate) told: Vec<Told>,
     /// Whether a notice of delay is part of it.
@@ -33,7 +33,9 @@ pub(crate) struct Owed {
 pub(crate) struct NewReport {
     /// For metrics and the log: `failed`, `delayed` or `relayed`.
     pub(crate) kind: &'static str,
-    /// The recipients it tells of.
+    /// How many recipients it tells of.
+    pub(crate) recipients: usize,
+    /// The recipients that are owed nothing any more when it is written.
     pub(crate) indices: Vec<u32>,
     /// Whether it is the notice of delay.
     pub(crate) tells_delay: bool,
@@ -55,6 +57,9 @@ impl NewReport {
         for index in &self.indices {
             let recipient = &mut state.recipients[*index as usize];
             recipient.phase = recipient.phase.reported();
+            if matches!(recipient.phase, Phase::Delivered { .. }) {
+                recipient.last = None;
+            }
         }
         state.delay_told |= self.tells_delay;
     }
@@ -82,7 +87,7 @@ impl Inner {
 fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Option<NewReport> {
     let Owed { envelope, indices, told, tells_delay } = owed;
     let kind = kind(&told);
-    let mut report = NewReport { kind, indices, tells_delay, message: None };
+    let mut report = NewReport { kind, recipients: told.len(), indices, tells_delay, message: None };
     let Some(to) = envelope.reverse_path.address().filter(|_| !told.is_empty()) else {
         return Some(report);
     };

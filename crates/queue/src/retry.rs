@@ -30,6 +30,11 @@ pub fn next_attempt(
     Some(now + wished.unwrap_or_else(|| wait(config, attempts, jitter)))
 }
 
+/// No attempt is ever set further ahead than this: one that seems to be was set before the clock was put back.
+pub fn horizon(config: &config::queue::Retry) -> Duration {
+    config.cap.max(*GRANTED.end())
+}
+
 /// Whether an interval that the other side asks for is used.
 pub fn is_granted(wished: &Duration) -> bool {
     GRANTED.contains(wished)

@@ -55,6 +55,9 @@ pub(crate) struct Scheduler {
     alarms: BinaryHeap<Reverse<(SystemTime, Destination)>>,
 }
 
+/// While others wait for a slot, one of so many messages of a destination gives its slot up.
+const FAIR_SHARE: usize = 20;
+
 /// One destination.
 #[derive(Debug)]
 struct Line {
@@ -67,6 +70,8 @@ struct Line {
     settling: usize,
     /// Of the slots in use, those of settled leases that nobody has taken over.
     lingering: usize,
+    /// Messages in a row that came by [`Scheduler::next_for`].
+    in_a_row: usize,
     /// Slots at most.
     limit: usize,
     /// Leases that reached the destination since the limit was last changed.
@@ -87,6 +92,7 @@ impl Line {
             in_flight: 0,
             settling: 0,
             lingering: 0,
+            in_a_row: 0,
             limit: initial_limit(sending),
             successes: 0,
             failures: 0,
@@ -183,16 +189,27 @@ impl Scheduler {
                 continue;
             };
             line.in_flight += 1;
+            line.in_a_row = 0;
             self.consider(&destination);
             return Some((destination, ready));
         }
         None
     }
 
-    /// The same for one destination, taking over the slot of a settled lease where there is one.
+    /// The same for one destination, taking over the slot of a settled lease where there is one. Not while more leases
+    /// than the limit wait for the disk: what a crash makes happen twice must stay little however slow the disk is. And
+    /// not for ever while other destinations could be served and nobody is there to do it.
     pub(crate) fn next_for(&mut self, destination: &Destination) -> Option<Ready> {
+        let others_wait = self.others_wait(destination);
         let line = self.destinations.get_mut(destination)?;
-        let takes_over = line.lingering > 0 && line.rests_until.is_none() && line.in_flight <= line.limit;
+        if others_wait && line.in_a_row >= FAIR_SHARE {
+            line.in_a_row = 0;
+            return None;
+        }
+        let takes_over = line.lingering > 0
+            && line.rests_until.is_none()
+            && line.in_flight <= line.limit
+            && line.settling <= line.limit;
         if !takes_over && !line.has_room() {
             return None;
         }
@@ -202,7 +219,16 @@ impl Scheduler {
         } else {
             line.in_flight += 1;
         }
+        line.in_a_row += 1;
         Some(ready)
+    }
+
+    /// Whether another destination could be served. Whoever waits for any message would have taken it: so all are busy.
+    fn others_wait(&self, destination: &Destination) -> bool {
+        let is_served = |other: &Destination| {
+            self.destinations.get(other).is_some_and(|line| line.has_room() && !line.ready.is_empty())
+        };
+        self.ring.iter().any(|other| other != destination && is_served(other))
     }
 
     /// Gives a slot back for which nothing could be leased.
@@ -232,6 +258,12 @@ impl Scheduler {
         line.lingering += 1;
         match feedback {
             Feedback::Reached => line.reached(sending).then_some(Event::Recovered),
+            Feedback::SlowDown(reason) if line.limit == 1 => {
+                // Even one at a time is too much.
+                let until = line.unreachable(reason, sending, now)?;
+                self.alarms.push(Reverse((until, destination.clone())));
+                Some(Event::Rests(until, reason.clone()))
+            }
             Feedback::SlowDown(_) => {
                 line.limit = (line.limit / 2).max(1);
                 line.successes = 0;
@@ -296,6 +328,16 @@ impl Scheduler {
                 line.will_be_forgotten = false;
             }
         }
+    }
+
+    /// The clock was put back: what was to end in a minute still does.
+    pub(crate) fn clock_went_back(&mut self, by: Duration) {
+        let earlier = |at: SystemTime| at.checked_sub(by).unwrap_or(SystemTime::UNIX_EPOCH);
+        for line in self.destinations.values_mut() {
+            line.rests_until = line.rests_until.map(earlier);
+        }
+        let alarms = std::mem::take(&mut self.alarms).into_iter();
+        self.alarms = alarms.map(|Reverse((at, destination))| Reverse((earlier(at), destination))).collect();
     }
 
     /// When [`Scheduler::run`] has something to do.
@@ -465,6 +507,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rest_is_no_longer_when_the_clock_is_put_back() {
+        let mut bench = Bench::new();
+        bench.now += Duration::from_secs(10_000);
+        bench.push("a", 10);
+        bench.drain();
+        bench.settle("a", down());
+        bench.settle("a", Feedback::Nothing);
+        let step = Duration::from_secs(5000);
+        bench.now -= step;
+        bench.scheduler.clock_went_back(step);
+        bench.pass(59);
+        assert_eq!(bench.drain().len(), 0);
+        bench.pass(1);
+        assert_eq!(bench.drain().len(), 1);
+    }
+
+    #[test]
     fn a_rest_can_be_ended_by_hand() {
         let mut bench = Bench::new();
         bench.push("a", 10);
@@ -489,6 +548,63 @@ mod tests {
         bench.scheduler.durable(&to("a"), &bench.sending, NOW);
         assert_eq!(bench.drain().len(), 0, "it was taken over");
         bench.settle("a", Feedback::Nothing);
+        assert_eq!(bench.drain().len(), 1);
+    }
+
+    #[test]
+    fn a_destination_that_is_asked_to_slow_down_at_its_slowest_rests() {
+        let slow = || Feedback::SlowDown("421 4.7.0 Too many messages".to_owned());
+        let mut bench = Bench::new();
+        bench.push("a", 100);
+        bench.drain();
+        assert_eq!(bench.settle("a", slow()), None);
+        for rest in [60, 120] {
+            assert!(matches!(bench.settle("a", slow()), Some(Event::Rests(..))));
+            bench.settle("a", Feedback::Nothing);
+            assert_eq!(bench.drain().len(), 0);
+            bench.pass(rest - 1);
+            assert_eq!(bench.drain().len(), 0);
+            bench.pass(1);
+            assert_eq!(bench.drain().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_connection_gives_its_slot_up_when_others_wait_for_one() {
+        let mut bench = Bench::new();
+        bench.push("a", 1000);
+        bench.drain();
+        let in_a_row = |bench: &mut Bench| {
+            let deliver = |bench: &mut Bench| {
+                bench.scheduler.settled(&to("a"), &Feedback::Nothing, &bench.sending, NOW);
+                let next = bench.scheduler.next_for(&to("a"));
+                bench.scheduler.durable(&to("a"), &bench.sending, NOW);
+                next.is_some()
+            };
+            (0..100).take_while(|_| deliver(bench)).count()
+        };
+        assert_eq!(in_a_row(&mut bench), 100, "nobody waits");
+        bench.push("b", 1);
+        assert!(in_a_row(&mut bench) <= FAIR_SHARE);
+        assert_eq!(bench.drain(), ["b", "a"]);
+    }
+
+    #[test]
+    fn a_connection_does_not_run_ahead_of_the_disk() {
+        let mut bench = Bench::new();
+        bench.push("a", 100);
+        bench.drain();
+        let mut ahead = 0;
+        while bench.scheduler.settled(&to("a"), &Feedback::Nothing, &bench.sending, NOW).is_none()
+            && bench.scheduler.next_for(&to("a")).is_some()
+        {
+            ahead += 1;
+        }
+        assert_eq!(ahead, 2, "as many as the limit");
+        assert_eq!(bench.drain().len(), 0);
+        for _ in 0..=ahead {
+            bench.scheduler.durable(&to("a"), &bench.sending, NOW);
+        }
         assert_eq!(bench.drain().len(), 1);
     }
 

@@ -8,7 +8,7 @@ use crate::codec::{Damaged, Reader, Writer};
 use crate::message::Report;
 
 /// Evidence is kept up to this many octets: a reply of several lines fits, a hostile one does not fill the memory.
-const MAX_EVIDENCE: usize = 1024;
+const MAX_EVIDENCE: usize = 512;
 
 /// The durable state of a message, all its recipients together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,9 +109,11 @@ impl MessageState {
         Self { recipients: vec![RecipientState::default(); recipients], ..Self::default() }
     }
 
-    /// Whether nothing remains to be done: no recipient waits and no report is owed.
+    /// Whether nothing remains to be done: no recipient waits and no report is owed. A message whose envelope cannot be read
+    /// has no recipients and is held: that is no end.
     pub(crate) fn is_over(&self) -> bool {
-        self.recipients.iter().all(|r| !r.phase.is_waiting() && !r.phase.owes_report())
+        let is_unreadable = self.recipients.is_empty() && self.held.is_some();
+        !is_unreadable && self.recipients.iter().all(|r| !r.phase.is_waiting() && !r.phase.owes_report())
     }
 
     /// Whether a recipient may be leased.

@@ -10,7 +10,7 @@
 //! log/seg-<name>.log segments of the log: number, then salt, in hexadecimal; the numbers only grow
 //! big/<id>           contents of large messages
 //! index/             the index; index.bad-<time> one that was not used, kept for one start
-//! damaged/           copies of what could not be read
+//! damaged/           copies of what is no good record, and marks of the segments that have such places
 //! reserve            room that is given up when the disk is full, so that the ends of messages can be recorded
 //! ```
 //!
@@ -22,6 +22,7 @@
 //! | `catalogue.rs` | what is where, in memory |
 //! | `committer.rs` | the thread that writes |
 //! | `collector.rs` | the thread that gives room back |
+//! | `space.rs` | the thread that asks how much room there is |
 //! | `index.rs` | the thread that keeps the index; the only file that names sled |
 //! | `large.rs`, `body.rs` | writing large messages, reading any |
 //! | `files.rs` | every file call |
@@ -36,6 +37,7 @@ mod large;
 mod record;
 mod recovery;
 mod scan;
+mod space;
 
 use std::fmt::{self, Debug};
 use std::fs::File;
@@ -44,7 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -227,6 +229,7 @@ impl Debug for Store {
 struct Threads {
     committer: JoinHandle<()>,
     collector: JoinHandle<()>,
+    gauge: JoinHandle<()>,
     indexer: Option<index::Running>,
 }
 
@@ -267,8 +270,9 @@ impl Store {
             last_id: AtomicU64::new(last_id),
             pressure: AtomicBool::new(false),
             health: Mutex::new(None),
-            space: Mutex::new(None),
+            space: space::Gauge::default(),
         });
+        space::measure(&inner);
         let threads = Threads::start(&inner, next_number, indexer)
             .map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
         Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
@@ -341,20 +345,10 @@ impl Store {
         self.len() == 0
     }
 
-    /// Free room, asked of the system at most once a second. None if the system does not say.
+    /// Free room, as it was a second ago. Never waits: a file system that hangs would take all who ask with it. If the
+    /// system does not say, there is none.
     pub fn space(&self) -> Space {
-        let mut known = self.inner.space.lock();
-        if let Some((space, at)) = *known
-            && at.elapsed() < Duration::from_secs(1)
-        {
-            return space;
-        }
-        let space = self.inner.files.space(&self.inner.layout.root).unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot learn how much room the spool has");
-            Space { free: 0, inodes: 0 }
-        });
-        *known = Some((space, Instant::now()));
-        space
+        self.inner.space.known()
     }
 
     /// Why nothing, or no new mail, can be written, if so: cleared by the next write that succeeds. While it is set a write
@@ -380,6 +374,8 @@ impl Store {
         join(threads.committer);
         self.inner.collector.close();
         join(threads.collector);
+        self.inner.space.close();
+        join(threads.gauge);
         self.inner.index.close();
         if let Some(indexer) = threads.indexer {
             indexer.join();
@@ -403,6 +399,9 @@ impl Threads {
         let collector = std::thread::Builder::new()
             .name("spool-collect".into())
             .spawn(move || collector::run(&collected))?;
+        let measured = Arc::clone(inner);
+        let gauge =
+            std::thread::Builder::new().name("spool-space".into()).spawn(move || space::run(&measured))?;
         let indexer = match indexer {
             Indexer::Continues(opening) => Some(opening.begin(Arc::clone(inner), false)),
             Indexer::BeginsAnew(opening) => Some(opening.begin(Arc::clone(inner), true)),
@@ -412,7 +411,7 @@ impl Threads {
                 None
             }
         };
-        Ok(Self { committer, collector, indexer })
+        Ok(Self { committer, collector, gauge, indexer })
     }
 }
 
@@ -472,7 +471,7 @@ struct Inner {
     /// Whether the disk is full.
     pressure: AtomicBool,
     health: Mutex<Option<String>>,
-    space: Mutex<Option<(Space, Instant)>>,
+    space: space::Gauge,
 }
 
 impl Inner {

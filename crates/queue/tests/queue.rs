@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use postern_config as config;
-use postern_queue::operate::{GroupBy, Sort};
+use postern_queue::operate::{Cursor, GroupBy, HeaderPattern, ShapeBy, Sort};
+use postern_queue::transfer::TransferError;
 use postern_queue::{
     AcceptError, Change, Content, Destination, Envelope, Feedback, Filter, Lease, MessageView, Origin,
     Outcome, Queue, QueueId, Recipient, Recovery, Report, Surroundings, metrics,
@@ -228,11 +229,6 @@ async fn wait_for_state(queue: &Queue, id: QueueId, state: &str) -> MessageView 
     queue.show(id).unwrap()
 }
 
-/// Only this message.
-fn only(id: QueueId) -> Filter {
-    Filter { ids: vec![id.to_string()], ..Filter::default() }
-}
-
 fn changed(matched: usize, changed: usize) -> Change {
     Change { matched, changed, skipped: Vec::new() }
 }
@@ -402,8 +398,10 @@ async fn a_resting_destination_keeps_its_messages_ready_and_delays_no_other() {
     let held = lease(&queue).await;
     assert_eq!(held.id, fresh);
     settle(&queue, held, &delivered(&world));
-    let view =
-        queue.list(&Filter { state: Some("ready".to_owned()), ..Filter::default() }, Sort::Age, 1).unwrap();
+    let view = queue
+        .list(&Filter { state: Some("ready".to_owned()), ..Filter::default() }, Sort::Age, None, 1)
+        .unwrap()
+        .messages;
     assert_eq!(view[0].recipients[0].attempts, 0);
     assert_eq!(view[0].recipients[0].next_attempt, Some(view[0].received + 60));
     world.pass(Duration::from_secs(60));
@@ -574,7 +572,7 @@ async fn time_runs_out_in_every_state() {
     expected.push("deferred@adatum.test");
 
     let held_id = accept(&world, &queue, ALICE, &["held@adatum.test"]).await;
-    assert_eq!(queue.hold(&only(held_id), "looks odd").await.unwrap(), changed(1, 1));
+    assert_eq!(queue.hold(&[held_id], "looks odd", Duration::ZERO).await.unwrap(), changed(1, 1));
     expected.push("held@adatum.test");
 
     accept(&world, &queue, ALICE, &["first@dead.test"]).await;
@@ -590,8 +588,11 @@ async fn time_runs_out_in_every_state() {
 
     world.pass(Duration::from_secs(5 * 86_400));
     // Four end by themselves: four reports, and the message in hand.
-    until(async || queue.list(&Filter { dsn: true, ..Filter::default() }, Sort::Age, 10).unwrap().len() == 4)
-        .await;
+    until(async || {
+        queue.list(&Filter { dsn: true, ..Filter::default() }, Sort::Age, None, 10).unwrap().messages.len()
+            == 4
+    })
+    .await;
     wait_for_messages(&queue, 5).await;
     settle(&queue, active, &deferred(&world));
     let mut told = String::new();
@@ -647,9 +648,9 @@ async fn a_hold_survives_a_restart_and_ends_by_release() {
     let world = World::new();
     let queue = world.open().await;
     let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
-    assert_eq!(queue.hold(&only(id), "wait for Carol").await.unwrap(), changed(1, 1));
+    assert_eq!(queue.hold(&[id], "wait for Carol", Duration::ZERO).await.unwrap(), changed(1, 1));
     assert!(queue.lease_for(&to("adatum.test")).is_none());
-    let again = queue.hold(&only(id), "again").await.unwrap();
+    let again = queue.hold(&[id], "again", Duration::ZERO).await.unwrap();
     assert_eq!((again.changed, again.skipped), (0, vec![(id.to_string(), "already held".to_owned())]));
     drop(queue);
 
@@ -657,7 +658,7 @@ async fn a_hold_survives_a_restart_and_ends_by_release() {
     let view = queue.show(id).unwrap();
     assert_eq!((view.state.as_str(), view.held.as_deref()), ("held", Some("wait for Carol")));
     assert!(queue.lease_for(&to("adatum.test")).is_none());
-    assert_eq!(queue.release(&Filter::default()).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.release(&queue.select(&Filter::default()).unwrap()).await.unwrap(), changed(1, 1));
     assert_eq!(lease(&queue).await.id, id);
 }
 
@@ -668,10 +669,10 @@ async fn messages_in_flight_are_left_alone_by_operators() {
     let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
     let held = lease(&queue).await;
     let skipped = Change { matched: 1, changed: 0, skipped: vec![(id.to_string(), "in-flight".to_owned())] };
-    assert_eq!(queue.hold(&only(id), "x").await.unwrap(), skipped);
-    assert_eq!(queue.fail(&only(id), "x").await.unwrap(), skipped);
-    assert_eq!(queue.remove(&only(id)).await.unwrap(), skipped);
-    assert_eq!(queue.retry(&only(id), Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(queue.hold(&[id], "x", Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(queue.fail(&[id], "x", Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(queue.remove(&[id], Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(queue.retry(&[id], Duration::ZERO).await.unwrap(), skipped);
     settle(&queue, held, &delivered(&world));
     wait_for_messages(&queue, 0).await;
 }
@@ -691,7 +692,7 @@ async fn three_attempts_without_an_outcome_hold_the_message() {
     drop(lease(&queue).await);
     let view = wait_for_state(&queue, id, "held").await;
     assert!(view.held.unwrap().contains("3 delivery attempts ended without an outcome"));
-    assert_eq!(queue.release(&only(id)).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.release(&[id]).await.unwrap(), changed(1, 1));
     settle(&queue, lease(&queue).await, &delivered(&world));
     wait_for_messages(&queue, 0).await;
 }
@@ -719,7 +720,7 @@ async fn retrying_ends_deferrals_and_rests() {
     let held = lease(&queue).await;
     queue.settle(held, vec![(0, deferred(&world))], Feedback::Unreachable("refused".to_owned()));
     wait_for_state(&queue, id, "deferred").await;
-    assert_eq!(queue.retry(&only(id), Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.retry(&[id], Duration::ZERO).await.unwrap(), changed(1, 1));
     let held = lease(&queue).await;
     assert_eq!((held.id, held.recipients[0].attempts), (id, 1));
 }
@@ -730,9 +731,9 @@ async fn failing_by_hand_tells_the_sender_and_removing_tells_nobody() {
     let queue = world.open().await;
     let failed = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
     let removed = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
-    assert_eq!(queue.remove(&only(removed)).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.remove(&[removed], Duration::ZERO).await.unwrap(), changed(1, 1));
     assert!(queue.show(removed).is_none());
-    assert_eq!(queue.fail(&only(failed), "the list was closed").await.unwrap(), changed(1, 1));
+    assert_eq!(queue.fail(&[failed], "the list was closed", Duration::ZERO).await.unwrap(), changed(1, 1));
     let report = lease(&queue).await;
     let text = String::from_utf8(read(report.content()).await).unwrap();
     assert!(text.contains("Diagnostic-Code: X-Postern; the list was closed\r\n"), "{text}");
@@ -757,7 +758,7 @@ async fn one_filter_finds_lists_and_counts() {
     let new = accept_as(&queue, own).await;
 
     let find = |filter: Filter| -> Vec<String> {
-        queue.list(&filter, Sort::Age, 10).unwrap().into_iter().map(|view| view.id).collect()
+        queue.list(&filter, Sort::Age, None, 10).unwrap().messages.into_iter().map(|view| view.id).collect()
     };
     let some = |text: &str| Some(text.to_owned());
     let (old, new) = (old.to_string(), new.to_string());
@@ -785,9 +786,9 @@ async fn one_filter_finds_lists_and_counts() {
     ] {
         assert_eq!(find(filter.clone()).iter().collect::<Vec<_>>(), expected, "{filter:?}");
     }
-    let next = queue.list(&Filter::default(), Sort::Next, 1).unwrap();
+    let next = queue.list(&Filter::default(), Sort::Next, None, 1).unwrap().messages;
     assert_eq!(next[0].id, new, "it is ready");
-    let tried = queue.list(&Filter::default(), Sort::Attempts, 1).unwrap();
+    let tried = queue.list(&Filter::default(), Sort::Attempts, None, 1).unwrap().messages;
     assert_eq!(tried[0].id, old);
 
     let domains = queue.count(&Filter::default(), GroupBy::Domain).unwrap();
@@ -800,8 +801,8 @@ async fn one_filter_finds_lists_and_counts() {
         Filter { rcpt: some("nobody"), ..Filter::default() },
         Filter { client_ip: some("here"), ..Filter::default() },
     ] {
-        assert!(queue.list(&filter, Sort::Age, 1).is_err(), "{filter:?}");
-        assert!(queue.remove(&filter).await.is_err(), "{filter:?}");
+        assert!(queue.list(&filter, Sort::Age, None, 1).is_err(), "{filter:?}");
+        assert!(queue.select(&filter).is_err(), "{filter:?}");
     }
     let summary = queue.summary();
     assert_eq!((summary.messages, summary.ready, summary.deferred), (2, 1, 1));
@@ -857,6 +858,171 @@ async fn a_closed_queue_hands_out_nothing_and_has_written_everything() {
     drop(queue);
     let (queue, recovery) = world.open_and_tell().await;
     assert_eq!(recovery.messages, 1);
-    let views = queue.list(&Filter::default(), Sort::Age, 10).unwrap();
+    let views = queue.list(&Filter::default(), Sort::Age, None, 10).unwrap().messages;
     assert_eq!(views[0].state, "ready", "stopping is no strike");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_are_negated_repeated_and_read_from_replies_and_headers() {
+    let world = World::new();
+    let queue = world.open().await;
+    let old = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    wait_for_state(&queue, old, "deferred").await;
+    let mut incoming = queue.incoming().unwrap();
+    incoming.write(Bytes::from_static(b"Subject: Your\r\n invoice\r\n\r\nSubject: hello\r\n")).await.unwrap();
+    let new =
+        incoming.commit(envelope(&world, "", &["carol@elsewhere.test"]), HEADER.to_vec()).await.unwrap();
+
+    let find = |filter: &Filter| queue.select(filter).unwrap();
+    let some = |text: &str| Some(text.to_owned());
+    let header = |pattern: &str| Filter {
+        header: Some(HeaderPattern { name: "subject".to_owned(), pattern: pattern.to_owned() }),
+        ..Filter::default()
+    };
+    let not = |filter: Filter| Filter { not: vec![filter], ..Filter::default() };
+    let sender = Filter { sender: some(ALICE), ..Filter::default() };
+    for (filter, expected) in [
+        (not(sender.clone()), vec![new]),
+        (not(not(sender.clone())), vec![old]),
+        (Filter { also: vec![Filter { dsn: true, ..Filter::default() }], ..sender.clone() }, vec![]),
+        (not(Filter { ids: vec![old.to_string()], ..Filter::default() }), vec![new]),
+        (Filter { error: some("(?i)come BACK"), ..Filter::default() }, vec![old]),
+        (Filter { error: some("^Come"), ..Filter::default() }, vec![]),
+        (header("^hello"), vec![old]),
+        (header("Your +invoice$"), vec![new]),
+        (not(header("hello")), vec![new]),
+        (Filter { not: vec![sender], ..header("hello") }, vec![]),
+        (Filter { destination: some("Adatum.test"), ..Filter::default() }, vec![old]),
+        (Filter { max_attempts: Some(1), ..Filter::default() }, vec![new]),
+        (Filter { next_within: Some(5), ..Filter::default() }, vec![new]),
+        (Filter { next_beyond: Some(5), ..Filter::default() }, vec![old]),
+        (
+            Filter { ids: vec![new.to_string(), old.to_string(), old.to_string()], ..Filter::default() },
+            vec![old, new],
+        ),
+    ] {
+        assert_eq!(find(&filter), expected, "{filter:?}");
+    }
+    assert!(queue.select(&Filter { error: some("("), ..Filter::default() }).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_counted_by_all_they_have_in_common() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    queue.settle(lease(&queue).await, vec![(0, deferred(&world))], Feedback::Unreachable("down".to_owned()));
+    wait_for_state(&queue, id, "deferred").await;
+    world.pass(Duration::from_secs(600));
+    accept(&world, &queue, "", &["carol@elsewhere.test", "dave@adatum.test"]).await;
+    let count = |by| {
+        let groups = queue.count(&Filter::default(), by).unwrap();
+        groups.into_iter().map(|group| (group.key, group.messages)).collect::<Vec<_>>()
+    };
+    let two = |a: &str, b: &str| vec![(a.to_owned(), 1), (b.to_owned(), 1)];
+    assert_eq!(count(GroupBy::SenderDomain), two("<>", "proseware.test"));
+    assert_eq!(count(GroupBy::Client), [("192.0.2.7".to_owned(), 2)]);
+    assert_eq!(
+        count(GroupBy::Destination),
+        [("adatum.test".to_owned(), 2), ("elsewhere.test".to_owned(), 1)]
+    );
+
+    let shape = queue.shape(&Filter::default(), ShapeBy::Recipient, &[300, 900], 1).unwrap();
+    assert_eq!((shape.total.clone(), shape.omitted), (vec![1, 1, 0], 1));
+    assert_eq!((shape.rows[0].key.as_str(), shape.rows[0].messages.clone()), ("adatum.test", vec![1, 1, 0]));
+    let shape = queue.shape(&Filter::default(), ShapeBy::Sender, &[300], 10).unwrap();
+    assert_eq!(shape.rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["<>", "proseware.test"]);
+    for buckets in [&[][..], &[5, 5], &[6, 5]] {
+        assert!(queue.shape(&Filter::default(), ShapeBy::Sender, buckets, 10).is_err(), "{buckets:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_by_age_costs_a_page_and_pages_miss_and_repeat_nothing() {
+    const MESSAGES: usize = 1200;
+    let world = World::new();
+    let queue = world.open().await;
+    let mut accepting = tokio::task::JoinSet::new();
+    for number in 0..MESSAGES {
+        let (queue, envelope) =
+            (queue.clone(), envelope(&world, ALICE, &[&format!("r{}@adatum.test", number % 7)]));
+        accepting.spawn(async move { accept_as(&queue, envelope).await });
+    }
+    let mut ids = in_time(accepting.join_all()).await;
+    ids.sort_unstable();
+    for sort in [Sort::Age, Sort::Size] {
+        let mut found = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = queue.list(&Filter::default(), sort, cursor, 500).unwrap();
+            if sort == Sort::Age {
+                assert!(page.examined <= 501, "{} for a page", page.examined);
+            }
+            found.extend(page.messages.into_iter().map(|message| message.id.parse::<QueueId>().unwrap()));
+            cursor = page.next.map(|next| next.to_string().parse().unwrap());
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, ids, "{sort:?}");
+    }
+    let first = queue.list(&Filter::default(), Sort::Age, None, 10).unwrap();
+    assert_eq!((first.messages.len(), first.examined), (10, 11));
+    assert!("nonsense".parse::<Cursor>().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_can_wait_for_the_end_of_an_attempt() {
+    let world = World::new();
+    let queue = world.open().await;
+    let wait = Duration::from_secs(60);
+    for ends_with in [deferred(&world), delivered(&world)] {
+        let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+        let held = lease(&queue).await;
+        let waiting = {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.remove(&[id], wait).await.unwrap() })
+        };
+        // It may begin to wait before or after this: both must do.
+        settle(&queue, held, &ends_with);
+        let change = in_time(waiting).await.unwrap();
+        let is_delivered = matches!(ends_with, Outcome::Delivered(_));
+        assert_eq!((change.changed, change.skipped.len()), if is_delivered { (0, 1) } else { (1, 0) });
+        wait_for_messages(&queue, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_moves_to_another_queue_with_all_that_happened_to_it() {
+    let (here, there) = (World::new(), World::new());
+    let queue = here.open().await;
+    let id = accept(&here, &queue, ALICE, &["bob@adatum.test", "carol@elsewhere.test"]).await;
+    let held = lease(&queue).await;
+    assert!(queue.transfer(id).is_none(), "it is being delivered");
+    settle(&queue, held, &delivered(&here));
+    until(async || {
+        queue.transfer(id).is_some_and(|transfer| transfer.recipients.iter().any(|r| r.attempts > 0))
+    })
+    .await;
+    assert_eq!(queue.hold(&[id], "moves", Duration::from_secs(60)).await.unwrap(), changed(1, 1));
+    let transfer = queue.transfer(id).unwrap();
+    let content = read(queue.content(id).unwrap()).await;
+    let shown = queue.show(id).unwrap();
+
+    let other = there.open().await;
+    let (mut incoming, envelope) = other.incoming_transfer(&transfer).unwrap();
+    incoming.write(content.clone().into()).await.unwrap();
+    assert_eq!(incoming.commit(envelope, Vec::new()).await.unwrap(), id);
+    assert_eq!(other.show(id).unwrap(), shown);
+    assert!(matches!(other.incoming_transfer(&transfer), Err(TransferError::Present)));
+    drop(other);
+
+    let other = there.open().await;
+    assert_eq!(other.show(id).unwrap(), shown);
+    assert_eq!(other.transfer(id).unwrap(), transfer);
+    assert_eq!(read(other.content(id).unwrap()).await, content);
+    assert_eq!(other.release(&[id]).await.unwrap(), changed(1, 1));
+    let held = lease(&other).await;
+    assert_eq!((held.id, held.recipients.len()), (id, 1), "one of the two was done");
 }

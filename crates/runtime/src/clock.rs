@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -14,6 +14,11 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The time now.
     fn now(&self) -> SystemTime;
+
+    /// How long the clock has been running, however often it was set: what it differs from `now` by says whether it was.
+    fn running(&self) -> Duration {
+        self.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
 
     /// Ends when `now` has reached `time`. A wall clock that jumps may wake it early: ask again.
     fn until(&self, time: SystemTime) -> Pending<'_, ()>;
@@ -29,6 +34,11 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn running(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
     }
 
     fn until(&self, time: SystemTime) -> Pending<'_, ()> {

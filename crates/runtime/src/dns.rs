@@ -360,8 +360,15 @@ mod tests {
     fn a_null_mx_is_told_from_a_host_that_is_no_host_name() {
         let null = RData::MX(MX::new(0, Name::root()));
         assert_eq!(mx_answer(lookup(vec![null])), Answer::Records(vec![Mx { preference: 0, host: None }]));
-        let odd = RData::MX(MX::new(0, name("not_a_host.test.")));
-        assert!(matches!(mx_answer(lookup(vec![odd])), Answer::TryLater(why) if why.contains("not_a_host")));
+        let odd = RData::MX(MX::new(0, Name::from_labels([b"no host".as_slice(), b"test"]).unwrap()));
+        assert!(matches!(mx_answer(lookup(vec![odd])), Answer::TryLater(why) if why.contains("host")));
+    }
+
+    #[test]
+    fn an_mx_host_may_have_underscores() {
+        let host = RData::MX(MX::new(0, name("mx_1.adatum.test.")));
+        let Answer::Records(records) = mx_answer(lookup(vec![host])) else { panic!("no records") };
+        assert_eq!(records[0].host.as_ref().map(Domain::as_str), Some("mx_1.adatum.test"));
     }
 
     #[test]

@@ -255,7 +255,8 @@ impl Committer {
 
     fn write(&mut self, groups: Vec<Group>) {
         let octets = groups.iter().map(Group::octets).sum();
-        let groups = self.refuse_while_full(groups);
+        let spoilt = self.spoilt_path();
+        let groups = self.refuse_while_full(groups, &spoilt);
         if !groups.is_empty() {
             self.write_admitted(groups);
         }
@@ -263,10 +264,11 @@ impl Committer {
     }
 
     fn write_admitted(&mut self, mut groups: Vec<Group>) {
+        let spoilt_before = self.spoilt_path();
         let mut result = self.append(&mut groups);
         if result.as_ref().is_err_and(is_out_of_space) {
             self.release_reserve();
-            groups = self.refuse_while_full(groups);
+            groups = self.refuse_while_full(groups, &spoilt_before);
             if groups.is_empty() {
                 self.unwell = true;
                 return;
@@ -280,14 +282,21 @@ impl Committer {
             }
             Err(error) => {
                 self.failed(&error);
-                self.refuse(groups, &Arc::new(error));
+                self.refuse(groups, &spoilt_before, &Arc::new(error));
             }
         }
     }
 
-    fn refuse(&self, groups: Vec<Group>, error: &Arc<StoreError>) {
+    /// The segment that must be cut back.
+    fn spoilt_path(&self) -> Option<PathBuf> {
+        self.spoilt.as_ref().map(|spoilt| spoilt.path.clone())
+    }
+
+    /// Refuses groups; `spoilt_before` is the segment that had to be cut back before anything of them was written.
+    fn refuse(&self, groups: Vec<Group>, spoilt_before: &Option<PathBuf>, error: &Arc<StoreError>) {
+        let in_doubt = self.spoilt.is_some() && self.spoilt_path() != *spoilt_before;
         for mut group in groups {
-            if self.spoilt.is_some() {
+            if in_doubt {
                 // The record may still be there after a restart: then its file must be there too. If it is not, the
                 // file is removed then.
                 group.files.drain(..).for_each(FinishedFile::keep);
@@ -297,7 +306,7 @@ impl Committer {
     }
 
     /// Without the reserve new mail is refused; gives back the rest.
-    fn refuse_while_full(&mut self, groups: Vec<Group>) -> Vec<Group> {
+    fn refuse_while_full(&mut self, groups: Vec<Group>, spoilt_before: &Option<PathBuf>) -> Vec<Group> {
         if !self.full || !groups.iter().any(Group::is_new_mail) {
             return groups;
         }
@@ -307,7 +316,11 @@ impl Committer {
         }
         let (refused, admitted) = groups.into_iter().partition(Group::is_new_mail);
         let source = io::Error::from(io::ErrorKind::StorageFull);
-        self.refuse(refused, &Arc::new(StoreError::Io { what: "writing the spool".into(), source }));
+        self.refuse(
+            refused,
+            spoilt_before,
+            &Arc::new(StoreError::Io { what: "writing the spool".into(), source }),
+        );
         admitted
     }
 
@@ -612,4 +625,63 @@ fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group]) -> i
 fn is_out_of_space(error: &StoreError) -> bool {
     let StoreError::Io { source, .. } = error else { return false };
     matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::{BTreeMap, HashSet};
+
+    use super::*;
+
+    fn group(drafts: Vec<Draft>) -> Group {
+        Group { drafts, files: Vec::new(), done: Box::new(|_| {}) }
+    }
+
+    fn draft(kind: Kind, id: u64, purpose: Purpose) -> Draft {
+        Draft { record: Record::new(kind, id, &[], Vec::new()).unwrap(), purpose }
+    }
+
+    #[test]
+    fn a_copy_of_what_has_changed_meanwhile_is_left_out() {
+        let position = Position { segment: 0, offset: 0 };
+        let mut catalogue = Catalogue::new(BTreeMap::new(), BTreeMap::new(), position, HashSet::new());
+        let place = |unit| Place { segment: 1, unit };
+        let mut note = |kind, id, unit| {
+            catalogue.apply(Written { kind, id, place: place(unit), length: 4, origin: 1, in_file: false });
+        };
+        for id in 1..=3 {
+            note(Kind::Enqueue, id, id as u32);
+            note(Kind::State, id, 10 + id as u32);
+        }
+        note(Kind::State, 1, 21);
+        note(Kind::Delete, 2, 22);
+        let copy = |kind, id, unit| draft(kind, id, Purpose::Copy { from: place(unit), origin: 1 });
+        let mut copies = group(vec![
+            copy(Kind::Move, 1, 1),
+            copy(Kind::State, 1, 11),
+            copy(Kind::Move, 2, 2),
+            copy(Kind::State, 2, 12),
+            copy(Kind::Move, 3, 3),
+            copy(Kind::State, 3, 13),
+            draft(Kind::Delete, 9, Purpose::Deletion { origin: 1, target: 1 }),
+        ]);
+        drop_stale_copies(&mut copies, &catalogue);
+        let left: Vec<_> = copies.drafts.iter().map(|draft| (draft.record.kind, draft.record.id)).collect();
+        assert_eq!(left, [(Kind::Move, 1), (Kind::Move, 3), (Kind::State, 3), (Kind::Delete, 9)]);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_copies_go_alone() {
+        let mut pending = Pending::default();
+        let change = || draft(Kind::Pad, 0, Purpose::Change);
+        let copy = || draft(Kind::Pad, 0, Purpose::Deletion { origin: 1, target: 1 });
+        pending.groups.extend((0..BATCH_RECORDS + 5).map(|_| group(vec![change()])));
+        pending.groups.push_back(group(vec![copy(), copy()]));
+        pending.groups.push_back(group((0..2 * BATCH_RECORDS).map(|_| change()).collect()));
+        let sizes: Vec<usize> = (0..4).map(|_| pending.batch().len()).collect();
+        assert_eq!(sizes, [BATCH_RECORDS, 5, 1, 1]);
+        assert!(pending.groups.is_empty());
+    }
 }

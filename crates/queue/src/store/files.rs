@@ -48,7 +48,7 @@ pub trait Files: Debug + Send + Sync {
     /// The system's.
     fn lock(&self, path: &Path) -> io::Result<Option<File>>;
 
-    /// Makes a directory and those above it, readable by the owner only; one that exists is fine.
+    /// Makes a directory and those above it, readable by the owner only, and their names durable; one that exists is fine.
     ///
     /// # Errors
     /// The system's.
@@ -160,6 +160,10 @@ pub fn write_all(file: &dyn StoredFile, mut slices: &mut [IoSlice<'_>], mut offs
     Ok(())
 }
 
+fn is_missing(path: &Path) -> bool {
+    !path.as_os_str().is_empty() && matches!(path.try_exists(), Ok(false))
+}
+
 /// The file system of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemFiles;
@@ -188,7 +192,17 @@ impl Files for SystemFiles {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)
+        let missing: Vec<&Path> = path.ancestors().take_while(|path| is_missing(path)).collect();
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        for parent in missing.into_iter().filter_map(Path::parent) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            match self.sync_directory(parent) {
+                // One that may be written and not read: then its name becomes durable when the system likes.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
@@ -277,5 +291,23 @@ impl StoredFile for SystemFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn directories_are_made_with_those_above_them_and_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/c");
+        for _ in 0..2 {
+            SystemFiles.create_directory(&path).unwrap();
+            assert!(path.is_dir());
+        }
+        assert!(!is_missing(&path) && is_missing(&path.join("d")) && !is_missing(Path::new("")));
     }
 }

@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -27,6 +27,8 @@ use super::files::{Access, Files};
 
 /// Without a sign of life for this long, sled counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last round may take when the store is closed. What is not written then is replayed at the next start.
+const LAST_ROUND: Duration = Duration::from_secs(2);
 /// Rows in one batch.
 const BATCH: usize = 500;
 /// Longer envelopes and states are read from the log instead.
@@ -201,7 +203,8 @@ fn id(key: &[u8]) -> Option<u64> {
 /// Wakes and stops the indexer, and says how it is.
 #[derive(Debug, Default)]
 pub(super) struct Control {
-    closed: Mutex<bool>,
+    /// Since when the store is being closed, if it is.
+    closed: Mutex<Option<Instant>>,
     changed: Condvar,
     /// Why there is no index, if there is none.
     lost: Mutex<Option<String>>,
@@ -209,7 +212,7 @@ pub(super) struct Control {
 
 impl Control {
     pub fn close(&self) {
-        *self.closed.lock() = true;
+        *self.closed.lock() = Some(Instant::now());
         self.changed.notify_all();
     }
 
@@ -226,10 +229,15 @@ impl Control {
     /// Waits for one interval. Whether to go on.
     fn wait(&self, interval: Duration) -> bool {
         let mut closed = self.closed.lock();
-        if !*closed {
+        if closed.is_none() {
             self.changed.wait_for(&mut closed, interval);
         }
-        !*closed
+        closed.is_none()
+    }
+
+    /// Whether the store has been waiting long enough for the index.
+    fn hurries(&self) -> bool {
+        self.closed.lock().is_some_and(|since| since.elapsed() > LAST_ROUND)
     }
 }
 
@@ -373,11 +381,13 @@ fn run(
 ) {
     let mut index = Index::new(directories.clone(), files);
     let opened = guarded(|| {
-        index.tidy()?;
         index.open()?;
         index.load(|rows| drop(loaded.send(Loaded::Rows(rows))))
     });
     let _ = loaded.send(opened.map_or_else(Loaded::Failed, Loaded::All));
+    if let Err(error) = index.tidy() {
+        tracing::warn!(%error, "cannot remove an index that is not used any more");
+    }
     let Ok(Begin { inner, fresh }) = begin.recv() else { return };
 
     let begun = match fresh {
@@ -465,7 +475,25 @@ impl Index {
     }
 
     fn close(&mut self) -> Result<(), String> {
-        drop((self.copy.take(), self.db.take()));
+        if self.copy.take().is_some() {
+            self.wait_until_closed(&self.directories.fresh)?;
+        }
+        if self.db.take().is_some() {
+            self.wait_until_closed(&self.directories.index)?;
+        }
+        Ok(())
+    }
+
+    /// Threads of sled may hold its files for a moment longer than the handle exists. Nobody says when they are done,
+    /// but its lock does.
+    fn wait_until_closed(&self, directory: &Path) -> Result<(), String> {
+        let end = Instant::now() + PATIENCE;
+        while self.files.lock(&directory.join("db")).map_err(text)?.is_none() {
+            if Instant::now() >= end {
+                return Err("sled does not let go of its files".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
     }
 
@@ -532,6 +560,9 @@ impl Index {
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let last = chunks.peek().is_none();
+            if !last && inner.index.hurries() {
+                return Ok(());
+            }
             if last {
                 self.summary.complete_to = Some(position);
             }
@@ -615,6 +646,7 @@ impl Index {
         copy.apply_batch(batch).map_err(text)?;
         copy.flush().map_err(text)?;
         self.copy = None;
+        self.wait_until_closed(&fresh)?;
         sync_all(&*self.files, &fresh)
     }
 }

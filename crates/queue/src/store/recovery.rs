@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{IoSlice, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -103,6 +104,12 @@ pub(super) struct Recovery {
 /// Reads index and log.
 pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recovery, StoreError> {
     let log = Log::list(layout, &**files)?;
+    if log.has_unread() {
+        // It was completed without what could not be read. Whatever happens from here on, it is not used again.
+        super::index::set_aside(&**files, &layout.root)
+            .and_then(|()| files.sync_directory(&layout.root))
+            .map_err(|e| StoreError::io("renaming the index of", &layout.root, e))?;
+    }
     let indexer = Opening::start(&layout.root, Arc::clone(files))
         .map_err(|source| StoreError::Io { what: "starting the indexer".into(), source })?;
     let unusable = match replay_indexed(&log, &indexer)? {
@@ -110,6 +117,9 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
         Err(unusable) => unusable,
     };
     let (reason, indexer) = match unusable {
+        Unusable::Empty if log.has_unread() => {
+            ("a part of the log could not be read at the last start".to_owned(), Indexer::Continues(indexer))
+        }
         Unusable::Empty => ("there was no index".to_owned(), Indexer::Continues(indexer)),
         Unusable::Bad(reason) => (reason, Indexer::BeginsAnew(indexer)),
         Unusable::Stuck(reason) => {
@@ -171,6 +181,30 @@ struct Log<'a> {
     segments: BTreeMap<u32, (u64, u64)>,
     /// Files that are none of ours, or twice.
     strange: usize,
+    /// What earlier starts found wrong with segments.
+    marks: HashSet<(u64, Mark)>,
+}
+
+/// What a start noted beside the log about a segment. The next start may use the index and not look there, and what could
+/// not be read is in no index: without the mark the segment would be removed, and with it what may still be in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Mark {
+    /// A part of it is no record: it is never removed.
+    Damaged,
+    /// The disk failed to read a part of it. Never removed either, and the next start reads it once more.
+    Unreadable,
+}
+
+impl Mark {
+    const ALL: [Self; 2] = [Self::Damaged, Self::Unreadable];
+
+    fn file_name(self, segment: u64) -> String {
+        let suffix = match self {
+            Self::Damaged => "damaged",
+            Self::Unreadable => "unreadable",
+        };
+        format!("seg-{segment:016x}.{suffix}")
+    }
 }
 
 impl<'a> Log<'a> {
@@ -191,7 +225,61 @@ impl<'a> Log<'a> {
                 }
             }
         }
-        Ok(Self { layout, files, segments, strange })
+        let mut log = Self { layout, files, segments, strange, marks: HashSet::new() };
+        log.read_marks()?;
+        Ok(log)
+    }
+
+    fn read_marks(&mut self) -> Result<(), StoreError> {
+        let directory = &self.layout.damaged;
+        let entries = match self.files.list(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(|e| StoreError::io("reading", directory, e))?,
+        };
+        let names: HashSet<String> = entries.into_iter().map(|entry| entry.name).collect();
+        for (segment, _) in self.segments.values() {
+            let marks = Mark::ALL.into_iter().filter(|mark| names.contains(&mark.file_name(*segment)));
+            self.marks.extend(marks.map(|mark| (*segment, mark)));
+        }
+        Ok(())
+    }
+
+    /// Whether something could not be read at the last start, so that the whole log must be read.
+    fn has_unread(&self) -> bool {
+        self.marks.iter().any(|(_, mark)| *mark == Mark::Unreadable)
+    }
+
+    fn is_marked(&self, segment: u64) -> bool {
+        Mark::ALL.iter().any(|mark| self.marks.contains(&(segment, *mark)))
+    }
+
+    fn mark(&self, segment: u64, mark: Mark) {
+        if self.marks.contains(&(segment, mark)) {
+            return;
+        }
+        let directory = &self.layout.damaged;
+        let path = directory.join(mark.file_name(segment));
+        let create = || {
+            self.files.create_directory(directory)?;
+            self.files.open(&path, Access::Replace)?.sync()?;
+            self.files.sync_directory(directory)?;
+            self.files.sync_directory(&self.layout.root)
+        };
+        if let Err(error) = create() {
+            tracing::error!(path = %path.display(), %error, "cannot note that a segment is damaged");
+        }
+    }
+
+    /// The whole segment could be read again.
+    fn unmark_unreadable(&self, segment: u64) {
+        if !self.marks.contains(&(segment, Mark::Unreadable)) {
+            return;
+        }
+        tracing::info!(segment = number(segment), "a segment of the spool can be read again");
+        let path = self.layout.damaged.join(Mark::Unreadable.file_name(segment));
+        if let Err(error) = self.files.remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a note: the next start reads the whole log");
+        }
     }
 
     fn open(&self, name: u64, access: Access) -> Result<Arc<dyn StoredFile>, StoreError> {
@@ -202,30 +290,36 @@ impl<'a> Log<'a> {
     /// Copies octets that are no good record into a file of their own, for whoever can make something of them. The
     /// segment is kept too.
     fn set_aside(&self, name: u64, file: &dyn StoredFile, from: u64, to: u64) {
-        let directory = &self.layout.damaged;
-        let path = directory.join(format!("seg-{name:016x}-{from:x}"));
-        let copy = || {
-            self.files.create_directory(directory)?;
-            let copy = self.files.open(&path, Access::Replace)?;
-            let mut at = from;
-            let mut piece = vec![0; 256 * 1024];
-            while at < to {
-                let wanted = (to - at).min(piece.len() as u64) as usize;
-                let read = file.read_at(&mut piece[..wanted], at)?;
-                if read == 0 {
-                    break;
-                }
-                write_all(&*copy, &mut [IoSlice::new(&piece[..read])], at - from)?;
-                at += read as u64;
-            }
-            copy.sync()
-        };
-        match copy() {
-            Ok(()) => {
+        match self.copy_aside(name, file, from, to) {
+            Ok(path) => {
                 tracing::error!(segment = number(name), from, to, path = %path.display(), "damage in the spool")
             }
             Err(error) => tracing::error!(segment = number(name), from, to, %error, "damage in the spool"),
         }
+    }
+
+    /// What cannot be read is left out of the copy, as zeros.
+    fn copy_aside(&self, name: u64, file: &dyn StoredFile, from: u64, to: u64) -> std::io::Result<PathBuf> {
+        const BLOCK: usize = 4096;
+        let directory = &self.layout.damaged;
+        let path = directory.join(format!("seg-{name:016x}-{from:x}"));
+        self.files.create_directory(directory)?;
+        let copy = self.files.open(&path, Access::Replace)?;
+        let mut at = from;
+        let mut piece = vec![0; BLOCK];
+        while at < to {
+            let wanted = (to - at).min(BLOCK as u64) as usize;
+            match file.read_at(&mut piece[..wanted], at) {
+                Ok(0) => break,
+                Ok(read) => {
+                    write_all(&*copy, &mut [IoSlice::new(&piece[..read])], at - from)?;
+                    at += read as u64;
+                }
+                Err(_) => at += wanted as u64,
+            }
+        }
+        copy.sync()?;
+        Ok(path)
     }
 }
 
@@ -265,7 +359,9 @@ impl Replay {
         let newest = log.segments.keys().next_back().copied();
         let (first, offset) = self.behind.map_or((0, 0), |at| (number(at.segment), at.offset));
         for (number, (name, length)) in &log.segments {
-            self.segments.insert(*number, Segment::new(*name, *length, Instant::now()));
+            let mut segment = Segment::new(*name, *length, Instant::now());
+            segment.damaged = log.is_marked(*name);
+            self.segments.insert(*number, segment);
             if *number < first {
                 continue;
             }
@@ -275,6 +371,11 @@ impl Replay {
             } else {
                 let file = log.open(*name, Access::Read)?;
                 let found = scan(&*file, *name, from, *length, Bodies::Skip);
+                if found.is_unreadable && !found.is_sound() {
+                    log.mark(*name, Mark::Unreadable);
+                } else {
+                    log.unmark_unreadable(*name);
+                }
                 for item in found.items {
                     self.take(log, *name, &*file, item);
                 }
@@ -284,11 +385,14 @@ impl Replay {
     }
 
     /// Reads the newest segment, which may end with what a crash has left, and cuts that off: what nobody was told of
-    /// must not come back at the next crash.
+    /// must not come back at the next crash. Nothing is cut off what cannot be read: the segment stays as it is, to be
+    /// read once more at the next start.
     fn read_newest(&mut self, log: &Log<'_>, name: u64, length: u64, from: u64) -> Result<(), StoreError> {
         let file = log.open(name, Access::Write)?;
-        let Scan { items, synced } = scan(&*file, name, from, length, Bodies::Check);
-        let acknowledged = synced.max(from);
+        let Scan { items, synced, is_unreadable } = scan(&*file, name, from, length, Bodies::Check);
+        // What cannot be read may say that all the rest is durable: then the rest counts as if it were.
+        let acknowledged = if is_unreadable { length } else { synced.max(from) };
+        let last = items.last().map_or(from, Item::to);
         let mut end = from;
         let mut items = items.into_iter().peekable();
         while let Some(item) = items.next_if(|item| item.from() < acknowledged) {
@@ -296,18 +400,25 @@ impl Replay {
             self.take(log, name, &*file, item);
         }
         end = self.take_groups(number(name), &mut items, end);
-        self.look_behind_the_end(log, name, &*file, end, items);
+        let left = if is_unreadable { length } else { end };
+        if is_unreadable {
+            log.mark(name, Mark::Unreadable);
+        } else {
+            log.unmark_unreadable(name);
+            self.look_behind_the_end(log, name, &*file, end..last, items);
+        }
 
         let cut = || {
-            if length > end {
-                file.truncate(end)?;
+            if length > left {
+                file.truncate(left)?;
             }
             // What was found may be in memory only, left by a process that was killed.
             file.sync()
         };
         cut().map_err(|e| StoreError::io("cutting back", &log.layout.segment(name), e))?;
         if let Some(segment) = self.segments.get_mut(&number(name)) {
-            segment.length = end;
+            segment.length = left;
+            segment.damaged |= is_unreadable;
         }
         self.position = Some(Position { segment: name, offset: end });
         Ok(())
@@ -332,19 +443,23 @@ impl Replay {
     }
 
     /// Behind the end of the log there may be good records all the same: written by blocks in another order before a
-    /// power cut, and then nobody was told of them; or the end is damage. They are set aside in case it is.
+    /// power cut, and then nobody was told of them; or the end is damage. What is cut off is set aside in case it is.
     fn look_behind_the_end(
         &mut self,
         log: &Log<'_>,
         name: u64,
         file: &dyn StoredFile,
-        end: u64,
-        items: impl Iterator<Item = Item>,
+        behind: Range<u64>,
+        mut items: impl Iterator<Item = Item>,
     ) {
-        let good = items.filter(|item| matches!(item, Item::Record(entry) if entry.body_fits));
-        if let Some(last) = good.last() {
-            log.set_aside(name, file, end, last.to());
+        if behind.is_empty() {
+            return;
+        }
+        if items.any(|item| matches!(item, Item::Record(entry) if entry.body_fits)) {
+            log.set_aside(name, file, behind.start, behind.end);
             self.damaged += 1;
+        } else if let Err(error) = log.copy_aside(name, file, behind.start, behind.end) {
+            tracing::warn!(segment = number(name), %error, "cannot keep a copy of what a crash left unfinished");
         }
     }
 
@@ -365,6 +480,7 @@ impl Replay {
                 if let Some(segment) = self.segments.get_mut(&number(name)) {
                     segment.damaged = true;
                 }
+                log.mark(name, Mark::Damaged);
             }
         }
     }
@@ -508,6 +624,12 @@ impl Replay {
         }
         for (id, known) in &self.messages {
             if known.location.in_file && !there.contains(id) {
+                // Set aside by a start that could not read the record that mentions it.
+                let aside = log.layout.damaged.join(format!("big-{}", large::name(*id)));
+                let back = log.files.rename(&aside, &big.join(large::name(*id)));
+                if back.and_then(|()| log.files.sync_directory(big)).is_ok() {
+                    continue;
+                }
                 tracing::error!(id = %QueueId(*id), "the file with the content of a message is gone");
                 self.damaged += 1;
             }
@@ -520,11 +642,15 @@ impl Replay {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use bytes::Bytes;
 
     use super::*;
     use crate::store::files::SystemFiles;
     use crate::store::record::{Record, Seal};
+    use crate::store::{Change, NewBody, Space, Store, Tuning};
 
     const SEALED: u64 = 1 << 32 | 0xAAAA;
     const NEWEST: u64 = 2 << 32 | 0xBBBB;
@@ -703,16 +829,18 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_whose_content_did_not_arrive_does_not_replace_the_good_one() {
+    fn a_copy_whose_content_is_damaged_does_not_replace_the_good_one() {
         let spool = Spool::new();
         spool.write(SEALED, &segment(SEALED, vec![vec![enqueue(1)]]).0);
-        let copy = Record::new(Kind::Move, 1, b"envelope 1", vec![Bytes::from_static(&[1; 40])]).unwrap();
-        let (mut octets, _) = segment(NEWEST, vec![vec![copy]]);
-        let body = octets.len() - 20;
-        octets[body] ^= 1;
-        spool.write(NEWEST, &octets);
-        let replay = spool.replay();
-        assert_eq!(replay.messages[&1].location.place.segment, number(SEALED));
+        let copy = || Record::new(Kind::Move, 1, b"envelope 1", vec![Bytes::from_static(&[1; 40])]).unwrap();
+        let pad = || Record::new(Kind::Pad, 0, &[], Vec::new()).unwrap();
+        // At the end of the log, where it may be torn, and where it is known to have been durable.
+        for groups in [vec![vec![copy()]], vec![vec![copy()], vec![pad()]]] {
+            let (mut octets, starts) = segment(NEWEST, groups);
+            octets[starts[1] as usize - 20] ^= 1;
+            spool.write(NEWEST, &octets);
+            assert_eq!(spool.replay().messages[&1].location.place.segment, number(SEALED));
+        }
     }
 
     #[test]
@@ -761,5 +889,171 @@ mod tests {
         let replay = spool.replay();
         assert_eq!((ids(&replay), replay.damaged), (vec![1, 3], 1));
         assert!(replay.segments[&number(SEALED)].damaged);
+    }
+
+    /// The file system of the machine, but one place of the log cannot be read.
+    #[derive(Debug)]
+    struct BadSector {
+        /// The end of a segment's name, and an offset in it.
+        place: (String, u64),
+        is_bad: Arc<AtomicBool>,
+    }
+
+    #[derive(Debug)]
+    struct BadFile {
+        file: Arc<dyn StoredFile>,
+        offset: u64,
+        is_bad: Arc<AtomicBool>,
+    }
+
+    impl Files for BadSector {
+        fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn StoredFile>> {
+            let file = SystemFiles.open(path, access)?;
+            if !path.to_string_lossy().ends_with(&self.place.0) {
+                return Ok(file);
+            }
+            Ok(Arc::new(BadFile { file, offset: self.place.1, is_bad: self.is_bad.clone() }))
+        }
+
+        fn lock(&self, path: &Path) -> io::Result<Option<File>> {
+            SystemFiles.lock(path)
+        }
+
+        fn create_directory(&self, path: &Path) -> io::Result<()> {
+            SystemFiles.create_directory(path)
+        }
+
+        fn sync_directory(&self, path: &Path) -> io::Result<()> {
+            SystemFiles.sync_directory(path)
+        }
+
+        fn list(&self, path: &Path) -> io::Result<Vec<crate::store::files::Entry>> {
+            SystemFiles.list(path)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            SystemFiles.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            SystemFiles.remove(path)
+        }
+
+        fn remove_tree(&self, path: &Path) -> io::Result<()> {
+            SystemFiles.remove_tree(path)
+        }
+
+        fn space(&self, path: &Path) -> io::Result<Space> {
+            SystemFiles.space(path)
+        }
+    }
+
+    impl StoredFile for BadFile {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            let covers = offset <= self.offset && self.offset < offset + buffer.len() as u64;
+            if covers && self.is_bad.load(Ordering::SeqCst) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            self.file.read_at(buffer, offset)
+        }
+
+        fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+            self.file.write_at(slices, offset)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.file.sync()
+        }
+
+        fn truncate(&self, length: u64) -> io::Result<()> {
+            self.file.truncate(length)
+        }
+
+        fn allocate(&self, length: u64) -> io::Result<()> {
+            self.file.allocate(length)
+        }
+
+        fn length(&self) -> io::Result<u64> {
+            self.file.length()
+        }
+    }
+
+    /// Opens a spool and collects what may go; answers the ids that were found.
+    fn use_once(config: &postern_config::Queue, files: Arc<dyn Files>) -> Vec<u64> {
+        let tuning =
+            Tuning { compaction_age: std::time::Duration::ZERO, dead_octets: 0, ..Tuning::default() };
+        let (store, found) = Store::open_with(config, files, tuning).unwrap();
+        for _ in 0..5 {
+            store.collect();
+        }
+        store.close();
+        found.messages.iter().map(|message| message.id.0).collect()
+    }
+
+    /// Two segments with three messages each; for a while, the message at `place` in the segment cannot be read.
+    fn messages_survive_a_bad_sector(segment_index: usize, place: usize) {
+        let directory = tempfile::tempdir().unwrap();
+        let config = postern_config::Queue {
+            path: directory.path().to_owned(),
+            segment_size: 40_000,
+            ..postern_config::Queue::default()
+        };
+        let (store, _) = Store::open_with(&config, Arc::new(SystemFiles), Tuning::default()).unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..6 {
+            let id = store.next_id();
+            ids.push(id.0);
+            let body = NewBody::Inline(vec![Bytes::from(vec![b'x'; 12_000])]);
+            let (told, written) = std::sync::mpsc::channel();
+            let change = Change::Enqueue { id, meta: b"envelope".to_vec(), body };
+            store.commit(vec![change], Box::new(move |result| told.send(result.is_ok()).unwrap()));
+            assert!(written.recv().unwrap());
+        }
+        store.close();
+        // As after a crash, and with a last segment that does not say of itself that it is complete.
+        std::fs::remove_dir_all(directory.path().join("index")).unwrap();
+        let mut segments: Vec<PathBuf> =
+            std::fs::read_dir(directory.path().join("log")).unwrap().map(|e| e.unwrap().path()).collect();
+        segments.sort();
+        assert_eq!(segments.len(), 2);
+        let newest = std::fs::OpenOptions::new().write(true).open(&segments[1]).unwrap();
+        newest.set_len(newest.metadata().unwrap().len() - 64).unwrap();
+        let segment = segments[segment_index].file_name().unwrap().to_string_lossy().into_owned();
+
+        let is_bad = Arc::new(AtomicBool::new(true));
+        let bad = || {
+            let place = (segment.clone(), 64 + 12_100 * place as u64);
+            Arc::new(BadSector { place, is_bad: is_bad.clone() })
+        };
+        let mut readable = ids.clone();
+        readable.remove(3 * segment_index + place);
+        for _ in 0..2 {
+            assert_eq!(use_once(&config, bad()), readable);
+            assert!(segments[segment_index].exists());
+        }
+        is_bad.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            assert_eq!(use_once(&config, bad()), ids);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_cannot_read_for_a_while_destroys_nothing() {
+        for segment in 0..2 {
+            for place in 0..3 {
+                messages_survive_a_bad_sector(segment, place);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_unfinished_is_kept_aside() {
+        let spool = Spool::new();
+        let (octets, starts) = segment(NEWEST, vec![vec![enqueue(1)], vec![enqueue(2), enqueue(3)]]);
+        spool.write(NEWEST, &octets[..starts[2] as usize]);
+        let replay = spool.replay();
+        assert_eq!((ids(&replay), replay.damaged), (vec![1], 0));
+        let kept = spool.layout.damaged.join(format!("seg-{NEWEST:016x}-{:x}", starts[1]));
+        assert_eq!(std::fs::read(kept).unwrap(), &octets[starts[1] as usize..starts[2] as usize]);
     }
 }

@@ -71,6 +71,8 @@ pub struct Scan {
     pub items: Vec<Item>,
     /// The highest offset that a record says is durable.
     pub synced: u64,
+    /// Whether the disk failed to read a part of it: what stands there may be read another time.
+    pub is_unreadable: bool,
 }
 
 impl Scan {
@@ -84,7 +86,7 @@ impl Scan {
 /// What the disk cannot read is a gap.
 pub fn scan(file: &dyn StoredFile, segment: u64, from: u64, length: u64, bodies: Bodies) -> Scan {
     let mut window = Window::new(file, length, bodies);
-    let mut scan = Scan { items: Vec::new(), synced: 0 };
+    let mut scan = Scan { items: Vec::new(), synced: 0, is_unreadable: false };
     let mut offset = from;
     while offset < length {
         let header = window.header(offset, segment).filter(|h| h.record_length() <= length - offset);
@@ -102,6 +104,7 @@ pub fn scan(file: &dyn StoredFile, segment: u64, from: u64, length: u64, bodies:
         });
         offset = end;
     }
+    scan.is_unreadable = window.is_unreadable;
     scan
 }
 
@@ -112,6 +115,7 @@ struct Window<'a> {
     bodies: Bodies,
     start: u64,
     octets: Vec<u8>,
+    is_unreadable: bool,
 }
 
 /// Read at once when bodies are wanted, or the next good header is searched.
@@ -123,7 +127,7 @@ const BLOCK: usize = 4096;
 
 impl<'a> Window<'a> {
     fn new(file: &'a dyn StoredFile, length: u64, bodies: Bodies) -> Self {
-        Self { file, length, bodies, start: 0, octets: Vec::new() }
+        Self { file, length, bodies, start: 0, octets: Vec::new(), is_unreadable: false }
     }
 
     /// The octets at `offset`, fewer at the end of the file.
@@ -152,8 +156,9 @@ impl<'a> Window<'a> {
     fn load_blocks(&mut self, offset: u64) {
         let mut at = 0;
         for block in self.octets.chunks_mut(BLOCK) {
-            let read = self.file.read_at(block, offset + at).unwrap_or(0);
-            block[read..].fill(0xFF);
+            let read = self.file.read_at(block, offset + at);
+            self.is_unreadable |= read.is_err();
+            block[read.unwrap_or(0)..].fill(0xFF);
             at += block.len() as u64;
         }
     }

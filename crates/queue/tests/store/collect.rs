@@ -1,11 +1,14 @@
 //! Giving room back changes nothing but the room.
 
+use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use postern_queue::QueueId;
 use postern_queue::store::Change;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::support::*;
 
@@ -151,4 +154,47 @@ fn a_message_that_was_moved_and_ended_does_not_come_back() {
     store.close();
     fs::remove_dir_all(directory.path().join("index")).unwrap();
     assert_eq!(ids(&open(directory.path()).1), []);
+}
+
+#[test]
+fn what_changes_while_it_is_copied_has_the_last_word() {
+    let directory = tempfile::tempdir().unwrap();
+    // Writes that take their time leave room for the race.
+    let (store, _) = open_synced(directory.path());
+    let messages: Vec<QueueId> = (0..40)
+        .map(|_| {
+            let (kept, gone) = (put(&store, 100), put(&store, 1500));
+            delete(&store, gone);
+            kept
+        })
+        .collect();
+    let mut last = HashMap::new();
+    let mut random = StdRng::seed_from_u64(1);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.collect();
+            }
+        });
+        for round in 0..400 {
+            let text = format!("round {round}");
+            let changed: Vec<QueueId> =
+                (0..6).map(|_| messages[random.random_range(0..messages.len())]).collect();
+            commit(&store, changed.iter().map(|id| state(*id, &text)).collect());
+            changed.iter().for_each(|id| drop(last.insert(*id, text.clone())));
+            let filling = put(&store, 4000);
+            delete(&store, filling);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    messages[30..].iter().for_each(|id| delete(&store, *id));
+    store.collect();
+    drop(store);
+    fs::remove_dir_all(directory.path().join("index")).unwrap();
+    let (_store, found) = open(directory.path());
+    assert_eq!(ids(&found), messages[..30]);
+    for id in &messages[..30] {
+        assert_eq!(state_of(&found, *id).as_ref(), last.get(id));
+    }
 }

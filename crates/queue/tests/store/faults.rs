@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use postern_queue::QueueId;
 use postern_queue::store::{Change, NewBody, Space, Store, StoreError};
 
-use crate::disk::{Call, Disk, Nothing, Say};
+use crate::disk::{Call, Disk, Say};
 use crate::support::*;
 
 const ENOSPC: i32 = 28;
@@ -103,7 +103,7 @@ impl Told {
     }
 
     fn check(&self, directory: &Path, what: &str) {
-        let (store, found) = open_on(directory, Arc::new(Disk(Arc::new(Nothing)))).unwrap();
+        let (store, found) = open(directory);
         let mut expected: Vec<QueueId> = self.there.iter().map(|(id, _)| *id).collect();
         expected.sort();
         assert_eq!(ids(&found), expected, "{what}: {self:?}");
@@ -240,4 +240,42 @@ fn on_a_full_disk_messages_can_be_read_and_can_end_but_none_is_taken() {
     let late = put(&store, 1000);
     store.close();
     assert_eq!(ids(&open(directory.path()).1), [kept, late]);
+}
+
+/// A log that can be written and neither synced nor cut back.
+#[derive(Debug)]
+struct Stubborn {
+    is_bad: AtomicBool,
+}
+
+impl Say for Stubborn {
+    fn before(&self, path: &Path, call: Call<'_>) -> io::Result<()> {
+        let of_log = path.parent().is_some_and(|directory| directory.ends_with("log"));
+        let refused = matches!(call, Call::Sync | Call::Truncate(_) | Call::Remove);
+        if of_log && refused && self.is_bad.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn files_of_refused_messages_do_not_stay_while_a_segment_cannot_be_cut_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Stubborn { is_bad: false.into() });
+    let (store, _) = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
+    let mut told = Told::default();
+    told.put_large(&store, 9000);
+    disk.is_bad.store(true, Ordering::SeqCst);
+    for _ in 0..10 {
+        told.put_large(&store, 9000);
+    }
+    assert_eq!((told.there.len(), told.refused.len()), (1, 10));
+    let files = || std::fs::read_dir(directory.path().join("big")).unwrap().count();
+    assert!(files() <= 2, "{} files: one is in doubt", files());
+    disk.is_bad.store(false, Ordering::SeqCst);
+    eventually("the store recovers", || store.health().is_none());
+    store.close();
+    told.check(directory.path(), "after cutting back");
+    assert_eq!(files(), 1);
 }

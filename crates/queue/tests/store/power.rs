@@ -12,7 +12,7 @@ use postern_queue::store::{Change, NewBody, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::disk::{Call, Disk, Nothing, Say};
+use crate::disk::{Call, Disk, Say};
 use crate::support::*;
 
 const PAGE: usize = 4096;
@@ -330,8 +330,7 @@ impl Expected {
     }
 
     fn check(&self, directory: &Path, what: &str) {
-        let open = || open_on(directory, Arc::new(Disk(Arc::new(Nothing)))).unwrap();
-        let (store, found) = open();
+        let (store, found) = open(directory);
         let there: BTreeSet<QueueId> = ids(&found).into_iter().collect();
         for id in self.must.keys() {
             assert!(there.contains(id), "{what}: acknowledged message {id} is lost");
@@ -344,7 +343,7 @@ impl Expected {
         }
         let late = put(&store, 100);
         store.close();
-        let (_store, again) = open();
+        let (_store, again) = open(directory);
         let expected: Vec<QueueId> = there.into_iter().chain([late]).collect();
         assert_eq!(ids(&again), expected, "{what}: a second start finds something else");
     }

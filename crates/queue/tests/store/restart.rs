@@ -8,7 +8,7 @@ use crate::support::*;
 #[test]
 fn what_was_committed_is_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, found) = open(directory.path());
+    let (store, found) = open_synced(directory.path());
     assert!(found.messages.is_empty());
     assert_eq!((found.damaged, found.index_rebuilt), (0, None));
     let messages: Vec<QueueId> = (0..40).map(|n| put(&store, n * 100)).collect();
@@ -16,7 +16,7 @@ fn what_was_committed_is_there_after_a_restart() {
     commit(&store, vec![state(messages[3], "second"), Change::Delete { id: messages[4] }]);
     store.close();
 
-    let (store, found) = open(directory.path());
+    let (store, found) = open_synced(directory.path());
     assert_eq!((found.damaged, &found.index_rebuilt), (0, &None));
     let expected: Vec<QueueId> = messages.iter().copied().filter(|id| *id != messages[4]).collect();
     assert_eq!(ids(&found), expected);
@@ -105,13 +105,13 @@ fn a_closed_store_refuses() {
 #[test]
 fn closing_writes_what_waits() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, _) = open(directory.path());
+    let (store, _) = open_synced(directory.path());
     let ids: Vec<QueueId> = (0..200).map(|_| store.next_id()).collect();
     for id in &ids {
         store.commit(vec![enqueue(*id, 500)], Box::new(|result| result.unwrap()));
     }
     drop(store);
-    assert_eq!(crate::support::ids(&open(directory.path()).1), ids);
+    assert_eq!(crate::support::ids(&open_synced(directory.path()).1), ids);
 }
 
 #[test]
