@@ -104,19 +104,23 @@ fn check(path: &Path) -> ExitCode {
     match load(path) {
         Ok(loaded) => {
             let config = &loaded.config;
-            let (domains, routes, accounts) =
-                (config.domains.len(), config.routes.len(), config.accounts.len());
-            let text = format!(
-                "{}: ok: {} listeners, {domains} domains, {routes} routes, {accounts} accounts\n",
-                path.display(),
-                config.listeners.len(),
-            );
+            let counts = [
+                counted(config.listeners.len(), "listener"),
+                counted(config.domains.len(), "domain"),
+                counted(config.routes.len(), "route"),
+                counted(config.accounts.len(), "account"),
+            ];
+            let text = format!("{}: ok: {}\n", path.display(), counts.join(", "));
             // A closed standard output changes nothing about the answer, which is the exit code.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(code) => code,
     }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Loads the configuration and shows its problems; warnings are shown too.

@@ -88,6 +88,8 @@ impl From<Generation> for Live {
 /// Takes new configurations into force, and knows the listeners that are open.
 pub struct Reloader {
     live: Live,
+    /// What the process started with: some settings count only from there.
+    at_start: Arc<Config>,
     inbound: Inbound,
     outbound: Arc<Outbound>,
     log: Arc<LogHandle>,
@@ -115,7 +117,8 @@ impl Reloader {
         stop: CancellationToken,
     ) -> Self {
         let turn = tokio::sync::Mutex::new(());
-        Self { live, inbound, outbound, log, listeners: Mutex::default(), tasks, stop, turn }
+        let at_start = live.config.load_full();
+        Self { live, at_start, inbound, outbound, log, listeners: Mutex::default(), tasks, stop, turn }
     }
 
     /// Serves a socket until it is no longer configured or the server stops.
@@ -175,7 +178,7 @@ impl Reloader {
         let report = ReloadReport {
             path: old.path.clone(),
             warnings: generation.warnings.clone(),
-            needs_restart: needs_restart(&old, &generation.config),
+            needs_restart: needs_restart(&self.at_start, &generation.config),
         };
         self.take_into_force(generation, added);
         Ok(report)
@@ -236,7 +239,7 @@ fn prepare(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Generation> {
     Generation::prepare(loaded, &own)
 }
 
-/// Settings that differ and are read at start only.
+/// Settings that are read at start only, and differ from what was read then.
 fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let settings = [
         ("user", old.user == new.user),
@@ -277,6 +280,8 @@ impl Daemon for Reloader {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.live.warnings.load().to_vec()
+        let pending = needs_restart(&self.at_start, &self.live.config.load());
+        let pending = pending.iter().map(|setting| format!("{setting} has changed and counts only after a restart"));
+        self.live.warnings.load().iter().cloned().chain(pending).collect()
     }
 }

@@ -204,6 +204,9 @@ async fn open_queue(live: &Live, clock: &Arc<dyn Clock>, registry: &Registry) ->
         index_rebuilt = recovery.index_rebuilt,
         "spool is open"
     );
+    if let Err(problem) = queue.admits(0) {
+        tracing::warn!(event = "no-new-mail", "mail in the queue is delivered, new mail is refused: {problem}");
+    }
     Ok(queue)
 }
 

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Args;
 use postern_runtime::name_server;
 use postern_smtp::{Domain, Reply};
+use tokio::signal::unix::{SignalKind, signal};
 
 mod client;
 mod process;
@@ -64,6 +65,26 @@ fn say(text: &str) {
 }
 
 async fn show(arguments: &DemoArguments) -> anyhow::Result<()> {
+    tokio::select! {
+        result = play(arguments) => result,
+        // The servers are children that end with the demonstration, however it is told to end.
+        signal = told_to_end() => anyhow::bail!("ended by {signal}"),
+    }
+}
+
+/// SIGTERM, and SIGHUP of a terminal that was closed. SIGINT comes to the servers too, and is waited for by `play`.
+async fn told_to_end() -> &'static str {
+    let (Ok(mut terminate), Ok(mut hang_up)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = hang_up.recv() => "SIGHUP",
+    }
+}
+
+async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     let folder = make_folder(arguments.dir.as_deref())?;
     let ours = Site::plan(&folder, "proseware.test", "alice", 2000)?;
     let theirs = Site::plan(&folder, "adatum.test", "bob", 3000)?;
@@ -91,7 +112,7 @@ async fn show(arguments: &DemoArguments) -> anyhow::Result<()> {
     say("\nAll of it was seen to happen.");
 
     if !arguments.once {
-        stage.hints();
+        stage.hints()?;
         tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")?;
     }
     our_server.stop().await?;
@@ -183,8 +204,11 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn hints(&self) {
+    fn hints(&self) -> anyhow::Result<()> {
         let ours = self.ours;
+        let message = ours.folder.join("message.eml");
+        let text = message_text(&ours.address(), &self.theirs.address(), "by curl", ours.domain);
+        std::fs::write(&message, text.replace('\n', "\r\n")).with_context(|| message.display().to_string())?;
         let config = ours.config();
         let (config, certificate) = (config.display(), ours.certificate());
         let (user, password) = (ours.address(), &ours.password);
@@ -195,7 +219,7 @@ Try it yourself (Ctrl-C ends both servers; the folder stays):
   swaks --server {submission} --tls --auth PLAIN --auth-user {user} --auth-password {password} \\
         --from {user} --to bob@adatum.test
   curl --url smtps://{host}:{port} --resolve {host}:{port}:127.0.0.1 --cacert {certificate} \\
-       --user {user}:{password} --mail-from {user} --mail-rcpt bob@adatum.test --upload-file README.md
+       --user {user}:{password} --mail-from {user} --mail-rcpt bob@adatum.test --upload-file {message}
   swaks --server {mx} --from x@thephone-company.test --to bob@adatum.test
   posternctl --config {config} status
   posternctl --config {config} queue list
@@ -209,7 +233,9 @@ posternctl is built with `cargo build --release --bin posternctl`.",
             certificate = certificate.display(),
             mx = ours.mx,
             metrics = ours.metrics,
+            message = message.display(),
         ));
+        Ok(())
     }
 }
 
@@ -218,11 +244,14 @@ async fn submit(site: &Site, to: &str, subject: &str) -> anyhow::Result<Reply> {
     let from = site.address();
     let who = Credentials { name: &from, password: &site.password };
     let mut client = Client::log_in(site.submissions, &site.hostname(), &site.certificate(), who).await?;
-    let message =
-        format!("From: <{from}>\nTo: <{to}>\nSubject: demo: {subject}\n\nHello from {}.\n", site.domain);
+    let message = message_text(&from, to, subject, site.domain);
     let reply = client.send(&from, to, &message).await?;
     client.say("QUIT").await?;
     Ok(reply)
+}
+
+fn message_text(from: &str, to: &str, subject: &str, domain: &str) -> String {
+    format!("From: <{from}>\nTo: <{to}>\nSubject: demo: {subject}\n\nHello from {domain}.\n")
 }
 
 /// Waits until a message with this text is in a mailbox.
