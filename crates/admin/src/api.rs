@@ -6,9 +6,13 @@
 //! | `POST /v1/reload` | | [`Reloaded`] |
 //! | `POST /v1/queue/list` | [`ListRequest`] | [`List`] |
 //! | `POST /v1/queue/count` | [`CountRequest`] | [`Counts`] |
+//! | `POST /v1/queue/shape` | [`ShapeRequest`] | [`Shape`] |
 //! | `POST /v1/queue/show` | [`ShowRequest`] | [`Shown`] |
 //! | `POST /v1/queue/{hold,release,retry,fail,drop}` | [`ChangeRequest`] | [`Changed`] |
 //! | `GET /v1/queue/cat?id=ID&part=headers\|body\|raw` | | the content |
+//! | `GET /v1/queue/export?id=ID` | | one line of [`Transfer`], then the content |
+//! | `POST /v1/queue/import` | the same | [`Imported`] |
+//! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
 //! | `GET /metrics` | | Prometheus text |
@@ -21,15 +25,23 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use postern_queue::operate::{Change, Filter, Group, GroupBy, MessageView, RecipientView, Sort, Summary};
+pub use postern_queue::Transfer;
+pub use postern_queue::operate::{
+    Change, Filter, Group, GroupBy, HeaderPattern, MessageView, RecipientView, Shape, ShapeBy, ShapeRow,
+    Sort, Summary,
+};
 
 /// The version of the answers.
 pub const VERSION: u32 = 1;
 
 /// Messages that a list has when nothing else is asked.
 pub const DEFAULT_LIMIT: usize = 1000;
-/// Messages that one list can have at most.
-pub const MAX_LIMIT: usize = 100_000;
+/// Messages that one page of a list can have at most.
+pub const MAX_LIMIT: usize = 10_000;
+/// Events of the audit log that one answer has at most, and has when nothing else is asked.
+pub const MAX_EVENTS: usize = 10_000;
+/// Seconds that a changing verb waits at most for messages that are being delivered.
+pub const MAX_WAIT: u64 = 100;
 /// Messages that a changing verb takes at most unless `all` or `max` say otherwise: a typing error should not empty a queue.
 pub const DEFAULT_MAX: usize = 1000;
 
@@ -68,7 +80,7 @@ pub struct Problem {
 pub enum ProblemKind {
     /// The request cannot be read or makes no sense (400).
     BadRequest,
-    /// The peer may not use the socket (403).
+    /// The peer may not use the socket, or may only read (403).
     Denied,
     /// No such message, reference or path (404).
     NotFound,
@@ -144,6 +156,8 @@ pub struct ListRequest {
     pub sort: Sort,
     /// How many; [`DEFAULT_LIMIT`] when left out, [`MAX_LIMIT`] at most.
     pub limit: Option<usize>,
+    /// Where to go on: [`List::cursor`] of the page before, in the same order.
+    pub cursor: Option<String>,
 }
 
 /// The answer to [`ListRequest`].
@@ -153,6 +167,9 @@ pub struct List {
     pub messages: Vec<MessageView>,
     /// Whether more match than `limit`.
     pub more: bool,
+    /// Where they begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 /// `POST /v1/queue/count`.
@@ -171,6 +188,78 @@ pub struct CountRequest {
 pub struct Counts {
     /// The groups. A message whose recipients fall into several groups is counted in each.
     pub groups: Vec<Group>,
+}
+
+/// `POST /v1/queue/shape`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShapeRequest {
+    /// Which messages.
+    pub filter: Filter,
+    /// Whose domains.
+    pub by: ShapeBy,
+    /// The upper ends of the columns in seconds, each above the one before.
+    pub buckets: Vec<u64>,
+    /// How many domains; [`DEFAULT_LIMIT`] when left out, [`MAX_LIMIT`] at most.
+    pub limit: Option<usize>,
+}
+
+/// The answer to an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The queue id: the one it had.
+    pub id: String,
+    /// Why it was not taken, if so; nothing is wrong then.
+    pub skipped: Option<String>,
+}
+
+/// `POST /v1/audit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditRequest {
+    /// Events since then, in seconds since 1970.
+    pub since: u64,
+    /// How many, the newest; [`MAX_EVENTS`] at most.
+    pub limit: Option<usize>,
+}
+
+/// The answer to [`AuditRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The events, oldest first.
+    pub events: Vec<AuditEvent>,
+    /// Whether older ones were left out.
+    pub more: bool,
+}
+
+/// What an operator did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditEvent {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// Who, as a number.
+    pub uid: u32,
+    /// `hold`, `release`, `retry`, `fail`, `drop`, `import`, `cat`, `reload`.
+    pub verb: String,
+    /// The message, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Which messages; of many ids only the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Messages that the filter found.
+    pub matched: usize,
+    /// Messages that were changed.
+    pub changed: usize,
+    /// Messages that were not.
+    pub skipped: usize,
+    /// Why nothing was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// `POST /v1/queue/show`.
@@ -202,6 +291,8 @@ pub struct ChangeRequest {
     pub dry_run: bool,
     /// Why: needed by `fail` (the sender reads it) and `drop`; it stands in the log.
     pub reason: Option<String>,
+    /// `hold`, `fail`, `drop`: waits up to so many seconds for messages that are being delivered; [`MAX_WAIT`] at most.
+    pub wait: Option<u64>,
     /// `retry`: the attempts are spread over so many seconds. Left out: one for 20 messages, at most ten minutes.
     pub spread: Option<u64>,
 }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -92,6 +94,19 @@ impl Client {
         parse(&self.collect(response).await?)
     }
 
+    /// POST of what is long, with a JSON answer: `next` gives piece after piece, `None` at the end.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn upload<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        next: impl FnMut() -> io::Result<Option<Bytes>> + Send + Unpin + 'static,
+    ) -> Result<A, ClientError> {
+        let response = self.accepted(self.request(Method::POST, path, Pieces(next)).await?).await?;
+        parse(&self.collect(response).await?)
+    }
+
     /// GET of what is long: each piece is handed to `sink` as it comes.
     ///
     /// # Errors
@@ -114,7 +129,7 @@ impl Client {
 
     /// GET of a page as it is: status, content type and body.
     pub(crate) async fn page(&self, path: &str) -> Result<(StatusCode, HeaderValue, Bytes), ClientError> {
-        let response = self.request(Method::GET, path, Bytes::new()).await?;
+        let response = self.request(Method::GET, path, Full::<Bytes>::default()).await?;
         let status = response.status();
         let plain = HeaderValue::from_static("text/plain");
         let kind = response.headers().get(CONTENT_TYPE).cloned().unwrap_or(plain);
@@ -123,7 +138,10 @@ impl Client {
 
     /// Sends a request and turns answers other than 200 into errors.
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let response = self.request(method, path, body).await?;
+        self.accepted(self.request(method, path, Full::new(body)).await?).await
+    }
+
+    async fn accepted(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
@@ -139,12 +157,11 @@ impl Client {
         })
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
+    async fn request<B>(&self, method: Method, path: &str, body: B) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.not_connected(source))?;
         let broken = |error: hyper::Error| ClientError::Protocol(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -155,7 +172,7 @@ impl Client {
             .uri(path)
             .header(HOST, "postern")
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
+            .body(body)
             .map_err(|e| ClientError::Protocol(e.to_string()))?;
         timed(sender.send_request(request)).await?.map_err(broken)
     }
@@ -171,6 +188,18 @@ impl Client {
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = timed(response.into_body().collect()).await?;
         Ok(body.map_err(|e| ClientError::Protocol(format!("the answer broke off: {e}")))?.to_bytes())
+    }
+}
+
+/// A request body that is read while it is sent.
+struct Pieces<N>(N);
+
+impl<N: FnMut() -> io::Result<Option<Bytes>> + Unpin> Body for Pieces<N> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready((self.0)().transpose().map(|piece| piece.map(Frame::data)))
     }
 }
 

@@ -11,7 +11,10 @@
 //! | question | module |
 //! |---|---|
 //! | what can be asked, and what comes back? | [`api`] |
-//! | who may ask, and who answers? | [`server`] |
+//! | who answers? | [`server`] |
+//! | who may ask, and who may change? | `rights` |
+//! | who changed what? | `audit` |
+//! | how does a message move to another machine? | `import` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
 //! | is the server well? | [`health`] |
@@ -34,10 +37,13 @@ use postern_runtime::clock::Pending;
 use postern_smtp::{Address, ReversePath};
 
 pub mod api;
+mod audit;
 pub mod client;
 pub mod explain;
 pub mod health;
+mod import;
 pub mod metrics;
+mod rights;
 pub mod server;
 
 pub use client::{Client, ClientError};

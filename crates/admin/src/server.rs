@@ -1,12 +1,13 @@
 //! The control socket: who may ask, and who answers.
 //!
-//! Root and the daemon's own user may use it, known by the credentials of the peer; everybody else gets 403, whatever
-//! the mode of the file says. Nothing a peer sends reaches further than its own connection: bodies, headers,
+//! Root, the daemon's own user and the groups that `[admin]` names may use it, known by the credentials of the peer;
+//! everybody else gets 403, whatever the mode of the file says. Nothing a peer sends reaches further than its own connection: bodies, headers,
 //! connections and the time for a request are bounded, and a request that cannot be read is answered with a 400.
 
+use std::fs::Permissions;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Path as PathSegment, Query, Request, State};
+use axum::extract::{FromRef, FromRequest, Path as PathSegment, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -25,7 +26,7 @@ use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use postern_queue::operate::OperateError;
+use postern_queue::operate::{BadFilter, Cursor, OperateError};
 use postern_queue::store::StoreError;
 use postern_queue::{Content, QueueId};
 use serde::de::DeserializeOwned;
@@ -37,10 +38,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{
-    Change, ChangeRequest, Changed, CountRequest, Counts, DEFAULT_LIMIT, DEFAULT_MAX, ExplainRequest,
-    Explanation, Filter, GroupBy, List, ListRequest, ListenerView, MAX_LIMIT, Part, Problem, ProblemKind,
-    Refusal, Reloaded, ShowRequest, Shown, Status, Versioned,
+    self, AuditEvent, AuditRequest, Change, ChangeRequest, Changed, CountRequest, Counts, DEFAULT_LIMIT,
+    DEFAULT_MAX, ExplainRequest, Explanation, Filter, List, ListRequest, ListenerView, MAX_EVENTS, MAX_LIMIT,
+    MAX_WAIT, Part, Problem, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest, ShowRequest, Shown, Status,
+    Versioned,
 };
+use crate::audit::Audit;
+use crate::import::{self, Imported, Importing};
+use crate::rights::{self, Peer, Right, Writer};
 use crate::{Shared, explain, health, metrics};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
@@ -50,10 +55,9 @@ const MAX_REASON: usize = 500;
 /// How fast `retry` makes messages due, up to a spread of so many seconds, unless something else is asked.
 const RETRIES_PER_SECOND: u64 = 20;
 const MAX_SPREAD: u64 = 600;
-const MAX_LOGGED_IDS: usize = 10;
 const MAX_CONNECTIONS: usize = 64;
 /// For the head of a request and, again, for its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the answers in progress when the daemon stops.
 const GRACE: Duration = Duration::from_secs(3);
 /// After an accept that failed: the usual cause is a lack of file descriptors, which needs time to end.
@@ -89,14 +93,35 @@ pub fn serve(
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), ServeError> {
-    let listener = bind(socket)?;
-    tasks.spawn(accept_unix(listener, socket.to_owned(), router(shared), stop, tasks.clone()));
+    let config = shared.config.load_full();
+    rights::warn_of_unknown_groups(&config.admin, socket);
+    let listener = bind(socket, rights::mode(&config.admin))?;
+    let app = App {
+        audit: Arc::new(Audit::new(&config.queue.path)),
+        importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
+        shared,
+    };
+    tasks.spawn(accept_unix(listener, socket.to_owned(), app, stop, tasks.clone()));
     Ok(())
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+struct App {
+    shared: Shared,
+    audit: Arc<Audit>,
+    importing: Importing,
+}
+
+impl FromRef<App> for Shared {
+    fn from_ref(app: &App) -> Self {
+        app.shared.clone()
+    }
 }
 
 /// Binds under another name and moves it into place, so that the socket never stands there with a wider mode, and one
 /// left by a crash is replaced in one step.
-fn bind(path: &Path) -> Result<UnixListener, ServeError> {
+fn bind(path: &Path, mode: Permissions) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Listen { address: path.display().to_string(), source };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
@@ -114,30 +139,28 @@ fn bind(path: &Path) -> Result<UnixListener, ServeError> {
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(&new).map_err(failed)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::set_permissions(&new, mode).map_err(failed)?;
     std::fs::rename(&new, path).map_err(failed)?;
     Ok(listener)
-}
-
-/// Who is on the other side of the control socket.
-#[derive(Debug, Clone, Copy)]
-struct Peer {
-    uid: u32,
 }
 
 async fn accept_unix(
     listener: UnixListener,
     path: PathBuf,
-    router: Router,
+    app: App,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let router = router(app.clone());
     while let Some((accepted, permit)) = next(listener.accept(), &room, &stop).await {
         match accepted {
             Ok((stream, _)) => {
-                let router = for_peer(&stream, &router);
-                tasks.spawn(connection(stream, router, stop.clone(), permit));
+                let (router, shared, stop) = (router.clone(), app.shared.clone(), stop.clone());
+                tasks.spawn(async move {
+                    let router = for_peer(&stream, router, &shared).await;
+                    connection(stream, router, stop, permit).await;
+                });
             }
             Err(error) => pause_after(&error, &stop).await,
         }
@@ -182,26 +205,27 @@ async fn pause_after(error: &io::Error, stop: &CancellationToken) {
     stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
 }
 
-/// The whole interface for root and ourselves, a refusal for everybody else.
-fn for_peer(stream: &UnixStream, router: &Router) -> Router {
-    let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
-    match uid {
-        Some(uid) if uid == 0 || uid == rustix::process::geteuid().as_raw() => {
-            router.clone().layer(Extension(Peer { uid }))
-        }
-        uid => {
-            tracing::warn!(event = "control socket denied", uid);
-            Router::new().fallback(denied)
-        }
+/// The interface for whoever has a right, a refusal for everybody else. The groups are those of the configuration in
+/// force.
+async fn for_peer(stream: &UnixStream, router: Router, shared: &Shared) -> Router {
+    let Ok(credentials) = stream.peer_cred() else {
+        return Router::new().fallback(|| async { failure(ProblemKind::Denied, "who asks is not known") });
+    };
+    let (uid, gid) = (credentials.uid(), credentials.gid());
+    if let Some(peer) = Peer::owner(uid) {
+        return router.layer(Extension(peer));
     }
-}
-
-async fn denied() -> Failure {
-    let own = rustix::process::geteuid().as_raw();
-    failure(
-        ProblemKind::Denied,
-        format!("only root and the daemon's own user (uid {own}) may use the control socket"),
-    )
+    let config = shared.config.load_full();
+    // The name service may ask the network.
+    let asked = config.clone();
+    match blocking(move || Peer::other(uid, gid, &asked.admin)).await {
+        Ok(peer) if peer.right > Right::None => router.layer(Extension(peer)),
+        Ok(peer) => {
+            tracing::warn!(event = "control socket denied", uid);
+            Router::new().fallback(move || async move { peer.denied(&config.admin) })
+        }
+        Err(failure) => Router::new().fallback(move || async move { failure }),
+    }
 }
 
 async fn connection<S>(stream: S, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit)
@@ -224,13 +248,17 @@ where
     }
 }
 
-fn router(shared: Shared) -> Router {
+fn router(app: App) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/queue/list", post(list))
         .route("/v1/queue/count", post(count))
+        .route("/v1/queue/shape", post(shape))
         .route("/v1/queue/show", post(show))
+        .route("/v1/queue/export", get(export))
+        .route("/v1/queue/import", post(import))
+        .route("/v1/audit", post(audit))
         .route("/v1/queue/cat", get(cat))
         .route("/v1/queue/hold", post(|s, p, i| change(s, p, Verb::Hold, i)))
         .route("/v1/queue/release", post(|s, p, i| change(s, p, Verb::Release, i)))
@@ -243,7 +271,7 @@ fn router(shared: Shared) -> Router {
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(shared)
+        .with_state(app)
 }
 
 /// An answer, or why there is none.
@@ -254,7 +282,7 @@ fn answer<A>(answer: A) -> Answer<A> {
 }
 
 /// A [`Problem`] on its way out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure(StatusCode, Problem);
 
 impl IntoResponse for Failure {
@@ -263,7 +291,7 @@ impl IntoResponse for Failure {
     }
 }
 
-fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
+pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
     let status = match kind {
         ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
         ProblemKind::Denied => StatusCode::FORBIDDEN,
@@ -279,7 +307,6 @@ fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
 impl From<OperateError> for Failure {
     fn from(error: OperateError) -> Self {
         match error {
-            OperateError::Filter(error) => failure(ProblemKind::BadRequest, error.to_string()),
             OperateError::Store(source) => {
                 failure(ProblemKind::Store, format!("the change could not be written: {source}"))
             }
@@ -342,9 +369,11 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
     })
 }
 
-async fn reload(State(shared): State<Shared>, Extension(peer): Extension<Peer>) -> Answer<Reloaded> {
-    tracing::info!(event = "operator", verb = "reload", uid = peer.uid);
-    let report = shared.daemon.reload().await.map_err(|error| failure(ProblemKind::ReloadFailed, error))?;
+async fn reload(State(app): State<App>, Writer(peer): Writer) -> Answer<Reloaded> {
+    let result = app.shared.daemon.reload().await;
+    let error = result.as_ref().err().cloned();
+    app.audit.note(AuditEvent { error, ..AuditEvent::new("reload", peer.uid) }).await;
+    let report = result.map_err(|error| failure(ProblemKind::ReloadFailed, error))?;
     answer(Reloaded {
         configuration: report.path.display().to_string(),
         warnings: report.warnings,
@@ -354,19 +383,28 @@ async fn reload(State(shared): State<Shared>, Extension(peer): Extension<Peer>) 
 
 async fn list(State(shared): State<Shared>, Input(request): Input<ListRequest>) -> Answer<List> {
     let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-    // One more than asked for says whether there are more.
-    let found =
-        blocking(move || shared.queue.list(&request.filter, request.sort, limit.saturating_add(1))).await?;
-    let mut messages = found.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?;
-    let more = messages.len() > limit;
-    messages.truncate(limit);
-    answer(List { messages, more })
+    let after: Option<Cursor> = request.cursor.map(|text| text.parse()).transpose().map_err(bad_filter)?;
+    let found = blocking(move || shared.queue.list(&request.filter, request.sort, after, limit)).await?;
+    let page = found.map_err(bad_filter)?;
+    tracing::debug!(event = "listed", examined = page.examined, listed = page.messages.len());
+    let cursor = page.next.map(|next| next.to_string());
+    answer(List { messages: page.messages, more: cursor.is_some(), cursor })
 }
 
 async fn count(State(shared): State<Shared>, Input(request): Input<CountRequest>) -> Answer<Counts> {
     let found = blocking(move || shared.queue.count(&request.filter, request.by)).await?;
-    let groups = found.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?;
-    answer(Counts { groups })
+    answer(Counts { groups: found.map_err(bad_filter)? })
+}
+
+async fn shape(State(shared): State<Shared>, Input(request): Input<ShapeRequest>) -> Answer<Shape> {
+    let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+    let ShapeRequest { filter, by, buckets, .. } = request;
+    let found = blocking(move || shared.queue.shape(&filter, by, &buckets, limit)).await?;
+    answer(found.map_err(bad_filter)?)
+}
+
+fn bad_filter(error: BadFilter) -> Failure {
+    failure(ProblemKind::BadRequest, error.to_string())
 }
 
 /// The queue answers from memory, but a walk over a million messages takes too long for the event loop.
@@ -417,35 +455,43 @@ impl Verb {
 }
 
 async fn change(
-    State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    State(app): State<App>,
+    Writer(peer): Writer,
     verb: Verb,
     Input(request): Input<ChangeRequest>,
 ) -> Answer<Changed> {
     let reason = checked_reason(verb, request.reason.as_deref())?;
-    let matched = matched(&shared, &request).await?;
+    let wait = checked_wait(request.wait)?;
+    let ids = selected(&app.shared, &request).await?;
+    let matched = ids.len();
     if request.dry_run {
         return answer(Changed { dry_run: true, change: Change { matched, ..Change::default() } });
     }
-    let queue = &shared.queue;
-    let filter = &request.filter;
-    let change = match verb {
-        Verb::Hold => queue.hold(filter, reason).await?,
-        Verb::Release => queue.release(filter).await?,
-        Verb::Retry => queue.retry(filter, spread(request.spread, matched)).await?,
-        Verb::Fail => queue.fail(filter, reason).await?,
-        Verb::Drop => queue.remove(filter).await?,
+    let queue = &app.shared.queue;
+    let result = match verb {
+        Verb::Hold => queue.hold(&ids, reason, wait).await,
+        Verb::Release => queue.release(&ids).await,
+        Verb::Retry => queue.retry(&ids, spread(request.spread, matched)).await,
+        Verb::Fail => queue.fail(&ids, reason, wait).await,
+        Verb::Drop => queue.remove(&ids, wait).await,
     };
-    tracing::info!(
-        event = "operator",
-        verb = verb.as_str(),
-        uid = peer.uid,
-        filter = filter_text(filter),
-        reason,
-        matched = change.matched,
-        changed = change.changed,
-    );
-    answer(Changed { dry_run: false, change })
+    let event = AuditEvent {
+        reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
+        matched,
+        changed: result.as_ref().map_or(0, |change| change.changed),
+        skipped: result.as_ref().map_or(matched, |change| change.skipped.len()),
+        error: result.as_ref().err().map(ToString::to_string),
+        ..AuditEvent::new(verb.as_str(), peer.uid).with_filter(&request.filter)
+    };
+    app.audit.note(event).await;
+    answer(Changed { dry_run: false, change: result? })
+}
+
+fn checked_wait(seconds: Option<u64>) -> Result<Duration, Failure> {
+    match seconds.unwrap_or(0) {
+        seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
+        _ => Err(failure(ProblemKind::BadRequest, format!("wait: at most {MAX_WAIT} seconds"))),
+    }
 }
 
 /// A queue that was held back by one fault should not fall upon its destinations all at once.
@@ -466,16 +512,15 @@ fn checked_reason(verb: Verb, reason: Option<&str>) -> Result<&str, Failure> {
     Ok(reason)
 }
 
-/// How many messages match, if the request may change so many.
-async fn matched(shared: &Shared, request: &ChangeRequest) -> Result<usize, Failure> {
+/// The messages that match, if the request may change so many. These are the ones that are changed: what arrives later
+/// is not meant.
+async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
     if request.filter == Filter::default() && !request.all {
         return Err(failure(ProblemKind::TooMany, "which messages? Give a filter, or `all`"));
     }
     let (queue, filter) = (shared.queue.clone(), request.filter.clone());
-    // Every message has exactly one account (or none), so the groups add up to the messages.
-    let groups = blocking(move || queue.count(&filter, GroupBy::Account)).await?;
-    let groups = groups.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?;
-    let matched = groups.iter().map(|group| group.messages).sum();
+    let ids = blocking(move || queue.select(&filter)).await?.map_err(bad_filter)?;
+    let matched = ids.len();
     let max = request.max.unwrap_or(DEFAULT_MAX);
     if matched > max && !request.all {
         let error =
@@ -483,21 +528,7 @@ async fn matched(shared: &Shared, request: &ChangeRequest) -> Result<usize, Fail
         let Failure(status, problem) = failure(ProblemKind::TooMany, error);
         return Err(Failure(status, Problem { matched: Some(matched), ..problem }));
     }
-    Ok(matched)
-}
-
-/// The filter as it stands in the log: only the conditions that were given, and of many ids only the first.
-fn filter_text(filter: &Filter) -> String {
-    let mut shown = filter.clone();
-    shown.ids.truncate(MAX_LOGGED_IDS);
-    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(shown) else { return String::new() };
-    let empty = |value: &serde_json::Value| {
-        value.is_null()
-            || value == &serde_json::Value::Bool(false)
-            || value.as_array().is_some_and(Vec::is_empty)
-    };
-    let given = fields.into_iter().filter(|(_, value)| !empty(value));
-    serde_json::Value::Object(given.collect()).to_string()
+    Ok(ids)
 }
 
 /// The query of `/v1/queue/cat`.
@@ -514,20 +545,72 @@ fn whole() -> Part {
 }
 
 async fn cat(
-    State(shared): State<Shared>,
+    State(app): State<App>,
     Extension(peer): Extension<Peer>,
     query: Result<Query<CatQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(query) = query.map_err(|error| failure(ProblemKind::BadRequest, error.body_text()))?;
     let id = queue_id(&query.id)?;
-    let content = shared.queue.content(id).ok_or_else(|| no_message(id))?;
-    tracing::info!(event = "operator", verb = "cat", uid = peer.uid, id = %id, part = query.part.as_str());
+    let content = app.shared.queue.content(id).ok_or_else(|| no_message(id))?;
+    app.audit.note(AuditEvent { id: Some(id.to_string()), ..AuditEvent::new("cat", peer.uid) }).await;
     let mut stream = ContentStream::new(content, query.part);
-    // A message that cannot be read at all is a 500, not a connection that breaks.
-    let unreadable =
-        |error: StoreError| failure(ProblemKind::Store, format!("message {id} cannot be read: {error}"));
-    stream.first = stream.read_first().await.map_err(unreadable)?;
+    stream.first = stream.read_first().await.map_err(|error| unreadable(id, &error))?;
     Ok(([(CONTENT_TYPE, "message/rfc822")], Body::new(stream)).into_response())
+}
+
+/// A message that cannot be read at all is a 500, not a connection that breaks.
+fn unreadable(id: QueueId, error: &StoreError) -> Failure {
+    failure(ProblemKind::Store, format!("message {id} cannot be read: {error}"))
+}
+
+/// The query of `/v1/queue/export`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExportQuery {
+    id: String,
+}
+
+/// A queue may export a hundred thousand messages: each is in the log, and not in the audit file.
+async fn export(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    query: Result<Query<ExportQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(query) = query.map_err(|error| failure(ProblemKind::BadRequest, error.body_text()))?;
+    let id = queue_id(&query.id)?;
+    let content = shared.queue.content(id).ok_or_else(|| no_message(id))?;
+    let in_flight = || failure(ProblemKind::NotFound, format!("message {id} is being delivered"));
+    let transfer = shared.queue.transfer(id).ok_or_else(in_flight)?;
+    tracing::info!(event = "operator", verb = "export", uid = peer.uid, id = %id);
+    let mut stream = ContentStream::new(content, Part::Raw);
+    let first = stream.read_first().await.map_err(|error| unreadable(id, &error))?;
+    let line = serde_json::to_vec(&transfer).map_err(|e| failure(ProblemKind::Store, e.to_string()))?;
+    stream.first = Some([&line, &b"\n"[..], first.as_deref().unwrap_or_default()].concat().into());
+    Ok(Body::new(stream).into_response())
+}
+
+async fn import(State(app): State<App>, Writer(peer): Writer, request: Request) -> Answer<api::Imported> {
+    let max_size = app.shared.config.load().smtp.max_message_size;
+    let queue = &app.shared.queue;
+    let (id, skipped) = import::take(queue, &app.importing, max_size, request.into_body()).await?;
+    let was_taken = skipped.is_none();
+    let event = AuditEvent {
+        id: Some(id.clone()),
+        matched: 1,
+        changed: usize::from(was_taken),
+        skipped: usize::from(!was_taken),
+        ..AuditEvent::new("import", peer.uid)
+    };
+    app.audit.note(event).await;
+    answer(api::Imported { id, skipped })
+}
+
+async fn audit(State(app): State<App>, Input(request): Input<AuditRequest>) -> Answer<api::Audit> {
+    let limit = request.limit.unwrap_or(MAX_EVENTS).min(MAX_EVENTS);
+    let read = blocking(move || app.audit.read(request.since, limit)).await?;
+    let (events, more) =
+        read.map_err(|error| failure(ProblemKind::Store, format!("the audit log cannot be read: {error}")))?;
+    answer(api::Audit { events, more })
 }
 
 /// A message on its way to an operator, piece by piece.
@@ -691,17 +774,6 @@ mod tests {
                 assert_eq!(read(Part::Raw), message, "cut at {at}");
             }
         }
-    }
-
-    #[test]
-    fn the_log_has_only_the_conditions_that_were_given() {
-        let ids = (0..50).map(|id| id.to_string()).collect();
-        let filter = Filter { ids, state: Some("held".to_owned()), ..Filter::default() };
-        assert_eq!(
-            filter_text(&filter),
-            r#"{"ids":["0","1","2","3","4","5","6","7","8","9"],"state":"held"}"#
-        );
-        assert_eq!(filter_text(&Filter::default()), "{}");
     }
 
     #[test]

@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use postern_admin::api::{
-    ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter, GroupBy, Health, List,
-    ListRequest, ProblemKind, Refusal, Reloaded, ShowRequest, Shown, Status,
+    Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
+    GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
+    ShowRequest, Shown, Status,
 };
 use postern_admin::server::ServeError;
 use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared, metrics, server};
@@ -22,7 +23,7 @@ use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question, Stage, decide};
-use postern_queue::{Destination, Envelope, Origin, Queue, QueueId, Recipient, Surroundings};
+use postern_queue::{Destination, Envelope, Feedback, Origin, Queue, QueueId, Recipient, Surroundings};
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
 use postern_smtp::{Address, Body, Domain, ForwardPath, Notify, ReversePath};
@@ -446,6 +447,145 @@ async fn prometheus_reads_metrics_and_health_and_nothing_else() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_read_page_by_page() {
+    let running = Running::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await.to_string());
+    }
+    let (mut found, mut cursor) = (Vec::new(), None);
+    for expected in [2, 2, 1] {
+        let request = ListRequest { limit: Some(2), cursor, ..ListRequest::default() };
+        let page: List = running.client.post("/v1/queue/list", &request).await.unwrap();
+        assert_eq!((page.messages.len(), page.more), (expected, page.cursor.is_some()));
+        found.extend(page.messages.into_iter().map(|message| message.id));
+        cursor = page.cursor;
+    }
+    assert_eq!((found, cursor), (ids, None));
+    let request = ListRequest { cursor: Some("x".to_owned()), ..ListRequest::default() };
+    let error = running.client.post::<List>("/v1/queue/list", &request).await.unwrap_err();
+    assert!(error.to_string().contains("no cursor"), "{error}");
+    let request = ShapeRequest { buckets: vec![60], ..ShapeRequest::default() };
+    let shape: Shape = running.client.post("/v1/queue/shape", &request).await.unwrap();
+    assert_eq!((shape.total, shape.rows.len()), (vec![5, 0], 1));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let request =
+        ChangeRequest { filter: by_id(id), reason: Some("odd".to_owned()), ..ChangeRequest::default() };
+    let dry = ChangeRequest { dry_run: true, ..request.clone() };
+    running.change("hold", &dry).await.unwrap();
+    running.change("hold", &request).await.unwrap();
+    running.change("hold", &request).await.unwrap();
+    let _ = running.client.post::<Reloaded>("/v1/reload", &serde_json::json!({})).await;
+    running.client.stream(&format!("/v1/queue/cat?id={id}&part=raw"), |_| Ok(())).await.unwrap();
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let events: Vec<_> =
+        audit.events.iter().map(|e| (e.verb.as_str(), e.matched, e.changed, e.skipped)).collect();
+    assert_eq!(events, [("hold", 1, 1, 0), ("hold", 1, 0, 1), ("reload", 0, 0, 0), ("cat", 0, 0, 0)]);
+    assert_eq!(audit.events[0].filter, Some(by_id(id)));
+    assert_eq!(audit.events[0].reason.as_deref(), Some("odd"));
+    assert!(audit.events[2].error.as_deref().is_some_and(|error| error.contains("hostnam")));
+    let file = running.shared.config.load().queue.path.join("audit.jsonl");
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    let later = AuditRequest { since: u64::MAX, limit: None };
+    let audit: Audit = running.client.post("/v1/audit", &later).await.unwrap();
+    assert!(audit.events.is_empty() && !audit.more);
+    running.stop().await;
+}
+
+/// What an export of a message gives: the line, and the content.
+async fn export(running: &Running, id: QueueId) -> (String, Vec<u8>) {
+    let mut octets = Vec::new();
+    let sink = |piece: &[u8]| {
+        octets.extend_from_slice(piece);
+        Ok(())
+    };
+    running.client.stream(&format!("/v1/queue/export?id={id}"), sink).await.unwrap();
+    let end = octets.iter().position(|byte| *byte == b'\n').unwrap();
+    let content = octets.split_off(end + 1);
+    octets.pop();
+    (String::from_utf8(octets).unwrap(), content)
+}
+
+async fn import(running: &Running, line: &str, content: &[u8]) -> Result<Imported, ClientError> {
+    let mut pieces = vec![Bytes::copy_from_slice(content), format!("{line}\n").into()];
+    running.client.upload("/v1/queue/import", move || Ok(pieces.pop())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_moves_once_with_its_id() {
+    let (here, there) = (Running::start().await, Running::start().await);
+    let body = format!("Subject: large\r\n\r\n{}", "A line of the body.\r\n".repeat(50_000));
+    let id = here.queue_message("a@client.test", "bob@adatum.test", body.as_bytes()).await;
+    let (line, content) = export(&here, id).await;
+    assert!(content.ends_with(body.as_bytes()));
+    let taken = import(&there, &line, &content).await.unwrap();
+    assert_eq!(taken, Imported { id: id.to_string(), skipped: None });
+    assert_eq!(export(&there, id).await, (line.clone(), content.clone()));
+    let again = import(&there, &line, &content).await.unwrap();
+    assert_eq!(again.skipped.as_deref(), Some("already imported"));
+    let drop = ChangeRequest { filter: by_id(id), reason: Some("x".to_owned()), ..ChangeRequest::default() };
+    assert_eq!(there.change("drop", &drop).await.unwrap().change.changed, 1);
+    let again = import(&there, &line, &content).await.unwrap();
+    assert_eq!(again.skipped.as_deref(), Some("already imported"), "it must not be delivered a second time");
+    let at_home = import(&here, &line, &content).await.unwrap();
+    assert_eq!(at_home.skipped.as_deref(), Some("already in the queue"));
+    here.stop().await;
+    there.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_message_is_not_imported() {
+    let (here, there) = (Running::start().await, Running::start().await);
+    let id = here.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let (line, content) = export(&here, id).await;
+    let short = &content[1..];
+    let long = [&content[..], b"more"].concat();
+    let injected = line.replace("client.test", "client.test\\r\\nRCPT");
+    for (line, content) in [
+        (line.as_str(), short),
+        (line.as_str(), long.as_slice()),
+        ("{}", &content),
+        ("", &content),
+        (injected.as_str(), &content),
+    ] {
+        let error = import(&there, line, content).await.unwrap_err();
+        assert!(matches!(&error, ClientError::Refused(p) if p.kind == ProblemKind::BadRequest), "{error}");
+    }
+    assert!(there.list(Filter::default()).await.messages.is_empty());
+    assert!(import(&there, &line, &content).await.unwrap().skipped.is_none(), "a failure leaves no trace");
+    here.stop().await;
+    there.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_has_a_limit() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let held = running.shared.queue.lease().await;
+    let with = |wait| ChangeRequest {
+        filter: by_id(id),
+        reason: Some("x".to_owned()),
+        wait: Some(wait),
+        ..ChangeRequest::default()
+    };
+    assert_eq!(refusal(running.change("drop", &with(101)).await), ProblemKind::BadRequest);
+    let change = running.change("drop", &with(0)).await.unwrap().change;
+    assert_eq!(change.skipped, [(id.to_string(), "in-flight".to_owned())]);
+    let request = with(100);
+    let (change, ()) = tokio::join!(running.change("drop", &request), async {
+        running.shared.queue.settle(held, Vec::new(), Feedback::Nothing);
+    });
+    assert_eq!(change.unwrap().change.changed, 1);
+    running.stop().await;
+}
+
 /// A small generator, so that a run that fails can be repeated.
 struct Octets(u64);
 
@@ -560,13 +700,23 @@ async fn stopping_removes_the_socket_and_does_not_wait_for_idle_clients() {
 
 /// Set for the process that [`others_are_denied`] starts.
 const PROBE: &str = "POSTERN_TEST_PROBE_SOCKET";
+/// Set if it may read.
+const PROBE_READS: &str = "POSTERN_TEST_PROBE_READS";
 
 /// Only root can become somebody else, so only root can run this test to its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_denied() {
     if let Ok(socket) = std::env::var(PROBE) {
-        let error = Client::new(socket).get::<Status>("/v1/status").await.unwrap_err();
-        assert!(matches!(error, ClientError::Denied { .. }), "{error}");
+        let client = Client::new(socket);
+        let error = match std::env::var(PROBE_READS).is_ok() {
+            false => client.get::<Status>("/v1/status").await.unwrap_err(),
+            true => {
+                client.get::<Status>("/v1/status").await.unwrap();
+                let all = ChangeRequest { all: true, ..ChangeRequest::default() };
+                client.post::<Changed>("/v1/queue/hold", &all).await.unwrap_err()
+            }
+        };
+        assert!(matches!(&error, ClientError::Denied { reason, .. } if reason.contains("admins")), "{error}");
         return;
     }
     if !rustix::process::geteuid().is_root() {
@@ -580,14 +730,26 @@ async fn others_are_denied() {
     // A copy, because the directory of the build may be closed to others.
     let program = running.folder.path().join("probe");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let socket = running.socket();
-    let probe = tokio::task::spawn_blocking(move || {
-        let mut command = Command::new(program);
-        command.args(["--exact", "others_are_denied", "--nocapture"]).env(PROBE, socket).current_dir("/");
-        command.uid(65534).gid(65534).output().unwrap()
-    });
-    let output = probe.await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    // The group of the probe may read from the second time on: a reload gives the right at once.
+    for may_read in [false, true] {
+        if may_read {
+            let mut config = Config::clone(&running.shared.config.load());
+            config.admin.operators =
+                nix::unistd::Group::from_gid(65534.into()).unwrap().map(|group| group.name);
+            running.shared.config.store(Arc::new(config));
+        }
+        let (program, socket) = (program.clone(), running.socket());
+        let probe = tokio::task::spawn_blocking(move || {
+            let mut command = Command::new(program);
+            command.args(["--exact", "others_are_denied", "--nocapture"]).env(PROBE, socket).current_dir("/");
+            if may_read {
+                command.env(PROBE_READS, "1");
+            }
+            command.uid(65534).gid(65534).output().unwrap()
+        });
+        let output = probe.await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    }
     running.stop().await;
 }

@@ -19,12 +19,17 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Its path. Only root and the daemon's own user may use it.
+    /// Its path. Root and the daemon's own user may use it, and the groups below. Its directory must let them through.
     pub socket: PathBuf,
+    /// A group of the system whose members may ask: list and read messages, status, metrics, the audit log. Whether there is
+    /// such a group at all is settled at the start: it decides the mode of the socket.
+    pub operators: Option<String>,
+    /// A group whose members may ask, and change: hold, drop, import messages, reload.
+    pub admins: Option<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { socket: "/run/postern/control.sock".into() }
+        Self { socket: "/run/postern/control.sock".into(), operators: None, admins: None }
     }
 }

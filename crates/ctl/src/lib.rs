@@ -3,7 +3,8 @@
 //! | noun | module |
 //! |---|---|
 //! | `status`, `reload` | [`status`] |
-//! | `queue` | [`queue`], its filters in [`filter`] |
+//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`transfer`]; its filters in [`filter`] |
+//! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
 //! | `account` | [`account`], passwords in [`password`] |
@@ -25,17 +26,22 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use postern_admin::Client;
 
 pub mod account;
+pub mod audit;
 pub mod config;
 pub mod dkim;
 pub mod explain;
 pub mod failure;
 pub mod filter;
+pub mod list;
 pub mod metrics;
 pub mod output;
 pub mod password;
 pub mod policy;
 pub mod queue;
+pub mod shape;
 pub mod status;
+pub mod top;
+pub mod transfer;
 
 use failure::{Exit, Failure};
 use output::Output;
@@ -93,6 +99,8 @@ enum Noun {
     /// See and change the messages that wait.
     #[command(subcommand)]
     Queue(queue::Verb),
+    /// Show who changed what.
+    Audit(audit::Options),
     /// Ask what the rules say.
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -177,6 +185,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Status => status::status(session).await,
             Noun::Reload => status::reload(session).await,
             Noun::Queue(verb) => verb.run(session).await,
+            Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,
             Noun::Account(verb) => verb.run(session).await,

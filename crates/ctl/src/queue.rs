@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, Subcommand};
 use postern_admin::api::{
-    ChangeRequest, Changed, CountRequest, Counts, DEFAULT_LIMIT, Filter, GroupBy, List, ListRequest,
+    Change, ChangeRequest, Changed, CountRequest, Counts, Filter, GroupBy, List, ListRequest, MAX_WAIT,
     MessageView, Part, RecipientView, ShowRequest, Shown, Sort,
 };
 use serde::Serialize;
@@ -14,14 +15,19 @@ use serde::Serialize;
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::filter::{self, FilterOptions};
+use crate::list::{self, ListOptions, list_text};
 use crate::output::{self, Look};
+use crate::shape::{self, ShapeOptions};
+use crate::top::{self, TopOptions};
+use crate::transfer::{self, ExportOptions, ImportOptions};
 
 const FILTER_EXAMPLES: &str = "\
 Examples:
   posternctl queue hold 0BZ3K7QW2M4XA
   posternctl queue retry --rcpt-domain adatum.test --code 4.7. --spread 10m
+  posternctl queue hold --header 'Subject=(?i)invoice' --newer 1h --not --account bookkeeping
   posternctl queue fail --sender @proseware.test --older 2d --reason 'address list was wrong'
-  posternctl queue list --dsn --json | jq -r '.messages[].id' | posternctl queue drop --id - --reason backscatter --yes";
+  posternctl queue list --dsn --jsonl | jq -r .id | posternctl queue drop --id - --reason backscatter --yes";
 
 /// What can be done with the queue.
 #[derive(Debug, Subcommand)]
@@ -31,6 +37,10 @@ pub enum Verb {
     List(ListOptions),
     /// Count messages: one number, or one for each group.
     Count(CountOptions),
+    /// Count messages by domain and age.
+    Shape(ShapeOptions),
+    /// Watch the server and its largest destinations.
+    Top(TopOptions),
     /// Show all that is known of a message.
     Show(Message),
     /// Print the content of a message.
@@ -47,20 +57,11 @@ pub enum Verb {
     Fail(FinalChange),
     /// Remove messages without telling anybody.
     #[command(after_help = FILTER_EXAMPLES)]
-    Drop(FinalChange),
-}
-
-/// Options of `list`.
-#[derive(Debug, Args)]
-pub struct ListOptions {
-    /// The order.
-    #[arg(long, value_enum, default_value_t)]
-    sort: filter::Sort,
-    /// How many messages at most.
-    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_LIMIT)]
-    limit: usize,
-    #[command(flatten)]
-    filter: FilterOptions,
+    Drop(DropChange),
+    /// Copy messages into files, to move them to another machine. Those that are being delivered are skipped.
+    Export(ExportOptions),
+    /// Take messages that were exported into the queue, with the ids they had. What is there already is skipped.
+    Import(ImportOptions),
 }
 
 /// Options of `count`.
@@ -106,11 +107,34 @@ pub struct ChangeOptions {
     /// Only say how many messages match.
     #[arg(long)]
     dry_run: bool,
+    /// Wait up to so many seconds, at most 100, for messages that are being delivered (`hold`, `fail`, `drop`).
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_WAIT))]
+    wait: Option<u64>,
     /// Change nothing if more messages than this match; 1000 unless --all is given.
     #[arg(long, value_name = "NUMBER")]
     max: Option<usize>,
     #[command(flatten)]
     filter: FilterOptions,
+}
+
+impl ChangeOptions {
+    /// The request, without what is particular to a verb.
+    fn request(&self, verb: &str) -> Result<ChangeRequest, Failure> {
+        let filter = self.filter.filter()?;
+        if filter == Filter::default() && !self.filter.all {
+            return Err(Failure::Usage(format!(
+                "queue {verb}: which messages? Give an id or a filter, or --all (see `posternctl queue {verb} --help`)"
+            )));
+        }
+        Ok(ChangeRequest {
+            filter,
+            all: self.filter.all,
+            max: self.max,
+            dry_run: self.dry_run,
+            wait: self.wait,
+            ..ChangeRequest::default()
+        })
+    }
 }
 
 /// Options of `release`.
@@ -128,6 +152,16 @@ pub struct ReasonedChange {
     reason: Option<String>,
     #[command(flatten)]
     change: ChangeOptions,
+}
+
+/// Options of `drop`.
+#[derive(Debug, Args)]
+pub struct DropChange {
+    /// Copy the messages into this directory first, as `export` does; only those that were copied are removed.
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
+    #[command(flatten)]
+    change: FinalChange,
 }
 
 /// Options of `fail` and `drop`.
@@ -157,73 +191,26 @@ impl Verb {
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
         match self {
-            Self::List(options) => list(session, &options).await,
+            Self::List(options) => list::list(session, &options).await,
             Self::Count(options) => count(session, &options).await,
+            Self::Shape(options) => shape::shape(session, &options).await,
+            Self::Top(options) => top::top(session, &options).await,
             Self::Show(message) => show(session, &message).await,
             Self::Cat(options) => cat(session, &options).await,
             Self::Hold(hold) => change(session, "hold", &hold.change, hold.reason, None).await,
             Self::Release(release) => change(session, "release", &release.change, None, None).await,
             Self::Retry(retry) => change(session, "retry", &retry.change, None, retry.spread).await,
             Self::Fail(fail) => change(session, "fail", &fail.change, Some(fail.reason), None).await,
-            Self::Drop(drop) => change(session, "drop", &drop.change, Some(drop.reason), None).await,
+            Self::Drop(DropChange { export: None, change: drop }) => {
+                change(session, "drop", &drop.change, Some(drop.reason), None).await
+            }
+            Self::Drop(DropChange { export: Some(directory), change: drop }) => {
+                drop_exported(session, drop, &directory).await
+            }
+            Self::Export(options) => transfer::export(session, &options).await,
+            Self::Import(options) => transfer::import(session, &options).await,
         }
     }
-}
-
-async fn list(session: &mut Session, options: &ListOptions) -> Result<Exit, Failure> {
-    let request = ListRequest {
-        filter: options.filter.filter()?,
-        sort: options.sort.into(),
-        limit: Some(options.limit),
-    };
-    let list: List = session.client().post("/v1/queue/list", &request).await?;
-    let now = session.now;
-    session.out.answer(&list, |list, look| list_text(list, now, look))?;
-    if list.more && !session.out.json {
-        session.note(&format!("more messages match: only {} are shown, see --limit", list.messages.len()));
-    }
-    Ok(Exit::Done)
-}
-
-fn list_text(list: &List, now: SystemTime, look: Look) -> String {
-    if list.messages.is_empty() {
-        return String::new();
-    }
-    let header = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "SENDER", "RECIPIENTS", "LAST REPLY"];
-    output::table(&header, list.messages.iter().map(|message| list_row(message, now)), look)
-}
-
-fn list_row(message: &MessageView, now: SystemTime) -> Vec<String> {
-    let recipients = &message.recipients;
-    let open = || recipients.iter().filter(|r| !matches!(r.state.as_str(), "delivered" | "failed"));
-    let next = open().filter_map(|recipient| recipient.next_attempt).min();
-    let first = open().next().or(recipients.first());
-    let shown = first.map_or_else(|| "-".to_owned(), |recipient| recipient.address.clone());
-    let more = if recipients.len() > 1 { format!(" (+{})", recipients.len() - 1) } else { String::new() };
-    let last = recipients.iter().filter(|r| r.text.is_some()).max_by_key(|r| r.last_attempt);
-    let next = match message.state.as_str() {
-        "held" => "-".to_owned(),
-        _ => next.map_or_else(|| "-".to_owned(), |time| output::until(time, now)),
-    };
-    vec![
-        message.id.clone(),
-        output::age(message.received, now),
-        output::size(message.size),
-        message.state.clone(),
-        recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0).to_string(),
-        next,
-        format!("<{}>", message.sender),
-        format!("{shown}{more}"),
-        last.map_or_else(|| "-".to_owned(), last_reply),
-    ]
-}
-
-fn last_reply(recipient: &RecipientView) -> String {
-    [recipient.status.as_deref(), recipient.text.as_deref()]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// The answer to `count` without groups.
@@ -284,9 +271,10 @@ fn show_text(message: &MessageView, now: SystemTime, look: Look) -> String {
             ("state", Some(state)),
             ("accepted", Some(output::past(message.received, now))),
             ("expires", Some(expiry(message, now))),
+            ("schedule", held_rule(message)),
             ("size", Some(output::size(message.size))),
             ("sender", Some(format!("<{}>", message.sender))),
-            ("origin", Some(message.origin.clone())),
+            ("right", Some(right(message))),
             ("client", message.client.clone()),
             ("message-id", message.message_id.clone()),
         ],
@@ -301,6 +289,23 @@ fn show_text(message: &MessageView, now: SystemTime, look: Look) -> String {
 fn expiry(message: &MessageView, now: SystemTime) -> String {
     let rule = if message.state == "held" { ", also while it is held" } else { "" };
     format!("{}{rule}", output::future(message.expires, now))
+}
+
+/// A hold stops the attempts and not the clock.
+fn held_rule(message: &MessageView) -> Option<String> {
+    let rule = "no attempt and no notice of delay while it is held; `queue release` makes it due at once";
+    (message.state == "held").then(|| rule.to_owned())
+}
+
+/// By which right it was taken.
+fn right(message: &MessageView) -> String {
+    let why = match message.origin.as_str() {
+        "outsider" => "anybody may send to our own recipients and relay domains",
+        "own" => "written by this server: a report",
+        origin if origin.starts_with("login ") => "logged in",
+        _ => "relay.trusted_networks",
+    };
+    format!("{} ({why})", message.origin)
 }
 
 fn recipient_text(recipient: &RecipientView, message: &MessageView, now: SystemTime, look: Look) -> String {
@@ -352,15 +357,7 @@ async fn change(
     reason: Option<String>,
     spread: Option<u64>,
 ) -> Result<Exit, Failure> {
-    let filter = options.filter.filter()?;
-    if filter == Filter::default() && !options.filter.all {
-        return Err(Failure::Usage(format!(
-            "queue {verb}: which messages? Give an id or a filter, or --all (see `posternctl queue {verb} --help`)"
-        )));
-    }
-    let dry_run = options.dry_run;
-    let mut request =
-        ChangeRequest { filter, all: options.filter.all, max: options.max, dry_run, reason, spread };
+    let mut request = ChangeRequest { reason, spread, ..options.request(verb)? };
     if !options.yes && !options.dry_run && !confirmed(session, verb, &mut request).await? {
         return Err(Failure::Finding("nothing was changed".to_owned()));
     }
@@ -368,6 +365,37 @@ async fn change(
     session.out.answer(&changed, |changed, _| change_text(verb, changed))?;
     Ok(change_exit(&changed))
 }
+
+/// Copies the messages first, and removes only what was copied: what arrives meanwhile is not meant.
+async fn drop_exported(session: &mut Session, drop: FinalChange, directory: &Path) -> Result<Exit, Failure> {
+    let options = &drop.change;
+    let mut request = ChangeRequest { reason: Some(drop.reason), ..options.request("drop")? };
+    if !options.yes && !options.dry_run && !confirmed(session, "drop", &mut request).await? {
+        return Err(Failure::Finding("nothing was changed".to_owned()));
+    }
+    let client = session.client();
+    // Also for its fuse: nothing is copied that could not be removed.
+    let dry = ChangeRequest { dry_run: true, ..request.clone() };
+    let found: Changed = client.post("/v1/queue/drop", &dry).await?;
+    let mut total = Changed { dry_run: options.dry_run, change: Change::default() };
+    total.change.matched = found.change.matched;
+    if !options.dry_run {
+        let moved = transfer::export_to(&client, request.filter.clone(), directory).await?;
+        total.change.skipped = moved.skipped;
+        for ids in moved.done.chunks(DROPPED_AT_ONCE) {
+            let filter = Filter { ids: ids.to_vec(), ..Filter::default() };
+            let request = ChangeRequest { filter, ..request.clone() };
+            let dropped: Changed = client.post("/v1/queue/drop", &request).await?;
+            total.change.changed += dropped.change.changed;
+            total.change.skipped.extend(dropped.change.skipped);
+        }
+    }
+    session.out.answer(&total, |total, _| change_text("drop", total))?;
+    Ok(change_exit(&total))
+}
+
+/// Messages that one request names.
+const DROPPED_AT_ONCE: usize = 500;
 
 /// Asks about more than one message. The request is narrowed to messages that were there when they were counted: what
 /// arrives while somebody thinks is not meant.
@@ -385,11 +413,12 @@ async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -
             "{matched} messages match: without a terminal to ask on, say --yes"
         )));
     }
-    let sample = ListRequest { filter: request.filter.clone(), sort: Sort::Age, limit: Some(SAMPLES) };
+    let filter = request.filter.clone();
+    let sample = ListRequest { filter, sort: Sort::Age, limit: Some(SAMPLES), cursor: None };
     let sample: List = client.post("/v1/queue/list", &sample).await?;
     session.note(&format!(
         "{matched} messages match, such as\n{}",
-        list_text(&sample, session.now, Look::PLAIN)
+        list_text(&sample.messages, session.now, Look::PLAIN)
     ));
     session.note(&format!("{verb} all {matched}? [y/N]"));
     let mut line = String::new();
@@ -425,21 +454,21 @@ fn change_exit(changed: &Changed) -> Exit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::time::UNIX_EPOCH;
 
-    use postern_admin::api::{Change, Group};
+    use postern_admin::api::Group;
 
     use super::*;
 
     const ACCEPTED: u64 = 1_795_284_325;
 
-    fn now() -> SystemTime {
+    pub(crate) fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(ACCEPTED + 7500)
     }
 
-    fn recipient(address: &str) -> RecipientView {
+    pub(crate) fn recipient(address: &str) -> RecipientView {
         RecipientView {
             address: address.to_owned(),
             given: None,
@@ -455,7 +484,7 @@ mod tests {
         }
     }
 
-    fn deferred() -> RecipientView {
+    pub(crate) fn deferred() -> RecipientView {
         RecipientView {
             given: Some("info@proseware.test".to_owned()),
             state: "deferred".to_owned(),
@@ -470,7 +499,7 @@ mod tests {
         }
     }
 
-    fn message(state: &str, recipients: Vec<RecipientView>) -> MessageView {
+    pub(crate) fn message(state: &str, recipients: Vec<RecipientView>) -> MessageView {
         MessageView {
             id: "01N2K3P4Q5R6S".to_owned(),
             state: state.to_owned(),
@@ -487,34 +516,16 @@ mod tests {
     }
 
     #[test]
-    fn list_for_people() {
-        let done = RecipientView { state: "delivered".to_owned(), ..recipient("carol@adatum.test") };
-        let bounce = MessageView {
-            id: "01N2K3P4Q5R7T".to_owned(),
-            sender: String::new(),
-            size: 812,
-            ..message("held", vec![recipient("dave@adatum.test")])
-        };
-        let list = List { messages: vec![message("deferred", vec![done, deferred()]), bounce], more: false };
-        let expected = "\
-ID             AGE   SIZE      STATE     TRIES  NEXT    SENDER                  RECIPIENTS            LAST REPLY
-01N2K3P4Q5R6S  2h5m  12.3 KiB  deferred  3      in 10m  <alice@proseware.test>  bob@adatum.test (+1)  4.7.1 451-4.7.1 slow??451 4.7.1 down?
-01N2K3P4Q5R7T  2h5m  812 B     held      0      -       <>                      dave@adatum.test      -
-";
-        assert_eq!(list_text(&list, now(), Look::PLAIN), expected);
-        assert_eq!(list_text(&List { messages: Vec::new(), more: false }, now(), Look::PLAIN), "");
-    }
-
-    #[test]
     fn list_for_programs() {
-        let list = List { messages: vec![message("ready", vec![recipient("bob@adatum.test")])], more: true };
+        let messages = vec![message("ready", vec![recipient("bob@adatum.test")])];
+        let list = List { messages, more: true, cursor: Some("1-2".to_owned()) };
         let expected = concat!(
             r#"{"version":1,"messages":[{"id":"01N2K3P4Q5R6S","state":"ready","held":null,"#,
             r#""received":1795284325,"expires":1795716325,"size":12595,"sender":"alice@proseware.test","#,
             r#""origin":"login alice","client":"192.0.2.7","message_id":"x@proseware.test","#,
             r#""recipients":[{"address":"bob@adatum.test","given":null,"state":"ready","#,
             r#""destination":"mx adatum.test","attempts":0,"last_attempt":null,"next_attempt":null,"#,
-            r#""status":null,"text":null,"host":null,"tls":null}]}],"more":true}"#
+            r#""status":null,"text":null,"host":null,"tls":null}]}],"more":true,"cursor":"1-2"}"#
         );
         assert_eq!(output::json(&list).unwrap(), expected);
     }
@@ -528,9 +539,10 @@ message     01N2K3P4Q5R6S
 state       held (waits for alice)
 accepted    2026-11-21T18:05:25Z (2h5m ago)
 expires     2026-11-26T18:05:25Z (in 4d21h), also while it is held
+schedule    no attempt and no notice of delay while it is held; `queue release` makes it due at once
 size        12.3 KiB
 sender      <alice@proseware.test>
-origin      login alice
+right       login alice (logged in)
 client      192.0.2.7
 message-id  x@proseware.test
 
@@ -555,6 +567,7 @@ bob@adatum.test (given as info@proseware.test): deferred
             messages,
             recipients: 2 * messages,
             octets: 1024,
+            rests_until: None,
         };
         let counts = Counts { groups: vec![group("a.test", 1), group("b.test", 12), group("", 1)] };
         let expected = "\
