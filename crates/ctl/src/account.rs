@@ -189,7 +189,7 @@ fn edited_text(verb: &str, edited: &Edited) -> String {
 
 /// Tells a running daemon. That none runs is no failure: it will read the file when it starts.
 async fn reload(session: &Session) -> Result<bool, Failure> {
-    let reloaded = session.client().post::<Reloaded>("/v1/reload", &serde_json::json!({})).await;
+    let reloaded = session.client()?.post::<Reloaded>("/v1/reload", &serde_json::json!({})).await;
     match reloaded {
         Ok(_) => {
             session.note("the daemon has reloaded");

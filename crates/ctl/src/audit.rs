@@ -43,7 +43,7 @@ impl Options {
             }
         };
         let request = AuditRequest { since, limit: Some(self.limit) };
-        let audit: Audit = session.client().post("/v1/audit", &request).await?;
+        let audit: Audit = session.client()?.post("/v1/audit", &request).await?;
         session.out.answer(&audit, audit_text)?;
         if audit.more && !session.out.json {
             session.note("older events are not shown: see --limit and --since");

@@ -8,7 +8,7 @@ use postern_config::{Admin, Diagnostic, Loaded, render};
 use serde::Serialize;
 use toml_edit::DocumentMut;
 
-use crate::Session;
+use crate::{DEFAULT_CONFIG, Session};
 use crate::failure::{Exit, Failure};
 
 /// What can be done with the configuration.
@@ -115,21 +115,42 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
 
 /// The control socket that a configuration names. Reads nothing else of it: the daemon must be reachable while somebody
 /// has half edited the file, and for users who may not read its secrets.
-pub fn control_socket(config: &Path) -> PathBuf {
+///
+/// # Errors
+/// A file that was named and cannot be read, or one that is no TOML: to guess could mean to change another server's queue.
+pub fn control_socket(config: &Path) -> Result<PathBuf, Failure> {
     let folder = config.parent().unwrap_or(Path::new("."));
-    let mut files = vec![config.to_owned()];
-    let parts =
-        std::fs::read_dir(folder.join("conf.d")).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.extend(parts.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
-    let named = files.iter().find_map(|file| named_socket(file));
-    let path = named.unwrap_or_else(|| Admin::default().socket);
+    let mut named = match std::fs::read_to_string(config) {
+        Ok(text) => named_socket(config, &text)?,
+        Err(_) if config == Path::new(DEFAULT_CONFIG) => None,
+        Err(error) => {
+            let path = config.display();
+            return Err(Failure::Usage(format!("{path}: {error}: name another file by --config, or the socket by --socket")));
+        }
+    };
+    for file in parts(folder) {
+        // One that cannot be read is the daemon's own business, as long as another names the socket.
+        if let (None, Ok(text)) = (&named, std::fs::read_to_string(&file)) {
+            named = named_socket(&file, &text)?;
+        }
+    }
     // An absolute path stays what it is.
-    folder.join(path)
+    Ok(folder.join(named.unwrap_or_else(|| Admin::default().socket)))
 }
 
-fn named_socket(file: &Path) -> Option<PathBuf> {
-    let document: DocumentMut = std::fs::read_to_string(file).ok()?.parse().ok()?;
-    document.get("admin")?.get("socket")?.as_str().map(PathBuf::from)
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("conf.d")).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect()
+}
+
+fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
+    let document: DocumentMut = text.parse().map_err(|error| {
+        let file = file.display();
+        Failure::Finding(format!("{file} is no TOML, so it does not say where the daemon is (--socket does):\n{error}"))
+    })?;
+    let socket = document.get("admin").and_then(|admin| admin.get("socket"));
+    Ok(socket.and_then(|socket| socket.as_str()).map(PathBuf::from))
 }
 
 #[cfg(test)]
@@ -141,9 +162,17 @@ mod tests {
     fn the_socket_is_found_in_a_configuration_that_would_not_load() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("postern.toml");
-        assert_eq!(control_socket(&config), Admin::default().socket);
         std::fs::write(&config, "no_such_key = 1\n[admin]\nsocket = \"run/control.sock\"\n").unwrap();
-        assert_eq!(control_socket(&config), folder.path().join("run/control.sock"));
+        assert_eq!(control_socket(&config).unwrap(), folder.path().join("run/control.sock"));
+    }
+
+    #[test]
+    fn the_socket_is_never_guessed_from_a_file_that_was_named_and_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("postern.toml");
+        assert!(matches!(control_socket(&config), Err(Failure::Usage(_))));
+        std::fs::write(&config, "hostname = \n").unwrap();
+        assert!(matches!(control_socket(&config), Err(Failure::Finding(_))));
     }
 
     #[test]
@@ -166,6 +195,6 @@ mod tests {
         std::fs::write(folder.path().join("conf.d/10-admin.toml"), "admin.socket = \"/run/x.sock\"\n")
             .unwrap();
         std::fs::write(folder.path().join("conf.d/notes.txt"), "admin.socket = \"/run/y.sock\"\n").unwrap();
-        assert_eq!(control_socket(&config), Path::new("/run/x.sock"));
+        assert_eq!(control_socket(&config).unwrap(), Path::new("/run/x.sock"));
     }
 }

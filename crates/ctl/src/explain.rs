@@ -27,7 +27,7 @@ impl Explain {
         if !self.reference.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(Failure::Usage(format!("{:?} is not a reference such as 4QX7-93KD", self.reference)));
         }
-        let refusal: Refusal = session.client().get(&format!("/v1/explain/{}", self.reference)).await?;
+        let refusal: Refusal = session.client()?.get(&format!("/v1/explain/{}", self.reference)).await?;
         let now = session.now;
         session.out.answer(&refusal, |refusal, look| text(refusal, now, look))?;
         Ok(Exit::Done)

@@ -72,7 +72,9 @@ impl Failure {
                  Another control socket is named with --socket PATH, another configuration with --config FILE."
             ),
             Self::Client(error @ ClientError::Denied { .. }) => {
-                format!("{error}\n  Run this as root, as the daemon's own user, or as a member of a group that [admin] names.")
+                format!(
+                    "{error}\n  Run this as root, as the daemon's own user, or as a member of a group that [admin] names."
+                )
             }
             Self::Client(ClientError::Output(error)) | Self::Io(error) if is_closed(error) => return None,
             Self::Client(error) => error.to_string(),

@@ -73,11 +73,14 @@ struct Arguments {
     noun: Noun,
 }
 
+/// The configuration of an installed server.
+pub const DEFAULT_CONFIG: &str = "/etc/postern/postern.toml";
+
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// The main configuration file: it names the control socket and the file of accounts.
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/postern/postern.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
     /// The control socket, if another than the configuration names.
     #[arg(long, global = true, value_name = "PATH")]
@@ -131,12 +134,12 @@ pub struct Session {
 
 impl Session {
     /// A client of the daemon.
-    pub fn client(&self) -> Client {
-        Client::new(self.socket())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.global.socket.clone().unwrap_or_else(|| config::control_socket(&self.global.config))
+    ///
+    /// # Errors
+    /// When it is not known which daemon is meant.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let named = self.global.socket.clone();
+        Ok(Client::new(named.map_or_else(|| config::control_socket(&self.global.config), Ok)?))
     }
 
     /// Says something to the person beside the result: on standard error, so that a pipe does not get it.

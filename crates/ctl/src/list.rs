@@ -77,7 +77,7 @@ pub async fn list(session: &mut Session, options: &ListOptions) -> Result<Exit, 
         (false, false) => Form::Text,
     };
     let mut writer = Writer { form, by: options.by, now: session.now, lines: 0 };
-    let client = session.client();
+    let client = session.client()?;
     loop {
         request.limit = Some(left.min(PAGE));
         let page: List = client.post("/v1/queue/list", &request).await?;

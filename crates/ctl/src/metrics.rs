@@ -23,7 +23,7 @@ impl Metrics {
     /// # Errors
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
-        let client = session.client();
+        let client = session.client()?;
         let Some(address) = self.listen else {
             client.stream("/metrics", |piece| session.out.octets(piece)).await?;
             return Ok(Exit::Done);

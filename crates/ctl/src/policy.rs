@@ -89,7 +89,7 @@ impl Verb {
         };
         let explanation = match options.offline {
             true => ask_file(&session.global.config, &request)?,
-            false => session.client().post("/v1/policy/explain", &request).await?,
+            false => session.client()?.post("/v1/policy/explain", &request).await?,
         };
         session.out.answer(&explanation, |explanation, look| text(&request, explanation, look))?;
         Ok(exit(&explanation))

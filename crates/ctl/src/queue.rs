@@ -225,7 +225,7 @@ async fn count(session: &mut Session, options: &CountOptions) -> Result<Exit, Fa
     let filter = options.filter.filter()?;
     // Every message has one account or none: these groups add up to the whole.
     let by = options.group_by.map_or(GroupBy::Account, Into::into);
-    let counts: Counts = session.client().post("/v1/queue/count", &CountRequest { filter, by }).await?;
+    let counts: Counts = session.client()?.post("/v1/queue/count", &CountRequest { filter, by }).await?;
     match options.group_by {
         Some(_) => session.out.answer(&counts, count_text)?,
         None => session.out.answer(&total(&counts), |total, _| format!("{}\n", total.messages))?,
@@ -253,7 +253,7 @@ fn count_text(counts: &Counts, look: Look) -> String {
 
 async fn show(session: &mut Session, message: &Message) -> Result<Exit, Failure> {
     let request = ShowRequest { id: message.id.clone() };
-    let shown: Shown = session.client().post("/v1/queue/show", &request).await?;
+    let shown: Shown = session.client()?.post("/v1/queue/show", &request).await?;
     let now = session.now;
     session.out.answer(&shown, |shown, look| show_text(&shown.message, now, look))?;
     Ok(Exit::Done)
@@ -342,7 +342,7 @@ async fn cat(session: &mut Session, options: &CatOptions) -> Result<Exit, Failur
         return Err(Failure::Usage(format!("{id:?} is not a queue id")));
     }
     let path = format!("/v1/queue/cat?id={id}&part={}", part.as_str());
-    let client = session.client();
+    let client = session.client()?;
     client.stream(&path, |piece| session.out.octets(piece)).await?;
     Ok(Exit::Done)
 }
@@ -361,7 +361,7 @@ async fn change(
     if !options.yes && !options.dry_run && !confirmed(session, verb, &mut request).await? {
         return Err(Failure::Finding("nothing was changed".to_owned()));
     }
-    let changed: Changed = session.client().post(&format!("/v1/queue/{verb}"), &request).await?;
+    let changed: Changed = session.client()?.post(&format!("/v1/queue/{verb}"), &request).await?;
     session.out.answer(&changed, |changed, _| change_text(verb, changed))?;
     Ok(change_exit(&changed))
 }
@@ -373,7 +373,7 @@ async fn drop_exported(session: &mut Session, drop: FinalChange, directory: &Pat
     if !options.yes && !options.dry_run && !confirmed(session, "drop", &mut request).await? {
         return Err(Failure::Finding("nothing was changed".to_owned()));
     }
-    let client = session.client();
+    let client = session.client()?;
     // Also for its fuse: nothing is copied that could not be removed.
     let dry = ChangeRequest { dry_run: true, ..request.clone() };
     let found: Changed = client.post("/v1/queue/drop", &dry).await?;
@@ -400,7 +400,7 @@ const DROPPED_AT_ONCE: usize = 500;
 /// Asks about more than one message. The request is narrowed to messages that were there when they were counted: what
 /// arrives while somebody thinks is not meant.
 async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -> Result<bool, Failure> {
-    let client = session.client();
+    let client = session.client()?;
     let counted_at = Instant::now();
     let dry = ChangeRequest { dry_run: true, ..request.clone() };
     let found: Changed = client.post(&format!("/v1/queue/{verb}"), &dry).await?;

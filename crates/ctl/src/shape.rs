@@ -36,7 +36,7 @@ pub async fn shape(session: &mut Session, options: &ShapeOptions) -> Result<Exit
         buckets: options.buckets.clone(),
         limit: Some(options.limit),
     };
-    let shape: Shape = session.client().post("/v1/queue/shape", &request).await?;
+    let shape: Shape = session.client()?.post("/v1/queue/shape", &request).await?;
     session.out.answer(&shape, shape_text)?;
     if shape.omitted > 0 && !session.out.json {
         session.note(&format!("{} more domains: see --limit", shape.omitted));

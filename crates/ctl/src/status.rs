@@ -14,7 +14,7 @@ use crate::output::{self, Look};
 /// # Errors
 /// When the daemon does not answer.
 pub async fn status(session: &mut Session) -> Result<Exit, Failure> {
-    let status: Status = session.client().get("/v1/status").await?;
+    let status: Status = session.client()?.get("/v1/status").await?;
     let now = session.now;
     session.out.answer(&status, |status, look| text(status, now, look))?;
     Ok(if status.health.ok { Exit::Done } else { Exit::Finding })
@@ -25,7 +25,7 @@ pub async fn status(session: &mut Session) -> Result<Exit, Failure> {
 /// # Errors
 /// When the daemon does not answer, or keeps its old configuration.
 pub async fn reload(session: &mut Session) -> Result<Exit, Failure> {
-    let reloaded: Reloaded = session.client().post("/v1/reload", &serde_json::json!({})).await?;
+    let reloaded: Reloaded = session.client()?.post("/v1/reload", &serde_json::json!({})).await?;
     session.out.answer(&reloaded, |reloaded, _| reload_text(reloaded))?;
     Ok(Exit::Done)
 }

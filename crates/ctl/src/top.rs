@@ -42,7 +42,7 @@ struct Top {
 /// # Errors
 /// [`Failure`].
 pub async fn top(session: &mut Session, options: &TopOptions) -> Result<Exit, Failure> {
-    let client = session.client();
+    let client = session.client()?;
     let is_once = options.once || session.out.json || session.out.look.width.is_none();
     loop {
         let status: Status = client.get("/v1/status").await?;

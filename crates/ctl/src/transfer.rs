@@ -61,7 +61,7 @@ pub struct Moved {
 /// [`Failure`].
 pub async fn export(session: &mut Session, options: &ExportOptions) -> Result<Exit, Failure> {
     let filter = options.filter.filter()?;
-    let moved = export_to(&session.client(), filter, &options.directory).await?;
+    let moved = export_to(&session.client()?, filter, &options.directory).await?;
     session.out.answer(&moved, |moved, _| moved_text("exported", moved))?;
     Ok(match moved.skipped.is_empty() {
         _ if moved.done.is_empty() && moved.skipped.is_empty() => Exit::Finding,
@@ -162,7 +162,7 @@ pub async fn import(session: &mut Session, options: &ImportOptions) -> Result<Ex
         session.out.text(format_args!("import: {found} found, nothing was imported (dry run)\n"))?;
         return Ok(Exit::Done);
     }
-    let client = session.client();
+    let client = session.client()?;
     let mut moved = Moved::default();
     for description in descriptions {
         let name = description.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,9 +1,11 @@
 //! Logins and their passwords.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use argon2::password_hash::phc::{Output, PasswordHash};
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
+use parking_lot::Mutex;
 use postern_config::account::SendAs;
 use postern_config::{Account, Permission};
 use postern_smtp::{Address, Domain};
@@ -20,6 +22,18 @@ pub struct Accounts {
     entries: HashMap<String, Entry>,
     /// What a password is hashed against when nobody of that name may log in.
     decoy: Option<PasswordHash>,
+    scratch: Scratch,
+}
+
+/// The memory of password checks, kept from one to the next: as many pieces as there were checks at once. Handed back to
+/// the allocator after each check it would stay behind with every thread that ever made one.
+#[derive(Default)]
+struct Scratch(Mutex<Vec<Vec<Block>>>);
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -54,7 +68,7 @@ impl Accounts {
             })
             .collect();
         let decoy = decoy(entries.values().filter_map(|entry| entry.hash.as_ref()));
-        Self { entries, decoy }
+        Self { entries, decoy, scratch: Scratch::default() }
     }
 
     /// Checks a password. Takes some 30 ms of processor time, so call it off the event loop. An unknown or disabled
@@ -64,7 +78,7 @@ impl Accounts {
         let known = entry.and_then(|entry| entry.hash.as_ref());
         let hash = known.or(self.decoy.as_ref())?;
         // Looked at only after the work: whether the login exists must not show in the time.
-        let right = Argon2::default().verify_password(password, hash).is_ok();
+        let right = self.scratch.fits(password, hash).unwrap_or(false);
         (right && known.is_some()).then(|| entry.map(|entry| entry.login.clone()))?
     }
 
@@ -77,6 +91,26 @@ impl Accounts {
     /// What the login of this name may do, enabled or not, without a password: for explanations.
     pub fn login(&self, name: &str) -> Option<Login> {
         self.entries.get(&fold(name)).map(|entry| entry.login.clone())
+    }
+}
+
+impl Scratch {
+    /// Whether the password has this hash. `None`: a hash that this program cannot compute.
+    fn fits(&self, password: &[u8], hash: &PasswordHash) -> Option<bool> {
+        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let params = Params::try_from(hash).ok()?;
+        let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
+        let blocks = params.block_count();
+        let mut memory = self.0.lock().pop().unwrap_or_default();
+        memory.try_reserve(blocks.saturating_sub(memory.len())).ok()?;
+        memory.resize(blocks.max(memory.len()), Block::new());
+        let mut found = vec![0; expected.len()];
+        let argon2 = Argon2::new(algorithm, version, params);
+        let computed = argon2.hash_password_into_with_memory(password, salt, &mut found, &mut memory[..blocks]);
+        self.0.lock().push(memory);
+        // Outputs are compared in constant time.
+        computed.ok().and_then(|()| Output::new(&found).ok()).map(|found| found == *expected)
     }
 }
 
@@ -164,6 +198,21 @@ mod tests {
         ] {
             assert_eq!(accounts.verify(name, password.as_bytes()), None, "{name} {password}");
         }
+    }
+
+    #[test]
+    fn checks_use_the_memory_of_those_before_them() {
+        let accounts = Accounts::new(&[account("alice@proseware.test", &hash_password(b"right").unwrap(), true)]);
+        for password in ["right", "wrong", "right"] {
+            accounts.verify("alice@proseware.test", password.as_bytes());
+            assert_eq!(accounts.scratch.0.lock().len(), 1);
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| assert!(accounts.verify("alice@proseware.test", b"right").is_some()));
+            }
+        });
+        assert!(accounts.scratch.0.lock().len() <= 3);
     }
 
     #[test]
