@@ -26,7 +26,7 @@ use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use postern_queue::operate::{BadFilter, Cursor, OperateError};
+use postern_queue::operate::{BadFilter, Cursor, OperateError, RecipientPick};
 use postern_queue::store::StoreError;
 use postern_queue::{Content, QueueId};
 use serde::de::DeserializeOwned;
@@ -468,12 +468,13 @@ async fn change(
         return answer(Changed { dry_run: true, change: Change { matched, ..Change::default() } });
     }
     let queue = &app.shared.queue;
+    let pick = RecipientPick::new(&request.filter).map_err(bad_filter)?;
     let result = match verb {
         Verb::Hold => queue.hold(&ids, reason, wait).await,
         Verb::Release => queue.release(&ids).await,
         Verb::Retry => queue.retry(&ids, spread(request.spread, matched)).await,
-        Verb::Fail => queue.fail(&ids, reason, wait).await,
-        Verb::Drop => queue.remove(&ids, wait).await,
+        Verb::Fail => queue.fail(&ids, &pick, reason, wait).await,
+        Verb::Drop => queue.remove(&ids, &pick, wait).await,
     };
     let event = AuditEvent {
         reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),

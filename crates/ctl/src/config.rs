@@ -8,8 +8,8 @@ use postern_config::{Admin, Diagnostic, Loaded, render};
 use serde::Serialize;
 use toml_edit::DocumentMut;
 
-use crate::{DEFAULT_CONFIG, Session};
 use crate::failure::{Exit, Failure};
+use crate::{DEFAULT_CONFIG, Session};
 
 /// What can be done with the configuration.
 #[derive(Debug, Subcommand)]
@@ -125,7 +125,9 @@ pub fn control_socket(config: &Path) -> Result<PathBuf, Failure> {
         Err(_) if config == Path::new(DEFAULT_CONFIG) => None,
         Err(error) => {
             let path = config.display();
-            return Err(Failure::Usage(format!("{path}: {error}: name another file by --config, or the socket by --socket")));
+            return Err(Failure::Usage(format!(
+                "{path}: {error}: name another file by --config, or the socket by --socket"
+            )));
         }
     };
     for file in parts(folder) {
@@ -147,7 +149,9 @@ fn parts(folder: &Path) -> Vec<PathBuf> {
 fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
     let document: DocumentMut = text.parse().map_err(|error| {
         let file = file.display();
-        Failure::Finding(format!("{file} is no TOML, so it does not say where the daemon is (--socket does):\n{error}"))
+        Failure::Finding(format!(
+            "{file} is no TOML, so it does not say where the daemon is (--socket does):\n{error}"
+        ))
     })?;
     let socket = document.get("admin").and_then(|admin| admin.get("socket"));
     Ok(socket.and_then(|socket| socket.as_str()).map(PathBuf::from))

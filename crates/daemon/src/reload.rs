@@ -281,7 +281,8 @@ impl Daemon for Reloader {
 
     fn warnings(&self) -> Vec<String> {
         let pending = needs_restart(&self.at_start, &self.live.config.load());
-        let pending = pending.iter().map(|setting| format!("{setting} has changed and counts only after a restart"));
+        let pending =
+            pending.iter().map(|setting| format!("{setting} has changed and counts only after a restart"));
         self.live.warnings.load().iter().cloned().chain(pending).collect()
     }
 }

@@ -205,7 +205,10 @@ async fn open_queue(live: &Live, clock: &Arc<dyn Clock>, registry: &Registry) ->
         "spool is open"
     );
     if let Err(problem) = queue.admits(0) {
-        tracing::warn!(event = "no-new-mail", "mail in the queue is delivered, new mail is refused: {problem}");
+        tracing::warn!(
+            event = "no-new-mail",
+            "mail in the queue is delivered, new mail is refused: {problem}"
+        );
     }
     Ok(queue)
 }

@@ -107,7 +107,8 @@ impl Scratch {
         memory.resize(blocks.max(memory.len()), Block::new());
         let mut found = vec![0; expected.len()];
         let argon2 = Argon2::new(algorithm, version, params);
-        let computed = argon2.hash_password_into_with_memory(password, salt, &mut found, &mut memory[..blocks]);
+        let computed =
+            argon2.hash_password_into_with_memory(password, salt, &mut found, &mut memory[..blocks]);
         self.0.lock().push(memory);
         // Outputs are compared in constant time.
         computed.ok().and_then(|()| Output::new(&found).ok()).map(|found| found == *expected)
@@ -202,7 +203,8 @@ mod tests {
 
     #[test]
     fn checks_use_the_memory_of_those_before_them() {
-        let accounts = Accounts::new(&[account("alice@proseware.test", &hash_password(b"right").unwrap(), true)]);
+        let accounts =
+            Accounts::new(&[account("alice@proseware.test", &hash_password(b"right").unwrap(), true)]);
         for password in ["right", "wrong", "right"] {
             accounts.verify("alice@proseware.test", password.as_bytes());
             assert_eq!(accounts.scratch.0.lock().len(), 1);

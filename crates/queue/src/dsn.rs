@@ -326,6 +326,9 @@ fn meaning(told: &Told) -> &'static str {
         (5, 3) => "the message has too many recipients. Send it in smaller groups.",
         (5, _) => "the two mail servers did not understand each other. Tell the administrators.",
         (6, _) => "the other side cannot handle the form of this message.",
+        (7, _) if class == 5 && !told.report.is_reply => {
+            "an administrator of this server, or a rule of its own, has ended it. Ask there if you need it delivered."
+        }
         (7, _) if class == 4 => "the other side's rules do not let the message in at the moment.",
         (7, _) => {
             "the other side's rules do not let this message in. Its words above say what would have to change."

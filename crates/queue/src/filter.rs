@@ -109,6 +109,29 @@ pub struct HeaderPattern {
     pub pattern: String,
 }
 
+/// Which recipients of a message a verb ends: those that the filter names, or all where it names none.
+#[derive(Debug, Default)]
+pub struct RecipientPick(Vec<Pattern>);
+
+impl RecipientPick {
+    /// The recipients that `rcpt` and `rcpt_domain` name, also in further conditions.
+    ///
+    /// # Errors
+    /// [`BadFilter`].
+    pub fn new(filter: &Filter) -> Result<Self, BadFilter> {
+        let mut named = Vec::new();
+        for filter in std::iter::once(filter).chain(&filter.also) {
+            named.extend(filter.rcpt.as_deref().map(Pattern::new).transpose()?);
+            named.extend(filter.rcpt_domain.as_deref().map(Pattern::domain).transpose()?);
+        }
+        Ok(Self(named))
+    }
+
+    pub(crate) fn takes(&self, recipient: &Recipient) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches_recipient(recipient))
+    }
+}
+
 /// A filter with a value that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

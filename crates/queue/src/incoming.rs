@@ -425,7 +425,14 @@ mod tests {
             queue.close().await;
         }
         let queue = open(dir.path());
-        assert_eq!(queue.remove(&[id], Duration::ZERO).await.unwrap().changed, 1);
+        assert_eq!(
+            queue
+                .remove(&[id], &crate::operate::RecipientPick::default(), Duration::ZERO)
+                .await
+                .unwrap()
+                .changed,
+            1
+        );
         queue.close().await;
         assert_eq!(open(dir.path()).summary().messages, 1);
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::codec::milliseconds;
 use crate::entry::{Entry, Status, Work};
 use crate::envelope::{Envelope, Origin, Recipient};
-pub use crate::filter::{BadFilter, Filter, HeaderPattern};
+pub use crate::filter::{BadFilter, Filter, HeaderPattern, RecipientPick};
 use crate::filter::{Found, Matcher};
 use crate::message::{Destination, QueueId, Report};
 use crate::messages::{Context, Effects, Messages};
@@ -451,46 +451,66 @@ impl Queue {
         self.change(ids, Rests::End, Duration::ZERO, retry, |_| true).await
     }
 
-    /// Ends messages with a report to the sender that gives the reason. For those that are being delivered it waits up to
-    /// `wait`.
+    /// Ends the recipients that are picked with a report to the sender that gives the reason. For messages that are being
+    /// delivered it waits up to `wait`.
     ///
     /// # Errors
     /// [`OperateError`].
-    pub async fn fail(&self, ids: &[QueueId], reason: &str, wait: Duration) -> Result<Change, OperateError> {
-        let report = Report {
+    pub async fn fail(
+        &self,
+        ids: &[QueueId],
+        pick: &RecipientPick,
+        reason: &str,
+        wait: Duration,
+    ) -> Result<Change, OperateError> {
+        let report = self.administrative(reason);
+        let fail = |work: &mut Work| {
+            not_in_flight(work)?;
+            for index in picked(work, pick)? {
+                work.fail(index, report.clone(), false);
+            }
+            Ok(Vec::new())
+        };
+        self.change(ids, Rests::Stay, wait, fail, |state| state.is_none_or(some_have_ended)).await
+    }
+
+    /// Ends the recipients that are picked without telling anybody; a message without others is removed. For messages that
+    /// are being delivered it waits up to `wait`.
+    ///
+    /// # Errors
+    /// [`OperateError`].
+    pub async fn remove(
+        &self,
+        ids: &[QueueId],
+        pick: &RecipientPick,
+        wait: Duration,
+    ) -> Result<Change, OperateError> {
+        let report = self.administrative("dropped by an administrator");
+        let remove = |work: &mut Work| {
+            not_in_flight(work)?;
+            let ended = picked(work, pick);
+            if work.envelope.recipients.iter().all(|recipient| pick.takes(recipient)) {
+                work.discard();
+                return Ok(Vec::new());
+            }
+            for index in ended? {
+                work.fail(index, report.clone(), false);
+                work.state.recipients[index].phase = Phase::Failed { expired: false, report_owed: false };
+            }
+            Ok(Vec::new())
+        };
+        self.change(ids, Rests::Stay, wait, remove, |state| state.is_none_or(some_have_ended)).await
+    }
+
+    fn administrative(&self, reason: &str) -> Report {
+        Report {
             status: ADMINISTRATIVE,
             text: reason.to_owned(),
             is_reply: false,
             host: None,
             tls: None,
             at: self.inner.clock.now(),
-        };
-        let fail = |work: &mut Work| {
-            not_in_flight(work)?;
-            let waiting: Vec<usize> = work.waiting().collect();
-            if waiting.is_empty() {
-                return Err("nothing waits");
-            }
-            for index in waiting {
-                work.fail(index, report.clone(), false);
-            }
-            Ok(Vec::new())
-        };
-        let has_ended = |state: &MessageState| state.recipients.iter().all(|r| !r.phase.is_waiting());
-        self.change(ids, Rests::Stay, wait, fail, |state| state.is_none_or(has_ended)).await
-    }
-
-    /// Removes messages without telling anybody. For those that are being delivered it waits up to `wait`.
-    ///
-    /// # Errors
-    /// [`OperateError`].
-    pub async fn remove(&self, ids: &[QueueId], wait: Duration) -> Result<Change, OperateError> {
-        let remove = |work: &mut Work| {
-            not_in_flight(work)?;
-            work.discard();
-            Ok(Vec::new())
-        };
-        self.change(ids, Rests::Stay, wait, remove, |state| state.is_none()).await
+        }
     }
 
     /// Changes messages, and comes back to those in flight whenever a lease has ended, until `wait` is over.
@@ -554,6 +574,17 @@ impl Queue {
         }
         Ok(in_flight)
     }
+}
+
+/// The waiting recipients that a verb ends.
+fn picked(work: &Work, pick: &RecipientPick) -> Result<Vec<usize>, &'static str> {
+    let recipients = &work.envelope.recipients;
+    let picked: Vec<usize> = work.waiting().filter(|index| pick.takes(&recipients[*index])).collect();
+    if picked.is_empty() { Err("nothing waits") } else { Ok(picked) }
+}
+
+fn some_have_ended(state: &MessageState) -> bool {
+    state.recipients.iter().any(|recipient| !recipient.phase.is_waiting())
 }
 
 impl Inner {

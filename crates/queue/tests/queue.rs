@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use postern_config as config;
-use postern_queue::operate::{Cursor, GroupBy, HeaderPattern, ShapeBy, Sort};
+use postern_queue::operate::{Cursor, GroupBy, HeaderPattern, RecipientPick, ShapeBy, Sort};
 use postern_queue::transfer::TransferError;
 use postern_queue::{
     AcceptError, Change, Content, Destination, Envelope, Feedback, Filter, Lease, MessageView, Origin,
@@ -670,8 +670,8 @@ async fn messages_in_flight_are_left_alone_by_operators() {
     let held = lease(&queue).await;
     let skipped = Change { matched: 1, changed: 0, skipped: vec![(id.to_string(), "in-flight".to_owned())] };
     assert_eq!(queue.hold(&[id], "x", Duration::ZERO).await.unwrap(), skipped);
-    assert_eq!(queue.fail(&[id], "x", Duration::ZERO).await.unwrap(), skipped);
-    assert_eq!(queue.remove(&[id], Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(queue.fail(&[id], &RecipientPick::default(), "x", Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(queue.remove(&[id], &RecipientPick::default(), Duration::ZERO).await.unwrap(), skipped);
     assert_eq!(queue.retry(&[id], Duration::ZERO).await.unwrap(), skipped);
     settle(&queue, held, &delivered(&world));
     wait_for_messages(&queue, 0).await;
@@ -731,9 +731,18 @@ async fn failing_by_hand_tells_the_sender_and_removing_tells_nobody() {
     let queue = world.open().await;
     let failed = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
     let removed = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
-    assert_eq!(queue.remove(&[removed], Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(
+        queue.remove(&[removed], &RecipientPick::default(), Duration::ZERO).await.unwrap(),
+        changed(1, 1)
+    );
     assert!(queue.show(removed).is_none());
-    assert_eq!(queue.fail(&[failed], "the list was closed", Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(
+        queue
+            .fail(&[failed], &RecipientPick::default(), "the list was closed", Duration::ZERO)
+            .await
+            .unwrap(),
+        changed(1, 1)
+    );
     let report = lease(&queue).await;
     let text = String::from_utf8(read(report.content()).await).unwrap();
     assert!(text.contains("Diagnostic-Code: X-Postern; the list was closed\r\n"), "{text}");
@@ -741,6 +750,28 @@ async fn failing_by_hand_tells_the_sender_and_removing_tells_nobody() {
     wait_for_messages(&queue, 0).await;
     drop(queue);
     assert_eq!(world.open_and_tell().await.1.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipient_that_is_named_ends_without_the_others_of_its_message() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test", "c@adatum.test"]).await;
+    let only = |address: &str| Filter { rcpt: Some(address.to_owned()), ..Filter::default() };
+    let pick = RecipientPick::new(&only("a@adatum.test")).unwrap();
+    assert_eq!(queue.remove(&[id], &pick, Duration::ZERO).await.unwrap(), changed(1, 1));
+    let pick = RecipientPick::new(&only("b@adatum.test")).unwrap();
+    assert_eq!(queue.fail(&[id], &pick, "moved", Duration::ZERO).await.unwrap(), changed(1, 1));
+    let states = |view: MessageView| view.recipients.into_iter().map(|r| r.state).collect::<Vec<_>>();
+    assert_eq!(states(queue.show(id).unwrap()), ["failed", "failed", "ready"]);
+    let (mut delivery, mut report) = (lease(&queue).await, lease(&queue).await);
+    if delivery.id != id {
+        std::mem::swap(&mut delivery, &mut report);
+    }
+    assert_eq!(delivery.recipients[0].address.to_string(), "c@adatum.test");
+    let text = String::from_utf8(read(report.content()).await).unwrap();
+    assert!(text.contains("b@adatum.test") && !text.contains("<a@adatum.test>"), "{text}");
+    assert!(text.contains("an administrator of this server"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -982,7 +1013,7 @@ async fn operators_can_wait_for_the_end_of_an_attempt() {
         let held = lease(&queue).await;
         let waiting = {
             let queue = queue.clone();
-            tokio::spawn(async move { queue.remove(&[id], wait).await.unwrap() })
+            tokio::spawn(async move { queue.remove(&[id], &RecipientPick::default(), wait).await.unwrap() })
         };
         // It may begin to wait before or after this: both must do.
         settle(&queue, held, &ends_with);

@@ -74,7 +74,8 @@ async fn show(arguments: &DemoArguments) -> anyhow::Result<()> {
 
 /// SIGTERM, and SIGHUP of a terminal that was closed. SIGINT comes to the servers too, and is waited for by `play`.
 async fn told_to_end() -> &'static str {
-    let (Ok(mut terminate), Ok(mut hang_up)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    let (Ok(mut terminate), Ok(mut hang_up)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
     else {
         return std::future::pending().await;
     };
@@ -208,7 +209,8 @@ impl Stage<'_> {
         let ours = self.ours;
         let message = ours.folder.join("message.eml");
         let text = message_text(&ours.address(), &self.theirs.address(), "by curl", ours.domain);
-        std::fs::write(&message, text.replace('\n', "\r\n")).with_context(|| message.display().to_string())?;
+        std::fs::write(&message, text.replace('\n', "\r\n"))
+            .with_context(|| message.display().to_string())?;
         let config = ours.config();
         let (config, certificate) = (config.display(), ours.certificate());
         let (user, password) = (ours.address(), &ours.password);
