@@ -191,12 +191,15 @@ pub fn list_text(messages: &[MessageView], now: SystemTime, look: Look) -> Strin
 
 fn list_row(message: &MessageView, now: SystemTime) -> Vec<String> {
     let recipients = &message.recipients;
-    let open = || recipients.iter().filter(|r| !matches!(r.state.as_str(), "delivered" | "failed"));
+    let is_open = |r: &&RecipientView| !matches!(r.state.as_str(), "delivered" | "failed");
+    let open = || recipients.iter().filter(is_open);
     let next = open().filter_map(|recipient| recipient.next_attempt).min();
     let first = open().next().or(recipients.first());
     let shown = first.map_or_else(|| "-".to_owned(), |recipient| recipient.address.clone());
-    let more = if recipients.len() > 1 { format!(" (+{})", recipients.len() - 1) } else { String::new() };
-    let last = recipients.iter().filter(|r| r.text.is_some()).max_by_key(|r| r.last_attempt);
+    let others = open().count().saturating_sub(1);
+    let more = if others > 0 { format!(" (+{others})") } else { String::new() };
+    // What those say that still wait is what somebody looks for.
+    let last = recipients.iter().filter(|r| r.text.is_some()).max_by_key(|r| (is_open(r), r.last_attempt));
     let next = match message.state.as_str() {
         "held" => "-".to_owned(),
         _ => next.map_or_else(|| "-".to_owned(), |time| output::until(time, now)),
@@ -266,9 +269,9 @@ pub(crate) mod tests {
         };
         let messages = [message("deferred", vec![done, deferred()]), bounce];
         let expected = "\
-ID             AGE   SIZE      STATE     TRIES  NEXT    SENDER                  RECIPIENTS            LAST REPLY
-01N2K3P4Q5R6S  2h5m  12.3 KiB  deferred  3      in 10m  <alice@proseware.test>  bob@adatum.test (+1)  4.7.1 451-4.7.1 slow??451 4.7.1 down?
-01N2K3P4Q5R7T  2h5m  812 B     held      0      -       <>                      dave@adatum.test      -
+ID             AGE   SIZE      STATE     TRIES  NEXT    SENDER                  RECIPIENTS        LAST REPLY
+01N2K3P4Q5R6S  2h5m  12.3 KiB  deferred  3      in 10m  <alice@proseware.test>  bob@adatum.test   4.7.1 451-4.7.1 slow??451 4.7.1 down?
+01N2K3P4Q5R7T  2h5m  812 B     held      0      -       <>                      dave@adatum.test  -
 ";
         assert_eq!(list_text(&messages, now(), Look::PLAIN), expected);
         assert_eq!(list_text(&[], now(), Look::PLAIN), "");

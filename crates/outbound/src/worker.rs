@@ -273,6 +273,8 @@ struct Attempt<'a> {
     dkim: String,
     /// Where the recipients that are decided were sent, for the log.
     address: String,
+    /// Likewise, by recipient, where the mail went into a mailbox of ours.
+    mailboxes: BTreeMap<usize, String>,
     reused: bool,
 }
 
@@ -290,6 +292,7 @@ impl<'a> Attempt<'a> {
             outgoing: None,
             dkim: String::new(),
             address: String::new(),
+            mailboxes: BTreeMap::new(),
             reused: false,
         }
     }
@@ -577,7 +580,7 @@ impl<'a> Attempt<'a> {
         };
         let delivered = maildir::deliver(maildir, &copy, source, self.now()).await;
         self.took(Phase::Send, started.elapsed());
-        self.address = maildir.path.display().to_string();
+        self.mailboxes.insert(at, maildir.path.display().to_string());
         match delivered {
             Ok(_) => done("delivered to the mailbox"),
             Err(error) => error.verdict(),
@@ -603,17 +606,17 @@ impl<'a> Attempt<'a> {
         let kind = self.lease.destination.0.split(' ').next().unwrap_or_default();
         let now = self.now();
         let mut told = Vec::with_capacity(self.outcomes.len());
-        for (recipient, outcome) in self.lease.recipients.iter().zip(&self.outcomes) {
+        for (at, (recipient, outcome)) in self.lease.recipients.iter().zip(&self.outcomes).enumerate() {
             let Some(outcome) = outcome else { continue };
             self.outbound.shared.metrics.outcome(kind, outcome);
-            self.log(recipient, outcome, now);
+            self.log(recipient, self.mailboxes.get(&at).unwrap_or(&self.address), outcome, now);
             told.push((recipient.index, outcome.clone()));
         }
         (told, self.feedback)
     }
 
     /// One line for each recipient and attempt: what became of it, and why.
-    fn log(&self, recipient: &LeasedRecipient, outcome: &Outcome, now: SystemTime) {
+    fn log(&self, recipient: &LeasedRecipient, address: &str, outcome: &Outcome, now: SystemTime) {
         let report = outcome.report();
         let event = match outcome {
             Outcome::Delivered(_) => "delivered",
@@ -628,7 +631,7 @@ impl<'a> Attempt<'a> {
             to = %recipient.address,
             destination = %self.lease.destination,
             host = report.host.as_deref(),
-            address = (!self.address.is_empty()).then_some(self.address.as_str()),
+            address = (!address.is_empty()).then_some(address),
             status = %report.status,
             reply = report.text,
             attempts = recipient.attempts + 1,

@@ -297,10 +297,12 @@ impl Scheduler {
         line.rests_until.map(|until| (until, line.reason.as_str()))
     }
 
-    /// Ends the rest of a destination before its time: one probe follows.
+    /// Ends the rest of a destination before its time: one probe follows. If that fails too the rests begin from the
+    /// shortest: an operator who tries again and again must not make them longer.
     pub(crate) fn end_rest(&mut self, destination: &Destination) {
         if let Some(line) = self.destinations.get_mut(destination) {
             line.rests_until = None;
+            line.failures = 0;
         }
         self.consider(destination);
     }
