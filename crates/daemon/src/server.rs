@@ -19,7 +19,7 @@ use postern_runtime::{Clock, SystemClock};
 use postern_smtp_inbound::{BoundListener, Inbound};
 use prometheus::Registry;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,8 +49,10 @@ pub fn run(loaded: Loaded, log: Arc<LogHandle>) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
+        // Before anybody is told that the server is there: a signal that nobody waits for would end it at once.
+        let signals = Signals::expect().context("waiting for signals")?;
         let server = Server::start(loaded, listeners, log).await?;
-        server.until_told_to_stop().await;
+        server.until_told_to_stop(signals).await;
         server.stop().await;
         Ok(())
     })
@@ -84,6 +86,23 @@ fn prepare_folders(config: &Config, user: Option<&User>) -> anyhow::Result<()> {
 fn make_private(folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// The signals that a server obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn expect() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// A running server.
@@ -143,22 +162,13 @@ impl Server {
     }
 
     /// Reloads on SIGHUP; ends on SIGTERM or SIGINT.
-    async fn until_told_to_stop(&self) {
-        let signals =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = signals else {
-            tracing::error!(
-                event = "no-signals",
-                "cannot wait for signals: stop with kill -9, which loses nothing"
-            );
-            return std::future::pending().await;
-        };
+    async fn until_told_to_stop(&self, mut signals: Signals) {
         let mut watchdog = tokio::time::interval(watchdog_period());
         loop {
             tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = hang_up.recv() => {
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.hang_up.recv() => {
                     tell_systemd(&[NotifyState::Reloading]);
                     self.reloader.on_signal().await;
                     tell_systemd(&[NotifyState::Ready]);
