@@ -406,7 +406,7 @@ impl Queue {
             work.dirty = true;
             Ok(Vec::new())
         };
-        let is_held = |state: Option<&MessageState>| state.is_some_and(|state| state.held.is_some());
+        let is_held = |now: Seen<'_>| now.is_some_and(|(_, state)| state.held.is_some());
         self.change(ids, Rests::Stay, wait, hold, is_held).await
     }
 
@@ -427,7 +427,7 @@ impl Queue {
             }
             Ok(work.ready())
         };
-        let is_free = |state: Option<&MessageState>| state.is_none_or(|state| state.held.is_none());
+        let is_free = |now: Seen<'_>| now.is_none_or(|(_, state)| state.held.is_none());
         self.change(ids, Rests::Stay, Duration::ZERO, release, is_free).await
     }
 
@@ -471,7 +471,7 @@ impl Queue {
             }
             Ok(Vec::new())
         };
-        self.change(ids, Rests::Stay, wait, fail, |state| state.is_none_or(some_have_ended)).await
+        self.change(ids, Rests::Stay, wait, fail, |now| have_ended(now, pick)).await
     }
 
     /// Ends the recipients that are picked without telling anybody; a message without others is removed. For messages that
@@ -499,7 +499,7 @@ impl Queue {
             }
             Ok(Vec::new())
         };
-        self.change(ids, Rests::Stay, wait, remove, |state| state.is_none_or(some_have_ended)).await
+        self.change(ids, Rests::Stay, wait, remove, |now| have_ended(now, pick)).await
     }
 
     fn administrative(&self, reason: &str) -> Report {
@@ -520,7 +520,7 @@ impl Queue {
         rests: Rests,
         wait: Duration,
         verb: impl Fn(&mut Work) -> Result<Vec<u32>, &'static str> + Sync,
-        is_changed: impl Fn(Option<&MessageState>) -> bool + Sync,
+        is_changed: impl Fn(Seen<'_>) -> bool + Sync,
     ) -> Result<Change, OperateError> {
         let deadline = Instant::now() + wait.min(MAX_WAIT);
         let mut change = Change { matched: ids.len(), ..Change::default() };
@@ -544,7 +544,7 @@ impl Queue {
         ids: &[QueueId],
         rests: Rests,
         verb: &(impl Fn(&mut Work) -> Result<Vec<u32>, &'static str> + Sync),
-        is_changed: &(impl Fn(Option<&MessageState>) -> bool + Sync),
+        is_changed: &(impl Fn(Seen<'_>) -> bool + Sync),
         change: &mut Change,
     ) -> Result<Vec<QueueId>, OperateError> {
         let mut in_flight = Vec::new();
@@ -583,15 +583,22 @@ fn picked(work: &Work, pick: &RecipientPick) -> Result<Vec<usize>, &'static str>
     if picked.is_empty() { Err("nothing waits") } else { Ok(picked) }
 }
 
-fn some_have_ended(state: &MessageState) -> bool {
-    state.recipients.iter().any(|recipient| !recipient.phase.is_waiting())
+/// A message as it is when a change is read back; none if it is gone.
+type Seen<'a> = Option<(&'a Envelope, &'a MessageState)>;
+
+/// Whether none of the picked recipients waits any more.
+fn have_ended(now: Seen<'_>, pick: &RecipientPick) -> bool {
+    now.is_none_or(|(envelope, state)| {
+        let mut recipients = envelope.recipients.iter().zip(&state.recipients);
+        recipients.all(|(recipient, state)| !pick.takes(recipient) || !state.phase.is_waiting())
+    })
 }
 
 impl Inner {
-    fn check(&self, id: QueueId, is_changed: impl Fn(Option<&MessageState>) -> bool) -> bool {
+    fn check(&self, id: QueueId, is_changed: impl Fn(Seen<'_>) -> bool) -> bool {
         let messages = self.messages.lock();
         match messages.entry(id) {
-            Some(entry) => entry.read(|_, state| is_changed(Some(state))).unwrap_or(false),
+            Some(entry) => entry.read(|envelope, state| is_changed(Some((envelope, state)))).unwrap_or(false),
             None => is_changed(None),
         }
     }
