@@ -154,7 +154,7 @@ fn accept(plan: &Plan, start: Starter) -> Result<Outcome, String> {
     let load = load::run(server.address(), plan.sessions, plan.messages, plan.size)?;
     let cpu = server.processes().cpu().since(before);
     server.stop();
-    Ok(rate_and_cost("accepted per second", plan.messages, load.elapsed, cpu, Some(&load)))
+    Ok(rate_and_cost("accepted per second", plan.messages, load.elapsed, cpu, &load))
 }
 
 fn relay(plan: &Plan, start: Starter) -> Result<Outcome, String> {
@@ -170,7 +170,7 @@ fn relay(plan: &Plan, start: Starter) -> Result<Outcome, String> {
     let elapsed = begin.elapsed();
     let cpu = server.processes().cpu().since(before);
     server.stop();
-    Ok(rate_and_cost("relayed per second", plan.messages, elapsed, cpu, Some(&load)))
+    Ok(rate_and_cost("relayed per second", plan.messages, elapsed, cpu, &load))
 }
 
 fn submit(plan: &Plan, start: Starter) -> Result<Outcome, String> {
@@ -216,21 +216,20 @@ fn rate_and_cost(
     messages: usize,
     elapsed: Duration,
     cpu: Cpu,
-    load: Option<&load::Load>,
+    load: &load::Load,
 ) -> Outcome {
-    let mut figures = vec![
+    let latency = |what, share| {
+        let value = load.latency(share).as_secs_f64() * 1e3;
+        Figure { what, value, more_is_better: false }
+    };
+    Outcome(vec![
         Figure { what, value: messages as f64 / elapsed.as_secs_f64(), more_is_better: true },
         Figure {
             what: "CPU s per 1000",
             value: cpu.0.as_secs_f64() * 1000.0 / messages as f64,
             more_is_better: false,
         },
-    ];
-    if let Some(load) = load {
-        let p50 = load.latency(0.5).as_secs_f64() * 1e3;
-        figures.push(Figure { what: "p50 ms", value: p50, more_is_better: false });
-        let p99 = load.latency(0.99).as_secs_f64() * 1e3;
-        figures.push(Figure { what: "p99 ms", value: p99, more_is_better: false });
-    }
-    Outcome(figures)
+        latency("p50 ms", 0.5),
+        latency("p99 ms", 0.99),
+    ])
 }

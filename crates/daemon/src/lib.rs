@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use postern_config::{ConfigError, Loaded};
+use postern_config::Loaded;
 
 pub mod demo;
 pub mod logging;
@@ -133,14 +133,10 @@ fn load(path: &Path) -> Result<Loaded, ExitCode> {
             Ok(loaded)
         }
         Err(error) => {
-            complain(&render(&error));
+            complain(&error.to_string());
             Err(ExitCode::from(EXIT_CONFIG))
         }
     }
-}
-
-fn render(error: &ConfigError) -> String {
-    error.to_string()
 }
 
 /// Writes to standard error; if even that is closed there is nobody left to tell.
