@@ -136,6 +136,7 @@ impl Running {
             ret: None,
             envelope_id: None,
             message_id: None,
+            priority: 0,
             size: body.len() as u64,
             recipients: vec![recipient],
         };

@@ -30,8 +30,14 @@ pub struct Queue {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub delay_notice: Duration,
-    /// Messages in the queue at most; more get 452 4.3.1. A waiting message costs up to 400 octets of memory.
+    /// Messages in the queue at most; more get 452 4.3.1. A waiting message costs some 200 octets of memory, beside what
+    /// `memory` allows.
     pub max_messages: usize,
+    /// Memory for the envelopes and states of waiting messages. Beyond it those that were not used for longest are left to
+    /// the spool and read again when their time comes: a long queue costs time, not memory.
+    #[serde(deserialize_with = "units::size")]
+    #[schemars(with = "String")]
+    pub memory: u64,
     /// Free space that must remain on the spool's filesystem; below it new mail gets 452 4.3.1.
     #[serde(deserialize_with = "units::size")]
     #[schemars(with = "String")]
@@ -66,6 +72,7 @@ impl Default for Queue {
             bounce_lifetime: Duration::from_secs(86_400),
             delay_notice: Duration::from_secs(4 * 3600),
             max_messages: 1_000_000,
+            memory: 128 * 1024 * 1024,
             min_free_space: 256 * 1024 * 1024,
             min_free_inodes: 1000,
             segment_size: 64 * 1024 * 1024,

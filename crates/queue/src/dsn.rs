@@ -529,6 +529,7 @@ mod tests {
             ret: None,
             envelope_id: Some(EnvelopeId("QQ314159".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
+            priority: 0,
             size: MESSAGE.len() as u64,
             recipients: Vec::new(),
         }

@@ -1,20 +1,21 @@
 //! A queued message in memory: a few hundred octets while it waits, unpacked while something goes on with it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use postern_smtp::EnhancedStatus;
 use tokio::sync::oneshot;
 
-use crate::codec::Damaged;
+use crate::codec::{Damaged, milliseconds};
+use crate::domains::DomainNumber;
 use crate::dsn::{Action, Told};
-use crate::envelope::{Envelope, Facts};
+use crate::envelope::Envelope;
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Outcome, QueueId, Report};
 use crate::messages::{Context, Leased, PAUSE};
 use crate::reports::{NewReport, Owed};
 use crate::retry;
-use crate::state::{MessageState, Phase, shortened};
+use crate::state::{MessageState, Phase, RecipientState, shortened};
 use crate::store::StoreError;
 
 /// The state of a message as a whole.
@@ -39,16 +40,105 @@ impl Status {
     }
 }
 
+/// Envelope and state of a message as the spool keeps them, in one piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Texts {
+    /// Length of the envelope, envelope, state.
+    octets: Box<[u8]>,
+}
+
+impl Texts {
+    const LENGTH: usize = size_of::<u32>();
+
+    /// An empty `state` means that nothing has happened yet.
+    pub(crate) fn new(meta: &[u8], state: &[u8]) -> Self {
+        let length = u32::try_from(meta.len()).unwrap_or(u32::MAX);
+        Self { octets: [&length.to_le_bytes(), meta, state].concat().into_boxed_slice() }
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let (length, rest) = self.octets.split_first_chunk().unwrap_or((&[0; Self::LENGTH], &[]));
+        rest.split_at(rest.len().min(u32::from_le_bytes(*length) as usize))
+    }
+
+    fn meta(&self) -> &[u8] {
+        self.parts().0
+    }
+
+    /// Octets that it takes up.
+    fn weight(&self) -> u64 {
+        self.octets.len() as u64
+    }
+
+    /// Of the state; 0 if there is none.
+    fn checksum(&self) -> u32 {
+        checksum(self.parts().1)
+    }
+
+    /// # Errors
+    /// [`Damaged`].
+    fn decode(&self) -> Result<(Envelope, MessageState), Damaged> {
+        let (meta, state) = self.parts();
+        let envelope = Envelope::decode(meta)?;
+        let recipients = envelope.recipients.len();
+        let state = if state.is_empty() {
+            MessageState::fresh(recipients)
+        } else {
+            MessageState::decode(state, recipients)?
+        };
+        Ok((envelope, state))
+    }
+}
+
+/// The checksum of an encoded state; 0 of none.
+pub(crate) fn checksum(state: &[u8]) -> u32 {
+    crc32c::crc32c(state)
+}
+
+/// What is known of a message also when it is cold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// When it was accepted.
+    pub(crate) received: SystemTime,
+    /// Octets of its content.
+    pub(crate) size: u64,
+}
+
+/// Why a message cannot be worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// Its texts are in the spool only: they must be loaded first.
+    Cold,
+    /// They make no sense. Cannot happen, as what is in memory was read or written by this process.
+    Damaged(Damaged),
+}
+
+impl From<Damaged> for Unread {
+    fn from(damage: Damaged) -> Self {
+        Self::Damaged(damage)
+    }
+}
+
 /// A queued message.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The encoded envelope.
-    meta: Box<[u8]>,
-    /// The encoded state; empty while nothing has happened. Out of date while `work` is there.
-    state: Box<[u8]>,
+    /// `None`: the message is cold, and only the spool has them. The state in them is out of date while `work` is there.
+    texts: Option<Texts>,
     pub(crate) work: Option<Box<Work>>,
     /// Its time among the timers in milliseconds since 1970; 0: none.
     pub(crate) wake: u64,
+    /// When it was accepted, in milliseconds since 1970.
+    received: u64,
+    /// Octets of the content.
+    size: u64,
+    /// Recipients whose time came within so many milliseconds after that stand in the lines: see [`Work::looked`].
+    looked: u32,
+    /// The domain of its only recipient, if it has only one: by its number among the domains.
+    pub(crate) domain: DomainNumber,
+    /// Checksum of the state that the spool has. What is read there is out of date if it has another one.
+    saved: u32,
+    /// Whether it was used since [`Entry::cool_if_unused`] was asked last.
+    is_used: bool,
     pub(crate) status: Status,
 }
 
@@ -57,6 +147,8 @@ pub(crate) struct Entry {
 pub(crate) struct Work {
     pub(crate) envelope: Arc<Envelope>,
     pub(crate) state: MessageState,
+    /// When [`Work::take_due`] looked last, in milliseconds since 1970; 0: not yet.
+    looked: u64,
     /// Attempts under way.
     pub(crate) leases: usize,
     /// Whether a change is on its way to the disk. There is one at a time, so that they arrive in order.
@@ -81,47 +173,77 @@ pub(crate) struct Work {
 pub(crate) type Waiter = oneshot::Sender<Result<(), Arc<StoreError>>>;
 
 impl Entry {
-    /// A message found in the spool or just accepted; an empty `state` means that nothing has happened yet.
+    /// A message found in the spool or just accepted.
     ///
     /// # Errors
     /// [`Damaged`].
-    pub(crate) fn new(meta: &[u8], state: &[u8]) -> Result<Self, Damaged> {
-        let (envelope, decoded) = decode(meta, state)?;
-        let work = Some(Box::new(Work::new(envelope, decoded)));
-        Ok(Self { meta: meta.into(), state: state.into(), work, wake: 0, status: Status::Ready })
+    pub(crate) fn new(texts: Texts) -> Result<Self, Damaged> {
+        let (envelope, state) = texts.decode()?;
+        let (received, size) = (milliseconds(envelope.received), envelope.size);
+        let saved = texts.checksum();
+        Ok(Self {
+            texts: Some(texts),
+            work: Some(Box::new(Work::new(envelope, state, 0))),
+            wake: 0,
+            received,
+            size,
+            looked: 0,
+            domain: DomainNumber::NONE,
+            saved,
+            is_used: true,
+            status: Status::Ready,
+        })
     }
 
+    /// When it was accepted, and how large it is.
     pub(crate) fn facts(&self) -> Facts {
-        Facts::read(&self.meta)
+        Facts { received: SystemTime::UNIX_EPOCH + Duration::from_millis(self.received), size: self.size }
     }
 
-    /// Octets that it holds in memory while it waits.
+    /// Octets of its texts in memory while it waits.
     pub(crate) fn weight(&self) -> u64 {
-        (self.meta.len() + self.state.len()) as u64
+        self.texts.as_ref().map_or(0, Texts::weight)
     }
 
     /// Unpacks it, to work on it.
     ///
     /// # Errors
-    /// [`Damaged`]: cannot happen, as what is packed was read or written by this process.
-    pub(crate) fn work(&mut self) -> Result<&mut Work, Damaged> {
+    /// [`Unread`].
+    pub(crate) fn work(&mut self) -> Result<&mut Work, Unread> {
+        self.is_used = true;
         if self.work.is_none() {
-            let (envelope, state) = decode(&self.meta, &self.state)?;
-            self.work = Some(Box::new(Work::new(envelope, state)));
+            let (envelope, state) = self.texts.as_ref().ok_or(Unread::Cold)?.decode()?;
+            self.work = Some(Box::new(Work::new(envelope, state, self.looked())));
         }
-        self.work.as_deref_mut().ok_or(Damaged::Truncated)
+        self.work.as_deref_mut().ok_or(Unread::Cold)
     }
 
-    /// Reads it, without unpacking it for longer.
+    /// Reads it, without unpacking it for longer. For a cold one `loaded` is what the spool has.
     ///
     /// # Errors
     /// As [`Entry::work`].
-    pub(crate) fn read<R>(&self, read: impl FnOnce(&Envelope, &MessageState) -> R) -> Result<R, Damaged> {
+    pub(crate) fn read<R>(
+        &self,
+        loaded: Option<&Loaded>,
+        read: impl FnOnce(&Envelope, &MessageState) -> R,
+    ) -> Result<R, Unread> {
         if let Some(work) = &self.work {
             return Ok(read(&work.envelope, &work.state));
         }
-        let (envelope, state) = decode(&self.meta, &self.state)?;
+        let loaded = loaded.and_then(|loaded| self.accepted(loaded));
+        let (envelope, mut state) = self.texts.as_ref().or(loaded).ok_or(Unread::Cold)?.decode()?;
+        mark_due(&mut state, self.looked());
         Ok(read(&envelope, &state))
+    }
+
+    /// Until when its recipients were looked at, in milliseconds since 1970.
+    fn looked(&self) -> u64 {
+        if self.looked == 0 { 0 } else { self.received + u64::from(self.looked) }
+    }
+
+    /// What was loaded, unless it was changed meanwhile.
+    fn accepted<'a>(&self, loaded: &'a Loaded) -> Option<&'a Texts> {
+        loaded.texts.as_ref().ok().filter(|texts| texts.checksum() == self.saved)
     }
 
     /// Packs it if nothing goes on with it.
@@ -129,28 +251,90 @@ impl Entry {
         let Some(work) = self.work.take_if(|work| work.is_idle()) else {
             return;
         };
-        let fresh = MessageState::fresh(work.state.recipients.len());
-        self.state =
-            if work.state == fresh { Box::default() } else { work.state.encode().into_boxed_slice() };
+        let Some(texts) = &self.texts else {
+            return;
+        };
+        // The spool has no state of a message with which nothing has happened.
+        let is_fresh = self.saved == 0 && work.state.is_fresh();
+        let state = if is_fresh { Vec::new() } else { work.state.encode() };
+        if texts.parts().1 != state {
+            self.texts = Some(Texts::new(texts.meta(), &state));
+        }
+        let looked = work.looked.saturating_sub(self.received).max(u64::from(work.looked != 0));
+        self.looked = u32::try_from(looked).unwrap_or(u32::MAX);
+    }
+
+    /// The clock was put back: when its recipients were looked at says nothing any more.
+    pub(crate) fn clock_went_back(&mut self) {
+        self.looked = 0;
+        if let Some(work) = &mut self.work {
+            work.looked = 0;
+        }
+    }
+
+    /// The state with this checksum is durable.
+    pub(crate) fn saved(&mut self, checksum: u32) {
+        self.saved = checksum;
+    }
+
+    /// Whether its texts are in the spool only.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.texts.is_none()
+    }
+
+    /// Whether [`Entry::read`] has what it needs, or will not get it.
+    pub(crate) fn is_readable(&self, loaded: Option<&Loaded>) -> bool {
+        let is_final = |loaded: &Loaded| loaded.texts.is_err() || self.accepted(loaded).is_some();
+        !self.is_cold() || loaded.is_some_and(is_final)
+    }
+
+    /// Leaves its texts to the spool if nothing goes on with it, nothing did since this was asked last, and the spool has
+    /// them as they are.
+    pub(crate) fn cool_if_unused(&mut self) {
+        let was_used = std::mem::take(&mut self.is_used);
+        let is_saved = || self.texts.as_ref().is_some_and(|texts| texts.checksum() == self.saved);
+        if !was_used && self.work.is_none() && is_saved() {
+            self.texts = None;
+        }
+    }
+
+    /// Takes what was loaded, unless it was changed meanwhile.
+    pub(crate) fn warm(&mut self, loaded: &Loaded) {
+        if self.is_cold() {
+            self.texts = self.accepted(loaded).cloned();
+            self.is_used = true;
+        }
+    }
+
+    /// Has other texts: of a message that cannot be read.
+    pub(crate) fn replace(&mut self, texts: Texts) {
+        self.saved = texts.checksum();
+        self.texts = Some(texts);
     }
 }
 
-fn decode(meta: &[u8], state: &[u8]) -> Result<(Envelope, MessageState), Damaged> {
-    let envelope = Envelope::decode(meta)?;
-    let recipients = envelope.recipients.len();
-    let state = if state.is_empty() {
-        MessageState::fresh(recipients)
-    } else {
-        MessageState::decode(state, recipients)?
-    };
-    Ok((envelope, state))
+/// What the spool has of a message.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) id: QueueId,
+    pub(crate) texts: Result<Texts, Arc<StoreError>>,
+}
+
+/// Says which recipients stand in the lines: those whose time had come when they were looked at.
+fn mark_due(state: &mut MessageState, looked: u64) {
+    for recipient in &mut state.recipients {
+        recipient.due =
+            matches!(recipient.phase, Phase::Waiting { next: Some(next) } if milliseconds(next) <= looked);
+    }
 }
 
 impl Work {
-    fn new(envelope: Envelope, state: MessageState) -> Self {
+    fn new(envelope: Envelope, mut state: MessageState, looked: u64) -> Self {
+        mark_due(&mut state, looked);
         Self {
             envelope: Arc::new(envelope),
             state,
+            looked,
             leases: 0,
             writing: false,
             dirty: false,
@@ -210,7 +394,7 @@ impl Work {
         match outcome {
             Outcome::Delivered(report) => {
                 let report_owed = notify.success && !null_sender;
-                recipient.phase = Phase::Delivered { report_owed };
+                recipient.end(Phase::Delivered { report_owed });
                 // Every later outcome writes this state again: what nobody will ask for is not part of it.
                 recipient.last = report_owed.then(|| kept(report));
             }
@@ -226,10 +410,18 @@ impl Work {
                 recipient.wish_granted |= wished.is_some();
                 // Without a next attempt its time is over: `expire` ends it with this evidence. While the clock is in
                 // doubt it does not, and the recipient is tried again, but not at once.
-                recipient.phase = Phase::Waiting { next: Some(next.unwrap_or(cx.now + PAUSE)) };
                 recipient.last = Some(kept(report));
+                self.wait(index, next.unwrap_or(cx.now + PAUSE), cx);
             }
         }
+    }
+
+    /// Has a recipient wait until a time that lies ahead. It has no place in a line then, also if the clock was put back by a
+    /// little since the message was looked at.
+    pub(crate) fn wait(&mut self, index: usize, until: SystemTime, cx: &Context<'_>) {
+        self.looked = self.looked.min(milliseconds(cx.now).saturating_sub(1));
+        self.state.recipients[index].wait_until(Some(until));
+        self.dirty = true;
     }
 
     /// Counts failures of which nobody is told.
@@ -258,6 +450,15 @@ impl Work {
     /// When its recipients are given up.
     pub(crate) fn expires(&self, cx: &Context<'_>) -> SystemTime {
         retry::expires(&cx.schedule, self.envelope.received, self.envelope.has_null_sender())
+    }
+
+    /// The domain of its only recipient; none if it has several, or came by another domain.
+    pub(crate) fn only_domain(&self) -> Option<String> {
+        let [recipient] = &self.envelope.recipients[..] else {
+            return None;
+        };
+        let came_by = recipient.given.as_ref().map_or(&recipient.address.host, |given| &given.host);
+        (*came_by == recipient.address.host).then(|| recipient.address.host.to_string())
     }
 
     /// The waiting recipients that no attempt has in hand.
@@ -305,7 +506,7 @@ impl Work {
     pub(crate) fn fail(&mut self, index: usize, report: Report, expired: bool) {
         let wanted = self.envelope.recipients[index].notify.failure && !self.envelope.has_null_sender();
         let recipient = &mut self.state.recipients[index];
-        recipient.phase = Phase::Failed { expired, report_owed: wanted };
+        recipient.end(Phase::Failed { expired, report_owed: wanted });
         recipient.last = Some(report);
         self.dirty = true;
     }
@@ -316,15 +517,23 @@ impl Work {
         if self.state.held.is_some() || self.discarded {
             return due;
         }
-        let horizon = cx.now + retry::horizon(&cx.schedule.retry);
+        let horizon = milliseconds(cx.now + retry::horizon(&cx.schedule.retry));
+        self.looked = milliseconds(cx.now);
         for (index, recipient) in self.state.recipients.iter_mut().enumerate() {
-            if recipient.leased {
+            let Phase::Waiting { next: Some(next) } = recipient.phase else {
+                continue;
+            };
+            let next = milliseconds(next);
+            if recipient.leased || recipient.due {
                 continue;
             }
-            if let Phase::Waiting { next: Some(next) } = recipient.phase
-                && (next <= cx.now || next > horizon)
-            {
-                recipient.phase = Phase::Waiting { next: None };
+            if next <= self.looked {
+                recipient.due = true;
+                due.push(index as u32);
+            } else if next > horizon {
+                // Set by a clock that was wrong.
+                recipient.wait_until(None);
+                self.dirty = true;
                 due.push(index as u32);
             }
         }
@@ -339,8 +548,8 @@ impl Work {
         self.waiting().next()?;
         let mut wake = self.expires(cx);
         if self.state.held.is_none() {
-            let next = self.waiting().filter_map(|index| match self.state.recipients[index].phase {
-                Phase::Waiting { next } => next,
+            let next = self.waiting().filter_map(|index| match &self.state.recipients[index] {
+                RecipientState { phase: Phase::Waiting { next }, due: false, .. } => *next,
                 _ => None,
             });
             wake = next.fold(wake, SystemTime::min);
@@ -409,10 +618,10 @@ impl Work {
         }
         let mut status = Status::Active;
         for index in self.waiting() {
-            match self.state.recipients[index].phase {
-                Phase::Waiting { next: None } => return Status::Ready,
-                _ => status = Status::Deferred,
+            if self.state.recipients[index].is_due() {
+                return Status::Ready;
             }
+            status = Status::Deferred;
         }
         status
     }

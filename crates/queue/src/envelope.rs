@@ -31,6 +31,8 @@ pub struct Envelope {
     pub envelope_id: Option<EnvelopeId>,
     /// The Message-ID field without angle brackets, if there is one.
     pub message_id: Option<String>,
+    /// How far it is brought forward in the lines of its destinations: -9 to 9 (the range of RFC 6710 §2), 0 for most.
+    pub priority: i8,
     /// Octets of the content, our header fields included.
     pub size: u64,
     /// The final recipients, aliases expanded, without duplicates.
@@ -87,6 +89,8 @@ mod tag {
     pub(super) const ENVELOPE_ID: u8 = 12;
     pub(super) const MESSAGE_ID: u8 = 13;
     pub(super) const RECIPIENT: u8 = 14;
+    /// As an unsigned number: with [`PRIORITY_OFFSET`](super::PRIORITY_OFFSET) added. Absent: 0.
+    pub(super) const PRIORITY: u8 = 15;
 
     /// Fields of a recipient.
     pub(super) mod recipient {
@@ -103,7 +107,6 @@ impl Envelope {
     /// How the spool keeps it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::record();
-        // These two stand first: see `Facts::read`.
         writer.time(tag::RECEIVED, self.received);
         writer.number(tag::SIZE, self.size);
         if let ReversePath::Address(address) = &self.reverse_path {
@@ -130,6 +133,12 @@ impl Envelope {
         }
         writer.optional_text(tag::ENVELOPE_ID, self.envelope_id.as_ref().map(|id| id.0.as_str()));
         writer.optional_text(tag::MESSAGE_ID, self.message_id.as_deref());
+        if self.priority != 0 {
+            writer.number(
+                tag::PRIORITY,
+                u64::from(self.priority.saturating_add(PRIORITY_OFFSET).unsigned_abs()),
+            );
+        }
         for recipient in &self.recipients {
             writer.nested(tag::RECIPIENT, |writer| recipient.encode(writer));
         }
@@ -152,6 +161,7 @@ impl Envelope {
             ret: None,
             envelope_id: None,
             message_id: None,
+            priority: 0,
             size: 0,
             recipients: Vec::new(),
         };
@@ -171,6 +181,7 @@ impl Envelope {
                 tag::RET => envelope.ret = Some(ret(field)?),
                 tag::ENVELOPE_ID => envelope.envelope_id = Some(EnvelopeId(field.owned_text()?)),
                 tag::MESSAGE_ID => envelope.message_id = Some(field.owned_text()?),
+                tag::PRIORITY => envelope.priority = priority(field)?,
                 tag::RECIPIENT => envelope.recipients.push(Recipient::decode(field.fields())?),
                 _ => {}
             }
@@ -192,6 +203,7 @@ impl Envelope {
             ret: None,
             envelope_id: None,
             message_id: None,
+            priority: 0,
             size: 0,
             recipients: Vec::new(),
         }
@@ -259,36 +271,19 @@ fn body(field: Field<'_>) -> Result<Body, Damaged> {
     }
 }
 
+/// So that it is written without a sign.
+const PRIORITY_OFFSET: i8 = 9;
+
+fn priority(field: Field<'_>) -> Result<i8, Damaged> {
+    let number = i8::try_from(field.number()?).ok().filter(|number| *number <= 2 * PRIORITY_OFFSET);
+    number.map(|number| number - PRIORITY_OFFSET).ok_or(Damaged::Value("priority"))
+}
+
 fn ret(field: Field<'_>) -> Result<Ret, Damaged> {
     match field.number()? {
         1 => Ok(Ret::Full),
         2 => Ok(Ret::Headers),
         _ => Err(Damaged::Value("RET")),
-    }
-}
-
-/// What can be known of an encoded envelope without decoding all of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) received: SystemTime,
-    pub(crate) size: u64,
-}
-
-impl Facts {
-    /// Reads the first two fields.
-    pub(crate) fn read(encoded: &[u8]) -> Self {
-        let mut facts = Self { received: SystemTime::UNIX_EPOCH, size: 0 };
-        let Ok(mut reader) = Reader::record(encoded) else {
-            return facts;
-        };
-        while let Ok(Some(field)) = reader.field() {
-            match field.tag {
-                tag::RECEIVED => facts.received = field.time().unwrap_or(facts.received),
-                tag::SIZE => facts.size = field.number().unwrap_or(0),
-                _ => break,
-            }
-        }
-        facts
     }
 }
 
@@ -311,6 +306,7 @@ mod tests {
             ret: Some(Ret::Headers),
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
+            priority: -9,
             size: 70_000,
             recipients: vec![
                 Recipient {
@@ -341,13 +337,6 @@ mod tests {
                 Envelope { origin, reverse_path: ReversePath::Null, client: None, ..envelope.clone() };
             assert_eq!(Envelope::decode(&small.encode()), Ok(small));
         }
-    }
-
-    #[test]
-    fn size_and_age_are_known_without_decoding_the_rest() {
-        let envelope = full();
-        let facts = Facts { received: envelope.received, size: envelope.size };
-        assert_eq!(Facts::read(&envelope.encode()), facts);
     }
 
     #[test]
@@ -391,7 +380,6 @@ mod tests {
         #[test]
         fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let encoded = [vec![1], bytes].concat();
-            let _ = Facts::read(&encoded);
             if let Ok(envelope) = Envelope::decode(&encoded) {
                 prop_assert_eq!(Envelope::decode(&envelope.encode()), Ok(envelope));
             }

@@ -7,6 +7,7 @@ use postern_smtp::{Address, Domain, Host, ReversePath};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::domains::Domains;
 use crate::entry::{Entry, Status};
 use crate::envelope::{Envelope, Origin, Recipient};
 use crate::message::QueueId;
@@ -209,8 +210,19 @@ impl Matcher {
     }
 
     /// What can be said without decoding the message: `false` is certain.
-    pub(crate) fn may_match(&self, entry: &Entry) -> bool {
-        self.conditions.may_match(entry)
+    pub(crate) fn may_match(&self, entry: &Entry, domains: &Domains) -> bool {
+        self.conditions.may_match(entry, domains)
+    }
+
+    /// Whether [`Matcher::may_match`] says all there is to say.
+    pub(crate) fn is_decided_by_facts(&self) -> bool {
+        self.headers.is_empty() && self.conditions.are_facts
+    }
+
+    /// The same for these messages only.
+    pub(crate) fn only(mut self, ids: Vec<QueueId>) -> Self {
+        self.conditions.ids = Some(ids);
+        self
     }
 
     /// Everything but the header.
@@ -328,6 +340,8 @@ struct Conditions {
     message_id: Option<String>,
     also: Vec<Conditions>,
     not: Vec<Conditions>,
+    /// Whether there is no condition but on age, size and state.
+    are_facts: bool,
 }
 
 impl Conditions {
@@ -340,6 +354,14 @@ impl Conditions {
         let ago =
             |seconds: u64| now.checked_sub(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH);
         // A time beyond what the clock can hold is no bound for "until", and never reached for "after".
+        let facts = Filter {
+            state: filter.state.clone(),
+            older: filter.older,
+            newer: filter.newer,
+            min_size: filter.min_size,
+            max_size: filter.max_size,
+            ..Filter::default()
+        };
         let ahead = |seconds: u64| now.checked_add(Duration::from_secs(seconds)).unwrap_or(far_off(now));
         Ok(Self {
             ids: (!filter.ids.is_empty()).then_some(ids),
@@ -364,13 +386,20 @@ impl Conditions {
             message_id: filter.message_id.clone(),
             also: Vec::new(),
             not: Vec::new(),
+            are_facts: *filter == facts,
         })
     }
 
-    fn may_match(&self, entry: &Entry) -> bool {
+    fn may_match(&self, entry: &Entry, domains: &Domains) -> bool {
         let facts = entry.facts();
+        let goes_to = |pattern: &Option<Pattern>| match (pattern, domains.name(entry.domain)) {
+            (Some(pattern), Some(domain)) => pattern.may_be_in(domain),
+            _ => true,
+        };
         self.allows(entry.status, facts.received, facts.size)
-            && self.also.iter().all(|also| also.may_match(entry))
+            && goes_to(&self.rcpt)
+            && goes_to(&self.rcpt_domain)
+            && self.also.iter().all(|also| also.may_match(entry, domains))
     }
 
     /// The conditions that can be told without decoding the message.
@@ -513,6 +542,15 @@ impl Pattern {
 
     fn matches_recipient(&self, recipient: &Recipient) -> bool {
         self.matches(&recipient.address) || recipient.given.as_ref().is_some_and(|given| self.matches(given))
+    }
+
+    /// Whether a recipient in a domain may match.
+    fn may_be_in(&self, domain: &str) -> bool {
+        match self {
+            Self::Null => false,
+            Self::Domain(wanted) => wanted.as_str() == domain,
+            Self::Address(wanted) => wanted.rsplit_once('@').is_none_or(|(_, wanted)| wanted == domain),
+        }
     }
 
     fn matches(&self, address: &Address) -> bool {

@@ -13,6 +13,7 @@
 //! | [`incoming`] | a message while it is being received |
 //! | [`lease`] | the right to work on some recipients of a message |
 //! | `messages`, `entry` | all messages in memory, and what can happen to one |
+//! | `cold`, `domains` | messages whose envelopes are left to the spool, and what is known of them all the same |
 //! | [`scheduler`] | what is due, by destination, fairly; back-off of destinations |
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
@@ -24,6 +25,8 @@
 //! | [`metrics`] | counters and gauges |
 
 mod codec;
+mod cold;
+mod domains;
 pub mod dsn;
 mod entry;
 pub mod envelope;
@@ -101,6 +104,8 @@ struct Inner {
     timer: Arc<Notify>,
     /// Messages that owe a report.
     reports: mpsc::UnboundedSender<QueueId>,
+    /// Messages that must be read from the spool.
+    loads: mpsc::UnboundedSender<cold::Load>,
     /// Room for what is on its way to the disk, in KiB.
     backlog: Arc<Semaphore>,
     /// Messages being received.
@@ -119,9 +124,6 @@ struct Inner {
 
 /// Octets on their way to the disk at most, in KiB; more wait for [`Incoming::commit`]'s time-out.
 const BACKLOG_UNITS: usize = 64 * 1024;
-
-/// What a message takes up in memory if it is like most. Those with many recipients or long evidence count as several.
-const USUAL_WEIGHT: u64 = 400;
 
 /// Messages that the timer works on before it lets others at the lock.
 const TIMER_STEP: usize = 200;
@@ -150,18 +152,34 @@ impl Queue {
         clock: Arc<dyn Clock>,
         metrics: metrics::Metrics,
     ) -> Result<(Self, Recovery), store::StoreError> {
-        let (store, found) = store::Store::open(config)?;
+        let mut restored = Restored::default();
+        let mut tell = |news| {
+            let cx = messages::Context {
+                now: clock.now(),
+                running: clock.running(),
+                schedule: surroundings.schedule(),
+                sending: surroundings.sending(),
+                surroundings: &*surroundings,
+                metrics: &metrics,
+            };
+            restored.take(news, &cx);
+        };
+        let (files, tuning) = (Arc::new(store::files::SystemFiles), store::Tuning::default());
+        let (store, found) = store::Store::open_telling(config, files, tuning, &mut tell)?;
+        let (messages, recovery) = restored.finish(found);
         let (reports, owed) = mpsc::unbounded_channel();
+        let (loads, wanted) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             store: Arc::new(store),
             surroundings,
             clock,
             metrics,
             inline_limit: config.inline_limit,
-            messages: Mutex::default(),
+            messages: Mutex::new(messages),
             leasable: Notify::new(),
             timer: Arc::new(Notify::new()),
             reports,
+            loads,
             backlog: Arc::new(Semaphore::new(BACKLOG_UNITS)),
             arriving: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
@@ -171,9 +189,9 @@ impl Queue {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let recovery = inner.recover(found);
         inner.tasks.spawn(run_timer(Arc::downgrade(&inner), inner.closing.clone()));
         inner.tasks.spawn(write_reports(Arc::downgrade(&inner), owed, inner.closing.clone()));
+        inner.tasks.spawn(cold::run(Arc::downgrade(&inner), wanted, inner.closing.clone()));
         Ok((Self { inner }, recovery))
     }
 
@@ -183,12 +201,8 @@ impl Queue {
     /// [`AcceptError::NoSpace`] or [`AcceptError::Full`]. A spool that failed last time is tried again.
     pub fn admits(&self, announced_size: u64) -> Result<(), AcceptError> {
         let schedule = self.inner.surroundings.schedule();
-        let (messages, memory) = {
-            let messages = self.inner.messages.lock();
-            (messages.len() + self.inner.arriving.load(Ordering::Relaxed), messages.memory())
-        };
-        let most = (schedule.max_messages as u64).saturating_mul(USUAL_WEIGHT);
-        if messages >= schedule.max_messages || memory >= most {
+        let messages = self.inner.messages.lock().len() + self.inner.arriving.load(Ordering::Relaxed);
+        if messages >= schedule.max_messages {
             return Err(AcceptError::Full(messages));
         }
         let space = self.inner.store.space();
@@ -260,29 +274,6 @@ impl Queue {
 }
 
 impl Inner {
-    /// Puts what the spool holds into memory.
-    fn recover(self: &Arc<Self>, found: store::Found) -> Recovery {
-        let mut recovery =
-            Recovery { messages: 0, damaged: found.damaged, index_rebuilt: found.index_rebuilt };
-        self.with(|messages, cx, _| {
-            for store::Recovered { id, meta, state } in found.messages {
-                let state = state.unwrap_or_default();
-                let arrival = messages::Arrival::new(id, &meta, &state, cx);
-                let arrival = arrival.or_else(|damage| {
-                    recovery.damaged += 1;
-                    held_as_damaged(id, meta, damage, cx)
-                });
-                match arrival {
-                    Ok(arrival) => messages.insert(arrival, cx),
-                    Err(damage) => error!(id = %id, %damage, "message left in the spool"),
-                }
-            }
-            messages.damaged = recovery.damaged;
-            recovery.messages = messages.len();
-        });
-        recovery
-    }
-
     fn context(&self) -> messages::Context<'_> {
         messages::Context {
             now: self.clock.now(),
@@ -312,6 +303,10 @@ impl Inner {
         }
         if must_wake {
             self.timer.notify_one();
+        }
+        for load in cold::Load::of(fx.loads, fx.windows) {
+            // Fails only when the queue is closed.
+            let _ = self.loads.send(load);
         }
         for id in fx.reports {
             // Fails only when the queue is closed; a restart finds what is owed.
@@ -402,6 +397,42 @@ impl Inner {
             // An operator who has gone away does not need the answer.
             let _ = waiter.send(result.clone());
         }
+    }
+}
+
+/// What the spool holds, while it is told.
+#[derive(Debug, Default)]
+struct Restored {
+    messages: messages::Messages,
+    damaged: usize,
+}
+
+impl Restored {
+    fn take(&mut self, news: store::News, cx: &messages::Context<'_>) {
+        let store::Recovered { id, meta, state } = match news {
+            store::News::Message(message) => message,
+            store::News::Gone(id) => return self.messages.forget(id),
+            store::News::Nothing => return *self = Self::default(),
+        };
+        let arrival = messages::Arrival::new(id, &meta, &state.unwrap_or_default(), cx);
+        let arrival = arrival.or_else(|damage| {
+            self.damaged += 1;
+            held_as_damaged(id, meta, damage, cx)
+        });
+        match arrival {
+            Ok(arrival) => self.messages.insert(arrival, cx),
+            Err(damage) => error!(id = %id, %damage, "message left in the spool"),
+        }
+    }
+
+    fn finish(mut self, found: store::Found) -> (messages::Messages, Recovery) {
+        self.messages.damaged = found.damaged + self.damaged;
+        let recovery = Recovery {
+            messages: self.messages.len(),
+            damaged: self.messages.damaged,
+            index_rebuilt: found.index_rebuilt,
+        };
+        (self.messages, recovery)
     }
 }
 

@@ -9,7 +9,7 @@ use postern_smtp::EnhancedStatus;
 
 /// The name of a queued message: 64 bits that grow with time and are never used twice in a spool. Written as 13
 /// characters of Crockford base 32, so that ids sort by age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
 
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";

@@ -11,15 +11,16 @@ use tracing::{error, info, warn};
 
 use crate::Surroundings;
 use crate::codec::{self, milliseconds};
-use crate::entry::{Entry, Status, Waiter, Work};
-use crate::envelope::{Envelope, Facts};
+use crate::domains::Domains;
+use crate::entry::{self, Entry, Facts, Loaded, Status, Texts, Unread, Waiter, Work};
+use crate::envelope::Envelope;
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
 use crate::reports::{NewReport, Owed};
-use crate::scheduler::{Event, Ready, Scheduler};
-use crate::state::{MessageState, Phase};
-use crate::store::Change;
+use crate::scheduler::{Event, Ready, Scheduler, Share};
+use crate::state::MessageState;
+use crate::store::{Change, StoreError};
 
 /// After so many attempts that ended without an outcome a message is held.
 const MAX_STRIKES: u8 = 3;
@@ -35,6 +36,9 @@ const BIG_STEP: Duration = Duration::from_secs(3600);
 
 /// For so long: time to put it right before mail is given up for a mistake.
 const DOUBT: Duration = Duration::from_secs(15 * 60);
+
+/// Messages that the hand passes at a time.
+const COOL_STEP: usize = 64;
 
 /// A clock that was put back by more than this is noticed.
 const SMALL_STEP: Duration = Duration::from_secs(10);
@@ -58,6 +62,17 @@ pub(crate) struct Effects {
     pub(crate) writes: Vec<Write>,
     /// Messages whose report is to be composed.
     pub(crate) reports: Vec<QueueId>,
+    /// Cold messages that are to be loaded, because something is to be done with them.
+    pub(crate) loads: Vec<QueueId>,
+    /// Cold messages that are to be loaded, because they stand in front of the line of a destination.
+    pub(crate) windows: Vec<Window>,
+}
+
+/// Messages in front of the line of a destination that are cold.
+#[derive(Debug)]
+pub(crate) struct Window {
+    pub(crate) destination: Destination,
+    pub(crate) cold: Vec<QueueId>,
 }
 
 /// A change of one message on its way to the spool.
@@ -77,22 +92,24 @@ impl Write {
         let mut changes = Vec::with_capacity(2);
         let mut report = work.report.take();
         let mut deletes = work.is_over();
-        let mut state = None;
+        let mut reported = None;
         if let Some(report) = &mut report {
             changes.extend(report.message.as_mut().map(|message| message.enqueue()));
-            let mut reported = work.state.clone();
-            report.mark(&mut reported);
-            deletes = work.leases == 0 && reported.is_over();
-            state = Some(reported.encode());
+            let state = reported.insert(work.state.clone());
+            report.mark(state);
+            deletes = work.leases == 0 && state.is_over();
         }
+        let mut saved = 0;
         changes.push(if deletes {
             Change::Delete { id }
         } else {
-            Change::State { id, state: state.unwrap_or_else(|| work.state.encode()) }
+            let state = reported.as_ref().unwrap_or(&work.state).encode();
+            saved = entry::checksum(&state);
+            Change::State { id, state }
         });
         let settled = std::mem::take(&mut work.settled);
         let waiters = std::mem::take(&mut work.waiters);
-        Self { id, changes, then: AfterWrite { deletes, was_dirty, settled, waiters, report } }
+        Self { id, changes, then: AfterWrite { deletes, saved, was_dirty, settled, waiters, report } }
     }
 }
 
@@ -100,6 +117,8 @@ impl Write {
 #[derive(Debug)]
 pub(crate) struct AfterWrite {
     deletes: bool,
+    /// Checksum of the state, if it is not a deletion.
+    saved: u32,
     /// Whether the state had changed, and not only a report was added.
     was_dirty: bool,
     settled: Vec<Destination>,
@@ -132,6 +151,8 @@ pub(crate) struct Settlement {
 pub(crate) struct Arrival {
     pub(crate) id: QueueId,
     entry: Box<Entry>,
+    /// The domain of its only recipient.
+    domain: Option<String>,
     wake: Option<SystemTime>,
     ready: Vec<(Destination, Ready)>,
 }
@@ -147,16 +168,17 @@ impl Arrival {
         state: &[u8],
         cx: &Context<'_>,
     ) -> Result<Self, codec::Damaged> {
-        let mut entry = Entry::new(meta, state)?;
-        let work = entry.work()?;
+        let mut entry = Entry::new(Texts::new(meta, state))?;
+        let work = entry.work.as_deref_mut().ok_or(codec::Damaged::Truncated)?;
         work.take_due(cx);
         let ready = lines(id, &work.envelope, work.ready(), cx);
+        let domain = work.only_domain();
         // Something is owed, or a crash came between the last outcome and the deletion: look at it at once.
-        let needs_care = work.is_over() || work.wants_report(cx) || cx.now >= work.expires(cx);
+        let needs_care = work.is_over() || work.dirty || work.wants_report(cx) || cx.now >= work.expires(cx);
         let wake = if needs_care { Some(cx.now) } else { work.wake(cx) };
         entry.status = work.status();
         entry.pack();
-        Ok(Self { id, entry: Box::new(entry), wake, ready })
+        Ok(Self { id, entry: Box::new(entry), domain, wake, ready })
     }
 }
 
@@ -170,8 +192,15 @@ pub(crate) struct Messages {
     timers: BTreeSet<(u64, QueueId)>,
     counts: [usize; Status::ALL.len()],
     octets: u64,
+    pub(crate) domains: Domains,
     /// Octets that envelopes and states take up in memory.
     memory: u64,
+    /// What was just loaded must not be left to the spool again before anybody had a chance to work on it.
+    keeps_warm: bool,
+    /// Where [`Messages::cool`] goes on.
+    hand: QueueId,
+    /// Messages that could not be loaded, and are tried again.
+    unread: BTreeSet<QueueId>,
     /// At most so many places in the lines belong to messages that are not due any more.
     stale: usize,
     /// Whether the spool refused the last outcome. Nothing is leased then: each attempt would end with another one that
@@ -209,11 +238,6 @@ impl Messages {
 
     pub(crate) fn octets(&self) -> u64 {
         self.octets
-    }
-
-    /// Octets that envelopes and states take up in memory.
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory
     }
 
     pub(crate) fn oldest(&self) -> Option<Facts> {
@@ -277,6 +301,7 @@ impl Messages {
             let waiting = self.entries.iter_mut().filter(|(_, entry)| entry.wake != 0);
             self.timers = waiting
                 .map(|(id, entry)| {
+                    entry.clock_went_back();
                     entry.wake = now;
                     (now, *id)
                 })
@@ -289,22 +314,22 @@ impl Messages {
         self.doubt.is_none() && cx.now >= expires
     }
 
-    /// Puts a message into the queue.
+    /// Puts a message into the queue, in the place of what was known of it.
     pub(crate) fn insert(&mut self, arrival: Arrival, cx: &Context<'_>) {
-        let Arrival { id, entry, wake, ready } = arrival;
+        let Arrival { id, mut entry, domain, wake, ready } = arrival;
+        self.forget(id);
+        if let Some(domain) = domain {
+            entry.domain = self.domains.take(&domain);
+        }
         self.octets += entry.facts().size;
         self.memory += entry.weight();
         self.counts[entry.status as usize] += 1;
-        if let Some(former) = self.entries.insert(id, entry) {
-            // Ids are never used twice; if one were, the totals at least stay right.
-            self.octets -= former.facts().size;
-            self.memory -= former.weight();
-            self.counts[former.status as usize] -= 1;
-        }
+        self.entries.insert(id, entry);
         self.set_wake(id, wake);
         for (destination, ready) in ready {
             self.scheduler.push(destination, ready, &cx.sending);
         }
+        self.cool(cx);
     }
 
     /// Deletes a message that must not be in the queue: by way of it, so that the deletion is tried until it works.
@@ -351,7 +376,8 @@ impl Messages {
     }
 
     /// Takes the recipients in hand that are still due and still go there. What stands in a line may be out of date: the
-    /// message may have ended, or be held, or the configuration may send it elsewhere now.
+    /// message may have ended, or be held, or the configuration may send it elsewhere now. One that is cold goes back to the
+    /// head of the line, which waits until it is loaded.
     fn open_lease(
         &mut self,
         destination: &Destination,
@@ -360,6 +386,17 @@ impl Messages {
         fx: &mut Effects,
     ) -> Option<Leased> {
         let id = ready.id;
+        let is_cold = self.entries.get(&id)?.is_cold();
+        if is_cold && self.unread.contains(&id) {
+            // It comes back when it can be read.
+            return None;
+        }
+        if is_cold {
+            self.scheduler.wait_for_window(destination, ready);
+            self.load_window(destination, fx);
+            return None;
+        }
+        self.load_ahead(destination, fx);
         let expires = self.work(id)?.expires(cx);
         if self.is_expired(expires, cx) {
             self.advance(id, cx, fx);
@@ -369,21 +406,109 @@ impl Messages {
         let due: Vec<u32> = ready.indices().iter().copied().filter(|index| work.is_ready(*index)).collect();
         if due.is_empty() {
             self.stale = self.stale.saturating_sub(1);
-            self.refresh(id);
+            self.advance(id, cx, fx);
             return None;
         }
+        let share = Share::of(&work.envelope);
         let mut lines = group(&work.envelope, due, cx);
         let mut indices = lines.remove(destination).unwrap_or_default();
         let rest = indices.split_off(indices.len().min(cx.sending.max_recipients.max(1)));
         let leased = work.lease(id, destination, &indices);
         if !rest.is_empty() {
-            self.scheduler.push_front(destination, Ready::new(id, rest), &cx.sending);
+            self.scheduler.push_front(destination, ready.with(rest), &cx.sending);
         }
         for (elsewhere, indices) in lines {
-            self.scheduler.push(elsewhere, Ready::new(id, indices), &cx.sending);
+            self.scheduler.push(elsewhere, Ready::new(id, indices, share), &cx.sending);
         }
-        self.refresh(id);
+        self.refresh(id, cx);
         leased.inspect(|_| cx.metrics.leases.inc())
+    }
+
+    /// Has the cold messages in front of a line loaded; the line waits for them.
+    fn load_window(&mut self, destination: &Destination, fx: &mut Effects) {
+        let is_cold = |id: &QueueId| self.entries.get(id).is_some_and(|entry| entry.is_cold());
+        let cold = self.scheduler.window(destination).filter(is_cold).collect();
+        fx.windows.push(Window { destination: destination.clone(), cold });
+    }
+
+    /// The same before the line comes to them, so that it need not wait.
+    fn load_ahead(&mut self, destination: &Destination, fx: &mut Effects) {
+        let ahead = self.scheduler.ahead(destination);
+        if ahead.is_some_and(|id| self.entries.get(&id).is_some_and(|entry| entry.is_cold())) {
+            self.scheduler.loads_window(destination);
+            self.load_window(destination, fx);
+        }
+    }
+
+    /// What was to be loaded is there, or cannot be read: what waited for it is done.
+    pub(crate) fn loaded(
+        &mut self,
+        loaded: Vec<Loaded>,
+        windows: Vec<Destination>,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) {
+        self.keeps_warm = true;
+        for loaded in loaded {
+            let id = loaded.id;
+            match &loaded.texts {
+                Ok(_) => self.warm(&loaded),
+                Err(error) => self.unreadable(id, error, cx),
+            }
+            if self.entries.get(&id).is_some_and(|entry| entry.is_cold()) {
+                // Or it has changed while it was read.
+                self.unread.insert(id);
+                self.set_wake(id, Some(cx.now + PAUSE));
+                continue;
+            }
+            if self.unread.remove(&id) {
+                // Its places in the lines were passed over meanwhile.
+                self.queue_up(id, cx);
+            }
+            self.advance(id, cx, fx);
+        }
+        self.keeps_warm = false;
+        for destination in windows {
+            self.scheduler.window_loaded(&destination);
+        }
+    }
+
+    /// Puts what is ready of a message into the lines.
+    fn queue_up(&mut self, id: QueueId, cx: &Context<'_>) {
+        if let Some(work) = self.work(id) {
+            let (envelope, ready) = (work.envelope.clone(), work.ready());
+            self.push(id, &envelope, ready, cx);
+        }
+    }
+
+    /// Gives a cold message what was loaded of it.
+    pub(crate) fn warm(&mut self, loaded: &Loaded) {
+        if let Some(entry) = self.entries.get_mut(&loaded.id) {
+            self.memory -= entry.weight();
+            entry.warm(loaded);
+            self.memory += entry.weight();
+        }
+    }
+
+    /// A message cannot be loaded. When the disk is the reason it is tried again. A record that is damaged stays so: the
+    /// message is held, so that an operator sees it.
+    fn unreadable(&mut self, id: QueueId, error: &StoreError, cx: &Context<'_>) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.is_cold()) else {
+            return;
+        };
+        if !matches!(error, StoreError::Damaged(_) | StoreError::NoMessage(_)) {
+            warn!(id = %id, %error, "a message cannot be read from the spool: tried again");
+            return;
+        }
+        error!(id = %id, %error, "a message cannot be read from the spool: held");
+        let held = Some(format!("it cannot be read from the spool ({error})"));
+        let state = MessageState { held, ..MessageState::default() };
+        entry.replace(Texts::new(&Envelope::unreadable(id).encode(), &state.encode()));
+        self.memory += entry.weight();
+        self.damaged += 1;
+        self.set_wake(id, None);
+        let _ = self.work(id);
+        self.refresh(id, cx);
     }
 
     /// Takes in the outcomes of a lease.
@@ -412,7 +537,7 @@ impl Messages {
         if learnt_nothing {
             // An attempt that ends at once without trying anybody must not come back at once.
             for index in untried.drain(..) {
-                work.state.recipients[index].phase = Phase::Waiting { next: Some(cx.now + PAUSE) };
+                work.wait(index, cx.now + PAUSE, cx);
             }
         }
         let untried = untried.into_iter().map(|index| index as u32).collect();
@@ -436,9 +561,8 @@ impl Messages {
         };
         work.leases = work.leases.saturating_sub(1);
         for index in indices {
-            let recipient = &mut work.state.recipients[*index];
-            recipient.leased = false;
-            recipient.phase = Phase::Waiting { next: Some(cx.now + PAUSE) };
+            work.state.recipients[*index].leased = false;
+            work.wait(*index, cx.now + PAUSE, cx);
         }
         work.state.strikes = work.state.strikes.saturating_add(1);
         work.dirty = true;
@@ -491,6 +615,10 @@ impl Messages {
     /// Does what is to be done next with a message: give up, write, report, queue up, wait.
     pub(crate) fn advance(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
         let in_doubt = self.doubt.is_some();
+        if self.entries.get(&id).is_some_and(|entry| entry.is_cold()) {
+            fx.loads.push(id);
+            return;
+        }
         let Some(work) = self.work(id) else {
             return;
         };
@@ -507,13 +635,13 @@ impl Messages {
         if work.write_after.is_some_and(|after| cx.now < after && after <= cx.now + PAUSE) {
             let wake = work.write_after;
             self.set_wake(id, wake);
-            self.refresh(id);
+            self.refresh(id, cx);
             return;
         }
         if work.dirty || work.report.is_some() || work.is_over() {
             fx.writes.push(Write::of(id, work));
             self.stale += usize::from(expired > 0);
-            self.refresh(id);
+            self.refresh(id, cx);
             self.prune();
             return;
         }
@@ -525,10 +653,13 @@ impl Messages {
         let wake = if work.reporting { None } else { work.wake(cx) };
         // What would expire now is looked at again, but not at once.
         let wake = wake.map(|wake| if in_doubt { wake.max(cx.now + PAUSE) } else { wake });
+        if work.dirty {
+            fx.writes.push(Write::of(id, work));
+        }
         let envelope = work.envelope.clone();
         self.push(id, &envelope, due, cx);
         self.set_wake(id, wake);
-        self.refresh(id);
+        self.refresh(id, cx);
     }
 
     /// A change is durable, or was refused. Returns who waits for it.
@@ -540,7 +671,7 @@ impl Messages {
         cx: &Context<'_>,
         fx: &mut Effects,
     ) -> Vec<Waiter> {
-        let AfterWrite { deletes, was_dirty, settled, waiters, report } = then;
+        let AfterWrite { deletes, saved, was_dirty, settled, waiters, report } = then;
         let had_report = report.is_some();
         if !had_report {
             // Reports are new mail: a full disk refuses that and still takes outcomes.
@@ -554,8 +685,11 @@ impl Messages {
                 self.report_written(id, *report, cx);
             }
             if deletes {
-                self.remove(id);
+                self.forget(id);
                 return waiters;
+            }
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.saved(saved);
             }
         }
         if let Some(work) = self.work(id) {
@@ -666,7 +800,7 @@ impl Messages {
                 Ok(())
             }
             Err(reason) => {
-                self.refresh(id);
+                self.refresh(id, cx);
                 Err(reason)
             }
         }
@@ -681,13 +815,15 @@ impl Messages {
         for (destination, _) in group(&work.envelope, waiting, cx) {
             self.scheduler.end_rest(&destination);
         }
-        self.refresh(id);
+        self.refresh(id, cx);
     }
 
+    /// A message that is not cold.
     fn work(&mut self, id: QueueId) -> Option<&mut Work> {
         match self.entries.get_mut(&id)?.work() {
             Ok(work) => Some(work),
-            Err(damage) => {
+            Err(Unread::Cold) => None,
+            Err(Unread::Damaged(damage)) => {
                 error!(id = %id, %damage, "message cannot be read back from memory");
                 None
             }
@@ -720,7 +856,7 @@ impl Messages {
     }
 
     /// Brings the totals up to date, and packs the message if nothing goes on with it.
-    fn refresh(&mut self, id: QueueId) {
+    fn refresh(&mut self, id: QueueId, cx: &Context<'_>) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
@@ -733,24 +869,46 @@ impl Messages {
         let unpacked = entry.weight();
         entry.pack();
         self.memory = self.memory - unpacked + entry.weight();
+        self.cool(cx);
     }
 
-    fn remove(&mut self, id: QueueId) {
+    /// Leaves the texts of some messages to the spool while they take up more memory than they may: of those first that
+    /// were not used since the hand passed them last.
+    fn cool(&mut self, cx: &Context<'_>) {
+        if self.memory <= cx.schedule.memory || self.keeps_warm {
+            return;
+        }
+        let mut looked_at = 0;
+        for (id, entry) in self.entries.range_mut(self.hand..).take(COOL_STEP) {
+            let before = entry.weight();
+            entry.cool_if_unused();
+            self.memory -= before - entry.weight();
+            self.hand = QueueId(id.0.saturating_add(1));
+            looked_at += 1;
+        }
+        if looked_at < COOL_STEP {
+            self.hand = QueueId(0);
+        }
+    }
+
+    /// A message is not in the queue any more.
+    pub(crate) fn forget(&mut self, id: QueueId) {
         self.set_wake(id, None);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
             self.memory -= entry.weight();
             self.counts[entry.status as usize] -= 1;
+            self.domains.give_back(entry.domain);
         }
     }
 
-    fn is_due(&self, ready: &Ready) -> bool {
-        let Some(entry) = self.entries.get(&ready.id) else {
+    fn is_due(&self, id: QueueId, indices: &[u32]) -> bool {
+        let Some(entry) = self.entries.get(&id) else {
             return false;
         };
-        let any =
-            |_: &Envelope, state: &MessageState| ready.indices().iter().any(|index| state.is_ready(*index));
-        entry.read(any).unwrap_or(false)
+        let any = |_: &Envelope, state: &MessageState| indices.iter().any(|index| state.is_ready(*index));
+        // What is cold may be.
+        entry.read(None, any).unwrap_or(true)
     }
 
     /// Clears the lines of what is not due any more, when that is most of what stands in them.
@@ -760,7 +918,7 @@ impl Messages {
         }
         self.stale = 0;
         let mut scheduler = std::mem::take(&mut self.scheduler);
-        scheduler.retain(|ready| self.is_due(ready));
+        scheduler.retain(|id, indices| self.is_due(id, indices));
         self.scheduler = scheduler;
     }
 }
@@ -778,8 +936,9 @@ fn group(envelope: &Envelope, indices: Vec<u32>, cx: &Context<'_>) -> BTreeMap<D
 
 /// The places in the lines that recipients take.
 fn lines(id: QueueId, envelope: &Envelope, indices: Vec<u32>, cx: &Context<'_>) -> Vec<(Destination, Ready)> {
+    let from = Share::of(envelope);
     let lines = group(envelope, indices, cx);
-    lines.into_iter().map(|(destination, indices)| (destination, Ready::new(id, indices))).collect()
+    lines.into_iter().map(|(destination, indices)| (destination, Ready::new(id, indices, from))).collect()
 }
 
 #[cfg(test)]
@@ -789,6 +948,7 @@ pub(crate) mod tests {
     use crate::envelope::{Origin, Recipient};
     use crate::message::Report;
     use crate::reports::NewReport;
+    use crate::state::Phase;
     use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
 
     /// Every domain is its own destination.
@@ -837,6 +997,7 @@ pub(crate) mod tests {
             ret: None,
             envelope_id: None,
             message_id: None,
+            priority: 0,
             size: 100,
             recipients: (0..recipients).map(recipient).collect(),
         }
@@ -1165,18 +1326,18 @@ pub(crate) mod tests {
     #[test]
     fn a_waiting_message_is_small() {
         let mut bench = Bench::with_message(1);
-        assert!(size_of::<Entry>() <= 56);
+        assert!(size_of::<Entry>() <= 64);
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
-        let fresh = bench.messages.memory();
+        let fresh = bench.messages.memory;
         let leased = bench.lease().unwrap();
         bench.settle(leased, &Outcome::Deferred(report(), None));
         assert!(bench.messages.entry(ID).unwrap().work.is_some());
         assert_eq!(bench.written(true), "state");
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
-        assert!(bench.messages.memory() > fresh, "the evidence counts");
+        assert!(bench.messages.memory > fresh, "the evidence counts");
         bench.change(Work::discard);
         assert_eq!(bench.written(true), "delete");
-        assert_eq!(bench.messages.memory(), 0);
+        assert_eq!(bench.messages.memory, 0);
     }
 
     #[test]
@@ -1215,7 +1376,7 @@ pub(crate) mod tests {
             bench.written(true);
         }
         let mut places = 0;
-        bench.messages.scheduler.retain(|_| {
+        bench.messages.scheduler.retain(|_, _| {
             places += 1;
             true
         });

@@ -1,7 +1,7 @@
 //! The verbs of operators: list, count, shape, show, hold, release, retry, fail, drop. Which messages they take says the
 //! [`Filter`].
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::codec::milliseconds;
-use crate::entry::{Entry, Status, Work};
+use crate::entry::{Entry, Loaded, Status, Work};
 use crate::envelope::{Envelope, Origin, Recipient};
 pub use crate::filter::{BadFilter, Filter, HeaderPattern, RecipientPick};
 use crate::filter::{Found, Matcher};
@@ -117,6 +117,20 @@ pub struct Group {
     /// Until when the destination rests, in seconds since 1970: only where destinations are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rests_until: Option<u64>,
+}
+
+impl Group {
+    /// Of one message.
+    fn new(key: &str, recipients: usize, octets: u64) -> Self {
+        Self { key: key.to_owned(), messages: 1, recipients, octets, rests_until: None }
+    }
+
+    /// One message more.
+    fn add(&mut self, recipients: usize, octets: u64) {
+        self.messages += 1;
+        self.recipients += recipients;
+        self.octets += octets;
+    }
 }
 
 /// What messages are counted by.
@@ -283,14 +297,15 @@ impl Queue {
     pub fn count(&self, filter: &Filter, by: GroupBy) -> Result<Vec<Group>, BadFilter> {
         let matcher = Matcher::new(filter, self.inner.clock.now())?;
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+        let matcher =
+            if by == GroupBy::Domain { self.inner.count_domains(matcher, &mut groups) } else { matcher };
         self.inner.scan(&matcher, QueueId(0), |found| {
             for (key, recipients) in keys(found, by) {
-                let new =
-                    || Group { key: key.clone(), messages: 0, recipients: 0, octets: 0, rests_until: None };
-                let group = groups.entry(key.clone()).or_insert_with(new);
-                group.messages += 1;
-                group.recipients += recipients;
-                group.octets += found.envelope.size;
+                let size = found.envelope.size;
+                match groups.get_mut(&key) {
+                    Some(group) => group.add(recipients, size),
+                    None => drop(groups.insert(key.clone(), Group::new(&key, recipients, size))),
+                }
             }
             true
         })?;
@@ -344,16 +359,16 @@ impl Queue {
         Ok(Shape { buckets: buckets.to_vec(), total, rows, omitted })
     }
 
-    /// One message.
+    /// One message. Blocking, if its envelope is not in memory.
     pub fn show(&self, id: QueueId) -> Option<MessageView> {
         let cx = self.inner.context();
-        let messages = self.inner.messages.lock();
-        let entry = messages.entry(id)?;
-        let scheduler = &messages.scheduler;
-        let view = |envelope: &Envelope, state: &MessageState| {
-            view(&Found { id, status: entry.status, envelope, state, scheduler, cx: &cx })
-        };
-        entry.read(view).ok()
+        self.inner.look(id, |messages, entry, loaded| {
+            let scheduler = &messages.scheduler;
+            let view = |envelope: &Envelope, state: &MessageState| {
+                view(&Found { id, status: entry.status, envelope, state, scheduler, cx: &cx })
+            };
+            entry.read(loaded, view).ok()
+        })?
     }
 
     /// The content of one message.
@@ -423,7 +438,7 @@ impl Queue {
             work.dirty = true;
             let waiting: Vec<usize> = work.waiting().collect();
             for index in waiting {
-                work.state.recipients[index].phase = Phase::Waiting { next: None };
+                work.state.recipients[index].wait_until(None);
             }
             Ok(work.ready())
         };
@@ -495,7 +510,7 @@ impl Queue {
             }
             for index in ended? {
                 work.fail(index, report.clone(), false);
-                work.state.recipients[index].phase = Phase::Failed { expired: false, report_owed: false };
+                work.state.recipients[index].end(Phase::Failed { expired: false, report_owed: false });
             }
             Ok(Vec::new())
         };
@@ -550,15 +565,16 @@ impl Queue {
         let mut in_flight = Vec::new();
         for step in ids.chunks(STEP) {
             let mut begun = Vec::with_capacity(step.len());
-            self.inner.with(|messages, cx, fx| {
-                for id in step {
-                    match begin(messages, *id, rests, cx, fx, verb) {
-                        Ok(durable) => begun.push((*id, durable)),
-                        Err(IN_FLIGHT) => in_flight.push(*id),
-                        Err(reason) => change.skipped.push((id.to_string(), reason.to_owned())),
-                    }
-                }
-            });
+            let on_each =
+                |id: QueueId, messages: &mut Messages, cx: &Context<'_>, fx: &mut Effects| match begin(
+                    messages, id, rests, cx, fx, verb,
+                ) {
+                    Ok(durable) => begun.push((id, durable)),
+                    Err(IN_FLIGHT) => in_flight.push(id),
+                    Err(reason) => change.skipped.push((id.to_string(), reason.to_owned())),
+                };
+            let unread = self.inner.with_each(step, on_each).await;
+            change.skipped.extend(unread.into_iter().map(|(id, error)| (id.to_string(), error.to_string())));
             for (id, durable) in begun {
                 // Without an answer there was nothing to write: the change is one of memory alone.
                 let refused = durable.await.ok().and_then(Result::err);
@@ -596,11 +612,36 @@ fn have_ended(now: Seen<'_>, pick: &RecipientPick) -> bool {
 
 impl Inner {
     fn check(&self, id: QueueId, is_changed: impl Fn(Seen<'_>) -> bool) -> bool {
-        let messages = self.messages.lock();
-        match messages.entry(id) {
-            Some(entry) => entry.read(|envelope, state| is_changed(Some((envelope, state)))).unwrap_or(false),
+        match self.read(id, |envelope, state| is_changed(Some((envelope, state)))) {
+            Some(is_changed) => is_changed,
             None => is_changed(None),
         }
+    }
+
+    /// Counts the messages by the domain of their only recipient, where that is all that must be known of them. What remains
+    /// to be counted says the answer.
+    fn count_domains(&self, matcher: Matcher, groups: &mut BTreeMap<String, Group>) -> Matcher {
+        if !matcher.is_decided_by_facts() {
+            return matcher;
+        }
+        let mut others = Vec::new();
+        let mut next = Some(QueueId(0));
+        while let Some(from) = next {
+            let messages = self.messages.lock();
+            let (entries, behind) = step(&messages, None, from);
+            next = behind;
+            for (id, entry) in entries.filter(|(_, entry)| matcher.may_match(entry, &messages.domains)) {
+                let Some(domain) = messages.domains.name(entry.domain) else {
+                    others.push(id);
+                    continue;
+                };
+                match groups.get_mut(domain) {
+                    Some(group) => group.add(1, entry.facts().size),
+                    None => drop(groups.insert(domain.to_owned(), Group::new(domain, 1, entry.facts().size))),
+                }
+            }
+        }
+        matcher.only(others)
     }
 
     /// The first messages by age, and how many were looked at.
@@ -654,17 +695,24 @@ impl Inner {
         let mut next = Some(from);
         while let Some(from) = next {
             let cx = self.context();
-            let messages = self.messages.lock();
+            let (messages, loaded) = self.lock_loaded(|messages| {
+                let (entries, _) = step(messages, matcher.ids(), from);
+                entries
+                    .filter(|(_, entry)| matcher.may_match(entry, &messages.domains))
+                    .map(|(id, _)| id)
+                    .collect()
+            });
             let (entries, behind) = step(&messages, matcher.ids(), from);
             next = behind;
+            let sight = Sight { messages: &messages, loaded: &loaded, cx: &cx, matcher };
             if !matcher.wants_header() {
-                if !visit_all(entries, &messages, &cx, matcher, &mut examined, &mut visit) {
+                if !sight.visit(entries, &mut examined, &mut visit) {
                     break;
                 }
                 continue;
             }
             let mut passing = Vec::new();
-            visit_all(entries, &messages, &cx, matcher, &mut examined, |found| {
+            sight.visit(entries, &mut examined, |found| {
                 passing.push(found.id);
                 true
             });
@@ -676,10 +724,11 @@ impl Inner {
                 return Err(BadFilter(error));
             }
             passing.retain(|id| self.matches_header(*id, matcher));
-            let messages = self.messages.lock();
+            let (messages, loaded) = self.lock_loaded(|_| passing.clone());
             let entries = passing.iter().filter_map(|id| Some((*id, messages.entry(*id)?)));
+            let sight = Sight { messages: &messages, loaded: &loaded, cx: &cx, matcher };
             // They were counted already.
-            if !visit_all(entries, &messages, &cx, matcher, &mut 0, &mut visit) {
+            if !sight.visit(entries, &mut 0, &mut visit) {
                 break;
             }
         }
@@ -730,29 +779,40 @@ fn step<'a>(
     (Box::new(now.iter().filter_map(|id| Some((*id, messages.entry(*id)?)))), later.first().copied())
 }
 
-fn visit_all<'a>(
-    entries: impl Iterator<Item = (QueueId, &'a Entry)>,
-    messages: &Messages,
-    cx: &Context<'_>,
-    matcher: &Matcher,
-    examined: &mut usize,
-    mut visit: impl FnMut(&Found<'_>) -> bool,
-) -> bool {
-    for (id, entry) in entries {
-        *examined += 1;
-        if !matcher.may_match(entry) {
-            continue;
+/// What a filter looks at.
+struct Sight<'a> {
+    messages: &'a Messages,
+    /// Messages whose texts are not in memory.
+    loaded: &'a HashMap<QueueId, Loaded>,
+    cx: &'a Context<'a>,
+    matcher: &'a Matcher,
+}
+
+impl<'a> Sight<'a> {
+    /// Shows what matches until `visit` has seen enough. Whether it has not.
+    fn visit(
+        &self,
+        entries: impl Iterator<Item = (QueueId, &'a Entry)>,
+        examined: &mut usize,
+        mut visit: impl FnMut(&Found<'_>) -> bool,
+    ) -> bool {
+        let Self { messages, loaded, cx, matcher } = self;
+        for (id, entry) in entries {
+            *examined += 1;
+            if !matcher.may_match(entry, &messages.domains) {
+                continue;
+            }
+            let seen = entry.read(loaded.get(&id), |envelope, state| {
+                let scheduler = &messages.scheduler;
+                let found = Found { id, status: entry.status, envelope, state, scheduler, cx };
+                !matcher.matches(&found) || visit(&found)
+            });
+            if seen == Ok(false) {
+                return false;
+            }
         }
-        let seen = entry.read(|envelope, state| {
-            let scheduler = &messages.scheduler;
-            let found = Found { id, status: entry.status, envelope, state, scheduler, cx };
-            !matcher.matches(&found) || visit(&found)
-        });
-        if seen == Ok(false) {
-            return false;
-        }
+        true
     }
-    true
 }
 
 /// Messages that a verb changes before it lets others at the queue.
@@ -815,11 +875,14 @@ fn make_due(work: &mut Work, at: Option<SystemTime>) -> Vec<u32> {
     let waiting: Vec<usize> = work.waiting().collect();
     let mut ready = Vec::new();
     for index in waiting {
-        let phase = &mut work.state.recipients[index].phase;
-        let Phase::Waiting { next: Some(former) } = *phase else {
+        let recipient = &mut work.state.recipients[index];
+        let Phase::Waiting { next: Some(former) } = recipient.phase else {
             continue;
         };
-        *phase = Phase::Waiting { next: at.map(|at| at.min(former)) };
+        if recipient.due {
+            continue;
+        }
+        recipient.wait_until(at.map(|at| at.min(former)));
         work.dirty = true;
         if at.is_none() {
             ready.push(index as u32);
@@ -917,8 +980,8 @@ fn recipient_view(
         Phase::Failed { .. } => "failed",
         Phase::Waiting { .. } if state.leased => "active",
         Phase::Waiting { .. } if found.state.held.is_some() => "held",
-        Phase::Waiting { next: None } => "ready",
-        Phase::Waiting { next: Some(_) } => "deferred",
+        Phase::Waiting { .. } if state.is_due() => "ready",
+        Phase::Waiting { .. } => "deferred",
     };
     let last = state.last.as_ref();
     RecipientView {

@@ -123,6 +123,7 @@ fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Op
         ret: None,
         envelope_id: None,
         message_id: Some(composed.message_id),
+        priority: 0,
         size: composed.content.len() as u64,
         recipients: recipients.into_iter().map(report_recipient).collect(),
     }

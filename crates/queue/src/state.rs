@@ -35,6 +35,27 @@ pub(crate) struct RecipientState {
     pub(crate) last: Option<Report>,
     /// Whether an attempt is under way. Never written: a crash ends all leases.
     pub(crate) leased: bool,
+    /// Whether its time has come, so that it stands in the line of its destination. Never written: it follows from the time.
+    pub(crate) due: bool,
+}
+
+impl RecipientState {
+    /// Whether it waits for nothing but room at its destination.
+    pub(crate) fn is_due(&self) -> bool {
+        self.due || self.phase == Phase::Waiting { next: None }
+    }
+
+    /// Has it wait until a time; without one it is due.
+    pub(crate) fn wait_until(&mut self, next: Option<SystemTime>) {
+        self.phase = Phase::Waiting { next };
+        self.due = false;
+    }
+
+    /// Ends it.
+    pub(crate) fn end(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.due = false;
+    }
 }
 
 /// Where a recipient is on its way.
@@ -109,6 +130,12 @@ impl MessageState {
         Self { recipients: vec![RecipientState::default(); recipients], ..Self::default() }
     }
 
+    /// Whether nothing has happened yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let is_fresh = |recipient: &RecipientState| *recipient == RecipientState::default();
+        self.held.is_none() && self.strikes == 0 && !self.delay_told && self.recipients.iter().all(is_fresh)
+    }
+
     /// Whether nothing remains to be done: no recipient waits and no report is owed. A message whose envelope cannot be read
     /// has no recipients and is held: that is no end.
     pub(crate) fn is_over(&self) -> bool {
@@ -119,8 +146,7 @@ impl MessageState {
     /// Whether a recipient may be leased.
     pub(crate) fn is_ready(&self, index: u32) -> bool {
         let recipient = self.recipients.get(index as usize);
-        let is_due = |r: &RecipientState| r.phase == Phase::Waiting { next: None } && !r.leased;
-        self.held.is_none() && recipient.is_some_and(is_due)
+        self.held.is_none() && recipient.is_some_and(|r| r.is_due() && !r.leased)
     }
 
     /// How the spool keeps it.
@@ -288,6 +314,7 @@ mod tests {
             wish_granted: true,
             last: Some(report.clone()),
             leased: false,
+            due: false,
         });
         MessageState {
             held: Some("by hand".to_owned()),

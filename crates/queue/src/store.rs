@@ -39,6 +39,7 @@ mod recovery;
 mod scan;
 mod space;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::fs::File;
 use std::io;
@@ -167,10 +168,22 @@ pub struct Recovered {
     pub state: Option<Vec<u8>>,
 }
 
+/// What is told of the messages while a spool is opened, in no particular order: later news of a message count in the
+/// place of earlier ones.
+#[derive(Debug)]
+pub enum News {
+    /// A message is in the queue.
+    Message(Recovered),
+    /// It is not, as it turns out.
+    Gone(QueueId),
+    /// Nothing that was said so far holds.
+    Nothing,
+}
+
 /// What a start found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// All messages, by id.
+    /// All messages, by id; none where they were told one by one.
     pub messages: Vec<Recovered>,
     /// Records that were set aside as damaged.
     pub damaged: usize,
@@ -251,10 +264,29 @@ impl Store {
         files: Arc<dyn Files>,
         tuning: Tuning,
     ) -> Result<(Self, Found), StoreError> {
+        let mut messages = BTreeMap::new();
+        let (store, found) = Self::open_telling(config, files, tuning, &mut |news| match news {
+            News::Message(message) => drop(messages.insert(message.id, message)),
+            News::Gone(id) => drop(messages.remove(&id)),
+            News::Nothing => messages.clear(),
+        })?;
+        Ok((store, Found { messages: messages.into_values().collect(), ..found }))
+    }
+
+    /// The same; the messages are told one by one, so that they need not all be in memory.
+    ///
+    /// # Errors
+    /// See [`crate::Queue::open`].
+    pub fn open_telling(
+        config: &postern_config::Queue,
+        files: Arc<dyn Files>,
+        tuning: Tuning,
+        tell: &mut dyn FnMut(News),
+    ) -> Result<(Self, Found), StoreError> {
         let layout = Layout::new(&config.path);
         let lock = layout.claim(&*files)?;
-        let Recovery { catalogue, found, next_number, last_id, indexer } =
-            recovery::recover(&layout, &files)?;
+        let Recovery { catalogue, mut found, untold, next_number, last_id, indexer } =
+            recovery::recover(&layout, &files, tell)?;
         let inner = Arc::new(Inner {
             layout,
             files,
@@ -273,6 +305,7 @@ impl Store {
             space: space::Gauge::default(),
         });
         space::measure(&inner);
+        found.damaged += inner.tell(untold, tell);
         let threads = Threads::start(&inner, next_number, indexer)
             .map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
         Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
@@ -529,6 +562,25 @@ impl Inner {
             }
         }
         Err(failure)
+    }
+
+    /// Tells what the log has of some messages. A record that cannot be read is told without its text: somebody must see
+    /// that there is a message. Returns how many there are of that kind.
+    fn tell(&self, ids: Vec<u64>, tell: &mut dyn FnMut(News)) -> usize {
+        let mut damaged = 0;
+        for id in ids {
+            let queue_id = QueueId(id);
+            tell(match self.load(id) {
+                Ok(Some((_, meta, state))) => News::Message(Recovered { id: queue_id, meta, state }),
+                Ok(None) => News::Gone(queue_id),
+                Err(error) => {
+                    tracing::error!(id = %queue_id, %error, "a message cannot be read");
+                    damaged += 1;
+                    News::Message(Recovered { id: queue_id, meta: Vec::new(), state: None })
+                }
+            });
+        }
+        damaged
     }
 
     /// Where a message is, its envelope and its newest state. `None`: there is no such message.

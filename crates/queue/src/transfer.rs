@@ -55,6 +55,9 @@ pub struct Transfer {
     pub envelope_id: Option<String>,
     /// The Message-ID.
     pub message_id: Option<String>,
+    /// How far it is brought forward: -9 to 9.
+    #[serde(default)]
+    pub priority: i8,
     /// Why it is held.
     pub held: Option<String>,
     /// Attempts that ended without an outcome.
@@ -155,15 +158,13 @@ pub enum TransferError {
 }
 
 impl Queue {
-    /// A message in words, for another queue. None if it is not here, or is being delivered.
+    /// A message in words, for another queue. None if it is not here, or is being delivered. Blocking.
     pub fn transfer(&self, id: QueueId) -> Option<Transfer> {
-        let messages = self.inner.messages.lock();
-        let entry = messages.entry(id)?;
         let describe = |envelope: &Envelope, state: &MessageState| {
             let in_flight = state.recipients.iter().any(|recipient| recipient.leased);
             (!in_flight).then(|| describe(id, envelope, state))
         };
-        entry.read(describe).ok().flatten()
+        self.inner.read(id, describe).flatten()
     }
 
     /// Begins to take a message from another queue: write its content, which has our header fields already, and commit it
@@ -206,6 +207,7 @@ fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -> Transfer 
         ret: envelope.ret.map(|ret| if ret == Ret::Full { FULL } else { HEADERS }.to_owned()),
         envelope_id: envelope.envelope_id.as_ref().map(|id| id.0.clone()),
         message_id: envelope.message_id.clone(),
+        priority: envelope.priority,
         held: state.held.clone(),
         strikes: state.strikes,
         delay_told: state.delay_told,
@@ -248,6 +250,10 @@ fn describe_recipient(recipient: &Recipient, state: &RecipientState) -> Transfer
 
 type Described = (QueueId, Envelope, MessageState);
 
+fn priority(number: i8) -> Result<i8, String> {
+    if (-9..=9).contains(&number) { Ok(number) } else { Err(format!("priority {number} is not -9 to 9")) }
+}
+
 /// Reads a description as strictly as what a client says: it goes into replies, reports and log lines like that.
 fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
     if transfer.format != FORMAT {
@@ -279,6 +285,7 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
         ret: transfer.ret.as_deref().map(read_ret).transpose()?,
         envelope_id: optional_line(transfer.envelope_id.as_deref())?.map(EnvelopeId),
         message_id: optional_line(transfer.message_id.as_deref())?,
+        priority: priority(transfer.priority)?,
         size: transfer.size,
         recipients,
     };
@@ -327,6 +334,7 @@ fn read_state(recipient: &TransferRecipient) -> Result<RecipientState, String> {
         wish_granted: recipient.wish_granted,
         last: recipient.last.as_ref().map(read_report).transpose()?,
         leased: false,
+        due: false,
     })
 }
 
@@ -395,6 +403,7 @@ mod tests {
             ret: Some(Ret::Headers),
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
+            priority: 3,
             size: 123,
             recipients: crate::messages::tests::envelope(4).recipients,
         };
@@ -417,6 +426,7 @@ mod tests {
             attempts: 3,
             wish_granted: true,
             last: Some(last.clone()),
+            due: false,
             leased: false,
         };
         let state = MessageState {

@@ -62,6 +62,12 @@ impl Surroundings for TestSurroundings {
 }
 
 /// A spool directory that outlives the queues opened on it.
+/// What the envelopes of waiting messages may take up in memory. With 0 each is left to the spool as soon as nothing goes
+/// on with it, which must make no difference to anybody.
+fn memory() -> u64 {
+    std::env::var("POSTERN_QUEUE_MEMORY").map_or(config::Queue::default().memory, |text| text.parse().unwrap())
+}
+
 struct World {
     _dir: tempfile::TempDir,
     clock: ManualClock,
@@ -79,6 +85,7 @@ impl World {
             path: dir.path().join("spool"),
             min_free_space: 0,
             min_free_inodes: 0,
+            memory: memory(),
             segment_size: 4 * 1024 * 1024,
             ..config::Queue::default()
         };
@@ -163,6 +170,7 @@ fn envelope(world: &World, sender: &str, recipients: &[&str]) -> Envelope {
         ret: None,
         envelope_id: None,
         message_id: Some("1@proseware.test".to_owned()),
+        priority: 0,
         size: 0,
         recipients: recipients.iter().map(recipient).collect(),
     }

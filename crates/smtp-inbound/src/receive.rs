@@ -313,6 +313,8 @@ pub(crate) struct Header {
     pub message_id: Option<String>,
     pub has_message_id: bool,
     pub has_date: bool,
+    /// It says itself that it went to many: `Precedence: bulk`, `list` or `junk`.
+    pub is_bulk: bool,
     /// There is no field at all: what came is a body.
     pub is_missing: bool,
 }
@@ -327,6 +329,10 @@ impl Header {
                 read.received += 1;
             } else if is(b"Date") {
                 read.has_date = true;
+            } else if is(b"Precedence") {
+                let value = field.value.trim_ascii();
+                read.is_bulk |=
+                    [&b"bulk"[..], b"list", b"junk"].iter().any(|b| value.eq_ignore_ascii_case(b));
             } else if is(b"Message-ID") {
                 read.has_message_id = true;
                 read.message_id = read.message_id.or_else(|| message_id(field.value));
@@ -350,7 +356,12 @@ fn message_id(value: &[u8]) -> Option<String> {
 pub(crate) struct OwnFields {
     pub text: Vec<u8>,
     pub message_id: Option<String>,
+    /// The priority that the header asks for: see [`BULK_PRIORITY`].
+    pub priority: i8,
 }
+
+/// Mail that says itself that it is bulk lets other mail go first; it is not kept waiting for ever.
+const BULK_PRIORITY: i8 = -1;
 
 /// What the fields say about the hop from the client to us.
 #[derive(Debug, Clone, Copy)]
@@ -386,7 +397,8 @@ impl Hop<'_> {
         if header.is_missing {
             text.push_str("\r\n");
         }
-        OwnFields { text: text.into_bytes(), message_id }
+        let priority = if header.is_bulk { BULK_PRIORITY } else { 0 };
+        OwnFields { text: text.into_bytes(), message_id, priority }
     }
 
     /// RFC 5321 §4.4.
@@ -498,6 +510,18 @@ mod tests {
         let hop = Hop { only_recipient: Some("jörg@adatum.test"), smtputf8: true, ..hop(&hostname, &hello) };
         let text = text_of(&hop, "\r\n");
         assert!(text.is_ascii() && !text.contains("for"), "{text}");
+    }
+
+    #[test]
+    fn mail_that_says_it_is_bulk_lets_other_mail_go_first() {
+        for (header, is_bulk) in [
+            (&b"Precedence: bulk\r\n\r\n"[..], true),
+            (b"PRECEDENCE:  List \r\n\r\n", true),
+            (b"Precedence: first-class\r\n\r\n", false),
+            (b"Subject: bulk\r\n\r\n", false),
+        ] {
+            assert_eq!(Header::read(header).is_bulk, is_bulk, "{}", String::from_utf8_lossy(header));
+        }
     }
 
     #[test]

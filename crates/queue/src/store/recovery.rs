@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
 use super::files::{Access, Files, StoredFile, write_all};
-use super::index::{Opening, Row, Unusable};
-use super::record::{Kind, read_meta};
+use super::index::{Opening, Unusable};
+use super::record::Kind;
 use super::scan::{Bodies, Entry, Item, Scan, scan};
-use super::{Found, Recovered, StoreError, large};
+use super::{Found, News, Recovered, StoreError, large};
 use crate::message::QueueId;
 
 /// The content of the file FORMAT.
@@ -96,13 +96,19 @@ impl Layout {
 pub(super) struct Recovery {
     pub catalogue: Catalogue,
     pub found: Found,
+    /// Messages of which nothing was told yet, or not the newest.
+    pub untold: Vec<u64>,
     pub next_number: u32,
     pub last_id: u64,
     pub indexer: Indexer,
 }
 
-/// Reads index and log.
-pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recovery, StoreError> {
+/// Reads index and log, and tells what the index has of the messages.
+pub(super) fn recover(
+    layout: &Layout,
+    files: &Arc<dyn Files>,
+    tell: &mut dyn FnMut(News),
+) -> Result<Recovery, StoreError> {
     let log = Log::list(layout, &**files)?;
     if log.has_unread() {
         // It was completed without what could not be read. Whatever happens from here on, it is not used again.
@@ -112,10 +118,11 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
     }
     let indexer = Opening::start(&layout.root, Arc::clone(files))
         .map_err(|source| StoreError::Io { what: "starting the indexer".into(), source })?;
-    let unusable = match replay_indexed(&log, &indexer)? {
+    let unusable = match replay_indexed(&log, &indexer, tell)? {
         Ok(replay) => return replay.finish(&log, None, Indexer::Continues(indexer)),
         Err(unusable) => unusable,
     };
+    tell(News::Nothing);
     let (reason, indexer) = match unusable {
         Unusable::Empty if log.has_unread() => {
             ("a part of the log could not be read at the last start".to_owned(), Indexer::Continues(indexer))
@@ -140,10 +147,18 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
 }
 
 /// The rows of the index, and the log behind them.
-fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, Unusable>, StoreError> {
+fn replay_indexed(
+    log: &Log<'_>,
+    indexer: &Opening,
+    tell: &mut dyn FnMut(News),
+) -> Result<Result<Replay, Unusable>, StoreError> {
     let mut replay = Replay::default();
     let rows = indexer.load(|id, row| {
-        replay.messages.insert(id, Known::from(row));
+        replay.messages.insert(id, row.location);
+        match row.texts {
+            Some((meta, state)) => tell(News::Message(Recovered { id: QueueId(id), meta, state })),
+            None => drop(replay.untold.insert(id)),
+        }
     });
     let summary = match rows {
         Ok(summary) => summary,
@@ -159,7 +174,7 @@ fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, Unu
     replay.behind = Some(position);
     replay.last_id = summary.last_id;
     replay.run(log)?;
-    Ok(replay.fill_in(log)?.map(|()| replay).map_err(Unusable::Bad))
+    Ok(replay.compare().map(|()| replay).map_err(Unusable::Bad))
 }
 
 /// What becomes of the indexer.
@@ -323,30 +338,18 @@ impl<'a> Log<'a> {
     }
 }
 
-/// A message that is in the queue as far as the log was read.
-#[derive(Debug)]
-struct Known {
-    location: Location,
-    /// Envelope and state. `None`: too long for the index, they are read in the end.
-    texts: Option<(Vec<u8>, Option<Vec<u8>>)>,
-}
-
-impl From<Row> for Known {
-    fn from(row: Row) -> Self {
-        Self { location: row.location, texts: row.texts }
-    }
-}
-
 /// The log, read from an end to the other, and what it says in the end.
 #[derive(Debug, Default)]
 struct Replay {
     /// Where the index ends. `None`: the whole log is read.
     behind: Option<Position>,
-    messages: BTreeMap<u64, Known>,
+    messages: BTreeMap<u64, Location>,
     /// States of messages whose record comes later, copied out of a segment that is gone.
-    states: HashMap<u64, (Place, u32, Vec<u8>)>,
+    states: HashMap<u64, (Place, u32)>,
     /// Messages that the log behind the index says something of.
     touched: HashSet<u64>,
+    /// Messages that are too long for the index.
+    untold: HashSet<u64>,
     segments: BTreeMap<u32, Segment>,
     position: Option<Position>,
     damaged: usize,
@@ -494,15 +497,10 @@ impl Replay {
         let place = Place::new(segment, entry.offset);
         let length = units(entry.header.record_length());
         match entry.header.kind {
-            Some(Kind::Enqueue | Kind::Move) => self.apply_message(place, length, entry),
+            Some(Kind::Enqueue | Kind::Move) => self.apply_message(place, length, &entry),
             Some(Kind::State) => match self.messages.get_mut(&id) {
-                Some(known) => {
-                    known.location.set_state(place, length);
-                    if let Some((_, state)) = &mut known.texts {
-                        *state = Some(entry.meta);
-                    }
-                }
-                None => drop(self.states.insert(id, (place, length, entry.meta))),
+                Some(location) => location.set_state(place, length),
+                None => drop(self.states.insert(id, (place, length))),
             },
             Some(Kind::Delete) => {
                 self.messages.remove(&id);
@@ -512,60 +510,45 @@ impl Replay {
         }
     }
 
-    fn apply_message(&mut self, place: Place, length: u32, entry: Entry) {
-        let header = entry.header;
+    fn apply_message(&mut self, place: Place, length: u32, entry: &Entry) {
+        let header = &entry.header;
         if let Some(known) = self.messages.get_mut(&header.id) {
             // A copy whose content did not arrive must not replace the good one.
             if entry.body_fits {
-                known.location.place = place;
-                known.location.length = length;
+                known.place = place;
+                known.length = length;
             }
             return;
         }
         let mut location = Location::new(place, length, header.origin, header.in_file);
-        let state = self.states.remove(&header.id).map(|(place, length, state)| {
+        if let Some((place, length)) = self.states.remove(&header.id) {
             location.set_state(place, length);
-            state
-        });
-        self.messages.insert(header.id, Known { location, texts: Some((entry.meta, state)) });
+        }
+        self.messages.insert(header.id, location);
     }
 
-    /// With an index: leaves out what is gone, reads what was too long for it, and says what does not fit the log.
-    fn fill_in(&mut self, log: &Log<'_>) -> Result<Result<(), String>, StoreError> {
+    /// With an index: leaves out what is gone, and says what does not fit the log.
+    fn compare(&mut self) -> Result<(), String> {
         // A segment is removed when nothing in it counts: a message in one that is gone has ended.
         let Self { messages, touched, segments, .. } = self;
-        messages.retain(|id, known| {
-            let there = segments.contains_key(&known.location.place.segment);
+        messages.retain(|id, location| {
+            let there = segments.contains_key(&location.place.segment);
             if !there {
                 touched.insert(*id);
             }
             there
         });
-        for (id, known) in messages {
-            let location = known.location;
+        for (id, location) in messages {
             let fits = |place: Place, length: u32| {
                 let end = place.offset() + u64::from(length) * super::record::ALIGNMENT;
                 segments.get(&place.segment).is_some_and(|segment| end <= segment.length)
             };
             let state_fits = location.state().is_none_or(|place| fits(place, 0));
             if !fits(location.place, location.length) || !state_fits {
-                return Ok(Err(format!("message {} is not where the index says", QueueId(*id))));
-            }
-            if known.texts.is_none() {
-                let read = |place: Place| {
-                    let Some(segment) = segments.get(&place.segment) else { return Ok(None) };
-                    let file = log.open(segment.name, Access::Read)?;
-                    let meta = read_meta(&*file, place.offset(), segment.name, *id);
-                    meta.map_err(|e| StoreError::io("reading", &log.layout.segment(segment.name), e))
-                };
-                let state = location.state().map(read).transpose()?;
-                let (Some((_, meta)), None | Some(Some(_))) = (read(location.place)?, &state) else {
-                    return Ok(Err(format!("message {} is not where the index says", QueueId(*id))));
-                };
-                known.texts = Some((meta, state.flatten().map(|(_, state)| state)));
+                return Err(format!("message {} is not where the index says", QueueId(*id)));
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn finish(
@@ -576,23 +559,20 @@ impl Replay {
     ) -> Result<Recovery, StoreError> {
         self.check_large_files(log)?;
         let newest = log.segments.keys().next_back().copied().unwrap_or(0);
-        let unindexed = match self.behind {
-            Some(_) => self.touched,
-            None => self.messages.keys().copied().collect(),
+        let (untold, unindexed) = match self.behind {
+            Some(_) => {
+                self.untold.extend(&self.touched);
+                (self.untold.into_iter().collect(), self.touched)
+            }
+            None => (self.messages.keys().copied().collect(), self.messages.keys().copied().collect()),
         };
-        let mut locations = BTreeMap::new();
-        let mut messages = Vec::with_capacity(self.messages.len());
-        for (id, known) in self.messages {
-            locations.insert(id, known.location);
-            let (meta, state) = known.texts.unwrap_or_default();
-            messages.push(Recovered { id: QueueId(id), meta, state });
-        }
         let position = self.position.unwrap_or(Position { segment: 0, offset: 0 });
-        let mut catalogue = Catalogue::new(locations, self.segments, position, unindexed);
+        let mut catalogue = Catalogue::new(self.messages, self.segments, position, unindexed);
         catalogue.indexed_to = self.behind.map(|at| number(at.segment));
         Ok(Recovery {
             catalogue,
-            found: Found { messages, damaged: self.damaged, index_rebuilt },
+            found: Found { messages: Vec::new(), damaged: self.damaged, index_rebuilt },
+            untold,
             next_number: newest.checked_add(1).ok_or(StoreError::Closed)?,
             last_id: self.last_id,
             indexer,
@@ -606,7 +586,7 @@ impl Replay {
         let mut there = BTreeSet::new();
         for entry in entries {
             let Some(id) = large::id(&entry.name) else { continue };
-            if self.messages.get(&id).is_some_and(|known| known.location.in_file) {
+            if self.messages.get(&id).is_some_and(|location| location.in_file) {
                 there.insert(id);
                 continue;
             }
@@ -622,8 +602,8 @@ impl Replay {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a file that no message mentions");
             }
         }
-        for (id, known) in &self.messages {
-            if known.location.in_file && !there.contains(id) {
+        for (id, location) in &self.messages {
+            if location.in_file && !there.contains(id) {
                 // Set aside by a start that could not read the record that mentions it.
                 let aside = log.layout.damaged.join(format!("big-{}", large::name(*id)));
                 let back = log.files.rename(&aside, &big.join(large::name(*id)));
@@ -649,7 +629,7 @@ mod tests {
 
     use super::*;
     use crate::store::files::SystemFiles;
-    use crate::store::record::{Record, Seal};
+    use crate::store::record::{Record, Seal, read_meta};
     use crate::store::{Change, NewBody, Space, Store, Tuning};
 
     const SEALED: u64 = 1 << 32 | 0xAAAA;
@@ -726,9 +706,13 @@ mod tests {
         replay.messages.keys().copied().collect()
     }
 
-    fn state_of(replay: &Replay, id: u64) -> Option<String> {
-        let (_, state) = replay.messages.get(&id)?.texts.clone()?;
-        state.map(|octets| String::from_utf8(octets).unwrap())
+    /// The newest state of a message, where the log was found to have it.
+    fn state_of(spool: &Spool, replay: &Replay, id: u64) -> Option<String> {
+        let place = replay.messages.get(&id)?.state()?;
+        let name = replay.segments[&place.segment].name;
+        let file = SystemFiles.open(&spool.layout.segment(name), Access::Read).unwrap();
+        let (_, state) = read_meta(&*file, place.offset(), name, id).unwrap().unwrap();
+        Some(String::from_utf8(state).unwrap())
     }
 
     #[test]
@@ -750,9 +734,16 @@ mod tests {
                 // The padding at the end may as well be missing zeros.
                 let whole = torn.get(..octets.len()) == Some(&octets[..]);
                 if whole {
-                    assert_eq!((ids(&replay), state_of(&replay, 1)), (vec![1, 3], Some("tried".into())));
+                    assert_eq!(
+                        (ids(&replay), state_of(&spool, &replay, 1)),
+                        (vec![1, 3], Some("tried".into()))
+                    );
                 } else {
-                    assert_eq!((ids(&replay), state_of(&replay, 1)), (vec![1, 2], None), "cut at {cut}");
+                    assert_eq!(
+                        (ids(&replay), state_of(&spool, &replay, 1)),
+                        (vec![1, 2], None),
+                        "cut at {cut}"
+                    );
                     let left = std::fs::metadata(spool.layout.segment(NEWEST)).unwrap().len();
                     assert_eq!(left, kept.len() as u64, "what nobody was told of is cut off");
                 }
@@ -797,7 +788,7 @@ mod tests {
                 // Its deletion is written twice, so it does not come back. A lost message's deletion is no damage.
                 assert!(!found.contains(&4), "message 4 is back by a flip in record {record} at {at}");
                 if record != 3 && found.contains(&3) {
-                    assert_eq!(state_of(&replay, 3).as_deref(), Some("tried"));
+                    assert_eq!(state_of(&spool, &replay, 3).as_deref(), Some("tried"));
                 }
                 let noticed = replay.damaged == 1 && spool.set_aside() > 0;
                 assert!(
@@ -839,7 +830,7 @@ mod tests {
             let (mut octets, starts) = segment(NEWEST, groups);
             octets[starts[1] as usize - 20] ^= 1;
             spool.write(NEWEST, &octets);
-            assert_eq!(spool.replay().messages[&1].location.place.segment, number(SEALED));
+            assert_eq!(spool.replay().messages[&1].place.segment, number(SEALED));
         }
     }
 
@@ -873,7 +864,7 @@ mod tests {
         spool.write(SEALED, &segment(SEALED, vec![vec![state(1, "tried")], vec![state(9, "of nobody")]]).0);
         spool.write(NEWEST, &segment(NEWEST, vec![vec![moved]]).0);
         let replay = spool.replay();
-        assert_eq!((ids(&replay), state_of(&replay, 1)), (vec![1], Some("tried".into())));
+        assert_eq!((ids(&replay), state_of(&spool, &replay, 1)), (vec![1], Some("tried".into())));
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub(crate) fn finish(
         ret: None,
         envelope_id: None,
         message_id: fields.message_id,
+        priority: fields.priority,
         size: transaction.size,
         recipients,
     };
