@@ -40,11 +40,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct TestSurroundings;
 
 impl Surroundings for TestSurroundings {
-    fn destination(&self, _sender: &ReversePath, recipient: &Address) -> Destination {
+    fn destination(&self, _sender: &ReversePath, recipient: &Address, _via: Option<&str>) -> Destination {
         Destination(format!("mx {}", recipient.host).into())
     }
 
-    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+    fn checked_route(&self, via: &str) -> Result<String, String> {
+        Err(format!("{via:?} is no route: write mx"))
+    }
+
+    fn is_local(&self, _: &Address) -> bool {
+        false
+    }
+
+    fn final_recipients(&self, address: &Address) -> Vec<Address> {
         vec![address.clone()]
     }
 
@@ -124,6 +132,7 @@ impl Running {
             given: None,
             notify: Notify::default(),
             original: None,
+            via: None,
         };
         let envelope = Envelope {
             reverse_path: ReversePath::parse(from).unwrap(),
