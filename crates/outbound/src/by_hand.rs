@@ -106,7 +106,9 @@ fn parse<'a>(
         ["maildir", ..] => return Err("mail goes into a mailbox by the configuration alone".to_owned()),
         _ => {}
     }
-    if let Some(relay) = configured(&words.join(" "), relays)? {
+    if let [_, _, ..] = words
+        && let Some(relay) = configured(&words.join(" "), relays)?
+    {
         return Ok(ByHand::Relay(Cow::Borrowed(relay)));
     }
     let route = written(words)?;

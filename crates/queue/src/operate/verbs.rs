@@ -50,12 +50,21 @@ impl Queue {
         until: Option<SystemTime>,
         wait: Duration,
     ) -> Result<Change, OperateError> {
-        if until.is_some_and(|until| until <= self.inner.clock.now()) {
-            return Err(OperateError::Bad("the hold would be over already: give a time to come".to_owned()));
-        }
+        self.check_until(until)?;
         // As the spool keeps it.
         let until = until.and_then(|until| codec::time(codec::milliseconds(until)));
         self.change(ids, wait, &Hold { reason, until }).await
+    }
+
+    /// Whether a hold can end then.
+    ///
+    /// # Errors
+    /// [`OperateError::Bad`].
+    pub fn check_until(&self, until: Option<SystemTime>) -> Result<(), OperateError> {
+        if until.is_some_and(|until| until <= self.inner.clock.now()) {
+            return Err(OperateError::Bad("the hold would be over already: give a time to come".to_owned()));
+        }
+        Ok(())
     }
 
     /// Ends a hold; the messages are due at once.
@@ -72,20 +81,34 @@ impl Queue {
     /// [`OperateError`]; [`OperateError::Bad`] for a time that is further off than the longest interval of the schedule: for
     /// such there are holds.
     pub async fn retry(&self, ids: &[QueueId], how: Retry) -> Result<Change, OperateError> {
-        let now = self.inner.clock.now();
-        let furthest = retry::horizon(&self.inner.surroundings.schedule().retry);
-        if how.at.is_some_and(|at| at + how.spread > now + furthest) {
-            let hours = furthest.as_secs() / 3600;
-            return Err(OperateError::Bad(format!(
-                "an attempt can be set at most {hours} hours ahead, the longest interval of the schedule: hold the messages \
-                 until then"
-            )));
-        }
+        self.check_retry(&how)?;
         let mut change = self.change(ids, Duration::ZERO, &TryAgain(how)).await?;
         if !how.ignore_breaker {
             change.resting = ids.iter().filter(|id| self.waits_for_a_rest(**id)).count();
         }
         Ok(change)
+    }
+
+    /// Whether messages can be tried again like this. A time further ahead than any of the schedule would look like a clock
+    /// that was put back, and count as over.
+    ///
+    /// # Errors
+    /// [`OperateError::Bad`].
+    pub fn check_retry(&self, how: &Retry) -> Result<(), OperateError> {
+        let Some(at) = how.at else {
+            return Ok(());
+        };
+        let furthest = retry::horizon(&self.inner.surroundings.schedule().retry);
+        let is_near =
+            at.checked_add(how.spread).is_some_and(|last| last <= self.inner.clock.now() + furthest);
+        if is_near {
+            return Ok(());
+        }
+        let minutes = furthest.as_secs() / 60;
+        Err(OperateError::Bad(format!(
+            "an attempt can be set at most {minutes} minutes ahead, the longest interval of the schedule: hold the messages until \
+             then"
+        )))
     }
 
     /// Whether recipients are in line for a destination that rests.

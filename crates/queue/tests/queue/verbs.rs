@@ -256,7 +256,7 @@ async fn a_retry_takes_place_at_the_time_that_was_asked_for() {
 
     let at = world.clock.now() + Duration::from_secs(5 * 3600);
     let far = queue.retry(&[id], Retry { at: Some(at), ..Retry::default() }).await;
-    assert!(matches!(far, Err(OperateError::Bad(text)) if text.contains("4 hours")));
+    assert!(matches!(far, Err(OperateError::Bad(text)) if text.contains("240 minutes")));
     queue.hold(&[id], "x", None, NOW).await.unwrap();
     assert_eq!(queue.retry(&[id], Retry::default()).await.unwrap().skipped[0].1, "held");
 }
