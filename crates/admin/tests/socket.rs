@@ -667,7 +667,8 @@ async fn waiting_has_a_limit() {
         running.shared.queue.settle(held, Vec::new(), Feedback::Nothing);
     });
     let change = change.unwrap().change;
-    assert_eq!((change.changed, change.in_flight[0].open, change.in_flight[0].delivered), (1, 0, 0));
+    // It may have come before or after the end of the attempt.
+    assert!(change.changed == 1 && change.in_flight.iter().all(|message| message.open == 0), "{change:?}");
     assert!(running.list(Filter::default()).await.messages.is_empty());
     running.stop().await;
 }
