@@ -47,7 +47,7 @@ fn deferred(daemon: &Daemon, to: &[&str], subject: &str) -> String {
 /// A message that is being delivered and does not come to an end.
 fn in_hand(daemon: &Daemon, hop: &NextHop, to: &[&str], subject: &str) -> String {
     let id = submit(daemon, to, subject);
-    hop.wait_for_command(".", 1);
+    hop.wait_for_command("DATA", 1);
     id
 }
 
@@ -86,7 +86,7 @@ fn what_is_dropped_while_it_is_being_delivered_goes_when_the_attempt_has_ended()
     change(&daemon, &["drop", "--id", &id, "--reason", "spam"]);
 
     let id = in_hand(&daemon, &hop, &[CAROL], "dropped-again");
-    hop.wait_for_command(".", 2);
+    hop.wait_for_command("DATA", 2);
     verb(&daemon, &["drop", "--id", &id, "--reason", "spam"]);
     hop.go_down();
     daemon.wait_for_empty_queue();
@@ -180,7 +180,9 @@ fn a_retry_has_its_time_and_says_what_still_rests() {
 
     hop.go_down();
     change(&daemon, &["retry", "--id", &id, "--reset-backoff"]);
-    daemon.wait_in_queue("a message in line", |m| m["state"] == "ready");
+    daemon.wait_in_queue("an attempt that failed", |m| {
+        m["state"] == "deferred" && m["recipients"][0]["attempts"] == 2
+    });
     let (_, answer) = verb(&daemon, &["retry", "--id", &id]);
     assert_eq!(answer["resting"], 1, "{answer}");
     let told = daemon.ctl(&["queue", "retry", "--id", &id]);
