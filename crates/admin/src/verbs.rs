@@ -189,7 +189,7 @@ async fn change(
     let change = result?;
     if change.resting > 0 {
         warnings.push(format!(
-            "{} of them are due and wait until their destination has rested: `ignore_breaker` tries it at once",
+            "{} of them are due and wait until their destination has rested: ignoring the breaker tries it at once",
             change.resting
         ));
     }

@@ -27,15 +27,19 @@ pub struct ChangeOptions {
     /// Only say how many messages match.
     #[arg(long)]
     dry_run: bool,
-    /// Wait up to so many seconds, at most 100, for the ends of attempts under way, to say what became of them (`hold`, `fail`,
-    /// `drop`).
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_WAIT))]
-    wait: Option<u64>,
     /// Change nothing if more messages than this match; 1000 unless --all is given.
     #[arg(long, value_name = "NUMBER")]
     max: Option<usize>,
     #[command(flatten)]
     filter: FilterOptions,
+}
+
+/// For how long an answer waits.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct WaitOption {
+    /// Wait up to so many seconds, at most 100, for the ends of attempts under way, to say what became of them.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_WAIT))]
+    pub wait: Option<u64>,
 }
 
 impl ChangeOptions {
@@ -55,7 +59,6 @@ impl ChangeOptions {
             all: self.filter.all,
             max: self.max,
             dry_run: self.dry_run,
-            wait: self.wait,
             ..ChangeRequest::default()
         })
     }
@@ -78,6 +81,8 @@ pub struct HoldChange {
     #[arg(long, value_name = "TIME", value_parser = when)]
     until: Option<When>,
     #[command(flatten)]
+    wait: WaitOption,
+    #[command(flatten)]
     change: ChangeOptions,
 }
 
@@ -97,6 +102,8 @@ pub struct FinalChange {
     /// Why: it stands in the log, and for `fail` in the report to the sender.
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    #[command(flatten)]
+    wait: WaitOption,
     #[command(flatten)]
     change: ChangeOptions,
 }
@@ -168,7 +175,8 @@ impl HoldChange {
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
         let until = self.until.map(|until| until.seconds(session.now));
-        let request = ChangeRequest { reason: self.reason, until, ..self.change.request("hold")? };
+        let wait = self.wait.wait;
+        let request = ChangeRequest { reason: self.reason, until, wait, ..self.change.request("hold")? };
         change(session, "hold", &self.change, request).await
     }
 }
@@ -208,7 +216,8 @@ impl FinalChange {
     /// # Errors
     /// [`Failure`].
     pub async fn fail(self, session: &mut Session) -> Result<Exit, Failure> {
-        let request = ChangeRequest { reason: Some(self.reason), ..self.change.request("fail")? };
+        let wait = self.wait.wait;
+        let request = ChangeRequest { reason: Some(self.reason), wait, ..self.change.request("fail")? };
         change(session, "fail", &self.change, request).await
     }
 }
@@ -219,8 +228,8 @@ impl DropChange {
     /// # Errors
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
-        let FinalChange { reason, change: options } = self.change;
-        let request = ChangeRequest { reason: Some(reason), ..options.request("drop")? };
+        let FinalChange { reason, wait, change: options } = self.change;
+        let request = ChangeRequest { reason: Some(reason), wait: wait.wait, ..options.request("drop")? };
         match self.export {
             None => change(session, "drop", &options, request).await,
             Some(directory) => drop_exported(session, &options, request, &directory).await,

@@ -1,11 +1,11 @@
 //! `queue edit`: change the envelope of a message.
 
 use clap::Args;
+use postern_admin::api::Changed;
 use postern_admin::api::edit::EditRequest;
-use postern_admin::api::{Changed, MAX_WAIT};
 
 use crate::Session;
-use crate::change::told;
+use crate::change::{WaitOption, told};
 use crate::failure::{Exit, Failure};
 
 /// Options of `edit`. All changes of one call are made, or none.
@@ -32,9 +32,8 @@ pub struct EditOptions {
     /// Only say whether the request can be read and the message is there.
     #[arg(long)]
     dry_run: bool,
-    /// Wait up to so many seconds, at most 100, for the ends of attempts under way, to say what became of them.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_WAIT))]
-    wait: Option<u64>,
+    #[command(flatten)]
+    wait: WaitOption,
 }
 
 impl EditOptions {
@@ -51,7 +50,7 @@ impl EditOptions {
             mark_delivered: self.mark_delivered,
             dry_run: self.dry_run,
             reason: self.reason,
-            wait: self.wait,
+            wait: self.wait.wait,
         };
         let is_empty = request.sender.is_none()
             && [&request.add, &request.remove, &request.mark_delivered].iter().all(|list| list.is_empty());

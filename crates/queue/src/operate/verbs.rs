@@ -312,15 +312,16 @@ impl Verb for End<'_> {
     fn apply(&self, work: &mut Work, cx: &Context<'_>) -> Result<Applied, Refusal> {
         let picked = picked(work, self.pick, cx);
         let applied = Applied { ended: picked.clone(), ..Applied::about(work, &picked) };
-        if self.ending.kind == EndingKind::Dropped && self.pick.takes_all(&work.envelope) {
-            work.discard();
-            return Ok(applied);
-        }
-        if picked.is_empty() {
+        let is_whole = self.ending.kind == EndingKind::Dropped && self.pick.takes_all(&work.envelope);
+        if picked.is_empty() && !is_whole {
             return Err(NOTHING_WAITS.into());
         }
-        for index in picked {
-            work.end(index, self.ending.clone());
+        // A message that nobody has in hand is removed as it is. Of another one, a crash must not forget what was wanted.
+        if !is_whole || work.leases > 0 {
+            picked.iter().for_each(|index| work.end(*index, self.ending.clone()));
+        }
+        if is_whole {
+            work.discard();
         }
         Ok(applied)
     }
