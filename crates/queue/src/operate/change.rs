@@ -157,9 +157,8 @@ impl Queue {
         loop {
             // From here on no end of an attempt is missed.
             let progress = self.inner.progress.notified();
-            let (settled, still) = open.into_iter().partition(|begun| self.inner.has_settled(begun));
-            open = still;
-            let settled: Vec<Begun> = settled;
+            let settled: Vec<Begun>;
+            (settled, open) = open.into_iter().partition(|begun| self.inner.has_settled(begun));
             settled.into_iter().for_each(|begun| self.conclude(begun, verb, &mut change));
             if open.is_empty() || timeout_at(deadline, progress).await.is_err() {
                 break;
