@@ -79,8 +79,8 @@ impl Daemon {
         });
     }
 
-    /// A command that changes the queue: how many messages it changed. That may be none: those that are being delivered are
-    /// skipped, which is exit code 3.
+    /// A command that changes the queue: how many messages it changed. Exit code 3 is no failure: some were
+    /// skipped, or are still being delivered.
     pub fn change_queue(&self, arguments: &[&str]) -> u64 {
         let output = self.ctl(&[&["queue"], arguments, &["--json"]].concat());
         assert!(matches!(output.code, 0 | 3), "{arguments:?}: {output:?}");

@@ -8,7 +8,8 @@
 //! | `POST /v1/queue/count` | [`CountRequest`] | [`Counts`] |
 //! | `POST /v1/queue/shape` | [`ShapeRequest`] | [`Shape`] |
 //! | `POST /v1/queue/show` | [`ShowRequest`] | [`Shown`] |
-//! | `POST /v1/queue/{hold,release,retry,fail,drop}` | [`ChangeRequest`] | [`Changed`] |
+//! | `POST /v1/queue/{hold,release,retry,fail,drop,reroute,requeue}` | [`ChangeRequest`] | [`Changed`] |
+//! | `POST /v1/queue/edit` | [`edit::EditRequest`] | [`Changed`] |
 //! | `GET /v1/queue/cat?id=ID&part=headers\|body\|raw` | | the content |
 //! | `GET /v1/queue/export?id=ID` | | one line of [`Transfer`], then the content |
 //! | `POST /v1/queue/import` | the same | [`Imported`] |
@@ -20,6 +21,8 @@
 //!
 //! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
 
+pub mod edit;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -27,8 +30,8 @@ use serde::{Deserialize, Serialize};
 
 pub use postern_queue::Transfer;
 pub use postern_queue::operate::{
-    Change, Filter, Group, GroupBy, HeaderPattern, MessageView, RecipientView, Shape, ShapeBy, ShapeRow,
-    Sort, Summary,
+    Change, Filter, Group, GroupBy, HeaderPattern, InFlight, MessageView, RecipientView, Shape, ShapeBy,
+    ShapeRow, Sort, Summary,
 };
 
 /// The version of the answers.
@@ -240,7 +243,7 @@ pub struct AuditEvent {
     pub time: u64,
     /// Who, as a number.
     pub uid: u32,
-    /// `hold`, `release`, `retry`, `fail`, `drop`, `import`, `cat`, `reload`.
+    /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `reroute`, `requeue`, `import`, `cat`, `reload`.
     pub verb: String,
     /// The message, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,6 +251,9 @@ pub struct AuditEvent {
     /// Which messages; of many ids only the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
+    /// What exactly, where the verb leaves it open: a route, a time, the change of an envelope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -277,7 +283,7 @@ pub struct Shown {
     pub message: MessageView,
 }
 
-/// `POST /v1/queue/{hold,release,retry,fail,drop}`.
+/// `POST /v1/queue/{hold,release,retry,fail,drop,reroute,requeue}`. An option of another verb is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChangeRequest {
@@ -291,10 +297,24 @@ pub struct ChangeRequest {
     pub dry_run: bool,
     /// Why: needed by `fail` (the sender reads it) and `drop`; it stands in the log.
     pub reason: Option<String>,
-    /// `hold`, `fail`, `drop`: waits up to so many seconds for messages that are being delivered; [`MAX_WAIT`] at most.
+    /// `hold`, `fail`, `drop`: waits up to so many seconds for messages that are being delivered; [`MAX_WAIT`] at most. They
+    /// are changed at once all the same.
     pub wait: Option<u64>,
-    /// `retry`: the attempts are spread over so many seconds. Left out: one for 20 messages, at most ten minutes.
+    /// `hold`: ends by itself then, in seconds since 1970.
+    pub until: Option<u64>,
+    /// `retry`: at this time, in seconds since 1970.
+    pub at: Option<u64>,
+    /// `retry`: in so many seconds.
+    pub delay: Option<u64>,
+    /// `retry`, `reroute`, `requeue`: the attempts are spread over so many seconds. Left out: one for 20 messages, at most
+    /// ten minutes.
     pub spread: Option<u64>,
+    /// `retry`, `requeue`: the back-off of the recipients begins anew, as if they had not been tried.
+    pub reset_backoff: bool,
+    /// `retry`: destinations that rest are tried at once.
+    pub ignore_breaker: bool,
+    /// `reroute`: the route, or `none` for what the configuration says.
+    pub via: Option<String>,
 }
 
 /// The answer to [`ChangeRequest`].
@@ -305,6 +325,9 @@ pub struct Changed {
     /// What was done.
     #[serde(flatten)]
     pub change: Change,
+    /// What the operator should know before or after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// The part of a message for `GET /v1/queue/cat`.

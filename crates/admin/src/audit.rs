@@ -46,6 +46,7 @@ impl Audit {
             uid = event.uid,
             id = event.id,
             filter = event.filter.as_ref().map(text),
+            detail = event.detail,
             reason = event.reason,
             matched = event.matched,
             changed = event.changed,

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | what can be asked, and what comes back? | [`api`] |
 //! | who answers? | [`server`] |
+//! | who changes messages? | `verbs` |
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
 //! | how does a message move to another machine? | `import` |
@@ -45,6 +46,7 @@ mod import;
 pub mod metrics;
 mod rights;
 pub mod server;
+mod verbs;
 
 pub use client::{Client, ClientError};
 

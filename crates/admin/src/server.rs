@@ -26,7 +26,7 @@ use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use postern_queue::operate::{BadFilter, Cursor, OperateError, RecipientPick};
+use postern_queue::operate::{BadFilter, Cursor, OperateError};
 use postern_queue::store::StoreError;
 use postern_queue::{Content, QueueId};
 use serde::de::DeserializeOwned;
@@ -38,23 +38,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{
-    self, AuditEvent, AuditRequest, Change, ChangeRequest, Changed, CountRequest, Counts, DEFAULT_LIMIT,
-    DEFAULT_MAX, ExplainRequest, Explanation, Filter, List, ListRequest, ListenerView, MAX_EVENTS, MAX_LIMIT,
-    MAX_WAIT, Part, Problem, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest, ShowRequest, Shown, Status,
-    Versioned,
+    self, AuditEvent, AuditRequest, CountRequest, Counts, DEFAULT_LIMIT, ExplainRequest, Explanation, List,
+    ListRequest, ListenerView, MAX_EVENTS, MAX_LIMIT, Part, Problem, ProblemKind, Refusal, Reloaded, Shape,
+    ShapeRequest, ShowRequest, Shown, Status, Versioned,
 };
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, metrics};
+use crate::{Shared, explain, health, metrics, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
-/// Characters of a reason: it is folded into one field of a delivery report.
-const MAX_REASON: usize = 500;
-/// How fast `retry` makes messages due, up to a spread of so many seconds, unless something else is asked.
-const RETRIES_PER_SECOND: u64 = 20;
-const MAX_SPREAD: u64 = 600;
 const MAX_CONNECTIONS: usize = 64;
 /// For the head of a request and, again, for its body.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -107,9 +101,9 @@ pub fn serve(
 
 /// What the handlers share.
 #[derive(Clone)]
-struct App {
-    shared: Shared,
-    audit: Arc<Audit>,
+pub(crate) struct App {
+    pub(crate) shared: Shared,
+    pub(crate) audit: Arc<Audit>,
     importing: Importing,
 }
 
@@ -260,11 +254,7 @@ fn router(app: App) -> Router {
         .route("/v1/queue/import", post(import))
         .route("/v1/audit", post(audit))
         .route("/v1/queue/cat", get(cat))
-        .route("/v1/queue/hold", post(|s, p, i| change(s, p, Verb::Hold, i)))
-        .route("/v1/queue/release", post(|s, p, i| change(s, p, Verb::Release, i)))
-        .route("/v1/queue/retry", post(|s, p, i| change(s, p, Verb::Retry, i)))
-        .route("/v1/queue/fail", post(|s, p, i| change(s, p, Verb::Fail, i)))
-        .route("/v1/queue/drop", post(|s, p, i| change(s, p, Verb::Drop, i)))
+        .merge(verbs::routes())
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
@@ -275,15 +265,15 @@ fn router(app: App) -> Router {
 }
 
 /// An answer, or why there is none.
-type Answer<A> = Result<Json<Versioned<A>>, Failure>;
+pub(crate) type Answer<A> = Result<Json<Versioned<A>>, Failure>;
 
-fn answer<A>(answer: A) -> Answer<A> {
+pub(crate) fn answer<A>(answer: A) -> Answer<A> {
     Ok(Json(Versioned::new(answer)))
 }
 
 /// A [`Problem`] on its way out.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure(StatusCode, Problem);
+pub(crate) struct Failure(pub(crate) StatusCode, pub(crate) Problem);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -310,6 +300,7 @@ impl From<OperateError> for Failure {
             OperateError::Store(source) => {
                 failure(ProblemKind::Store, format!("the change could not be written: {source}"))
             }
+            OperateError::Bad(text) => failure(ProblemKind::BadRequest, text),
         }
     }
 }
@@ -330,7 +321,7 @@ pub(crate) fn health_answer(shared: &Shared) -> Response {
 }
 
 /// A JSON body. The Content-Type is not asked: `curl --data` names another one.
-struct Input<T>(T);
+pub(crate) struct Input<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = Failure;
@@ -403,12 +394,14 @@ async fn shape(State(shared): State<Shared>, Input(request): Input<ShapeRequest>
     answer(found.map_err(bad_filter)?)
 }
 
-fn bad_filter(error: BadFilter) -> Failure {
+pub(crate) fn bad_filter(error: BadFilter) -> Failure {
     failure(ProblemKind::BadRequest, error.to_string())
 }
 
 /// The queue answers from memory, but a walk over a million messages takes too long for the event loop.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| failure(ProblemKind::Store, format!("the queue did not answer: {error}")))
 }
@@ -419,117 +412,12 @@ async fn show(State(shared): State<Shared>, Input(request): Input<ShowRequest>) 
     answer(Shown { message })
 }
 
-fn queue_id(text: &str) -> Result<QueueId, Failure> {
+pub(crate) fn queue_id(text: &str) -> Result<QueueId, Failure> {
     text.parse().map_err(|error| failure(ProblemKind::BadRequest, format!("{text:?}: {error}")))
 }
 
-fn no_message(id: QueueId) -> Failure {
+pub(crate) fn no_message(id: QueueId) -> Failure {
     failure(ProblemKind::NotFound, format!("no message {id} in the queue: it was delivered, or it ended"))
-}
-
-/// The verbs that change messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Hold,
-    Release,
-    Retry,
-    Fail,
-    Drop,
-}
-
-impl Verb {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Hold => "hold",
-            Self::Release => "release",
-            Self::Retry => "retry",
-            Self::Fail => "fail",
-            Self::Drop => "drop",
-        }
-    }
-
-    /// What cannot be taken back is explained.
-    fn needs_reason(self) -> bool {
-        matches!(self, Self::Fail | Self::Drop)
-    }
-}
-
-async fn change(
-    State(app): State<App>,
-    Writer(peer): Writer,
-    verb: Verb,
-    Input(request): Input<ChangeRequest>,
-) -> Answer<Changed> {
-    let reason = checked_reason(verb, request.reason.as_deref())?;
-    let wait = checked_wait(request.wait)?;
-    let ids = selected(&app.shared, &request).await?;
-    let matched = ids.len();
-    if request.dry_run {
-        return answer(Changed { dry_run: true, change: Change { matched, ..Change::default() } });
-    }
-    let queue = &app.shared.queue;
-    let pick = RecipientPick::new(&request.filter).map_err(bad_filter)?;
-    let result = match verb {
-        Verb::Hold => queue.hold(&ids, reason, wait).await,
-        Verb::Release => queue.release(&ids).await,
-        Verb::Retry => queue.retry(&ids, spread(request.spread, matched)).await,
-        Verb::Fail => queue.fail(&ids, &pick, reason, wait).await,
-        Verb::Drop => queue.remove(&ids, &pick, wait).await,
-    };
-    let event = AuditEvent {
-        reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
-        matched,
-        changed: result.as_ref().map_or(0, |change| change.changed),
-        skipped: result.as_ref().map_or(matched, |change| change.skipped.len()),
-        error: result.as_ref().err().map(ToString::to_string),
-        ..AuditEvent::new(verb.as_str(), peer.uid).with_filter(&request.filter)
-    };
-    app.audit.note(event).await;
-    answer(Changed { dry_run: false, change: result? })
-}
-
-fn checked_wait(seconds: Option<u64>) -> Result<Duration, Failure> {
-    match seconds.unwrap_or(0) {
-        seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
-        _ => Err(failure(ProblemKind::BadRequest, format!("wait: at most {MAX_WAIT} seconds"))),
-    }
-}
-
-/// A queue that was held back by one fault should not fall upon its destinations all at once.
-fn spread(asked: Option<u64>, messages: usize) -> Duration {
-    let usual = (messages as u64 / RETRIES_PER_SECOND).min(MAX_SPREAD);
-    Duration::from_secs(asked.unwrap_or(usual))
-}
-
-fn checked_reason(verb: Verb, reason: Option<&str>) -> Result<&str, Failure> {
-    let reason = reason.unwrap_or_default().trim();
-    if reason.is_empty() && verb.needs_reason() {
-        return Err(failure(ProblemKind::BadRequest, format!("{} needs a reason", verb.as_str())));
-    }
-    if reason.chars().any(char::is_control) || reason.chars().count() > MAX_REASON {
-        let rule = format!("the reason must be one line of at most {MAX_REASON} characters");
-        return Err(failure(ProblemKind::BadRequest, rule));
-    }
-    Ok(reason)
-}
-
-/// The messages that match, if the request may change so many. These are the ones that are changed: what arrives later
-/// is not meant.
-async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
-    if request.filter == Filter::default() && !request.all {
-        return Err(failure(ProblemKind::TooMany, "which messages? Give a filter, or `all`"));
-    }
-    let (queue, filter) = (shared.queue.clone(), request.filter.clone());
-    let ids = blocking(move || queue.select(&filter)).await?.map_err(bad_filter)?;
-    let matched = ids.len();
-    let max = request.max.unwrap_or(DEFAULT_MAX);
-    if matched > max && !request.all {
-        let error =
-            format!("{matched} messages match, more than the {max} allowed: raise `max`, or give `all`");
-        let Failure(status, problem) = failure(ProblemKind::TooMany, error);
-        return Err(Failure(status, Problem { matched: Some(matched), ..problem }));
-    }
-    Ok(ids)
 }
 
 /// The query of `/v1/queue/cat`.
@@ -775,15 +663,5 @@ mod tests {
                 assert_eq!(read(Part::Raw), message, "cut at {at}");
             }
         }
-    }
-
-    #[test]
-    fn final_verbs_need_a_reason_and_none_may_have_several_lines() {
-        assert!(checked_reason(Verb::Hold, None).is_ok());
-        assert!(checked_reason(Verb::Drop, None).is_err());
-        assert!(checked_reason(Verb::Fail, Some(" ")).is_err());
-        assert!(checked_reason(Verb::Fail, Some("a\r\nb")).is_err());
-        assert!(checked_reason(Verb::Fail, Some(&"x".repeat(501))).is_err());
-        assert_eq!(checked_reason(Verb::Fail, Some(" list was wrong ")).ok(), Some("list was wrong"));
     }
 }

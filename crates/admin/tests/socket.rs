@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use postern_admin::api::edit::EditRequest;
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -40,11 +41,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct TestSurroundings;
 
 impl Surroundings for TestSurroundings {
-    fn destination(&self, _sender: &ReversePath, recipient: &Address) -> Destination {
+    fn destination(&self, _sender: &ReversePath, recipient: &Address, _via: Option<&str>) -> Destination {
         Destination(format!("mx {}", recipient.host).into())
     }
 
-    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+    fn checked_route(&self, via: &str) -> Result<String, String> {
+        (via == "mx").then(|| via.to_owned()).ok_or_else(|| format!("{via:?} is no route: write mx"))
+    }
+
+    fn is_local(&self, _: &Address) -> bool {
+        false
+    }
+
+    fn final_recipients(&self, address: &Address) -> Vec<Address> {
         vec![address.clone()]
     }
 
@@ -124,6 +133,7 @@ impl Running {
             given: None,
             notify: Notify::default(),
             original: None,
+            via: None,
         };
         let envelope = Envelope {
             reverse_path: ReversePath::parse(from).unwrap(),
@@ -500,6 +510,80 @@ async fn every_change_is_in_the_audit_log() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn envelopes_are_edited_and_every_word_of_it_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let request = EditRequest {
+        id: id.to_string(),
+        sender: Some("<>".to_owned()),
+        add: vec!["carol@adatum.test".to_owned()],
+        remove: vec!["bob@adatum.test".to_owned()],
+        reason: Some("a typing error".to_owned()),
+        ..EditRequest::default()
+    };
+    let edit = async |request: &EditRequest| running.client.post::<Changed>("/v1/queue/edit", request).await;
+    let dry = edit(&EditRequest { dry_run: true, ..request.clone() }).await.unwrap();
+    assert_eq!((dry.dry_run, dry.change.changed), (true, 0));
+    assert_eq!(edit(&request).await.unwrap().change.changed, 1);
+    let message = &running.list(Filter::default()).await.messages[0];
+    assert_eq!(message.sender, "");
+    let shown: Vec<_> = message.recipients.iter().map(|r| (r.address.as_str(), r.state.as_str())).collect();
+    assert_eq!(shown, [("bob@adatum.test", "failed"), ("carol@adatum.test", "ready")]);
+    let again = edit(&EditRequest { sender: None, add: Vec::new(), ..request.clone() }).await.unwrap();
+    assert!(again.change.skipped[0].1.contains("is no recipient that waits"), "{again:?}");
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let event = &audit.events[0];
+    assert_eq!(
+        (event.verb.as_str(), event.changed, event.id.as_deref()),
+        ("edit", 1, Some(&*id.to_string()))
+    );
+    assert_eq!(event.detail.as_deref(), Some("sender <>, add <carol@adatum.test>, remove <bob@adatum.test>"));
+    assert_eq!(event.reason.as_deref(), Some("a typing error"));
+    for (wrong, kind) in [
+        (EditRequest { add: vec!["carol".to_owned()], ..request.clone() }, ProblemKind::BadRequest),
+        (EditRequest { id: id.to_string(), ..EditRequest::default() }, ProblemKind::BadRequest),
+        (EditRequest { id: "0000000000001".to_owned(), ..request.clone() }, ProblemKind::NotFound),
+    ] {
+        assert_eq!(refusal(edit(&wrong).await), kind);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_verb_cannot_do_is_refused_before_anything_is_changed() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let request = ChangeRequest { filter: by_id(id), ..ChangeRequest::default() };
+    let with_route = |via: &str| ChangeRequest { via: Some(via.to_owned()), ..request.clone() };
+    for (verb, wrong, says) in [
+        ("reroute", with_route("by hand"), "write mx"),
+        ("reroute", request.clone(), "needs `via`"),
+        ("hold", with_route("mx"), "does not belong"),
+        ("hold", ChangeRequest { until: Some(1), ..request.clone() }, "over already"),
+        ("retry", ChangeRequest { delay: Some(1_000_000), ..request.clone() }, "minutes ahead"),
+    ] {
+        for dry_run in [true, false] {
+            let error = running.change(verb, &ChangeRequest { dry_run, ..wrong.clone() }).await.unwrap_err();
+            assert!(error.to_string().contains(says), "{verb}: {error}");
+        }
+    }
+    assert_eq!(running.change("reroute", &with_route("mx")).await.unwrap().change.changed, 1);
+    assert_eq!(running.list(Filter::default()).await.messages[0].recipients[0].via.as_deref(), Some("mx"));
+    assert_eq!(running.change("reroute", &with_route("none")).await.unwrap().change.changed, 1);
+    assert_eq!(running.change("requeue", &request).await.unwrap().change.changed, 1);
+    let until = SystemTime::now() + Duration::from_secs(3600);
+    let until = until.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let hold = ChangeRequest { until: Some(until), ..request };
+    assert_eq!(running.change("hold", &hold).await.unwrap().change.changed, 1);
+    assert_eq!(running.list(Filter::default()).await.messages[0].held_until, Some(until));
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let details: Vec<_> = audit.events.iter().map(|e| e.detail.as_deref().unwrap_or_default()).collect();
+    assert_eq!(details[..3], ["via mx", "via none", ""]);
+    assert!(details[3].starts_with("until 20"), "{details:?}");
+    running.stop().await;
+}
+
 /// What an export of a message gives: the line, and the content.
 async fn export(running: &Running, id: QueueId) -> (String, Vec<u8>) {
     let mut octets = Vec::new();
@@ -577,13 +661,16 @@ async fn waiting_has_a_limit() {
         ..ChangeRequest::default()
     };
     assert_eq!(refusal(running.change("drop", &with(101)).await), ProblemKind::BadRequest);
-    let change = running.change("drop", &with(0)).await.unwrap().change;
-    assert_eq!(change.skipped, [(id.to_string(), "in-flight".to_owned())]);
+    let change = running.change("hold", &with(0)).await.unwrap().change;
+    assert_eq!((change.changed, change.in_flight[0].open), (1, 1), "held, and still being delivered");
     let request = with(100);
     let (change, ()) = tokio::join!(running.change("drop", &request), async {
         running.shared.queue.settle(held, Vec::new(), Feedback::Nothing);
     });
-    assert_eq!(change.unwrap().change.changed, 1);
+    let change = change.unwrap().change;
+    // It may have come before or after the end of the attempt.
+    assert!(change.changed == 1 && change.in_flight.iter().all(|message| message.open == 0), "{change:?}");
+    assert!(running.list(Filter::default()).await.messages.is_empty());
     running.stop().await;
 }
 

@@ -85,8 +85,14 @@ fn event_row(event: &AuditEvent) -> Vec<String> {
         event.changed.to_string(),
         event.skipped.to_string(),
         event.id.clone().or_else(filter).unwrap_or_else(|| "-".to_owned()),
-        error.or_else(|| event.reason.clone()).unwrap_or_else(|| "-".to_owned()),
+        error.or_else(|| why(event)).unwrap_or_else(|| "-".to_owned()),
     ]
+}
+
+/// What exactly, and why.
+fn why(event: &AuditEvent) -> Option<String> {
+    let parts: Vec<&str> = [event.detail.as_deref(), event.reason.as_deref()].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(": "))
 }
 
 #[cfg(test)]
@@ -112,6 +118,13 @@ mod tests {
             id: Some("01N2K3P4Q5R6S".to_owned()),
             ..AuditEvent::default()
         };
+        let reroute = AuditEvent {
+            verb: "reroute".to_owned(),
+            detail: Some("via mx".to_owned()),
+            reason: Some("relay is down".to_owned()),
+            ..cat.clone()
+        };
+        assert_eq!(event_row(&reroute).last().map(String::as_str), Some("via mx: relay is down"));
         let expected = "\
 TIME                  UID   VERB  MATCHED  CHANGED  SKIPPED  WHICH                       REASON
 2026-11-21T18:05:25Z  1000  drop  3        2        1        {\"sender\":\"a@client.test\"}  spam

@@ -3,7 +3,7 @@
 //! | noun | module |
 //! |---|---|
 //! | `status`, `reload` | [`status`] |
-//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`transfer`]; its filters in [`filter`] |
+//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`]; its filters in [`filter`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -27,8 +27,10 @@ use postern_admin::Client;
 
 pub mod account;
 pub mod audit;
+pub mod change;
 pub mod config;
 pub mod dkim;
+pub mod edit;
 pub mod explain;
 pub mod failure;
 pub mod filter;
@@ -40,8 +42,10 @@ pub mod policy;
 pub mod queue;
 pub mod shape;
 pub mod status;
+pub mod template;
 pub mod top;
 pub mod transfer;
+pub mod when;
 
 use failure::{Exit, Failure};
 use output::Output;

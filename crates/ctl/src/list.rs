@@ -11,6 +11,7 @@ use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::filter::{self, FilterOptions};
 use crate::output::{self, Look, Output};
+use crate::template::{self, Template};
 
 /// Messages that are asked for at once.
 const PAGE: usize = 1000;
@@ -33,6 +34,9 @@ pub struct ListOptions {
     /// Print one JSON object a line, each as soon as it is known.
     #[arg(long, conflicts_with = "json")]
     jsonl: bool,
+    /// Print each line like this: `{id} {sender}`, with the fields of --json in braces, and \t, \n, \\, {{ and }}.
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["json", "jsonl"])]
+    format: Option<String>,
     #[command(flatten)]
     filter: FilterOptions,
 }
@@ -71,11 +75,8 @@ pub async fn list(session: &mut Session, options: &ListOptions) -> Result<Exit, 
         limit: None,
         cursor: options.cursor.clone(),
     };
-    let form = match (options.jsonl, session.out.json) {
-        (true, _) => Form::JsonLines,
-        (_, true) => Form::Json,
-        (false, false) => Form::Text,
-    };
+    let form = form(options, session.out.json)?;
+    let is_text = matches!(form, Form::Text | Form::Template(_));
     let mut writer = Writer { form, by: options.by, now: session.now, lines: 0 };
     let client = session.client()?;
     loop {
@@ -90,17 +91,31 @@ pub async fn list(session: &mut Session, options: &ListOptions) -> Result<Exit, 
         session.out.flush()?;
     }
     writer.end(request.cursor.as_deref(), &mut session.out)?;
-    if let Some(cursor) = request.cursor.filter(|_| form == Form::Text) {
+    if let Some(cursor) = request.cursor.filter(|_| is_text) {
         session.note(&format!("more messages match: see --limit and --all, or go on with --cursor {cursor}"));
     }
     Ok(Exit::Done)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Form {
     Text,
+    Template(Template),
     Json,
     JsonLines,
+}
+
+fn form(options: &ListOptions, is_json: bool) -> Result<Form, Failure> {
+    let fields = match options.by {
+        By::Message => &template::OF_MESSAGE[..],
+        By::Recipient => &template::OF_RECIPIENT,
+    };
+    Ok(match (&options.format, options.jsonl) {
+        (Some(text), _) => Form::Template(Template::new(text, fields).map_err(Failure::Usage)?),
+        (None, true) => Form::JsonLines,
+        (None, false) if is_json => Form::Json,
+        (None, false) => Form::Text,
+    })
 }
 
 /// Writes pages as they come.
@@ -115,7 +130,7 @@ impl Writer {
     fn page(&mut self, messages: &[MessageView], out: &mut Output) -> io::Result<()> {
         match self.form {
             Form::Text => out.text(self.text(messages, out.look)),
-            Form::Json | Form::JsonLines => self.json(messages, out),
+            Form::Template(_) | Form::Json | Form::JsonLines => self.objects(messages, out),
         }
     }
 
@@ -133,7 +148,7 @@ impl Writer {
         }
     }
 
-    fn json(&mut self, messages: &[MessageView], out: &mut Output) -> io::Result<()> {
+    fn objects(&mut self, messages: &[MessageView], out: &mut Output) -> io::Result<()> {
         for message in messages {
             match self.by {
                 By::Message => self.object(message, out)?,
@@ -150,7 +165,8 @@ impl Writer {
     fn object(&mut self, object: &impl Serialize, out: &mut Output) -> io::Result<()> {
         let is_first = self.lines == 0;
         self.lines += 1;
-        match self.form {
+        match &self.form {
+            Form::Template(template) => out.text(template.line(object)?),
             Form::JsonLines => out.text(format_args!("{}\n", output::json(object)?)),
             _ => {
                 let before = if is_first { self.head() } else { ",".to_owned() };
@@ -251,6 +267,8 @@ fn last_reply(recipient: &RecipientView) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::queue::tests::{deferred, message, now, recipient};
 
@@ -275,6 +293,20 @@ ID             AGE   SIZE      STATE     TRIES  NEXT    SENDER                  
 ";
         assert_eq!(list_text(&messages, now(), Look::PLAIN), expected);
         assert_eq!(list_text(&[], now(), Look::PLAIN), "");
+    }
+
+    #[test]
+    fn a_template_can_name_every_field() {
+        let all =
+            RecipientView { via: Some("mx".to_owned()), ending: Some("failed".to_owned()), ..deferred() };
+        let message = MessageView { held_until: Some(1), ..message("held", vec![all.clone()]) };
+        let as_json = [serde_json::to_value(&message), serde_json::to_value(row(&message, &all))];
+        for (object, fields) in as_json.into_iter().zip([&template::OF_MESSAGE[..], &template::OF_RECIPIENT])
+        {
+            let object = object.unwrap();
+            let names: BTreeSet<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(names, fields.iter().copied().collect());
+        }
     }
 
     #[test]

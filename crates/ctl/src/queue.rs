@@ -1,21 +1,21 @@
 //! `queue`: see and change the messages that wait.
 
-use std::fmt::Write;
-use std::io::{BufRead, IsTerminal};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use postern_admin::api::{
-    Change, ChangeRequest, Changed, CountRequest, Counts, Filter, GroupBy, List, ListRequest, MAX_WAIT,
-    MessageView, Part, RecipientView, ShowRequest, Shown, Sort,
+    CountRequest, Counts, GroupBy, MessageView, Part, RecipientView, ShowRequest, Shown,
 };
 use serde::Serialize;
 
 use crate::Session;
+use crate::change::{
+    DropChange, FinalChange, HoldChange, PlainChange, RequeueChange, RerouteChange, RetryChange,
+};
+use crate::edit::EditOptions;
 use crate::failure::{Exit, Failure};
 use crate::filter::{self, FilterOptions};
-use crate::list::{self, ListOptions, list_text};
+use crate::list::{self, ListOptions};
 use crate::output::{self, Look};
 use crate::shape::{self, ShapeOptions};
 use crate::top::{self, TopOptions};
@@ -28,6 +28,12 @@ Examples:
   posternctl queue hold --header 'Subject=(?i)invoice' --newer 1h --not --account bookkeeping
   posternctl queue fail --sender @proseware.test --older 2d --reason 'address list was wrong'
   posternctl queue list --dsn --jsonl | jq -r .id | posternctl queue drop --id - --reason backscatter --yes";
+
+const REROUTE_EXAMPLES: &str = "\
+Examples:
+  posternctl queue reroute --destination adatum.test --via 'smarthost relay.proseware.test:587'
+  posternctl queue reroute --destination 'smarthost relay.proseware.test:587' --via mx
+  posternctl queue reroute --id 0BZ3K7QW2M4XA --via none";
 
 /// What can be done with the queue.
 #[derive(Debug, Subcommand)]
@@ -45,12 +51,12 @@ pub enum Verb {
     Show(Message),
     /// Print the content of a message.
     Cat(CatOptions),
-    /// Keep messages back until they are released. They still expire; a restart changes nothing.
+    /// Keep messages back until they are released, or until a time. They still expire; a restart changes nothing.
     #[command(after_help = FILTER_EXAMPLES)]
-    Hold(ReasonedChange),
+    Hold(HoldChange),
     /// End a hold: the messages are due at once.
     Release(PlainChange),
-    /// Try messages again before their time.
+    /// Try messages again before their time, or at another.
     Retry(RetryChange),
     /// End messages; the sender gets a report with the reason.
     #[command(after_help = FILTER_EXAMPLES)]
@@ -58,6 +64,14 @@ pub enum Verb {
     /// Remove messages without telling anybody.
     #[command(after_help = FILTER_EXAMPLES)]
     Drop(DropChange),
+    /// Change the envelope of a message: its sender, its recipients.
+    Edit(EditOptions),
+    /// Send messages another way: what waits for a smarthost that is down, for example.
+    #[command(after_help = REROUTE_EXAMPLES)]
+    Reroute(RerouteChange),
+    /// Follow aliases again and forget routes chosen by hand, as the configuration in force says. What was delivered or given
+    /// up stays so.
+    Requeue(RequeueChange),
     /// Copy messages into files, to move them to another machine. Those that are being delivered are skipped.
     Export(ExportOptions),
     /// Take messages that were exported into the queue, with the ids they had. What is there already is skipped.
@@ -98,92 +112,6 @@ pub struct CatOptions {
     raw: bool,
 }
 
-/// Options of every verb that changes messages.
-#[derive(Debug, Args)]
-pub struct ChangeOptions {
-    /// Do not ask; needed by scripts when more than one message matches.
-    #[arg(long, short)]
-    yes: bool,
-    /// Only say how many messages match.
-    #[arg(long)]
-    dry_run: bool,
-    /// Wait up to so many seconds, at most 100, for messages that are being delivered (`hold`, `fail`, `drop`).
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_WAIT))]
-    wait: Option<u64>,
-    /// Change nothing if more messages than this match; 1000 unless --all is given.
-    #[arg(long, value_name = "NUMBER")]
-    max: Option<usize>,
-    #[command(flatten)]
-    filter: FilterOptions,
-}
-
-impl ChangeOptions {
-    /// The request, without what is particular to a verb.
-    fn request(&self, verb: &str) -> Result<ChangeRequest, Failure> {
-        let filter = self.filter.filter()?;
-        if filter == Filter::default() && !self.filter.all {
-            return Err(Failure::Usage(format!(
-                "queue {verb}: which messages? Give an id or a filter, or --all (see `posternctl queue {verb} --help`)"
-            )));
-        }
-        Ok(ChangeRequest {
-            filter,
-            all: self.filter.all,
-            max: self.max,
-            dry_run: self.dry_run,
-            wait: self.wait,
-            ..ChangeRequest::default()
-        })
-    }
-}
-
-/// Options of `release`.
-#[derive(Debug, Args)]
-pub struct PlainChange {
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
-/// Options of `hold`.
-#[derive(Debug, Args)]
-pub struct ReasonedChange {
-    /// Why; `queue show` says it.
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
-/// Options of `drop`.
-#[derive(Debug, Args)]
-pub struct DropChange {
-    /// Copy the messages into this directory first, as `export` does; only those that were copied are removed.
-    #[arg(long, value_name = "DIR")]
-    export: Option<PathBuf>,
-    #[command(flatten)]
-    change: FinalChange,
-}
-
-/// Options of `fail` and `drop`.
-#[derive(Debug, Args)]
-pub struct FinalChange {
-    /// Why: it stands in the log, and for `fail` in the report to the sender.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
-/// Options of `retry`.
-#[derive(Debug, Args)]
-pub struct RetryChange {
-    /// Spread the attempts over this time, such as `10m`. By default one second for 20 messages, at most ten minutes.
-    #[arg(long, value_name = "DURATION", value_parser = filter::seconds)]
-    spread: Option<u64>,
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
 impl Verb {
     /// Runs the verb.
     ///
@@ -197,16 +125,14 @@ impl Verb {
             Self::Top(options) => top::top(session, &options).await,
             Self::Show(message) => show(session, &message).await,
             Self::Cat(options) => cat(session, &options).await,
-            Self::Hold(hold) => change(session, "hold", &hold.change, hold.reason, None).await,
-            Self::Release(release) => change(session, "release", &release.change, None, None).await,
-            Self::Retry(retry) => change(session, "retry", &retry.change, None, retry.spread).await,
-            Self::Fail(fail) => change(session, "fail", &fail.change, Some(fail.reason), None).await,
-            Self::Drop(DropChange { export: None, change: drop }) => {
-                change(session, "drop", &drop.change, Some(drop.reason), None).await
-            }
-            Self::Drop(DropChange { export: Some(directory), change: drop }) => {
-                drop_exported(session, drop, &directory).await
-            }
+            Self::Hold(hold) => hold.run(session).await,
+            Self::Release(release) => release.run(session).await,
+            Self::Retry(retry) => retry.run(session).await,
+            Self::Fail(fail) => fail.fail(session).await,
+            Self::Drop(drop) => drop.run(session).await,
+            Self::Edit(edit) => edit.run(session).await,
+            Self::Reroute(reroute) => reroute.run(session).await,
+            Self::Requeue(requeue) => requeue.run(session).await,
             Self::Export(options) => transfer::export(session, &options).await,
             Self::Import(options) => transfer::import(session, &options).await,
         }
@@ -269,6 +195,7 @@ fn show_text(message: &MessageView, now: SystemTime, look: Look) -> String {
         [
             ("message", Some(message.id.clone())),
             ("state", Some(state)),
+            ("held until", message.held_until.map(|until| output::future(until, now))),
             ("accepted", Some(output::past(message.received, now))),
             ("expires", Some(expiry(message, now))),
             ("schedule", held_rule(message)),
@@ -293,8 +220,11 @@ fn expiry(message: &MessageView, now: SystemTime) -> String {
 
 /// A hold stops the attempts and not the clock.
 fn held_rule(message: &MessageView) -> Option<String> {
-    let rule = "no attempt and no notice of delay while it is held; `queue release` makes it due at once";
-    (message.state == "held").then(|| rule.to_owned())
+    let end = match message.held_until {
+        Some(_) => "; it is due when the hold ends, and at once by `queue release`",
+        None => "; `queue release` makes it due at once",
+    };
+    (message.state == "held").then(|| format!("no attempt and no notice of delay while it is held{end}"))
 }
 
 /// By which right it was taken.
@@ -318,6 +248,11 @@ fn recipient_text(recipient: &RecipientView, message: &MessageView, now: SystemT
         "  ",
         [
             ("destination", Some(recipient.destination.clone())),
+            ("route", recipient.via.as_ref().map(|via| format!("{via} (chosen by hand)"))),
+            (
+                "then",
+                recipient.ending.as_ref().map(|ending| format!("{ending}, unless this attempt delivers it")),
+            ),
             ("attempts", Some(recipient.attempts.to_string())),
             ("last attempt", recipient.last_attempt.map(|time| output::past(time, now))),
             ("next attempt", next),
@@ -347,118 +282,12 @@ async fn cat(session: &mut Session, options: &CatOptions) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// How many messages a question shows.
-const SAMPLES: usize = 5;
-
-async fn change(
-    session: &mut Session,
-    verb: &str,
-    options: &ChangeOptions,
-    reason: Option<String>,
-    spread: Option<u64>,
-) -> Result<Exit, Failure> {
-    let mut request = ChangeRequest { reason, spread, ..options.request(verb)? };
-    if !options.yes && !options.dry_run && !confirmed(session, verb, &mut request).await? {
-        return Err(Failure::Finding("nothing was changed".to_owned()));
-    }
-    let changed: Changed = session.client()?.post(&format!("/v1/queue/{verb}"), &request).await?;
-    session.out.answer(&changed, |changed, _| change_text(verb, changed))?;
-    Ok(change_exit(&changed))
-}
-
-/// Copies the messages first, and removes only what was copied: what arrives meanwhile is not meant.
-async fn drop_exported(session: &mut Session, drop: FinalChange, directory: &Path) -> Result<Exit, Failure> {
-    let options = &drop.change;
-    let mut request = ChangeRequest { reason: Some(drop.reason), ..options.request("drop")? };
-    if !options.yes && !options.dry_run && !confirmed(session, "drop", &mut request).await? {
-        return Err(Failure::Finding("nothing was changed".to_owned()));
-    }
-    let client = session.client()?;
-    // Also for its fuse: nothing is copied that could not be removed.
-    let dry = ChangeRequest { dry_run: true, ..request.clone() };
-    let found: Changed = client.post("/v1/queue/drop", &dry).await?;
-    let mut total = Changed { dry_run: options.dry_run, change: Change::default() };
-    total.change.matched = found.change.matched;
-    if !options.dry_run {
-        let moved = transfer::export_to(&client, request.filter.clone(), directory).await?;
-        total.change.skipped = moved.skipped;
-        for ids in moved.done.chunks(DROPPED_AT_ONCE) {
-            let filter = Filter { ids: ids.to_vec(), ..Filter::default() };
-            let request = ChangeRequest { filter, ..request.clone() };
-            let dropped: Changed = client.post("/v1/queue/drop", &request).await?;
-            total.change.changed += dropped.change.changed;
-            total.change.skipped.extend(dropped.change.skipped);
-        }
-    }
-    session.out.answer(&total, |total, _| change_text("drop", total))?;
-    Ok(change_exit(&total))
-}
-
-/// Messages that one request names.
-const DROPPED_AT_ONCE: usize = 500;
-
-/// Asks about more than one message. The request is narrowed to messages that were there when they were counted: what
-/// arrives while somebody thinks is not meant.
-async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -> Result<bool, Failure> {
-    let client = session.client()?;
-    let counted_at = Instant::now();
-    let dry = ChangeRequest { dry_run: true, ..request.clone() };
-    let found: Changed = client.post(&format!("/v1/queue/{verb}"), &dry).await?;
-    let matched = found.change.matched;
-    if matched <= 1 {
-        return Ok(true);
-    }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(Failure::Usage(format!(
-            "{matched} messages match: without a terminal to ask on, say --yes"
-        )));
-    }
-    let filter = request.filter.clone();
-    let sample = ListRequest { filter, sort: Sort::Age, limit: Some(SAMPLES), cursor: None };
-    let sample: List = client.post("/v1/queue/list", &sample).await?;
-    session.note(&format!(
-        "{matched} messages match, such as\n{}",
-        list_text(&sample.messages, session.now, Look::PLAIN)
-    ));
-    session.note(&format!("{verb} all {matched}? [y/N]"));
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    let passed = (counted_at.elapsed() + Duration::from_secs(1)).as_secs();
-    request.filter.older = request.filter.older.max(Some(passed));
-    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
-}
-
-fn change_text(verb: &str, changed: &Changed) -> String {
-    let change = &changed.change;
-    let matched = output::counted(change.matched, "message");
-    if changed.dry_run {
-        return format!("{verb}: {matched} matched, nothing was changed (dry run)\n");
-    }
-    let mut text =
-        format!("{verb}: {matched} matched, {} changed, {} skipped\n", change.changed, change.skipped.len());
-    for (id, reason) in &change.skipped {
-        let _ = writeln!(text, "  skipped {id}: {}", output::clean(reason));
-    }
-    text
-}
-
-fn change_exit(changed: &Changed) -> Exit {
-    let change = &changed.change;
-    if change.matched == 0 {
-        return Exit::Finding;
-    }
-    if changed.dry_run || change.changed == change.matched && change.skipped.is_empty() {
-        return Exit::Done;
-    }
-    Exit::Partial
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
-    use postern_admin::api::Group;
+    use postern_admin::api::{Group, List};
 
     use super::*;
 
@@ -481,6 +310,8 @@ pub(crate) mod tests {
             text: None,
             host: None,
             tls: None,
+            via: None,
+            ending: None,
         }
     }
 
@@ -504,6 +335,7 @@ pub(crate) mod tests {
             id: "01N2K3P4Q5R6S".to_owned(),
             state: state.to_owned(),
             held: None,
+            held_until: None,
             received: ACCEPTED,
             expires: ACCEPTED + 432_000,
             size: 12_595,
@@ -581,31 +413,5 @@ MESSAGES  RECIPIENTS  SIZE     GROUP
             output::json(&total(&counts)).unwrap(),
             r#"{"version":1,"messages":14,"recipients":28,"octets":3072}"#
         );
-    }
-
-    fn changed(dry_run: bool, matched: usize, changed: usize, skipped: usize) -> Changed {
-        let skipped = vec![("01N2K3P4Q5R6S".to_owned(), "in-flight".to_owned()); skipped];
-        Changed { dry_run, change: Change { matched, changed, skipped } }
-    }
-
-    #[test]
-    fn a_change_says_what_was_skipped_and_ends_with_three() {
-        assert_eq!(
-            change_text("drop", &changed(false, 2, 1, 1)),
-            "drop: 2 messages matched, 1 changed, 1 skipped\n  skipped 01N2K3P4Q5R6S: in-flight\n"
-        );
-        assert_eq!(change_exit(&changed(false, 2, 1, 1)), Exit::Partial);
-        assert_eq!(change_exit(&changed(false, 1, 0, 1)), Exit::Partial);
-        assert_eq!(change_exit(&changed(false, 2, 2, 0)), Exit::Done);
-        assert_eq!(change_exit(&changed(false, 0, 0, 0)), Exit::Finding);
-    }
-
-    #[test]
-    fn a_dry_run_says_so() {
-        let dry = changed(true, 7, 0, 0);
-        assert_eq!(change_text("fail", &dry), "fail: 7 messages matched, nothing was changed (dry run)\n");
-        assert_eq!(change_exit(&dry), Exit::Done);
-        let json = r#"{"version":1,"dry_run":true,"matched":7,"changed":0,"skipped":[]}"#;
-        assert_eq!(output::json(&dry).unwrap(), json);
     }
 }

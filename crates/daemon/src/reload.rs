@@ -260,7 +260,7 @@ impl Daemon for Reloader {
     }
 
     fn route(&self, sender: &ReversePath, recipient: &Address) -> String {
-        self.live.settings.load().router.route(sender, recipient).to_string()
+        self.live.settings.load().router.route(sender, recipient, None).to_string()
     }
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {

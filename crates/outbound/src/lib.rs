@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the steps of an attempt, and how many at once? | [`worker`] |
 //! | where does a recipient's mail go next? | [`route`] |
+//! | which routes can an operator write by hand? | [`by_hand`] |
 //! | how much TLS, and what if it fails? | [`tls_policy`]; handshakes: [`tls`] |
 //! | greeting, EHLO, STARTTLS, login? | [`client`] |
 //! | MAIL, RCPT, DATA, and their replies? | `transaction`; the octets: `wire`, `content` |
@@ -19,6 +20,7 @@
 //! When a recipient is tried again, and what the sender is told, is decided in `postern-queue`; who is local, in
 //! `postern-policy`.
 
+pub mod by_hand;
 pub mod client;
 mod content;
 pub mod maildir;

@@ -96,7 +96,7 @@ async fn submit(
     );
     let body = if text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     incoming.write(Bytes::from(text)).await?;
-    let recipient = |address| Recipient { address, given: None, notify: Notify::NEVER, original: None };
+    let recipient = |address| Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         origin: Origin::Own,

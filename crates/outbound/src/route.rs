@@ -1,5 +1,6 @@
 //! The next hop: a local mailbox, the first `[[route]]` that matches, or the MX hosts of the domain.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,7 @@ use postern_runtime::clock::Pending;
 use postern_runtime::dns::{Answer, Dns, Mx};
 use postern_smtp::{Address, Domain, Host, ReversePath};
 
+use crate::by_hand::{self, BadRoute, ByHand};
 use crate::client::{Credentials, Protocol};
 use crate::maildir::Maildir;
 use crate::outcome::Verdict;
@@ -49,9 +51,9 @@ pub enum Hop<'a> {
     /// A domain of ours that has no such mailbox any more.
     Gone,
     /// The MX hosts of a domain, or the host of an address literal.
-    Mx(&'a Host),
+    Mx(Cow<'a, Host>),
     /// A smarthost or LMTP server.
-    Relay(&'a Relay),
+    Relay(Cow<'a, Relay>),
     /// The Maildir of a route.
     Maildir(Maildir),
     /// Nowhere.
@@ -210,23 +212,35 @@ impl Router {
         Ok(Self { config, policy, relays, own: OwnAddresses::new(own) })
     }
 
-    /// The next hop of a recipient. A local domain always comes first: no route can take mail away from it.
-    pub fn route<'a>(&'a self, sender: &ReversePath, recipient: &'a Address) -> Hop<'a> {
+    /// The next hop of a recipient. A local domain always comes first: no route can take mail away from it. Then comes the
+    /// route that an operator has chosen (`via`), if it can still be taken.
+    pub fn route<'a>(&'a self, sender: &ReversePath, recipient: &'a Address, via: Option<&str>) -> Hop<'a> {
         if let Some(domain) = recipient.domain().filter(|domain| self.policy.directory.is_local(domain)) {
             return self.local(domain, recipient);
+        }
+        if let Some(by_hand) = via.and_then(|via| self.by_hand(via).ok()) {
+            return by_hand.hop(recipient);
         }
         let matching =
             self.config.routes.iter().zip(&self.relays).find(|(route, _)| route.matches(sender, recipient));
         match matching {
-            None => Hop::Mx(&recipient.host),
-            Some((_, Some(relay))) => Hop::Relay(relay),
+            None => Hop::Mx(Cow::Borrowed(&recipient.host)),
+            Some((_, Some(relay))) => Hop::Relay(Cow::Borrowed(relay)),
             Some((route, None)) => of_route(route, recipient),
         }
     }
 
     /// The name of the next hop: what the queue groups by.
-    pub fn destination(&self, sender: &ReversePath, recipient: &Address) -> Destination {
-        Destination(self.route(sender, recipient).to_string().into())
+    pub fn destination(&self, sender: &ReversePath, recipient: &Address, via: Option<&str>) -> Destination {
+        Destination(self.route(sender, recipient, via).to_string().into())
+    }
+
+    /// A route that an operator writes by hand, see [`ByHand`].
+    ///
+    /// # Errors
+    /// [`BadRoute`] says which routes there are.
+    pub fn by_hand(&self, via: &str) -> Result<ByHand<'_>, BadRoute> {
+        by_hand::read(via, self.relays.iter().flatten(), self.config.outbound.port)
     }
 
     fn local(&self, domain: &Domain, recipient: &Address) -> Hop<'_> {
@@ -246,8 +260,10 @@ impl Router {
     pub async fn resolve(&self, hop: &Hop<'_>, dns: &dyn Dns) -> Result<Vec<Target>, RouteFailure> {
         let resolving = async {
             match hop {
-                Hop::Mx(Host::Domain(domain)) => self.mx_targets(domain, dns).await,
-                Hop::Mx(Host::Literal(ip)) => self.literal_target(*ip),
+                Hop::Mx(host) => match &**host {
+                    Host::Domain(domain) => self.mx_targets(domain, dns).await,
+                    Host::Literal(ip) => self.literal_target(*ip),
+                },
                 Hop::Relay(relay) => relay.targets(dns).await,
                 _ => Ok(Vec::new()),
             }
@@ -383,7 +399,7 @@ fn of_route<'a>(route: &'a Route, recipient: &'a Address) -> Hop<'a> {
         Via::Reject => {
             Hop::Reject(route.text.as_deref().unwrap_or("mail for this recipient is not accepted"))
         }
-        Via::Mx | Via::Smarthost | Via::Lmtp => Hop::Mx(&recipient.host),
+        Via::Mx | Via::Smarthost | Via::Lmtp => Hop::Mx(Cow::Borrowed(&recipient.host)),
     }
 }
 
@@ -551,7 +567,7 @@ fn embedded_v4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
 
 impl Relay {
     /// The smarthost or LMTP server of a route, if it is one.
-    fn of_route(route: &Route, mx_port: u16) -> Result<Option<Self>, RouterError> {
+    pub(crate) fn of_route(route: &Route, mx_port: u16) -> Result<Option<Self>, RouterError> {
         let (kind, protocol, tls) = match route.via {
             Via::Smarthost => ("smarthost", Protocol::Smtp, TlsPolicy::of_smarthost(route)),
             Via::Lmtp => ("lmtp", Protocol::Lmtp, TlsPolicy::of_lmtp(route)),
@@ -706,7 +722,7 @@ mod tests {
 
     fn destination(routes: &str, sender: &str, recipient: &str) -> String {
         let sender = ReversePath::parse(sender).unwrap();
-        router(routes).destination(&sender, &Address::parse(recipient).unwrap()).to_string()
+        router(routes).destination(&sender, &Address::parse(recipient).unwrap(), None).to_string()
     }
 
     fn domain(text: &str) -> Domain {
@@ -720,7 +736,7 @@ mod tests {
     async fn hosts(routes: &str, dns: &StaticDns, recipient: &str) -> Result<Vec<String>, RouteFailure> {
         let recipient = Address::parse(recipient).unwrap();
         let router = router(routes);
-        let hop = router.route(&ReversePath::Null, &recipient);
+        let hop = router.route(&ReversePath::Null, &recipient, None);
         let targets = router.resolve(&hop, dns).await?;
         Ok(targets.iter().map(|target| format!("{} {}", target.host, target.endpoint)).collect())
     }
@@ -817,9 +833,11 @@ mod tests {
     #[test]
     fn mailboxes_are_made_only_below_a_directory_that_is_there() {
         let router = router("");
-        let base = |recipient: &str| match router
-            .route(&ReversePath::Null, &Address::parse(recipient).unwrap())
-        {
+        let base = |recipient: &str| match router.route(
+            &ReversePath::Null,
+            &Address::parse(recipient).unwrap(),
+            None,
+        ) {
             Hop::Local(maildir) => (maildir.base.display().to_string(), maildir.path.display().to_string()),
             other => panic!("{other:?}"),
         };
@@ -922,7 +940,7 @@ mod tests {
     async fn all_dns_of_an_attempt_has_one_deadline() {
         let router = router("");
         let recipient = Address::parse("a@adatum.test").unwrap();
-        let hop = router.route(&ReversePath::Null, &recipient);
+        let hop = router.route(&ReversePath::Null, &recipient, None);
         assert!(matches!(router.resolve(&hop, &Silent).await, Err(RouteFailure::Dns { .. })));
     }
 

@@ -24,11 +24,25 @@ impl QueueSurroundings {
 }
 
 impl Surroundings for QueueSurroundings {
-    fn destination(&self, sender: &ReversePath, recipient: &Address) -> Destination {
-        self.settings.load().router.destination(sender, recipient)
+    fn destination(&self, sender: &ReversePath, recipient: &Address, via: Option<&str>) -> Destination {
+        self.settings.load().router.destination(sender, recipient, via)
     }
 
-    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+    fn checked_route(&self, via: &str) -> Result<String, String> {
+        self.settings
+            .load()
+            .router
+            .by_hand(via)
+            .map(|route| route.to_string())
+            .map_err(|error| error.to_string())
+    }
+
+    fn is_local(&self, recipient: &Address) -> bool {
+        let settings = self.settings.load();
+        recipient.domain().is_some_and(|domain| settings.policy.directory.is_local(domain))
+    }
+
+    fn final_recipients(&self, address: &Address) -> Vec<Address> {
         let path = ForwardPath::Address(address.clone());
         match self.settings.load().policy.directory.resolve(&path, None) {
             Resolution::NotLocal => vec![address.clone()],
@@ -67,7 +81,7 @@ mod tests {
     fn reports_go_to_whoever_is_behind_the_sender_now() {
         let surroundings = QueueSurroundings::new(Arc::new(ArcSwap::from_pointee(settings(LOCAL))));
         let report_to = |address: &str| -> Vec<String> {
-            let list = surroundings.report_recipients(&Address::parse(address).unwrap());
+            let list = surroundings.final_recipients(&Address::parse(address).unwrap());
             list.iter().map(Address::to_string).collect()
         };
         assert_eq!(report_to("bob@adatum.test"), ["bob@adatum.test"]);
@@ -80,8 +94,12 @@ mod tests {
         let shared = Arc::new(ArcSwap::from_pointee(settings("")));
         let surroundings = QueueSurroundings::new(shared.clone());
         let alice = Address::parse("alice@proseware.test").unwrap();
-        assert_eq!(surroundings.destination(&ReversePath::Null, &alice).to_string(), "mx proseware.test");
+        assert_eq!(
+            surroundings.destination(&ReversePath::Null, &alice, None).to_string(),
+            "mx proseware.test"
+        );
         shared.store(Arc::new(settings(LOCAL)));
-        assert_eq!(surroundings.destination(&ReversePath::Null, &alice).to_string(), "local");
+        assert_eq!(surroundings.destination(&ReversePath::Null, &alice, None).to_string(), "local");
+        assert!(surroundings.is_local(&alice));
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
         given: None,
         notify: Notify::default(),
         original: None,
+        via: None,
     };
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),

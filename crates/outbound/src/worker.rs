@@ -310,7 +310,9 @@ impl<'a> Attempt<'a> {
     fn hop(&self, at: usize) -> Hop<'a> {
         let settings: &'a Settings = self.settings;
         let lease: &'a Lease = self.lease;
-        settings.router.route(&lease.envelope.reverse_path, &lease.recipients[at].address)
+        let recipient = &lease.recipients[at];
+        let via = details(lease, recipient).and_then(|details| details.via.as_deref());
+        settings.router.route(&lease.envelope.reverse_path, &recipient.address, via)
     }
 
     /// Whether a recipient still goes where it was leased for. After a reload it may not: the queue then finds its new

@@ -99,7 +99,7 @@ impl Inner {
     }
 
     /// Looks at one message. `None`: there is no such message. Blocking, if it is not in memory.
-    pub(crate) fn look<R>(
+    pub(crate) fn look_at<R>(
         &self,
         id: QueueId,
         look: impl FnOnce(&Messages, &Entry, Option<&Loaded>) -> R,
@@ -111,7 +111,7 @@ impl Inner {
 
     /// Reads one message. `None`: there is none, or it cannot be read. Blocking, if it is not in memory.
     pub(crate) fn read<R>(&self, id: QueueId, read: impl FnOnce(&Envelope, &MessageState) -> R) -> Option<R> {
-        self.look(id, |_, entry, loaded| entry.read(loaded, read).ok())?
+        self.look_at(id, |_, entry, loaded| entry.read(loaded, read).ok())?
     }
 
     /// Works on each of some messages; those that are not in memory are loaded before. Returns those that cannot be read.

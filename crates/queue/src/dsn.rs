@@ -502,6 +502,7 @@ mod tests {
             given: None,
             notify: Notify::default(),
             original: None,
+            via: None,
         }
     }
 

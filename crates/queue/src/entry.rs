@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use postern_smtp::EnhancedStatus;
+use postern_smtp::{Address, EnhancedStatus, ReversePath};
 use tokio::sync::oneshot;
 
 use crate::codec::{Damaged, milliseconds};
 use crate::domains::DomainNumber;
 use crate::dsn::{Action, Told};
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Recipient};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Outcome, QueueId, Report};
 use crate::messages::{Context, Leased, PAUSE};
 use crate::reports::{NewReport, Owed};
 use crate::retry;
-use crate::state::{MessageState, Phase, RecipientState, shortened};
+use crate::state::{Ending, EndingKind, MessageState, Phase, RecipientState, shortened};
 use crate::store::StoreError;
+use crate::watch::Watch;
 
 /// The state of a message as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,13 +80,14 @@ impl Texts {
     /// [`Damaged`].
     fn decode(&self) -> Result<(Envelope, MessageState), Damaged> {
         let (meta, state) = self.parts();
-        let envelope = Envelope::decode(meta)?;
+        let mut envelope = Envelope::decode(meta)?;
         let recipients = envelope.recipients.len();
         let state = if state.is_empty() {
             MessageState::fresh(recipients)
         } else {
             MessageState::decode(state, recipients)?
         };
+        state.edits.apply(&mut envelope);
         Ok((envelope, state))
     }
 }
@@ -167,6 +169,8 @@ pub(crate) struct Work {
     pub(crate) settled: Vec<Destination>,
     /// Who waits for the next write.
     pub(crate) waiters: Vec<Waiter>,
+    /// Who looks after attempts under way.
+    pub(crate) watches: Vec<Arc<Watch>>,
 }
 
 /// Told when a change is durable.
@@ -344,6 +348,7 @@ impl Work {
             report: None,
             settled: Vec::new(),
             waiters: Vec::new(),
+            watches: Vec::new(),
         }
     }
 
@@ -393,12 +398,16 @@ impl Work {
         self.dirty = true;
         match outcome {
             Outcome::Delivered(report) => {
+                // Whatever an operator wanted instead: it is there.
+                recipient.ending = None;
                 let report_owed = notify.success && !null_sender;
                 recipient.end(Phase::Delivered { report_owed });
                 // Every later outcome writes this state again: what nobody will ask for is not part of it.
                 recipient.last = report_owed.then(|| kept(report));
             }
             Outcome::Failed(report) => {
+                // What the other side said tells the sender more than what an operator did.
+                recipient.ending.take_if(|ending| ending.kind == EndingKind::Failed);
                 self.fail(index, kept(report), false);
                 self.count_unreported(1, cx);
             }
@@ -406,7 +415,8 @@ impl Work {
                 let wished = wished.filter(|wished| !recipient.wish_granted && retry::is_granted(wished));
                 let jitter = rand::random_range(-1.0..=1.0);
                 let retry = &cx.schedule.retry;
-                let next = retry::next_attempt(retry, expires, recipient.attempts, wished, jitter, cx.now);
+                let counted = recipient.attempts.saturating_sub(recipient.forgiven).max(1);
+                let next = retry::next_attempt(retry, expires, counted, wished, jitter, cx.now);
                 recipient.wish_granted |= wished.is_some();
                 // Without a next attempt its time is over: `expire` ends it with this evidence. While the clock is in
                 // doubt it does not, and the recipient is tried again, but not at once.
@@ -511,6 +521,118 @@ impl Work {
         self.dirty = true;
     }
 
+    /// Ends a recipient as an operator wants it: at once, or, while an attempt has it in hand, when that has ended without
+    /// delivery.
+    pub(crate) fn end(&mut self, index: usize, ending: Ending) {
+        self.dirty = true;
+        let recipient = &mut self.state.recipients[index];
+        if recipient.leased {
+            recipient.ending = Some(Box::new(ending));
+            return;
+        }
+        let Ending { kind, report } = ending;
+        if recipient.phase.is_waiting() {
+            recipient.last = Some(kept(report.clone()));
+        }
+        match kind {
+            EndingKind::Failed => self.fail(index, kept(report), false),
+            EndingKind::Dropped => recipient.end(SILENT),
+            EndingKind::Delivered => recipient.end(Phase::Delivered { report_owed: false }),
+            EndingKind::Replaced => {
+                recipient.end(SILENT);
+                recipient.replaced = true;
+            }
+        }
+    }
+
+    /// Whether an operator has ended a recipient that nobody has in hand any more.
+    pub(crate) fn has_marked(&self) -> bool {
+        self.state.recipients.iter().any(|recipient| !recipient.leased && recipient.ending.is_some())
+    }
+
+    /// Ends the recipients that an operator ended while they were being delivered, and that were not.
+    pub(crate) fn end_marked(&mut self) {
+        for index in 0..self.state.recipients.len() {
+            let recipient = &mut self.state.recipients[index];
+            if !recipient.leased
+                && let Some(ending) = recipient.ending.take()
+            {
+                self.end(index, *ending);
+            }
+        }
+    }
+
+    /// Gives the message another sender.
+    pub(crate) fn set_sender(&mut self, sender: ReversePath) {
+        self.state.edits.sender = Some(sender.clone());
+        let envelope = Arc::make_mut(&mut self.envelope);
+        envelope.smtputf8 |= sender.address().is_some_and(Address::needs_utf8);
+        envelope.reverse_path = sender;
+        self.dirty = true;
+    }
+
+    /// Adds a recipient; answers its index.
+    pub(crate) fn add_recipient(&mut self, recipient: Recipient) -> usize {
+        self.state.edits.added.push(recipient.clone());
+        self.state.recipients.push(RecipientState::default());
+        let envelope = Arc::make_mut(&mut self.envelope);
+        envelope.smtputf8 |= recipient.address.needs_utf8();
+        envelope.recipients.push(recipient);
+        self.dirty = true;
+        envelope.recipients.len() - 1
+    }
+
+    /// Gives a recipient a route of its own, or takes it away.
+    pub(crate) fn set_route(&mut self, index: usize, via: Option<Arc<str>>) {
+        if self.envelope.recipients[index].via == via {
+            return;
+        }
+        match &via {
+            Some(via) => self.state.edits.routes.insert(index as u32, via.clone()),
+            None => self.state.edits.routes.remove(&(index as u32)),
+        };
+        Arc::make_mut(&mut self.envelope).recipients[index].via = via;
+        self.dirty = true;
+    }
+
+    /// Ends the hold. What waits is due then, and in line at once or from a time on.
+    pub(crate) fn release(&mut self, next: Option<SystemTime>) {
+        self.state.held = None;
+        self.state.held_until = None;
+        self.state.strikes = 0;
+        self.dirty = true;
+        let waiting: Vec<usize> = self.waiting().collect();
+        for index in waiting {
+            self.state.recipients[index].wait_until(next);
+        }
+    }
+
+    /// Ends a hold whose time is over. Returns whether there was one.
+    pub(crate) fn end_hold(&mut self, cx: &Context<'_>) -> bool {
+        let is_over = self.state.held_until.is_some_and(|until| until <= cx.now);
+        if is_over && !self.discarded {
+            // Not in line before that is durable: what is due by its time is put there then.
+            self.release(Some(cx.now));
+        }
+        is_over && !self.discarded
+    }
+
+    /// Looks after the attempts at some recipients that are in hand.
+    pub(crate) fn watch(&mut self, indices: Vec<usize>) -> Arc<Watch> {
+        let watch = Arc::new(Watch::new(indices));
+        self.watches.retain(|watch| Arc::strong_count(watch) > 1);
+        self.watches.push(watch.clone());
+        watch
+    }
+
+    /// The attempts at these recipients have ended.
+    pub(crate) fn tell_watches(&self, indices: &[usize]) {
+        for index in indices {
+            let is_delivered = matches!(self.state.recipients[*index].phase, Phase::Delivered { .. });
+            self.watches.iter().for_each(|watch| watch.ended(*index, is_delivered));
+        }
+    }
+
     /// Makes the waiting recipients ready whose time has come. Returns them.
     pub(crate) fn take_due(&mut self, cx: &Context<'_>) -> Vec<u32> {
         let mut due = Vec::new();
@@ -553,6 +675,8 @@ impl Work {
                 _ => None,
             });
             wake = next.fold(wake, SystemTime::min);
+        } else if let Some(until) = self.state.held_until {
+            wake = wake.min(until);
         }
         // A notice that is due already waits for the end of the attempts under way, and that end comes by itself.
         let notice = self.delay_notice_due(cx).filter(|due| *due > cx.now);
@@ -626,6 +750,9 @@ impl Work {
         status
     }
 }
+
+/// The phase of a recipient that ended without delivery and without a word to anybody.
+const SILENT: Phase = Phase::Failed { expired: false, report_owed: false };
 
 /// The evidence as it is kept.
 fn kept(report: Report) -> Report {

@@ -1,6 +1,7 @@
 //! What is kept of a message beside its content, and its encoding in the spool.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
@@ -70,6 +71,9 @@ pub struct Recipient {
     pub notify: Notify,
     /// ORCPT.
     pub original: Option<OriginalRecipient>,
+    /// A route that an operator has chosen for it, in words; without one the configuration in force decides. It is part of
+    /// the message's state and not of the encoded envelope.
+    pub via: Option<Arc<str>>,
 }
 
 mod tag {
@@ -216,7 +220,8 @@ impl Envelope {
 }
 
 impl Recipient {
-    fn encode(&self, writer: &mut Writer) {
+    /// Everything but its route.
+    pub(crate) fn encode(&self, writer: &mut Writer) {
         writer.text(tag::recipient::ADDRESS, &self.address.to_string());
         writer.optional_text(tag::recipient::GIVEN, self.given.as_ref().map(Address::to_string).as_deref());
         if self.notify != Notify::default() {
@@ -230,7 +235,11 @@ impl Recipient {
         }
     }
 
-    fn decode(mut reader: Reader<'_>) -> Result<Self, Damaged> {
+    /// Reads what [`Recipient::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Damaged`].
+    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self, Damaged> {
         let mut found = None;
         let mut given = None;
         let mut notify = Notify::default();
@@ -249,11 +258,16 @@ impl Recipient {
             }
         }
         let original = kind.zip(original).map(|(kind, address)| OriginalRecipient { kind, address });
-        Ok(Self { address: found.ok_or(Damaged::Value("recipient"))?, given, notify, original })
+        let address = found.ok_or(Damaged::Value("recipient"))?;
+        Ok(Self { address, given, notify, original, via: None })
     }
 }
 
-fn address(field: Field<'_>) -> Result<Address, Damaged> {
+/// Reads an address.
+///
+/// # Errors
+/// [`Damaged`].
+pub(crate) fn address(field: Field<'_>) -> Result<Address, Damaged> {
     Address::parse(field.text()?).map_err(|_| Damaged::Value("address"))
 }
 
@@ -317,12 +331,14 @@ mod tests {
                         kind: "rfc822".to_owned(),
                         address: "Bob@adatum.test".to_owned(),
                     }),
+                    via: None,
                 },
                 Recipient {
                     address: Address::parse("žofie@adatum.test").unwrap(),
                     given: None,
                     notify: Notify::default(),
                     original: None,
+                    via: None,
                 },
             ],
         }

@@ -110,26 +110,45 @@ pub struct HeaderPattern {
     pub pattern: String,
 }
 
-/// Which recipients of a message a verb ends: those that the filter names, or all where it names none.
+/// Which recipients of a message a verb is about: those that the filter names, by address, domain or destination, or all
+/// where it names none.
 #[derive(Debug, Default)]
-pub struct RecipientPick(Vec<Pattern>);
+pub struct RecipientPick {
+    named: Vec<Pattern>,
+    destinations: Vec<String>,
+}
 
 impl RecipientPick {
-    /// The recipients that `rcpt` and `rcpt_domain` name, also in further conditions.
+    /// The recipients that `rcpt`, `rcpt_domain` and `destination` name, also in further conditions.
     ///
     /// # Errors
     /// [`BadFilter`].
     pub fn new(filter: &Filter) -> Result<Self, BadFilter> {
-        let mut named = Vec::new();
+        let (mut named, mut destinations) = (Vec::new(), Vec::new());
         for filter in std::iter::once(filter).chain(&filter.also) {
             named.extend(filter.rcpt.as_deref().map(Pattern::new).transpose()?);
             named.extend(filter.rcpt_domain.as_deref().map(Pattern::domain).transpose()?);
+            destinations.extend(filter.destination.clone());
         }
-        Ok(Self(named))
+        Ok(Self { named, destinations })
     }
 
-    pub(crate) fn takes(&self, recipient: &Recipient) -> bool {
-        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches_recipient(recipient))
+    /// Whether a recipient is meant.
+    pub(crate) fn takes(&self, envelope: &Envelope, index: usize, cx: &Context<'_>) -> bool {
+        let goes_there = || {
+            let destination = cx.destination(envelope, index);
+            self.destinations.iter().any(|wanted| is_destination(&destination.0, wanted))
+        };
+        self.is_named(&envelope.recipients[index]) && (self.destinations.is_empty() || goes_there())
+    }
+
+    /// Whether every recipient is meant, done or not.
+    pub(crate) fn takes_all(&self, envelope: &Envelope) -> bool {
+        self.destinations.is_empty() && envelope.recipients.iter().all(|recipient| self.is_named(recipient))
+    }
+
+    fn is_named(&self, recipient: &Recipient) -> bool {
+        self.named.is_empty() || self.named.iter().any(|pattern| pattern.matches_recipient(recipient))
     }
 }
 
@@ -159,14 +178,19 @@ impl Found<'_> {
             return None;
         }
         let next = next.unwrap_or(self.cx.now);
-        let rest = self.destination(index).and_then(|to| self.scheduler.rest_of(&to).map(|(until, _)| until));
-        Some(rest.map_or(next, |rest| rest.max(next)))
+        Some(self.rest(index).map_or(next, |rest| rest.max(next)))
+    }
+
+    /// Until when the destination of a recipient rests.
+    pub(crate) fn rest(&self, index: usize) -> Option<SystemTime> {
+        let destination = self.destination(index)?;
+        self.scheduler.rest_of(&destination).map(|(until, _)| until)
     }
 
     /// Where a recipient waits.
     pub(crate) fn destination(&self, index: usize) -> Option<crate::Destination> {
-        let recipient = self.envelope.recipients.get(index)?;
-        Some(self.cx.surroundings.destination(&self.envelope.reverse_path, &recipient.address))
+        self.envelope.recipients.get(index)?;
+        Some(self.cx.destination(self.envelope, index))
     }
 
     /// The login it came from.

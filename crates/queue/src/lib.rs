@@ -14,11 +14,13 @@
 //! | [`lease`] | the right to work on some recipients of a message |
 //! | `messages`, `entry` | all messages in memory, and what can happen to one |
 //! | `cold`, `domains` | messages whose envelopes are left to the spool, and what is known of them all the same |
+//! | `edits` | what operators have changed of an envelope |
+//! | `watch` | the ends of attempts that an operator waits for |
 //! | [`scheduler`] | what is due, by destination, fairly; back-off of destinations |
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
 //! | `reports` | reports that are owed |
-//! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop |
+//! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop, edit, reroute, requeue |
 //! | `filter` | which messages they take |
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
@@ -28,6 +30,7 @@ mod codec;
 mod cold;
 mod domains;
 pub mod dsn;
+mod edits;
 mod entry;
 pub mod envelope;
 mod filter;
@@ -43,6 +46,7 @@ pub mod scheduler;
 mod state;
 pub mod store;
 pub mod transfer;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -68,10 +72,21 @@ pub use transfer::Transfer;
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.
 pub trait Surroundings: Send + Sync + std::fmt::Debug {
     /// Which destination a recipient waits for: recipients with the same one share connections, concurrency and back-off.
-    fn destination(&self, sender: &ReversePath, recipient: &Address) -> Destination;
+    /// `via` is a route that an operator has chosen, as [`Surroundings::checked_route`] gave it; one that the configuration
+    /// in force has no more counts as none.
+    fn destination(&self, sender: &ReversePath, recipient: &Address, via: Option<&str>) -> Destination;
 
-    /// Who is behind the address a report goes to: the address itself unless it is a local alias. Empty: nobody any more.
-    fn report_recipients(&self, address: &Address) -> Vec<Address>;
+    /// Reads a route that an operator chooses, and answers how it is kept.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right, in words.
+    fn checked_route(&self, via: &str) -> Result<String, String>;
+
+    /// Whether the recipient is of a domain of ours: no route takes it elsewhere.
+    fn is_local(&self, recipient: &Address) -> bool;
+
+    /// Who is behind an address now: the address itself unless it is a local alias. Empty: nobody any more.
+    fn final_recipients(&self, address: &Address) -> Vec<Address>;
 
     /// The host name in reports.
     fn hostname(&self) -> Domain;
@@ -114,8 +129,8 @@ struct Inner {
     pending: AtomicUsize,
     /// No change is on its way any more.
     quiet: Notify,
-    /// A lease has ended: for operators who wait for it.
-    lease_ended: Notify,
+    /// A lease has ended, or a change is durable: for operators who wait for it.
+    progress: Notify,
     /// Whether the last change was refused.
     failing: AtomicBool,
     closing: CancellationToken,
@@ -184,7 +199,7 @@ impl Queue {
             arriving: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
             quiet: Notify::new(),
-            lease_ended: Notify::new(),
+            progress: Notify::new(),
             failing: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -250,7 +265,7 @@ impl Queue {
     pub fn settle(&self, lease: Lease, outcomes: Vec<(usize, Outcome)>, feedback: Feedback) {
         if let Some(settlement) = lease.settle(outcomes, feedback) {
             self.inner.with(|messages, cx, fx| messages.settle(settlement, cx, fx));
-            self.inner.lease_ended.notify_waiters();
+            self.inner.progress.notify_waiters();
         }
     }
 
@@ -336,7 +351,7 @@ impl Inner {
     fn strike(self: &Arc<Self>, id: QueueId, destination: Destination, indices: &[usize]) {
         if !self.closing.is_cancelled() {
             self.with(|messages, cx, fx| messages.strike(id, destination, indices, cx, fx));
-            self.lease_ended.notify_waiters();
+            self.progress.notify_waiters();
         }
     }
 
@@ -393,6 +408,7 @@ impl Inner {
         result: Result<(), Arc<store::StoreError>>,
     ) {
         let waiters = self.with(|messages, cx, fx| messages.written(id, then, result.is_ok(), cx, fx));
+        self.progress.notify_waiters();
         for waiter in waiters {
             // An operator who has gone away does not need the answer.
             let _ = waiter.send(result.clone());
@@ -581,16 +597,24 @@ mod tests {
     }
 
     impl Surroundings for Faulty {
-        fn destination(&self, sender: &ReversePath, recipient: &Address) -> Destination {
+        fn destination(&self, sender: &ReversePath, recipient: &Address, via: Option<&str>) -> Destination {
             if self.is_broken.load(Ordering::Relaxed) {
                 self.panics.fetch_add(1, Ordering::Relaxed);
                 panic!("as the test wants it");
             }
-            self.sound.destination(sender, recipient)
+            self.sound.destination(sender, recipient, via)
         }
 
-        fn report_recipients(&self, address: &Address) -> Vec<Address> {
-            self.sound.report_recipients(address)
+        fn checked_route(&self, via: &str) -> Result<String, String> {
+            self.sound.checked_route(via)
+        }
+
+        fn is_local(&self, recipient: &Address) -> bool {
+            self.sound.is_local(recipient)
+        }
+
+        fn final_recipients(&self, address: &Address) -> Vec<Address> {
+            self.sound.final_recipients(address)
         }
 
         fn hostname(&self) -> Domain {

@@ -78,7 +78,7 @@ impl Outcome {
 }
 
 /// The evidence of an outcome, for operators and reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Report {
     /// The Status of RFC 3464 §2.3.4.
     pub status: EnhancedStatus,

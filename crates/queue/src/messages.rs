@@ -1,6 +1,7 @@
 //! All messages of the queue in memory, and what can happen to them. Nothing here waits or writes: what must be done when
 //! the lock is free is noted in [`Effects`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::Surroundings;
 use crate::codec::{self, milliseconds};
-use crate::domains::Domains;
+use crate::domains::{DomainNumber, Domains};
 use crate::entry::{self, Entry, Facts, Loaded, Status, Texts, Unread, Waiter, Work};
 use crate::envelope::Envelope;
 use crate::lease::LeasedRecipient;
@@ -53,6 +54,14 @@ pub(crate) struct Context<'a> {
     pub(crate) sending: Arc<config::Outbound>,
     pub(crate) surroundings: &'a dyn Surroundings,
     pub(crate) metrics: &'a Metrics,
+}
+
+impl Context<'_> {
+    /// Where a recipient waits.
+    pub(crate) fn destination(&self, envelope: &Envelope, index: usize) -> Destination {
+        let recipient = &envelope.recipients[index];
+        self.surroundings.destination(&envelope.reverse_path, &recipient.address, recipient.via.as_deref())
+    }
 }
 
 /// What is to be done when the lock is free.
@@ -126,6 +135,9 @@ pub(crate) struct AfterWrite {
     report: Option<Box<NewReport>>,
 }
 
+/// Why a verb leaves a message alone.
+pub(crate) type Refusal = Cow<'static, str>;
+
 /// Recipients that were taken in hand.
 #[derive(Debug)]
 pub(crate) struct Leased {
@@ -174,7 +186,8 @@ impl Arrival {
         let ready = lines(id, &work.envelope, work.ready(), cx);
         let domain = work.only_domain();
         // Something is owed, or a crash came between the last outcome and the deletion: look at it at once.
-        let needs_care = work.is_over() || work.dirty || work.wants_report(cx) || cx.now >= work.expires(cx);
+        let is_due = cx.now >= work.expires(cx) || work.has_marked() || work.dirty;
+        let needs_care = work.is_over() || work.wants_report(cx) || is_due;
         let wake = if needs_care { Some(cx.now) } else { work.wake(cx) };
         entry.status = work.status();
         entry.pack();
@@ -540,6 +553,7 @@ impl Messages {
                 work.wait(index, cx.now + PAUSE, cx);
             }
         }
+        work.tell_watches(&indices);
         let untried = untried.into_iter().map(|index| index as u32).collect();
         self.after_lease(id, destination, untried, cx, fx);
     }
@@ -564,6 +578,7 @@ impl Messages {
             work.state.recipients[*index].leased = false;
             work.wait(*index, cx.now + PAUSE, cx);
         }
+        work.tell_watches(indices);
         work.state.strikes = work.state.strikes.saturating_add(1);
         work.dirty = true;
         let strikes = work.state.strikes;
@@ -624,6 +639,10 @@ impl Messages {
         };
         if work.writing {
             return;
+        }
+        work.end_marked();
+        if !in_doubt && work.end_hold(cx) {
+            info!(id = %id, "the hold has ended at its time");
         }
         let expired = if in_doubt { 0 } else { work.expire(cx) };
         if expired > 0 {
@@ -774,21 +793,22 @@ impl Messages {
         id: QueueId,
         cx: &Context<'_>,
         fx: &mut Effects,
-        change: impl FnOnce(&mut Work) -> Result<Vec<u32>, &'static str>,
-    ) -> Result<(), &'static str> {
+        change: impl FnOnce(&mut Work) -> Result<Vec<u32>, Refusal>,
+    ) -> Result<(), Refusal> {
         let work = self.work(id).ok_or("gone")?;
         if work.is_over() || work.discarded {
-            return Err("ended");
+            return Err("ended".into());
         }
         let was_ready = work.status() == Status::Ready;
-        let held = work.state.held.clone();
+        let (held, held_until) = (work.state.held.clone(), work.state.held_until);
         let mut changed = change(work);
         if work.envelope.recipients.is_empty() && !work.discarded {
             // It would be over without its hold, and what is in the spool must not be written over.
             work.state.held = held;
+            work.state.held_until = held_until;
             work.dirty = false;
             work.waiters.clear();
-            changed = Err("its envelope cannot be read");
+            changed = Err("its envelope cannot be read".into());
         }
         let is_ready = work.status() == Status::Ready && !work.discarded;
         let envelope = work.envelope.clone();
@@ -865,6 +885,10 @@ impl Messages {
             self.counts[entry.status as usize] -= 1;
             self.counts[status as usize] += 1;
             entry.status = status;
+            if self.domains.name(entry.domain).is_some() && work.envelope.recipients.len() > 1 {
+                // Recipients were added.
+                self.domains.give_back(std::mem::replace(&mut entry.domain, DomainNumber::NONE));
+            }
         }
         let unpacked = entry.weight();
         entry.pack();
@@ -927,8 +951,7 @@ impl Messages {
 fn group(envelope: &Envelope, indices: Vec<u32>, cx: &Context<'_>) -> BTreeMap<Destination, Vec<u32>> {
     let mut lines: BTreeMap<Destination, Vec<u32>> = BTreeMap::new();
     for index in indices {
-        let address = &envelope.recipients[index as usize].address;
-        let destination = cx.surroundings.destination(&envelope.reverse_path, address);
+        let destination = cx.destination(envelope, index as usize);
         lines.entry(destination).or_default().push(index);
     }
     lines
@@ -958,11 +981,19 @@ pub(crate) mod tests {
     }
 
     impl Surroundings for TestSurroundings {
-        fn destination(&self, _: &ReversePath, recipient: &Address) -> Destination {
-            Destination(recipient.host.to_string().into())
+        fn destination(&self, _: &ReversePath, recipient: &Address, via: Option<&str>) -> Destination {
+            Destination(via.map_or_else(|| recipient.host.to_string().into(), Into::into))
         }
 
-        fn report_recipients(&self, address: &Address) -> Vec<Address> {
+        fn checked_route(&self, via: &str) -> Result<String, String> {
+            Ok(via.to_owned())
+        }
+
+        fn is_local(&self, recipient: &Address) -> bool {
+            recipient.host.to_string() == "proseware.test"
+        }
+
+        fn final_recipients(&self, address: &Address) -> Vec<Address> {
             vec![address.clone()]
         }
 
@@ -985,6 +1016,7 @@ pub(crate) mod tests {
             given: None,
             notify: Notify::default(),
             original: None,
+            via: None,
         };
         Envelope {
             reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),

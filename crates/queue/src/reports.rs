@@ -91,7 +91,7 @@ fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Op
     let Some(to) = envelope.reverse_path.address().filter(|_| !told.is_empty()) else {
         return Some(report);
     };
-    let recipients = cx.surroundings.report_recipients(to);
+    let recipients = cx.surroundings.final_recipients(to);
     if recipients.is_empty() {
         info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
         return Some(report);
@@ -147,7 +147,7 @@ fn kind(told: &[Told]) -> &'static str {
 
 /// RFC 3461 §6.1: nobody is told when a report fails.
 fn report_recipient(address: Address) -> Recipient {
-    Recipient { address, given: None, notify: Notify::NEVER, original: None }
+    Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None }
 }
 
 /// Reads what a report returns: never more than [`FULL_RETURN_LIMIT`].

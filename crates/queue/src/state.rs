@@ -1,10 +1,13 @@
 //! What has become of a message's recipients so far, and its encoding in the spool.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::SystemTime;
 
 use postern_smtp::EnhancedStatus;
 
 use crate::codec::{Damaged, Reader, Writer};
+use crate::edits::{self, Edits};
 use crate::message::Report;
 
 /// Evidence is kept up to this many octets: a reply of several lines fits, a hostile one does not fill the memory.
@@ -15,11 +18,15 @@ const MAX_EVIDENCE: usize = 512;
 pub(crate) struct MessageState {
     /// Why it is held, if it is.
     pub(crate) held: Option<String>,
+    /// When the hold ends by itself, if it does.
+    pub(crate) held_until: Option<SystemTime>,
     /// Attempts that ended without an outcome.
     pub(crate) strikes: u8,
     /// Whether the sender was told of the delay.
     pub(crate) delay_told: bool,
-    /// In the order of the envelope.
+    /// What operators have changed of the envelope.
+    pub(crate) edits: Edits,
+    /// In the order of the envelope, and behind them those that were added.
     pub(crate) recipients: Vec<RecipientState>,
 }
 
@@ -29,10 +36,16 @@ pub(crate) struct RecipientState {
     pub(crate) phase: Phase,
     /// Attempts with an outcome.
     pub(crate) attempts: u32,
+    /// Those of them that the schedule does not count: before an operator had it begin anew.
+    pub(crate) forgiven: u32,
     /// Whether an interval asked for by the other side was granted: once is enough.
     pub(crate) wish_granted: bool,
+    /// Whether others took its place when the message was rewritten. Its phase is that of a failure of which nobody is told.
+    pub(crate) replaced: bool,
     /// The evidence of the last attempt.
     pub(crate) last: Option<Report>,
+    /// What becomes of it when the attempt under way ends without delivery: an operator has ended it meanwhile.
+    pub(crate) ending: Option<Box<Ending>>,
     /// Whether an attempt is under way. Never written: a crash ends all leases.
     pub(crate) leased: bool,
     /// Whether its time has come, so that it stands in the line of its destination. Never written: it follows from the time.
@@ -55,6 +68,46 @@ impl RecipientState {
     pub(crate) fn end(&mut self, phase: Phase) {
         self.phase = phase;
         self.due = false;
+    }
+}
+
+/// How an operator ends a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) kind: EndingKind,
+    /// Kept as its evidence.
+    pub(crate) report: Report,
+}
+
+/// The ways to end a recipient by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndingKind {
+    /// The sender is told.
+    Failed,
+    /// Nobody is told.
+    Dropped,
+    /// It counts as delivered; nobody is told.
+    Delivered,
+    /// Others have taken its place; nobody is told.
+    Replaced,
+}
+
+impl EndingKind {
+    const ALL: [Self; 4] = [Self::Failed, Self::Dropped, Self::Delivered, Self::Replaced];
+
+    /// As views name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+            Self::Delivered => "delivered",
+            Self::Replaced => "replaced",
+        }
+    }
+
+    fn decode(number: u64) -> Result<Self, Damaged> {
+        let kind = usize::try_from(number).ok().and_then(|number| Self::ALL.get(number));
+        kind.copied().ok_or(Damaged::Value("ending"))
     }
 }
 
@@ -99,6 +152,10 @@ mod tag {
     pub(super) const STRIKES: u8 = 2;
     pub(super) const DELAY_TOLD: u8 = 3;
     pub(super) const RECIPIENT: u8 = 4;
+    pub(super) const HELD_UNTIL: u8 = 5;
+    // 6, 7 and 8 are those of `edits::tag`.
+    /// Evidence that several recipients share; it stands in front of them and is counted from zero.
+    pub(super) const REPORT: u8 = 9;
 
     /// Fields of a recipient. Without any, it waits and was never tried.
     pub(super) mod recipient {
@@ -110,6 +167,13 @@ mod tag {
         pub(in super::super) const ATTEMPTS: u8 = 6;
         pub(in super::super) const WISH_GRANTED: u8 = 7;
         pub(in super::super) const LAST: u8 = 8;
+        /// In place of `LAST`: the number of a shared report.
+        pub(in super::super) const SHARED_LAST: u8 = 9;
+        pub(in super::super) const FORGIVEN: u8 = 10;
+        pub(in super::super) const REPLACED: u8 = 11;
+        pub(in super::super) const ENDING: u8 = 12;
+        /// The number of a shared report.
+        pub(in super::super) const ENDING_REPORT: u8 = 13;
     }
 
     /// Fields of the evidence.
@@ -146,48 +210,109 @@ impl MessageState {
     /// Whether a recipient may be leased.
     pub(crate) fn is_ready(&self, index: u32) -> bool {
         let recipient = self.recipients.get(index as usize);
-        self.held.is_none() && recipient.is_some_and(|r| r.is_due() && !r.leased)
+        let is_ready = |r: &RecipientState| r.is_due() && !r.leased && r.ending.is_none();
+        self.held.is_none() && recipient.is_some_and(is_ready)
     }
 
     /// How the spool keeps it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::record();
         writer.optional_text(tag::HELD, self.held.as_deref());
+        if let Some(until) = self.held_until {
+            writer.time(tag::HELD_UNTIL, until);
+        }
         if self.strikes > 0 {
             writer.number(tag::STRIKES, self.strikes.into());
         }
         writer.flag(tag::DELAY_TOLD, self.delay_told);
+        self.edits.encode(&mut writer);
+        let shared = Shared::among(&self.recipients);
+        for report in &shared.reports {
+            writer.nested(tag::REPORT, |writer| encode_report(report, writer));
+        }
         for recipient in &self.recipients {
-            writer.nested(tag::RECIPIENT, |writer| recipient.encode(writer));
+            writer.nested(tag::RECIPIENT, |writer| recipient.encode(&shared, writer));
         }
         writer.finish()
     }
 
-    /// Reads what [`MessageState::encode`] wrote, for a message of so many recipients.
+    /// Reads what [`MessageState::encode`] wrote, for a message that was accepted for so many recipients.
     ///
     /// # Errors
     /// [`Damaged`].
     pub(crate) fn decode(encoded: &[u8], recipients: usize) -> Result<Self, Damaged> {
         let mut state = Self::default();
+        let mut shared = Vec::new();
         let mut reader = Reader::record(encoded)?;
         while let Some(field) = reader.field()? {
             match field.tag {
                 tag::HELD => state.held = Some(field.owned_text()?),
                 tag::STRIKES => state.strikes = field.small_number()?,
                 tag::DELAY_TOLD => state.delay_told = true,
-                tag::RECIPIENT => state.recipients.push(RecipientState::decode(field.fields())?),
+                tag::RECIPIENT => {
+                    state.recipients.push(RecipientState::decode(field.fields(), &shared)?);
+                }
+                tag::HELD_UNTIL => state.held_until = Some(field.time()?),
+                tag::REPORT => shared.push(decode_report(field.fields())?),
+                edits::tag::SENDER | edits::tag::ADDED | edits::tag::ROUTE => state.edits.take(field)?,
                 _ => {}
             }
         }
-        if state.recipients.len() != recipients {
+        // A release that does not know of added recipients comes here too, and holds the message: better than to lose them.
+        if state.recipients.len() != recipients + state.edits.added.len() {
             return Err(Damaged::Value("number of recipients"));
         }
         Ok(state)
     }
 }
 
+/// Reports that stand in front of the recipients: those that several of them have, and those of endings.
+#[derive(Debug, Default)]
+struct Shared<'a> {
+    reports: Vec<&'a Report>,
+    numbers: HashMap<&'a Report, u64>,
+}
+
+impl<'a> Shared<'a> {
+    fn among(recipients: &'a [RecipientState]) -> Self {
+        let mut shared = Self::default();
+        let mut seen: HashMap<&Report, usize> = HashMap::new();
+        if recipients.len() > 1 {
+            for report in recipients.iter().filter_map(|recipient| recipient.last.as_ref()) {
+                let times = seen.entry(report).or_default();
+                *times += 1;
+                if *times == 2 {
+                    shared.add(report);
+                }
+            }
+        }
+        for ending in recipients.iter().filter_map(|recipient| recipient.ending.as_deref()) {
+            shared.add(&ending.report);
+        }
+        shared
+    }
+
+    fn add(&mut self, report: &'a Report) {
+        let number = self.reports.len() as u64;
+        if let Entry::Vacant(place) = self.numbers.entry(report) {
+            place.insert(number);
+            self.reports.push(report);
+        }
+    }
+
+    fn number(&self, report: &Report) -> Option<u64> {
+        self.numbers.get(report).copied()
+    }
+}
+
+/// A report by its number.
+fn shared_report(shared: &[Report], number: u64) -> Result<Report, Damaged> {
+    let report = usize::try_from(number).ok().and_then(|number| shared.get(number));
+    report.cloned().ok_or(Damaged::Value("number of a report"))
+}
+
 impl RecipientState {
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, shared: &Shared<'_>, writer: &mut Writer) {
         match self.phase {
             Phase::Waiting { next: None } => {}
             Phase::Waiting { next: Some(next) } => writer.time(tag::recipient::NEXT, next),
@@ -202,13 +327,27 @@ impl RecipientState {
             writer.number(tag::recipient::ATTEMPTS, self.attempts.into());
         }
         writer.flag(tag::recipient::WISH_GRANTED, self.wish_granted);
+        if self.forgiven > 0 {
+            writer.number(tag::recipient::FORGIVEN, self.forgiven.into());
+        }
+        writer.flag(tag::recipient::REPLACED, self.replaced);
         if let Some(report) = &self.last {
-            writer.nested(tag::recipient::LAST, |writer| encode_report(report, writer));
+            match shared.number(report) {
+                Some(number) => writer.number(tag::recipient::SHARED_LAST, number),
+                None => writer.nested(tag::recipient::LAST, |writer| encode_report(report, writer)),
+            }
+        }
+        if let Some(ending) = &self.ending
+            && let Some(number) = shared.number(&ending.report)
+        {
+            writer.number(tag::recipient::ENDING, ending.kind as u64);
+            writer.number(tag::recipient::ENDING_REPORT, number);
         }
     }
 
-    fn decode(mut reader: Reader<'_>) -> Result<Self, Damaged> {
+    fn decode(mut reader: Reader<'_>, shared: &[Report]) -> Result<Self, Damaged> {
         let mut state = Self::default();
+        let (mut ending, mut ending_report) = (None, None);
         let (mut next, mut delivered, mut failed) = (None, false, false);
         let (mut expired, mut report_owed) = (false, false);
         while let Some(field) = reader.field()? {
@@ -221,6 +360,13 @@ impl RecipientState {
                 tag::recipient::ATTEMPTS => state.attempts = field.small_number()?,
                 tag::recipient::WISH_GRANTED => state.wish_granted = true,
                 tag::recipient::LAST => state.last = Some(decode_report(field.fields())?),
+                tag::recipient::SHARED_LAST => state.last = Some(shared_report(shared, field.number()?)?),
+                tag::recipient::FORGIVEN => state.forgiven = field.small_number()?,
+                tag::recipient::REPLACED => state.replaced = true,
+                tag::recipient::ENDING => ending = Some(EndingKind::decode(field.number()?)?),
+                tag::recipient::ENDING_REPORT => {
+                    ending_report = Some(shared_report(shared, field.number()?)?);
+                }
                 _ => {}
             }
         }
@@ -230,6 +376,7 @@ impl RecipientState {
             (false, true) => Phase::Failed { expired, report_owed },
             (true, true) => return Err(Damaged::Value("recipient state")),
         };
+        state.ending = ending.zip(ending_report).map(|(kind, report)| Box::new(Ending { kind, report }));
         Ok(state)
     }
 }
@@ -283,6 +430,7 @@ pub(crate) fn shortened(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -311,15 +459,20 @@ mod tests {
         let recipients = phases.map(|phase| RecipientState {
             phase,
             attempts: 300,
+            forgiven: 299,
             wish_granted: true,
+            replaced: true,
             last: Some(report.clone()),
+            ending: None,
             leased: false,
             due: false,
         });
         MessageState {
             held: Some("by hand".to_owned()),
+            held_until: Some(at(99)),
             strikes: 2,
             delay_told: true,
+            edits: Edits::default(),
             recipients: recipients.to_vec(),
         }
     }
@@ -329,6 +482,58 @@ mod tests {
         assert_eq!(MessageState::decode(&sample().encode(), 6), Ok(sample()));
         let fresh = MessageState::fresh(3);
         assert_eq!(MessageState::decode(&fresh.encode(), 3), Ok(fresh));
+    }
+
+    #[test]
+    fn evidence_that_recipients_share_is_written_once() {
+        let text = format!("450 4.2.1 {}", "x".repeat(390));
+        let last = sample().recipients[0].last.clone().map(|report| Report { text, ..report });
+        let mut state = MessageState::fresh(1000);
+        for recipient in &mut state.recipients {
+            recipient.phase = Phase::Waiting { next: Some(at(1_795_284_325)) };
+            recipient.attempts = 3;
+            recipient.last = last.clone();
+        }
+        let encoded = state.encode();
+        assert!(encoded.len() < 20_000, "{} octets: 17 for each recipient, and 400 once", encoded.len());
+        assert_eq!(MessageState::decode(&encoded, 1000), Ok(state));
+    }
+
+    #[test]
+    fn evidence_that_stands_with_each_recipient_is_read_as_well() {
+        let recipients = sample().recipients;
+        let mut writer = Writer::record();
+        for recipient in &recipients {
+            let alone = Shared::default();
+            writer.nested(tag::RECIPIENT, |writer| recipient.encode(&alone, writer));
+        }
+        let read = MessageState::decode(&writer.finish(), recipients.len());
+        assert_eq!(read.map(|state| state.recipients), Ok(recipients));
+    }
+
+    #[test]
+    fn what_an_operator_wants_of_a_recipient_in_hand_is_read_back() {
+        for kind in EndingKind::ALL {
+            let mut state = sample();
+            let report = Report { text: "moved".to_owned(), ..state.recipients[0].last.clone().unwrap() };
+            state.recipients[1].ending = Some(Box::new(Ending { kind, report }));
+            assert_eq!(MessageState::decode(&state.encode(), 6), Ok(state));
+        }
+    }
+
+    #[test]
+    fn a_number_without_a_report_is_damage() {
+        let mut writer = Writer::record();
+        writer.nested(tag::RECIPIENT, |writer| writer.number(tag::recipient::SHARED_LAST, 0));
+        assert!(MessageState::decode(&writer.finish(), 1).is_err());
+    }
+
+    #[test]
+    fn added_recipients_count_beside_those_of_the_envelope() {
+        let mut state = MessageState::fresh(3);
+        state.edits.added = crate::messages::tests::envelope(1).recipients;
+        assert!(MessageState::decode(&state.encode(), 3).is_err());
+        assert_eq!(MessageState::decode(&state.encode(), 2), Ok(state));
     }
 
     #[test]
@@ -358,7 +563,56 @@ mod tests {
         assert!(state.is_over());
     }
 
+    /// Of few reports, so that many share one.
+    fn any_report() -> impl Strategy<Value = Report> {
+        (0_u64..4, any::<bool>(), proptest::option::of("mx[0-1]")).prop_map(|(number, is_reply, host)| {
+            Report {
+                text: format!("reply {number}"),
+                is_reply,
+                host,
+                ..sample().recipients[0].last.clone().unwrap()
+            }
+        })
+    }
+
+    fn any_recipient() -> impl Strategy<Value = RecipientState> {
+        let phase = prop_oneof![
+            proptest::option::of(0_u64..1 << 40).prop_map(|next| Phase::Waiting { next: next.map(at) }),
+            any::<bool>().prop_map(|report_owed| Phase::Delivered { report_owed }),
+            any::<(bool, bool)>().prop_map(|(expired, report_owed)| Phase::Failed { expired, report_owed }),
+        ];
+        let ending = (0..EndingKind::ALL.len(), any_report())
+            .prop_map(|(kind, report)| Box::new(Ending { kind: EndingKind::ALL[kind], report }));
+        let counts = any::<(u32, u32, bool, bool)>();
+        let evidence = (proptest::option::of(any_report()), proptest::option::of(ending));
+        (phase, counts, evidence).prop_map(|(phase, counts, (last, ending))| {
+            let (attempts, forgiven, wish_granted, replaced) = counts;
+            RecipientState {
+                phase,
+                attempts,
+                forgiven,
+                wish_granted,
+                replaced,
+                last,
+                ending,
+                leased: false,
+                due: false,
+            }
+        })
+    }
+
     proptest! {
+        #[test]
+        fn any_state_is_read_back_as_it_was_written(
+            held in proptest::option::of("[a-z ]{0,20}"),
+            until in proptest::option::of(0_u64..1 << 40),
+            recipients in proptest::collection::vec(any_recipient(), 0..20),
+        ) {
+            let held_until = until.map(at);
+            let state = MessageState { held, held_until, recipients, ..MessageState::default() };
+            prop_assert_eq!(MessageState::decode(&state.encode(), state.recipients.len()), Ok(state));
+        }
+
         #[test]
         fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let encoded = [vec![1], bytes].concat();

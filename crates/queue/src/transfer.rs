@@ -3,7 +3,9 @@
 //! Nothing is lost on the way: recipients that were done stay done, a hold stays a hold, lifetimes count from when the
 //! message was first accepted. Leases do not travel: a message that is being delivered belongs where it is.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Queue;
 use crate::codec::{self, milliseconds};
+use crate::edits::Edits;
 use crate::envelope::{Envelope, Origin, Recipient};
 use crate::incoming::{AcceptError, Incoming};
 use crate::message::{QueueId, Report};
@@ -60,6 +63,9 @@ pub struct Transfer {
     pub priority: i8,
     /// Why it is held.
     pub held: Option<String>,
+    /// When the hold ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<u64>,
     /// Attempts that ended without an outcome.
     pub strikes: u8,
     /// Whether the sender was told of a delay.
@@ -104,8 +110,21 @@ pub struct TransferRecipient {
     pub attempts: u32,
     /// Whether an interval that the other side asked for was granted.
     pub wish_granted: bool,
+    /// Those of the attempts that the schedule does not count, as an operator had it begin anew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub forgiven: u32,
+    /// Whether others took its place when the message was rewritten.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
+    /// The route that an operator has chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// The last evidence.
     pub last: Option<TransferReport>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What became of a recipient.
@@ -161,7 +180,8 @@ impl Queue {
     /// A message in words, for another queue. None if it is not here, or is being delivered. Blocking.
     pub fn transfer(&self, id: QueueId) -> Option<Transfer> {
         let describe = |envelope: &Envelope, state: &MessageState| {
-            let in_flight = state.recipients.iter().any(|recipient| recipient.leased);
+            let is_in_hand = |r: &RecipientState| r.leased || r.ending.is_some();
+            let in_flight = state.recipients.iter().any(is_in_hand);
             (!in_flight).then(|| describe(id, envelope, state))
         };
         self.inner.read(id, describe).flatten()
@@ -209,6 +229,7 @@ fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -> Transfer 
         message_id: envelope.message_id.clone(),
         priority: envelope.priority,
         held: state.held.clone(),
+        held_until: state.held_until.map(milliseconds),
         strikes: state.strikes,
         delay_told: state.delay_told,
         recipients: recipients.map(|(recipient, state)| describe_recipient(recipient, state)).collect(),
@@ -237,6 +258,9 @@ fn describe_recipient(recipient: &Recipient, state: &RecipientState) -> Transfer
         report_owed: state.phase.owes_report(),
         attempts: state.attempts,
         wish_granted: state.wish_granted,
+        forgiven: state.forgiven,
+        replaced: state.replaced,
+        via: recipient.via.as_deref().map(str::to_owned),
         last: state.last.as_ref().map(|report| TransferReport {
             status: report.status.to_string(),
             text: report.text.clone(),
@@ -292,8 +316,10 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
     let states = transfer.recipients.iter().map(read_state).collect::<Result<_, _>>()?;
     let state = MessageState {
         held: optional_line(transfer.held.as_deref())?,
+        held_until: transfer.held_until.map(time).transpose()?,
         strikes: transfer.strikes,
         delay_told: transfer.delay_told,
+        edits: Edits { routes: routes(&envelope), ..Edits::default() },
         recipients: states,
     };
     Ok((id, envelope, state))
@@ -318,7 +344,15 @@ fn read_recipient(recipient: &TransferRecipient) -> Result<Recipient, String> {
         given: recipient.given.as_ref().map(address).transpose()?,
         notify,
         original: original.transpose()?,
+        via: optional_line(recipient.via.as_deref())?.map(Arc::from),
     })
+}
+
+/// The routes by recipient, as the state keeps them. A changed sender and added recipients are simply those of the envelope
+/// in its new queue.
+fn routes(envelope: &Envelope) -> BTreeMap<u32, Arc<str>> {
+    let recipients = (0..).zip(&envelope.recipients);
+    recipients.filter_map(|(index, recipient)| Some((index, recipient.via.clone()?))).collect()
 }
 
 fn read_state(recipient: &TransferRecipient) -> Result<RecipientState, String> {
@@ -331,7 +365,10 @@ fn read_state(recipient: &TransferRecipient) -> Result<RecipientState, String> {
             TransferState::Expired => Phase::Failed { expired: true, report_owed },
         },
         attempts: recipient.attempts,
+        forgiven: recipient.forgiven,
         wish_granted: recipient.wish_granted,
+        replaced: recipient.replaced,
+        ending: None,
         last: recipient.last.as_ref().map(read_report).transpose()?,
         leased: false,
         due: false,
@@ -392,7 +429,7 @@ mod tests {
     }
 
     fn sample() -> Described {
-        let envelope = Envelope {
+        let mut envelope = Envelope {
             reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),
             origin: Origin::Login("alice".to_owned()),
             client: Some("2001:db8::1".parse().unwrap()),
@@ -407,6 +444,7 @@ mod tests {
             size: 123,
             recipients: crate::messages::tests::envelope(4).recipients,
         };
+        envelope.recipients[1].via = Some("smarthost relay.test".into());
         let last = Report {
             status: EnhancedStatus::new(4, 7, 1),
             text: "450-4.7.1 slow\r\n450 4.7.1 down".to_owned(),
@@ -424,15 +462,20 @@ mod tests {
         let recipient = |phase| RecipientState {
             phase,
             attempts: 3,
+            forgiven: 2,
             wish_granted: true,
+            replaced: true,
+            ending: None,
             last: Some(last.clone()),
             due: false,
             leased: false,
         };
         let state = MessageState {
             held: Some("waits".to_owned()),
+            held_until: Some(now() + Duration::from_secs(60)),
             strikes: 1,
             delay_told: true,
+            edits: Edits { routes: BTreeMap::from([(1, "smarthost relay.test".into())]), ..Edits::default() },
             recipients: phases.map(recipient).into(),
         };
         (QueueId((NOW * 1000) << 8), envelope, state)

@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use postern_config as config;
-use postern_queue::operate::{Cursor, GroupBy, HeaderPattern, RecipientPick, ShapeBy, Sort};
+use postern_queue::operate::{Cursor, GroupBy, HeaderPattern, RecipientPick, Retry, ShapeBy, Sort};
 use postern_queue::transfer::TransferError;
 use postern_queue::{
     AcceptError, Change, Content, Destination, Envelope, Feedback, Filter, Lease, MessageView, Origin,
@@ -16,6 +16,9 @@ use postern_queue::{
 };
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+
+#[path = "queue/verbs.rs"]
+mod verbs;
 
 const ALICE: &str = "alice@proseware.test";
 const HEADER: &[u8] = b"Received: by mail.proseware.test\r\n";
@@ -29,20 +32,36 @@ struct TestSurroundings {
     reports_fail: AtomicBool,
     /// Every domain goes to this destination instead of its own.
     rerouted: AtomicBool,
+    /// Who is behind info@proseware.test.
+    info: Mutex<Vec<Address>>,
 }
 
 impl Surroundings for TestSurroundings {
-    fn destination(&self, _: &ReversePath, recipient: &Address) -> Destination {
+    fn destination(&self, _: &ReversePath, recipient: &Address, via: Option<&str>) -> Destination {
+        if let Some(via) = via {
+            return to(via);
+        }
         if self.rerouted.load(Ordering::Relaxed) {
             return to("smarthost");
         }
         to(recipient.domain().unwrap().as_str())
     }
 
-    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+    fn checked_route(&self, via: &str) -> Result<String, String> {
+        via.starts_with("smarthost ")
+            .then(|| via.to_owned())
+            .ok_or_else(|| format!("{via:?}: write smarthost HOST"))
+    }
+
+    fn is_local(&self, recipient: &Address) -> bool {
+        recipient.domain().is_some_and(|domain| domain.as_str() == "proseware.test")
+    }
+
+    fn final_recipients(&self, address: &Address) -> Vec<Address> {
         assert!(!self.reports_fail.load(Ordering::Relaxed), "as the test wants it");
         match address.to_string().as_str() {
             "team@proseware.test" => vec![addr(ALICE), addr("bill@proseware.test")],
+            "info@proseware.test" => self.info.lock().unwrap().clone(),
             "gone@proseware.test" => Vec::new(),
             _ => vec![address.clone()],
         }
@@ -96,6 +115,7 @@ impl World {
             sending: Arc::new(config::Outbound { max_recipients: 2, ..config::Outbound::default() }),
             reports_fail: AtomicBool::new(false),
             rerouted: AtomicBool::new(false),
+            info: Mutex::new(vec![addr(ALICE)]),
         };
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_284_325);
         Self { _dir: dir, clock: ManualClock::new(start), surroundings: Arc::new(surroundings) }
@@ -158,6 +178,7 @@ fn envelope(world: &World, sender: &str, recipients: &[&str]) -> Envelope {
         given: None,
         notify: Notify::default(),
         original: None,
+        via: None,
     };
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),
@@ -238,7 +259,7 @@ async fn wait_for_state(queue: &Queue, id: QueueId, state: &str) -> MessageView 
 }
 
 fn changed(matched: usize, changed: usize) -> Change {
-    Change { matched, changed, skipped: Vec::new() }
+    Change { matched, changed, ..Change::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -580,7 +601,7 @@ async fn time_runs_out_in_every_state() {
     expected.push("deferred@adatum.test");
 
     let held_id = accept(&world, &queue, ALICE, &["held@adatum.test"]).await;
-    assert_eq!(queue.hold(&[held_id], "looks odd", Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.hold(&[held_id], "looks odd", None, Duration::ZERO).await.unwrap(), changed(1, 1));
     expected.push("held@adatum.test");
 
     accept(&world, &queue, ALICE, &["first@dead.test"]).await;
@@ -656,9 +677,9 @@ async fn a_hold_survives_a_restart_and_ends_by_release() {
     let world = World::new();
     let queue = world.open().await;
     let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
-    assert_eq!(queue.hold(&[id], "wait for Carol", Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.hold(&[id], "wait for Carol", None, Duration::ZERO).await.unwrap(), changed(1, 1));
     assert!(queue.lease_for(&to("adatum.test")).is_none());
-    let again = queue.hold(&[id], "again", Duration::ZERO).await.unwrap();
+    let again = queue.hold(&[id], "again", None, Duration::ZERO).await.unwrap();
     assert_eq!((again.changed, again.skipped), (0, vec![(id.to_string(), "already held".to_owned())]));
     drop(queue);
 
@@ -668,21 +689,6 @@ async fn a_hold_survives_a_restart_and_ends_by_release() {
     assert!(queue.lease_for(&to("adatum.test")).is_none());
     assert_eq!(queue.release(&queue.select(&Filter::default()).unwrap()).await.unwrap(), changed(1, 1));
     assert_eq!(lease(&queue).await.id, id);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn messages_in_flight_are_left_alone_by_operators() {
-    let world = World::new();
-    let queue = world.open().await;
-    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
-    let held = lease(&queue).await;
-    let skipped = Change { matched: 1, changed: 0, skipped: vec![(id.to_string(), "in-flight".to_owned())] };
-    assert_eq!(queue.hold(&[id], "x", Duration::ZERO).await.unwrap(), skipped);
-    assert_eq!(queue.fail(&[id], &RecipientPick::default(), "x", Duration::ZERO).await.unwrap(), skipped);
-    assert_eq!(queue.remove(&[id], &RecipientPick::default(), Duration::ZERO).await.unwrap(), skipped);
-    assert_eq!(queue.retry(&[id], Duration::ZERO).await.unwrap(), skipped);
-    settle(&queue, held, &delivered(&world));
-    wait_for_messages(&queue, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -728,7 +734,11 @@ async fn retrying_ends_deferrals_and_rests() {
     let held = lease(&queue).await;
     queue.settle(held, vec![(0, deferred(&world))], Feedback::Unreachable("refused".to_owned()));
     wait_for_state(&queue, id, "deferred").await;
-    assert_eq!(queue.retry(&[id], Duration::ZERO).await.unwrap(), changed(1, 1));
+    let waits = queue.retry(&[id], Retry::default()).await.unwrap();
+    assert_eq!(waits, Change { resting: 1, ..changed(1, 1) }, "it is due, and its destination rests");
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    let at_once = Retry { ignore_breaker: true, ..Retry::default() };
+    assert_eq!(queue.retry(&[id], at_once).await.unwrap(), changed(1, 1));
     let held = lease(&queue).await;
     assert_eq!((held.id, held.recipients[0].attempts), (id, 1));
 }
@@ -1044,7 +1054,7 @@ async fn a_message_moves_to_another_queue_with_all_that_happened_to_it() {
         queue.transfer(id).is_some_and(|transfer| transfer.recipients.iter().any(|r| r.attempts > 0))
     })
     .await;
-    assert_eq!(queue.hold(&[id], "moves", Duration::from_secs(60)).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.hold(&[id], "moves", None, Duration::from_secs(60)).await.unwrap(), changed(1, 1));
     let transfer = queue.transfer(id).unwrap();
     let content = read(queue.content(id).unwrap()).await;
     let shown = queue.show(id).unwrap();

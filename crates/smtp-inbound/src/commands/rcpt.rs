@@ -46,7 +46,13 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
 fn merge(transaction: &mut Transaction, address: Address, given: Option<&Address>) {
     if transaction.distinct.insert(address.clone()) {
         let given = given.filter(|given| **given != address).cloned();
-        transaction.recipients.push(Recipient { address, given, notify: Default::default(), original: None });
+        transaction.recipients.push(Recipient {
+            address,
+            given,
+            notify: Default::default(),
+            original: None,
+            via: None,
+        });
     }
 }
 

@@ -39,11 +39,19 @@ struct Nowhere {
 }
 
 impl Surroundings for Nowhere {
-    fn destination(&self, _: &ReversePath, recipient: &Address) -> Destination {
+    fn destination(&self, _: &ReversePath, recipient: &Address, _: Option<&str>) -> Destination {
         Destination(recipient.host.to_string().into())
     }
 
-    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+    fn checked_route(&self, via: &str) -> Result<String, String> {
+        Err(format!("{via:?} is no route: write mx"))
+    }
+
+    fn is_local(&self, _: &Address) -> bool {
+        false
+    }
+
+    fn final_recipients(&self, address: &Address) -> Vec<Address> {
         vec![address.clone()]
     }
 

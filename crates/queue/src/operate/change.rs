@@ -1,0 +1,274 @@
+//! How a verb changes messages: some hundred at a time, each change durable and then looked at again. Attempts under way are
+//! not disturbed; what has become of them is said, and waited for if somebody wants it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::OperateError;
+use crate::entry::Work;
+use crate::envelope::Envelope;
+use crate::filter::RecipientPick;
+use crate::message::QueueId;
+use crate::messages::{Context, Effects, Messages, Refusal};
+use crate::state::MessageState;
+use crate::store::StoreError;
+use crate::watch::Watch;
+use crate::{Inner, Queue};
+
+/// Messages that a verb changes before it lets others at the queue.
+const STEP: usize = 500;
+
+/// For the end of an attempt at most.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// What a changing verb did. `changed` is counted after the change was durable and read back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Messages the filter found.
+    pub matched: usize,
+    /// Messages that are different now. Of those that are in `in_flight` too, the recipients that were being delivered are
+    /// not yet what the verb wants them to be: it counts for them when their attempt has ended without delivery.
+    pub changed: usize,
+    /// Those that are not, with the reason (`in-flight`, `not held`, `delivered meanwhile` ...).
+    pub skipped: Vec<(String, String)>,
+    /// Messages with recipients that were being delivered when they were changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_flight: Vec<InFlight>,
+    /// `retry`: messages that are due and still wait, as a destination of theirs rests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resting: usize,
+}
+
+/// A message that was changed while recipients of it were being delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// The queue id.
+    pub id: String,
+    /// How many recipients of those that the verb is about.
+    pub recipients: usize,
+    /// Those whose attempt had not ended when the answer was given.
+    pub open: usize,
+    /// Those whose attempt had ended with delivery: for them the verb came too late.
+    pub delivered: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// A verb, as it changes one message.
+pub(super) trait Verb: Sync {
+    /// Changes a message, or says why it is left alone: nothing is different then.
+    fn apply(&self, work: &mut Work, cx: &Context<'_>) -> Result<Applied, Refusal>;
+
+    /// Whether the change is there when the message is looked at again; `None`: the message has ended.
+    fn is_there(&self, applied: &Applied, now: Option<Seen<'_>>) -> bool;
+
+    /// Whether the destinations of the message are tried though they rest.
+    fn ends_rests(&self) -> bool {
+        false
+    }
+}
+
+/// What a verb did to a message.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    /// Recipients to be put in line.
+    pub(super) ready: Vec<u32>,
+    /// The recipients that it is about, those in hand included, each with its attempts so far.
+    pub(super) about: Vec<(usize, u32)>,
+    /// Those of them that it ends, or wants to end.
+    pub(super) ended: Vec<usize>,
+    /// Recipients of the message when it was done.
+    pub(super) recipients: usize,
+    /// When the last of them is due at the latest.
+    pub(super) due: Option<SystemTime>,
+}
+
+/// A message when it is looked at again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) state: &'a MessageState,
+    /// Whether it is removed as soon as the attempts under way have ended.
+    pub(super) is_discarded: bool,
+}
+
+impl Applied {
+    /// About these recipients.
+    pub(super) fn about(work: &Work, indices: &[usize]) -> Self {
+        let about = indices.iter().map(|index| (*index, work.state.recipients[*index].attempts)).collect();
+        Self { about, ..Self::default() }
+    }
+
+    /// Whether the recipients to be ended have ended, or will when the attempt at them has.
+    pub(super) fn has_ended(&self, now: Seen<'_>) -> bool {
+        self.ended
+            .iter()
+            .filter_map(|index| now.state.recipients.get(*index))
+            .all(|recipient| now.is_discarded || !recipient.phase.is_waiting() || recipient.ending.is_some())
+    }
+}
+
+/// The recipients that are not done, those in hand included.
+pub(super) fn unfinished(work: &Work) -> Vec<usize> {
+    let recipients = work.state.recipients.iter().enumerate();
+    recipients.filter(|(_, recipient)| recipient.phase.is_waiting()).map(|(index, _)| index).collect()
+}
+
+/// Those of them that are meant.
+pub(super) fn picked(work: &Work, pick: &RecipientPick, cx: &Context<'_>) -> Vec<usize> {
+    let mut picked = unfinished(work);
+    picked.retain(|index| pick.takes(&work.envelope, *index, cx));
+    picked
+}
+
+/// A message that was changed.
+struct Begun {
+    id: QueueId,
+    applied: Applied,
+    watch: Option<Arc<Watch>>,
+}
+
+/// Hears when a change is durable.
+type Durable = oneshot::Receiver<Result<(), Arc<StoreError>>>;
+
+impl Queue {
+    /// Changes messages, waits up to `wait` for the attempts under way at them, and looks at them again.
+    pub(super) async fn change(
+        &self,
+        ids: &[QueueId],
+        wait: Duration,
+        verb: &impl Verb,
+    ) -> Result<Change, OperateError> {
+        let deadline = Instant::now() + wait.min(MAX_WAIT);
+        let mut change = Change { matched: ids.len(), ..Change::default() };
+        let mut open = Vec::new();
+        for step in ids.chunks(STEP) {
+            for begun in self.change_step(step, verb, &mut change).await? {
+                let is_awaited = begun.watch.is_some() && !wait.is_zero();
+                if is_awaited { open.push(begun) } else { self.conclude(begun, verb, &mut change) }
+            }
+        }
+        loop {
+            // From here on no end of an attempt is missed.
+            let progress = self.inner.progress.notified();
+            let settled: Vec<Begun>;
+            (settled, open) = open.into_iter().partition(|begun| self.inner.has_settled(begun));
+            settled.into_iter().for_each(|begun| self.conclude(begun, verb, &mut change));
+            if open.is_empty() || timeout_at(deadline, progress).await.is_err() {
+                break;
+            }
+        }
+        open.into_iter().for_each(|begun| self.conclude(begun, verb, &mut change));
+        Ok(change)
+    }
+
+    /// Changes some messages and waits until that is durable. Returns those that were changed.
+    async fn change_step(
+        &self,
+        ids: &[QueueId],
+        verb: &impl Verb,
+        change: &mut Change,
+    ) -> Result<Vec<Begun>, OperateError> {
+        let mut begun = Vec::with_capacity(ids.len());
+        let on_each = |id: QueueId, messages: &mut Messages, cx: &Context<'_>, fx: &mut Effects| match begin(
+            messages, id, verb, cx, fx,
+        ) {
+            Ok(one) => begun.push(one),
+            Err(reason) => change.skipped.push((id.to_string(), reason.into_owned())),
+        };
+        let unread = self.inner.with_each(ids, on_each).await;
+        change.skipped.extend(unread.into_iter().map(|(id, error)| (id.to_string(), error.to_string())));
+        let mut done = Vec::with_capacity(begun.len());
+        for (begun, durable) in begun {
+            // Without an answer there was nothing to write: the change is one of memory alone.
+            match durable.await.ok().and_then(Result::err) {
+                Some(error) if done.is_empty() && change.changed == 0 => {
+                    return Err(OperateError::Store(crate::owned(&error)));
+                }
+                Some(error) => change.skipped.push((begun.id.to_string(), error.to_string())),
+                None => done.push(begun),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Looks at a message again, and counts it.
+    fn conclude(&self, begun: Begun, verb: &impl Verb, change: &mut Change) {
+        let Begun { id, applied, watch } = begun;
+        let (is_there, is_gone) = self.inner.look(id, |now| (verb.is_there(&applied, now), now.is_none()));
+        let delivered = watch.as_ref().map_or(0, |watch| watch.delivered());
+        if let Some(watch) = watch {
+            let (recipients, open) = (watch.recipients(), watch.open());
+            change.in_flight.push(InFlight { id: id.to_string(), recipients, open, delivered });
+        }
+        let skipped = match (is_there, is_gone) {
+            _ if delivered > 0 && delivered == applied.about.len() => "delivered meanwhile",
+            (true, _) => {
+                change.changed += 1;
+                return;
+            }
+            (false, true) => "ended meanwhile",
+            (false, false) => "changed again",
+        };
+        change.skipped.push((id.to_string(), skipped.to_owned()));
+    }
+}
+
+impl Inner {
+    /// Looks at a message; `None`: it has ended. One that cannot be read is as good as gone to whoever asks.
+    pub(super) fn look<R>(&self, id: QueueId, look: impl Fn(Option<Seen<'_>>) -> R) -> R {
+        let seen = self.look_at(id, |_, entry, loaded| {
+            let is_discarded = entry.work.as_ref().is_some_and(|work| work.discarded);
+            entry.read(loaded, |envelope, state| look(Some(Seen { envelope, state, is_discarded }))).ok()
+        });
+        seen.flatten().unwrap_or_else(|| look(None))
+    }
+
+    /// Whether the attempts at a message have ended, and what they ended with is durable.
+    fn has_settled(&self, begun: &Begun) -> bool {
+        if begun.watch.as_ref().is_some_and(|watch| watch.open() > 0) {
+            return false;
+        }
+        let messages = self.messages.lock();
+        let work = messages.entry(begun.id).and_then(|entry| entry.work.as_ref());
+        work.is_none_or(|work| !work.dirty && !work.writing && !work.discarded)
+    }
+}
+
+/// Applies a verb to one message.
+fn begin(
+    messages: &mut Messages,
+    id: QueueId,
+    verb: &impl Verb,
+    cx: &Context<'_>,
+    fx: &mut Effects,
+) -> Result<(Begun, Durable), Refusal> {
+    let (waiter, durable) = oneshot::channel();
+    let mut done = None;
+    messages.change(id, cx, fx, |work| {
+        let mut applied = verb.apply(work, cx)?;
+        let in_hand: Vec<usize> = applied
+            .about
+            .iter()
+            .map(|(index, _)| *index)
+            .filter(|i| work.state.recipients[*i].leased)
+            .collect();
+        let watch = (!in_hand.is_empty()).then(|| work.watch(in_hand));
+        if work.dirty || work.discarded {
+            work.waiters.push(waiter);
+        }
+        let ready = std::mem::take(&mut applied.ready);
+        done = Some(Begun { id, applied, watch });
+        Ok(ready)
+    })?;
+    if verb.ends_rests() {
+        messages.end_rests(id, cx);
+    }
+    Ok((done.ok_or("gone")?, durable))
+}
