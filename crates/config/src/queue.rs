@@ -55,6 +55,12 @@ pub struct Queue {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub index_interval: Duration,
+    /// A delivery attempt that takes no step (a connection, a reply, a block of content) for so long is ended, and counts as a
+    /// fault of this server; after three the message is held. The longest step is the reply to the final dot, 10 minutes
+    /// (RFC 5321 §4.5.3.2.6): keep it well above `outbound.timeouts`.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub stall_limit: Duration,
 }
 
 impl Default for Queue {
@@ -72,6 +78,7 @@ impl Default for Queue {
             inline_limit: 128 * 1024,
             commit_timeout: Duration::from_secs(30),
             index_interval: Duration::from_secs(1),
+            stall_limit: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -115,6 +122,7 @@ impl Queue {
             ("bounce_lifetime", self.bounce_lifetime),
             ("commit_timeout", self.commit_timeout),
             ("index_interval", self.index_interval),
+            ("stall_limit", self.stall_limit),
         ] {
             not_zero(node, key, value, findings);
         }

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub(crate) expired: IntCounter,
     pub(crate) undeliverable_reports: IntCounter,
     pub(crate) strikes: IntCounter,
+    pub(crate) stalls: IntCounter,
+    pub(crate) forced_ends: IntCounter,
     pub(crate) store_errors: IntCounter,
     commit_seconds: Histogram,
 }
@@ -88,6 +90,14 @@ impl Metrics {
                 "Failed recipients of messages with a null sender, of which nobody is told",
             )?,
             strikes: counter("postern_queue_strikes_total", "Attempts that ended without an outcome")?,
+            stalls: counter(
+                "postern_queue_stalls_total",
+                "Attempts that made no progress for queue.stall_limit and were told to end",
+            )?,
+            forced_ends: counter(
+                "postern_queue_forced_ends_total",
+                "Attempts that did not end when they were told, and lost their lease",
+            )?,
             store_errors: counter("postern_queue_store_errors_total", "Changes that the spool refused")?,
             commit_seconds,
         })

@@ -19,6 +19,7 @@ pub use crate::filter::{BadFilter, Filter, HeaderPattern, RecipientPick};
 use crate::filter::{Found, Matcher};
 use crate::message::{Destination, QueueId, Report};
 use crate::messages::{Context, Effects, Messages};
+use crate::progress::AttemptView;
 use crate::state::{MessageState, Phase, RecipientState};
 use crate::store::StoreError;
 use crate::{Content, Inner, Queue, retry};
@@ -61,6 +62,9 @@ pub struct MessageView {
     pub client: Option<String>,
     /// The Message-ID.
     pub message_id: Option<String>,
+    /// The delivery attempt under way that began first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptView>,
     /// Its recipients.
     pub recipients: Vec<RecipientView>,
 }
@@ -233,6 +237,9 @@ pub struct Summary {
     pub store_error: Option<String>,
     /// Records set aside as damaged.
     pub damaged: usize,
+    /// The delivery attempt under way that began first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_attempt: Option<AttemptView>,
 }
 
 impl Queue {
@@ -349,11 +356,14 @@ impl Queue {
         let cx = self.inner.context();
         let messages = self.inner.messages.lock();
         let entry = messages.entry(id)?;
-        let scheduler = &messages.scheduler;
+        let (scheduler, status) = (&messages.scheduler, entry.status);
         let view = |envelope: &Envelope, state: &MessageState| {
-            view(&Found { id, status: entry.status, envelope, state, scheduler, cx: &cx })
+            view(&Found { id, status, envelope, state, scheduler, cx: &cx })
         };
-        entry.read(view).ok()
+        let shown = entry.read(view).ok()?;
+        drop(messages);
+        let attempt = (status == Status::Active).then(|| self.inner.attempts.oldest(Some(id))).flatten();
+        Some(MessageView { attempt, ..shown })
     }
 
     /// The content of one message.
@@ -366,6 +376,7 @@ impl Queue {
     pub fn summary(&self) -> Summary {
         let now = self.inner.clock.now();
         let store_error = self.inner.store.health();
+        let oldest_attempt = self.inner.attempts.oldest(None);
         let messages = self.inner.messages.lock();
         let oldest =
             messages.oldest().map(|facts| now.duration_since(facts.received).unwrap_or_default().as_secs());
@@ -379,6 +390,7 @@ impl Queue {
             oldest,
             store_error,
             damaged: messages.damaged,
+            oldest_attempt,
         }
     }
 
@@ -902,6 +914,7 @@ fn view(found: &Found<'_>) -> MessageView {
         },
         client: envelope.client.map(|ip| ip.to_string()),
         message_id: envelope.message_id.clone(),
+        attempt: None,
         recipients: recipients.map(|(index, (r, s))| recipient_view(index, r, s, found)).collect(),
     }
 }
