@@ -398,6 +398,7 @@ impl Queue {
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
         self.inner.metrics.free_space(self.inner.store.space().free);
+        self.inner.metrics.synced(crate::store::files::syncs());
     }
 
     /// Keeps messages back until they are released. They still expire. Survives a restart. For those that are being
