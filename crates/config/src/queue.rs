@@ -56,8 +56,8 @@ pub struct Queue {
     #[schemars(with = "String")]
     pub index_interval: Duration,
     /// A delivery attempt that takes no step (a connection, a reply, a block of content) for so long is ended, and counts as a
-    /// fault of this server; after three the message is held. The longest step is the reply to the final dot, 10 minutes
-    /// (RFC 5321 §4.5.3.2.6): keep it well above `outbound.timeouts`.
+    /// fault of this server; after three the message is held. The default is well above all that RFC 5321 §4.5.3.2 allows for
+    /// one command (10 minutes for the reply to the final dot); keep it above `outbound.timeouts`.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub stall_limit: Duration,

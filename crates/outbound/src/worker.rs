@@ -1047,6 +1047,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn waiting_for_other_mailboxes_is_no_standstill() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let route =
+            format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", silent.local_addr().unwrap());
+        let site = Site::start(&format!("stall_limit = \"300ms\"\n{LOCAL}{route}"), StaticDns::new()).await;
+        let others = site.outbound.local.acquire_many(LOCAL_DELIVERIES as u32).await.unwrap();
+        let local = site.submit(&["alice@proseware.test"], "x\r\n").await;
+        let step = |site: &Site, id| site.queue.show(id)?.attempt.map(|attempt| attempt.step);
+        site.until("waiting", |site| step(site, local).as_deref() == Some("waits for other mailboxes")).await;
+        // One that came later does stand still.
+        let remote = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until("cut short", |site| site.queue.show(remote).is_some_and(|m| m.state == "deferred")).await;
+        assert_eq!(site.queue.show(local).unwrap().state, "active");
+        drop(others);
+        site.until_gone(local).await;
+        site.stop().await;
+    }
+
+    #[tokio::test]
     async fn postmaster_is_told_of_a_login_that_is_refused() {
         let hello = ["220 hi\r\n", "EHLO", "250-hi\r\n250 AUTH PLAIN\r\n"];
         let server = Server::start(&[&hello[..], &["AUTH", "535 5.7.8 no\r\n"]].concat()).await;
