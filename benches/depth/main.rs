@@ -18,6 +18,7 @@ mod fill;
 mod harness;
 mod pulse;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fill::{Fill, State};
@@ -36,8 +37,11 @@ struct Plan {
     idle: Duration,
 }
 
-/// How long the daemon may take to load its queue.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long the daemon may know of no more messages than before, while it loads its queue.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An index that has not grown for so long is complete: it is written once a second.
+const STEADY: Duration = Duration::from_secs(3);
 
 fn main() {
     let result = Plan::read(std::env::args().skip(1)).and_then(|plan| measure(&plan));
@@ -98,6 +102,7 @@ fn measure(plan: &Plan) -> Result<(), String> {
     let index = bench.site.spool().join("index");
     std::fs::remove_dir_all(&index).map_err(|e| format!("{}: {e}", index.display()))?;
     let mut daemon = bench.start("without its index", left)?;
+    bench.rebuilt(&index);
     bench.memory(&daemon);
     daemon.stop();
     let daemon = bench.start("after a clean stop", left)?;
@@ -143,14 +148,33 @@ impl Bench<'_> {
         let daemon = self.site.start()?;
         wait_for_greeting(self.site.address())?;
         self.seconds(&format!("start {when}: greets after"), begin.elapsed());
-        while self.known()? < messages {
-            if begin.elapsed() > PATIENCE {
-                return Err(format!("{} of {messages} messages {when}", self.known()?));
+        let (mut known, mut since) = (self.known()?, Instant::now());
+        while known < messages {
+            if since.elapsed() > PATIENCE {
+                return Err(format!("it knows {known} of {messages} messages {when}"));
             }
             std::thread::sleep(Duration::from_millis(10));
+            let now = self.known()?;
+            if now != known {
+                (known, since) = (now, Instant::now());
+            }
         }
         self.seconds(&format!("start {when}: queue loaded after"), begin.elapsed());
         Ok(daemon)
+    }
+
+    /// Waits until the index is there again: its files have not grown for a while.
+    fn rebuilt(&self, index: &Path) {
+        let begin = Instant::now();
+        let (mut size, mut grown) = (0, Duration::ZERO);
+        while begin.elapsed() - grown < STEADY {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = on_disk(index);
+            if now != size {
+                (size, grown) = (now, begin.elapsed());
+            }
+        }
+        self.seconds("  index rebuilt, beside its work, after", grown);
     }
 
     /// Messages that the daemon says it has.
