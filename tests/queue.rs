@@ -59,6 +59,38 @@ fn deferred_mail_is_shown_in_the_queue_and_delivered_by_a_retry() {
 }
 
 #[test]
+fn a_delivery_that_makes_no_progress_gives_its_slot_to_the_next() {
+    let hop = NextHop::start(Script::default().times(1, ".", Action::Hang));
+    // Far below the ten minutes that the reply to the final dot may take.
+    let limits =
+        "[queue]\nstall_limit = \"2s\"\n[outbound]\nmax_per_destination = 1\ninitial_per_destination = 1";
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(limits).start();
+    let wedged = submit(&daemon, &[CAROL], "wedged");
+    let active = daemon.wait_in_queue("an attempt that waits", |m| m["attempt"]["step"] == "content sent");
+    assert_eq!(
+        (&active["id"], &active["attempt"]["destination"]),
+        (&wedged.clone().into(), &"mx adatum.test".into())
+    );
+    let shown = daemon.ctl(&["queue", "show", &wedged]).stdout;
+    assert!(shown.contains("mx adatum.test, for ") && shown.contains("; content sent "), "{shown}");
+    submit(&daemon, &[CAROL], "next in line");
+
+    let stalled = daemon.wait_for("stalled", |line| line["id"] == wedged.as_str());
+    assert_eq!(
+        (&stalled["destination"], &stalled["step"]),
+        (&"mx adatum.test".into(), &"content sent".into())
+    );
+    assert!(contains(&hop.wait_for_message().mail.0, "next in line"));
+    daemon.wait_in_queue("a strike", |m| m["id"] == wedged.as_str() && m["state"] == "deferred");
+    let metrics = daemon.ctl(&["metrics"]).stdout;
+    assert!(metrics.contains("postern_queue_stalls_total 1\n"), "{metrics}");
+    assert!(metrics.contains("postern_queue_forced_ends_total 0\n"), "{metrics}");
+    assert_eq!(daemon.change_queue(&["retry", "--id", &wedged]), 1);
+    hop.wait_for_count(2);
+    daemon.wait_for_empty_queue();
+}
+
+#[test]
 fn a_refused_recipient_is_reported_to_the_sender() {
     let hop = NextHop::start(
         Script::default().reply("RCPT", "550-5.1.1 no such user here\r\n550 5.1.1 see the list"),

@@ -1,235 +1,169 @@
-//! How many messages a second, at what cost: Postern and, in the same run on the same machine, Postfix.
+//! How many messages a second, at what cost: Postern and, in turn with it on the same machine, Postfix and the bare disk.
 //!
 //! ```text
 //! cargo bench --bench throughput                        # everything, with Postfix if it is installed (needs root)
-//! cargo bench --bench throughput -- relay --messages 50000 --sessions 64 --size 32768
+//! cargo bench --bench throughput -- --quick             # the same with small numbers, to see that it works
+//! cargo bench --bench throughput -- accept spool --sizes 4096 --sessions 16,64 --seconds 10 --repetitions 5
 //! ```
 //!
-//! Scenarios: `accept` (the next hop is down, so that only taking mail is measured), `relay` (to a sink in this
-//! process), `submit` (one session, latency of a whole transaction), `idle` (memory of 500 idle sessions), `sync`
-//! (fsync and fdatasync calls a message while relaying, counted by strace in a run of its own).
-//! Load, servers and sink share the machine; figures of one run compare, those of two runs do not.
+//! | scenario | what |
+//! |---|---|
+//! | `accept` | mail over SMTP to a server that cannot get rid of it, beside appending and syncing the same octets |
+//! | `relay` | mail over SMTP to a server that hands it to a sink in this process |
+//! | `submit` | one session: how long a transaction takes while the mail is relayed |
+//! | `idle` | memory of 500 sessions that say nothing |
+//! | `amplification` | octets written to the disk for each octet of mail that comes and goes |
+//! | `sync` | calls of fsync and fdatasync for each message that is relayed |
+//! | `spool` | the spool alone, without SMTP, beside the bare disk |
+//! | `churn` | what the spool takes up on the disk while messages come and go |
+//!
+//! Load, servers and sink share the machine and the disk. So contenders run in turn, again and again; what is printed is the
+//! median, and ratios are medians of the ratios of each turn.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-mod load;
-mod measure;
-mod postern;
-mod postfix;
-mod sink;
+mod accept;
+mod amplification;
+mod churn;
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "each benchmark uses its part of it")]
+mod harness;
+mod relay;
+mod spool;
+mod sync;
 
 use std::time::Duration;
 
-use measure::Cpu;
+use harness::figures::Until;
+use harness::{Starter, postern, postfix};
+
+/// The servers, ours first.
+const SERVERS: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", postfix::start)];
 
 /// What is measured.
 #[derive(Debug, Clone)]
-struct Plan {
+pub struct Plan {
+    scenarios: Vec<Scenario>,
+    repetitions: usize,
+    /// How long each run takes.
+    time: Duration,
+    sizes: Vec<usize>,
+    sessions: Vec<usize>,
+    /// Where messages are counted and not seconds.
     messages: usize,
-    sessions: usize,
-    size: usize,
-    scenarios: Vec<String>,
+    /// `churn`: messages in all, and at once.
+    churn: (usize, usize),
+    /// `amplification`: how long what is written behind the mail takes (the index once a second, dirty directories).
+    settled: Duration,
 }
 
-/// A server under test: started for one scenario, stopped when dropped.
-trait Server {
-    /// The address that takes mail.
-    fn address(&self) -> std::net::SocketAddr;
-    /// Its processes.
-    fn processes(&self) -> measure::Processes;
-    /// Ends it in an orderly way, so that what counts it (strace) can write its result.
-    fn stop(&mut self);
-}
+type Scenario = (&'static str, fn(&Plan) -> Result<(), String>);
 
-/// How a server is started for a scenario.
-struct Setup {
-    /// Where it relays to; nobody listens there when only accepting is measured.
-    next_hop: std::net::SocketAddr,
-    /// A file for strace to count system calls into.
-    count_into: Option<std::path::PathBuf>,
-}
-
-type Starter = fn(&Setup) -> Result<Box<dyn Server>, String>;
+const SCENARIOS: [Scenario; 8] = [
+    ("accept", accept::measure),
+    ("relay", relay::measure),
+    ("submit", relay::submit),
+    ("idle", relay::idle),
+    ("amplification", amplification::measure),
+    ("sync", sync::measure),
+    ("spool", spool::measure),
+    ("churn", churn::measure),
+];
 
 fn main() {
-    let plan = match plan(std::env::args().skip(1)) {
-        Ok(plan) => plan,
-        Err(problem) => {
-            eprintln!("throughput: {problem}");
-            std::process::exit(2);
-        }
-    };
+    let plan = Plan::read(std::env::args().skip(1)).unwrap_or_else(|problem| {
+        eprintln!("throughput: {problem}");
+        std::process::exit(2)
+    });
     println!(
-        "{} messages of {} octets, {} sessions, no TLS, log on; {} processors shared by load, server and sink",
-        plan.messages,
-        plan.size,
-        plan.sessions,
+        "no TLS, log on; {} processors shared by load, servers and sink; median of {} runs of {} s in turn",
         std::thread::available_parallelism().map_or(0, usize::from),
+        plan.repetitions,
+        plan.time.as_secs_f64(),
     );
-    let servers: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", postfix::start)];
-    for scenario in &plan.scenarios {
-        println!("\n{scenario}");
-        let mut first = None;
-        for (name, start) in servers {
-            match run(scenario, &plan, start) {
-                Ok(result) => {
-                    println!("  {name:<8} {result}");
-                    match &first {
-                        None => first = Some(result),
-                        Some(ours) => println!("  {:<8} {}", "ratio", ours.against(&result)),
-                    }
-                }
-                Err(problem) => println!("  {name:<8} not measured: {problem}"),
+    let mut failed = false;
+    for (name, measure) in &plan.scenarios {
+        if let Err(problem) = measure(&plan) {
+            eprintln!("{name}: not measured: {problem}");
+            failed = true;
+        }
+    }
+    std::process::exit(failed.into());
+}
+
+impl Plan {
+    fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut plan = Self {
+            scenarios: Vec::new(),
+            repetitions: 3,
+            time: Duration::from_secs(5),
+            sizes: vec![4096, 32 * 1024, 256 * 1024],
+            sessions: vec![1, 16, 64],
+            messages: 5000,
+            churn: (200_000, 10_000),
+            settled: Duration::from_millis(2500),
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                // Cargo adds it.
+                "--bench" => {}
+                "--quick" => plan.quick(),
+                "--repetitions" => plan.repetitions = number(&value()?)?,
+                "--seconds" => plan.time = Duration::from_secs_f64(number(&value()?)?),
+                "--sizes" => plan.sizes = numbers(&value()?)?,
+                "--sessions" => plan.sessions = numbers(&value()?)?,
+                "--messages" => plan.messages = number(&value()?)?,
+                "--churn" => plan.churn.0 = number(&value()?)?,
+                "--live" => plan.churn.1 = number(&value()?)?,
+                name => plan.scenarios.push(scenario(name)?),
             }
         }
-    }
-}
-
-fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, String> {
-    let mut plan = Plan { messages: 20_000, sessions: 16, size: 4096, scenarios: Vec::new() };
-    while let Some(argument) = arguments.next() {
-        let mut number =
-            || arguments.next().and_then(|n| n.parse().ok()).ok_or(format!("{argument} needs a number"));
-        match argument.as_str() {
-            // Cargo adds it.
-            "--bench" => {}
-            "--messages" => plan.messages = number()?,
-            "--sessions" => plan.sessions = number()?,
-            "--size" => plan.size = number()?,
-            "accept" | "relay" | "submit" | "idle" | "sync" => plan.scenarios.push(argument),
-            _ => return Err(format!("unknown argument {argument:?}")),
+        if plan.scenarios.is_empty() {
+            plan.scenarios = SCENARIOS.to_vec();
         }
+        let is_empty = plan.repetitions == 0 || plan.time.is_zero() || plan.messages == 0;
+        if is_empty || plan.sizes.contains(&0) || plan.sessions.contains(&0) || plan.churn.0 < 5 {
+            return Err("there is nothing to measure with a 0".into());
+        }
+        Ok(plan)
     }
-    if plan.scenarios.is_empty() {
-        plan.scenarios = ["accept", "relay", "submit", "idle", "sync"].map(String::from).into();
+
+    /// As little as shows that everything works.
+    fn quick(&mut self) {
+        self.repetitions = 1;
+        self.time = Duration::from_millis(300);
+        self.sizes = vec![4096, 256 * 1024];
+        self.sessions = vec![16];
+        self.messages = 200;
+        self.churn = (5000, 500);
+        self.settled = Duration::from_millis(300);
     }
-    Ok(plan)
-}
 
-/// One figure with its unit; whether more is better.
-#[derive(Debug, Clone)]
-struct Figure {
-    what: &'static str,
-    value: f64,
-    more_is_better: bool,
-}
-
-/// What one scenario gave for one server.
-#[derive(Debug, Clone)]
-struct Outcome(Vec<Figure>);
-
-impl Outcome {
-    /// How many times better than `other`, figure by figure.
-    fn against(&self, other: &Self) -> String {
-        let ratios = self.0.iter().zip(&other.0).map(|(ours, theirs)| {
-            let ratio =
-                if ours.more_is_better { ours.value / theirs.value } else { theirs.value / ours.value };
-            format!("{}: {ratio:.1} x better", ours.what)
-        });
-        ratios.collect::<Vec<_>>().join("   ")
+    /// The time of one run.
+    fn until(&self) -> Until {
+        Until::Time(self.time)
     }
-}
 
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let figures: Vec<_> =
-            self.0.iter().map(|figure| format!("{}: {:.3}", figure.what, figure.value)).collect();
-        f.write_str(&figures.join("   "))
+    /// Messages of a size, where they are counted: not more than a disk takes in some seconds.
+    fn messages(&self, size: usize) -> usize {
+        /// Octets in all.
+        const MOST: usize = 256 * 1024 * 1024;
+        self.messages.min(MOST / size).max(1)
     }
 }
 
-fn run(scenario: &str, plan: &Plan, start: Starter) -> Result<Outcome, String> {
-    match scenario {
-        "accept" => accept(plan, start),
-        "relay" => relay(plan, start),
-        "submit" => submit(plan, start),
-        "idle" => idle(start),
-        _ => sync_calls(plan, start),
-    }
+fn scenario(name: &str) -> Result<Scenario, String> {
+    let known = SCENARIOS.iter().find(|(known, _)| *known == name).copied();
+    known.ok_or_else(|| {
+        format!("unknown argument {name:?}; scenarios: {}", SCENARIOS.map(|(n, _)| n).join(", "))
+    })
 }
 
-fn accept(plan: &Plan, start: Starter) -> Result<Outcome, String> {
-    let mut server = start(&Setup { next_hop: sink::nobody()?, count_into: None })?;
-    let before = server.processes().cpu();
-    let load = load::run(server.address(), plan.sessions, plan.messages, plan.size)?;
-    let cpu = server.processes().cpu().since(before);
-    server.stop();
-    Ok(rate_and_cost("accepted per second", plan.messages, load.elapsed, cpu, &load))
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 
-fn relay(plan: &Plan, start: Starter) -> Result<Outcome, String> {
-    let sink = sink::Sink::start()?;
-    let mut server = start(&Setup { next_hop: sink.address(), count_into: None })?;
-    // Not counted: connections, caches and the first growth of files.
-    load::run(server.address(), plan.sessions, plan.sessions * 10, plan.size)?;
-    sink.wait_for(plan.sessions * 10)?;
-    let before = server.processes().cpu();
-    let begin = std::time::Instant::now();
-    let load = load::run(server.address(), plan.sessions, plan.messages, plan.size)?;
-    sink.wait_for(plan.sessions * 10 + plan.messages)?;
-    let elapsed = begin.elapsed();
-    let cpu = server.processes().cpu().since(before);
-    server.stop();
-    Ok(rate_and_cost("relayed per second", plan.messages, elapsed, cpu, &load))
-}
-
-fn submit(plan: &Plan, start: Starter) -> Result<Outcome, String> {
-    const TRANSACTIONS: usize = 500;
-    let sink = sink::Sink::start()?;
-    let mut server = start(&Setup { next_hop: sink.address(), count_into: None })?;
-    let load = load::run(server.address(), 1, TRANSACTIONS, plan.size)?;
-    sink.wait_for(TRANSACTIONS)?;
-    server.stop();
-    let figure =
-        |what, share| Figure { what, value: load.latency(share).as_secs_f64() * 1e3, more_is_better: false };
-    Ok(Outcome(vec![figure("submit p50 ms", 0.5), figure("submit p99 ms", 0.99)]))
-}
-
-fn idle(start: Starter) -> Result<Outcome, String> {
-    const SESSIONS: usize = 500;
-    let mut server = start(&Setup { next_hop: sink::nobody()?, count_into: None })?;
-    let before = server.processes().memory();
-    let sessions = load::idle_sessions(server.address(), SESSIONS)?;
-    let after = server.processes().memory();
-    drop(sessions);
-    server.stop();
-    let mebibytes = after.saturating_sub(before) as f64 / (1024.0 * 1024.0);
-    Ok(Outcome(vec![Figure { what: "MiB for 500 idle sessions", value: mebibytes, more_is_better: false }]))
-}
-
-fn sync_calls(plan: &Plan, start: Starter) -> Result<Outcome, String> {
-    let messages = plan.messages.min(2000);
-    let folder = measure::TemporaryFolder::new()?;
-    let count = folder.path().join("strace");
-    let sink = sink::Sink::start()?;
-    let mut server = start(&Setup { next_hop: sink.address(), count_into: Some(count.clone()) })?;
-    load::run(server.address(), plan.sessions, messages, plan.size)?;
-    sink.wait_for(messages)?;
-    server.stop();
-    let calls = measure::counted_calls(&count)?;
-    let value = calls as f64 / messages as f64;
-    Ok(Outcome(vec![Figure { what: "fsync and fdatasync per message", value, more_is_better: false }]))
-}
-
-fn rate_and_cost(
-    what: &'static str,
-    messages: usize,
-    elapsed: Duration,
-    cpu: Cpu,
-    load: &load::Load,
-) -> Outcome {
-    let latency = |what, share| {
-        let value = load.latency(share).as_secs_f64() * 1e3;
-        Figure { what, value, more_is_better: false }
-    };
-    Outcome(vec![
-        Figure { what, value: messages as f64 / elapsed.as_secs_f64(), more_is_better: true },
-        Figure {
-            what: "CPU s per 1000",
-            value: cpu.0.as_secs_f64() * 1000.0 / messages as f64,
-            more_is_better: false,
-        },
-        latency("p50 ms", 0.5),
-        latency("p99 ms", 0.99),
-    ])
+fn numbers(text: &str) -> Result<Vec<usize>, String> {
+    text.split(',').map(number).collect()
 }

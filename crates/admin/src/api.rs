@@ -28,11 +28,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use postern_queue::Transfer;
 pub use postern_queue::operate::{
     Change, Filter, Group, GroupBy, HeaderPattern, InFlight, MessageView, RecipientView, Shape, ShapeBy,
     ShapeRow, Sort, Summary,
 };
+pub use postern_queue::{AttemptView, Transfer};
 
 /// The version of the answers.
 pub const VERSION: u32 = 1;

@@ -42,6 +42,7 @@ pub(crate) fn check(
         route.check_reached(&config.routes[..at], &config.domains, &node, findings);
     }
     config.outbound.check(&node.key("outbound"), findings);
+    stall_limit(config, &node.key("queue"), findings);
     config.resolver.check(&node.key("resolver"), findings);
     config.log.check(&node.key("log"), findings);
     at_least_one(&node.key("auth"), "max_password_checks", config.auth.max_password_checks as u64, findings);
@@ -56,6 +57,18 @@ fn host(config: &Config, node: &Node<'_>, findings: &mut Findings<'_>) {
     if let Some(user) = config.user.as_deref().filter(|user| !user_exists(user)) {
         let help = "create it, or leave the key out to use the user postern";
         findings.error(&node.key("user"), format!("there is no user {user:?}"), help);
+    }
+}
+
+/// A time-out of the other side must end a step before it looks like a fault of ours.
+fn stall_limit(config: &Config, queue: &Node<'_>, findings: &mut Findings<'_>) {
+    let longest = config.outbound.timeouts.longest();
+    if config.queue.stall_limit <= longest {
+        let message = format!(
+            "`stall_limit` is not above the longest of `outbound.timeouts`, {} s: a slow server looks like a fault of ours",
+            longest.as_secs_f64()
+        );
+        findings.warning(&queue.key("stall_limit"), message, "after three of those a message is held");
     }
 }
 

@@ -699,6 +699,7 @@ mod tests {
             ("queue.retry", "first = \"0s\"", "`first` is 0"),
             ("queue", "lifetime = \"0s\"", "`lifetime` is 0"),
             ("queue", "max_messages = 0", "`max_messages` is 0"),
+            ("queue", "stall_limit = \"10m\"", "warning: `stall_limit` is not above the longest"),
             ("queue", "inline_limit = \"64MiB\"", "is not below `segment_size`"),
             ("smtp", "max_recipients = 0", "`max_recipients` is 0"),
             ("smtp", "max_message_size = \"0B\"", "`max_message_size` is 0"),
@@ -724,6 +725,9 @@ mod tests {
             one(&format!("[{table}]\n{line}\n"), &format!("3:{value}"), message);
         }
         fine("[log]\nlevel = \"warn,postern_outbound=debug,postern_queue\"\n");
+        fine(
+            "[queue]\nstall_limit = \"3s\"\n[outbound.timeouts]\ngreeting = \"2s\"\ncommand = \"2s\"\ndata_block = \"2s\"\ndata_end = \"2s\"\ndns = \"2s\"\nconnect = \"2s\"\nhandshake = \"2s\"\n",
+        );
         fine("[queue]\ndelay_notice = \"0s\"\n[queue.retry]\ngrowth = 1\njitter = 0\n");
     }
 

@@ -162,6 +162,16 @@ impl Outbound {
 }
 
 impl Timeouts {
+    /// The longest of them: as long as an attempt may take for one step.
+    pub fn longest(&self) -> Duration {
+        let Self { dns, connect, handshake, greeting, command, data_block, data_end } = self;
+        [dns, connect, handshake, greeting, command, data_block, data_end]
+            .into_iter()
+            .copied()
+            .max()
+            .unwrap_or_default()
+    }
+
     fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
         for (key, value) in [
             ("dns", self.dns),

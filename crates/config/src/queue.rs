@@ -61,6 +61,12 @@ pub struct Queue {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub index_interval: Duration,
+    /// A delivery attempt that takes no step (a connection, a reply, a block of content) for so long is ended, and counts as a
+    /// fault of this server; after three the message is held. The default is well above all that RFC 5321 §4.5.3.2 allows for
+    /// one command (10 minutes for the reply to the final dot); keep it above `outbound.timeouts`.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub stall_limit: Duration,
 }
 
 impl Default for Queue {
@@ -79,6 +85,7 @@ impl Default for Queue {
             inline_limit: 128 * 1024,
             commit_timeout: Duration::from_secs(30),
             index_interval: Duration::from_secs(1),
+            stall_limit: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -122,6 +129,7 @@ impl Queue {
             ("bounce_lifetime", self.bounce_lifetime),
             ("commit_timeout", self.commit_timeout),
             ("index_interval", self.index_interval),
+            ("stall_limit", self.stall_limit),
         ] {
             not_zero(node, key, value, findings);
         }

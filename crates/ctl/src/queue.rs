@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use postern_admin::api::{
-    CountRequest, Counts, GroupBy, MessageView, Part, RecipientView, ShowRequest, Shown,
+    AttemptView, CountRequest, Counts, GroupBy, MessageView, Part, RecipientView, ShowRequest, Shown,
 };
 use serde::Serialize;
 
@@ -204,12 +204,20 @@ fn show_text(message: &MessageView, now: SystemTime, look: Look) -> String {
             ("right", Some(right(message))),
             ("client", message.client.clone()),
             ("message-id", message.message_id.clone()),
+            ("attempt", message.attempt.as_ref().map(|attempt| attempt_text(attempt, now))),
         ],
     );
     for recipient in &message.recipients {
         text += &recipient_text(recipient, message, now, look);
     }
     text
+}
+
+/// The attempt under way: since when, and how far it is.
+pub(crate) fn attempt_text(attempt: &AttemptView, now: SystemTime) -> String {
+    let AttemptView { destination, began, step, step_at, .. } = attempt;
+    let (age, idle) = (output::age(*began, now), output::age(*step_at, now));
+    format!("{destination}, for {age}; {step} {idle} ago")
 }
 
 /// Held or not, a message expires: nothing stays for ever.
@@ -343,6 +351,7 @@ pub(crate) mod tests {
             origin: "login alice".to_owned(),
             client: Some("192.0.2.7".to_owned()),
             message_id: Some("x@proseware.test".to_owned()),
+            attempt: None,
             recipients,
         }
     }
@@ -390,6 +399,21 @@ bob@adatum.test (given as info@proseware.test): deferred
   tls           TLSv1.3 unverified
 ";
         assert_eq!(show_text(&held, now(), Look::PLAIN), expected);
+    }
+
+    #[test]
+    fn show_tells_how_far_an_attempt_is() {
+        let attempt = AttemptView {
+            id: "01N2K3P4Q5R6S".to_owned(),
+            destination: "mx adatum.test".to_owned(),
+            recipients: 1,
+            began: ACCEPTED + 7200,
+            step: "content sent".to_owned(),
+            step_at: ACCEPTED + 7440,
+        };
+        let active = MessageView { attempt: Some(attempt), ..message("active", Vec::new()) };
+        let text = show_text(&active, now(), Look::PLAIN);
+        assert!(text.ends_with("attempt     mx adatum.test, for 5m; content sent 1m ago\n"), "{text}");
     }
 
     #[test]

@@ -106,6 +106,7 @@ mod tests {
                 oldest: Some(7500),
                 store_error: None,
                 damaged: 0,
+                oldest_attempt: None,
             },
             health: Health { ok: false, reasons: vec!["the queue is full: 3 messages".to_owned()] },
             warnings: vec!["tls.key: others may read it".to_owned()],

@@ -1,5 +1,6 @@
 //! `queue top`: the server and its largest destinations, again and again.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -10,6 +11,7 @@ use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::filter;
 use crate::output::{self, Look};
+use crate::queue::attempt_text;
 
 /// Moves to the upper left corner and clears the screen.
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -82,6 +84,10 @@ fn top_text(top: &Top, now: SystemTime, look: Look) -> String {
         queue.held,
         output::size(queue.octets),
     );
+    if let Some(attempt) = &queue.oldest_attempt {
+        let _ =
+            writeln!(text, "oldest attempt: {} {}\n", attempt.id, output::clean(&attempt_text(attempt, now)));
+    }
     let rows = top.destinations.iter().map(|group| {
         let rests = group.rests_until.map_or_else(|| "-".to_owned(), |until| output::until(until, now));
         let size = output::size(group.octets);
@@ -95,7 +101,7 @@ fn top_text(top: &Top, now: SystemTime, look: Look) -> String {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use postern_admin::api::{Health, Summary};
+    use postern_admin::api::{AttemptView, Health, Summary};
 
     use super::*;
 
@@ -111,6 +117,14 @@ mod tests {
             oldest: Some(7500),
             store_error: None,
             damaged: 0,
+            oldest_attempt: Some(AttemptView {
+                id: "01N2K3P4Q5R6S".to_owned(),
+                destination: "mx adatum.test".to_owned(),
+                recipients: 7,
+                began: 1000,
+                step: "EHLO sent".to_owned(),
+                step_at: 1050,
+            }),
         };
         let status = Status {
             release: "0.1.0".to_owned(),
@@ -135,6 +149,8 @@ mod tests {
         let expected = "\
 mail.proseware.test  up 1m  ok
 12 messages: 1 ready, 2 active, 9 deferred, 0 held  12.3 KiB  oldest 2h5m
+
+oldest attempt: 01N2K3P4Q5R6S mx adatum.test, for 1m; EHLO sent 10s ago
 
 MESSAGES  RECIPIENTS  SIZE     RESTS UNTIL  DESTINATION
 6         7           2.0 KiB  in 1m        mx adatum.test

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mail_send::SmtpClient;
 use postern_config::outbound::Timeouts;
+use postern_queue::Progress;
 use postern_runtime::dial;
 use postern_smtp::ehlo::Capabilities;
 use postern_smtp::{Domain, Reply};
@@ -70,6 +71,8 @@ pub struct Dial<'a> {
     pub policy: TlsPolicy,
     /// The login, where there is one.
     pub credentials: Option<&'a Credentials>,
+    /// Who is told of each step.
+    pub progress: &'a Progress,
 }
 
 /// How long the parts of opening a connection took.
@@ -95,6 +98,8 @@ pub struct Connection {
     pub(crate) transactions: usize,
     /// A transaction was begun and not brought to its end: RSET comes before the next one.
     pub(crate) needs_reset: bool,
+    /// Who is told of each step: the attempt that has the connection.
+    pub(crate) progress: Progress,
 }
 
 impl fmt::Debug for Connection {
@@ -123,6 +128,7 @@ impl Connection {
         let started = Instant::now();
         let transport = connect(target, dial).await.map_err(Failure::Unreachable)?;
         let connected = Instant::now();
+        dial.progress.step(Stage::Connect.answered());
         let (transport, protection) = match dial.policy {
             TlsPolicy::Implicit => secure(transport, target, dial).await?,
             _ => (transport, Protection::Clear),
@@ -138,6 +144,7 @@ impl Connection {
             timeouts: dial.timeouts.clone(),
             transactions: 0,
             needs_reset: false,
+            progress: dial.progress.clone(),
         };
         connection.greeting().await?;
         connection.hello(dial.hostname).await?;
@@ -220,7 +227,10 @@ impl Connection {
             return Err(Failure::LoginRefused("the host offers neither AUTH PLAIN nor LOGIN".to_owned()));
         }
         match self.client.authenticate(&credentials.0, &capabilities).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.progress.step(Stage::Login.answered());
+                Ok(())
+            }
             Err(mail_send::Error::AuthenticationFailed(reply)) => {
                 let [class, subject, detail] = reply.esc;
                 let text = reply.message.trim_end();
@@ -247,7 +257,10 @@ impl Connection {
         limit: Duration,
     ) -> Result<Written, Failure> {
         match tokio::time::timeout(limit, self.client.stream.write(data, replies)).await {
-            Ok(Ok(written)) => Ok(written),
+            Ok(Ok(written)) => {
+                self.progress.step(stage.sent());
+                Ok(written)
+            }
             Ok(Err(source)) => Err(Failure::Lost { stage, source }),
             Err(_) => Err(Failure::Timeout(stage)),
         }
@@ -257,7 +270,10 @@ impl Connection {
     pub(crate) async fn reply(&mut self, stage: Stage, limit: Duration) -> Result<Reply, Failure> {
         match tokio::time::timeout(limit, self.client.stream.read_reply()).await {
             Ok(Ok(reply)) if reply.code == 421 => Err(Failure::Refused { stage, reply }),
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) => {
+                self.progress.step(stage.answered());
+                Ok(reply)
+            }
             Ok(Err(WireError::Io(source))) => Err(Failure::Lost { stage, source }),
             Ok(Err(WireError::NotSmtp(source))) => Err(Failure::NotSmtp { stage, source }),
             Err(_) => Err(Failure::Timeout(stage)),
@@ -307,7 +323,10 @@ async fn secure(
         dial.tls.handshake(stream, name, dial.policy.verifies()).await
     };
     match tokio::time::timeout(dial.timeouts.handshake, handshake).await {
-        Ok(Ok((stream, protection))) => Ok((Transport::Tls(Box::new(stream)), protection)),
+        Ok(Ok((stream, protection))) => {
+            dial.progress.step("TLS handshake done");
+            Ok((Transport::Tls(Box::new(stream)), protection))
+        }
         Ok(Err(error)) => Err(Failure::Handshake(error)),
         Err(_) => Err(Failure::Handshake(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use postern_queue::Progress;
 use postern_smtp::{Address, Domain, ReversePath};
 
 use crate::content::Source;
@@ -33,6 +34,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) given: Option<&'a Address>,
     /// Our name, for the name of the file.
     pub(crate) hostname: &'a Domain,
+    /// Who is told of each step.
+    pub(crate) progress: &'a Progress,
 }
 
 /// Why a copy is not in the mailbox.
@@ -87,6 +90,7 @@ pub(crate) async fn deliver(
     let mut pieces = source.pieces();
     while let Some(piece) = pieces.next().await.map_err(Failure::Content)? {
         draft = blocking(move || draft.write(&piece).map(|()| draft)).await?;
+        copy.progress.step("content written");
     }
     blocking(move || draft.commit()).await
 }
@@ -245,6 +249,7 @@ mod tests {
             recipient: &Address::parse("alice@proseware.test").unwrap(),
             given: given.as_ref(),
             hostname: &Domain::parse("mail.proseware.test").unwrap(),
+            progress: &Progress::default(),
         };
         let source = Source::Whole(Bytes::copy_from_slice(text.as_bytes()));
         deliver(maildir, &copy, &source, UNIX_EPOCH).await

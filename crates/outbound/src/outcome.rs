@@ -50,6 +50,36 @@ impl Stage {
             Self::End => "end of data",
         }
     }
+
+    /// What is done when something of ours is out, as the queue is told and operators read it.
+    pub(crate) fn sent(self) -> &'static str {
+        match self {
+            Self::Connect | Self::Greeting => "connected",
+            Self::Hello => "EHLO sent",
+            Self::Tls => "STARTTLS sent",
+            Self::Login => "AUTH sent",
+            Self::Mail => "MAIL sent",
+            Self::Rcpt => "RCPT sent",
+            Self::Data => "DATA sent",
+            Self::Content | Self::End => "content sent",
+        }
+    }
+
+    /// Likewise, when the other side has answered.
+    pub(crate) fn answered(self) -> &'static str {
+        match self {
+            Self::Connect => "connected",
+            Self::Greeting => "greeting received",
+            Self::Hello => "EHLO answered",
+            Self::Tls => "STARTTLS answered",
+            Self::Login => "logged in",
+            Self::Mail => "MAIL answered",
+            Self::Rcpt => "RCPT answered",
+            Self::Data => "DATA answered",
+            Self::Content => "content answered",
+            Self::End => "end of data answered",
+        }
+    }
 }
 
 /// Why the dialogue with a host came to no end.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use postern_config::Config;
 use postern_config::outbound::Timeouts;
 use postern_policy::Policy;
-use postern_queue::{Envelope, Origin, Recipient};
+use postern_queue::{Envelope, Origin, Progress, Recipient};
 use postern_runtime::dns::StaticDns;
 use postern_smtp::{Address, Body, Domain, Notify, ReversePath};
 use rustls::RootCertStore;
@@ -62,6 +62,7 @@ pub(crate) fn tls() -> ClientTls {
 
 static HOSTNAME: LazyLock<Domain> = LazyLock::new(|| Domain::parse("mail.proseware.test").unwrap());
 static TIMEOUTS: LazyLock<Timeouts> = LazyLock::new(Timeouts::default);
+static NOBODY: LazyLock<Progress> = LazyLock::new(Progress::default);
 
 /// The settings of a small configuration; nothing has a name in its DNS.
 pub(crate) fn settings(text: &str) -> Settings {
@@ -92,6 +93,7 @@ pub(crate) fn dial(tls: &ClientTls) -> Dial<'_> {
         tls,
         policy: TlsPolicy::May,
         credentials: None,
+        progress: &NOBODY,
     }
 }
 

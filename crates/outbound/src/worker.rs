@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use postern_queue::{Destination, Feedback, Lease, LeasedRecipient, Outcome, Queue, Recipient};
+use postern_queue::{Destination, Feedback, Lease, LeasedRecipient, Outcome, Progress, Queue, Recipient};
 use postern_runtime::Clock;
 use postern_smtp::EnhancedStatus;
 use tokio::sync::{Notify, Semaphore};
@@ -162,11 +162,15 @@ impl Outbound {
         let mut next = Some(lease);
         while let Some(lease) = next {
             let (id, destination) = (lease.id, lease.destination.clone());
-            if let Err(panic) = contained(self.attempt(lease)).await {
-                // The lease was dropped on the way: the queue counts that, and holds the message after the third time.
-                self.shared.metrics.panicked();
-                tracing::error!(event = "panic", %id, %destination, %panic, "delivery attempt panicked");
-                return;
+            match contained(self.attempt(lease)).await {
+                Ok(Ended::Settled) => {}
+                Ok(Ended::Stalled) => return,
+                Err(panic) => {
+                    // The lease was dropped on the way: the queue counts that, and holds the message after the third time.
+                    self.shared.metrics.panicked();
+                    tracing::error!(event = "panic", %id, %destination, %panic, "delivery attempt panicked");
+                    return;
+                }
             }
             let is_wanted = slot.is_some() && self.slots.are_taken(self.max_deliveries());
             next = match stop.is_cancelled() || (is_wanted && started.elapsed() >= TURN) {
@@ -191,16 +195,30 @@ impl Outbound {
         }
     }
 
-    /// One attempt, settled.
-    async fn attempt(&self, lease: Lease) {
+    /// One attempt, settled, or cut short when the queue finds that it makes no progress.
+    async fn attempt(&self, lease: Lease) -> Ended {
         // In this order: a reload in between only costs a connection that is not kept.
         let generation = self.pool.generation();
         let settings = self.shared.settings.load_full();
         let mut attempt = Attempt::new(self, &settings, &lease, generation);
-        attempt.run().await;
+        let ran = lease.stop().run_until_cancelled(attempt.run()).await;
         let (outcomes, feedback) = attempt.finish();
+        if ran.is_none() {
+            self.shared.queue.abandon(lease, outcomes);
+            return Ended::Stalled;
+        }
         self.shared.queue.settle(lease, outcomes, feedback);
+        Ended::Settled
     }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// With its outcomes.
+    Settled,
+    /// It made no progress and was cut short.
+    Stalled,
 }
 
 /// Ends a future that panics with the text of the panic.
@@ -260,6 +278,7 @@ struct Attempt<'a> {
     outbound: &'a Outbound,
     settings: &'a Settings,
     lease: &'a Lease,
+    progress: Progress,
     /// Of the pool, when the attempt began.
     generation: u64,
     started: Instant,
@@ -284,6 +303,7 @@ impl<'a> Attempt<'a> {
             outbound,
             settings,
             lease,
+            progress: lease.progress(),
             generation,
             started: Instant::now(),
             phases: Phases::default(),
@@ -361,6 +381,7 @@ impl<'a> Attempt<'a> {
         let started = Instant::now();
         let resolved = self.settings.router.resolve(hop, self.settings.dns.as_ref()).await;
         self.took(Phase::Route, started.elapsed());
+        self.progress.step("route resolved");
         let mut targets = resolved?;
         self.outbound.pool.reachable_first(&mut targets);
         Ok(targets)
@@ -370,8 +391,9 @@ impl<'a> Attempt<'a> {
     async fn host(&mut self, hop: &Hop<'_>, target: &Target, ours: &[usize]) -> Result<(), Failure> {
         let longest = self.settings.config.outbound.idle_connection;
         let idle = self.outbound.pool.take(&self.lease.destination, &target.endpoint, longest);
-        if let Some(connection) = idle {
+        if let Some(mut connection) = idle {
             self.reused = true;
+            connection.progress = self.progress.clone();
             self.outbound.shared.metrics.reused();
             match self.deliver(connection, ours).await {
                 Err(failure) if failure.stage() <= Stage::Mail => {
@@ -400,6 +422,7 @@ impl<'a> Attempt<'a> {
             tls: &self.settings.tls,
             policy,
             credentials,
+            progress: &self.progress,
         };
         let opened = Box::pin(Connection::open(target, &dial)).await;
         match &opened {
@@ -436,6 +459,7 @@ impl<'a> Attempt<'a> {
         self.dkim = signed.summary;
         let outgoing =
             Outgoing::new(source, signed.fields, lease.envelope.smtputf8).await.map_err(Failure::Content)?;
+        self.progress.step("content read");
         self.took(Phase::Sign, started.elapsed());
         Ok(outgoing)
     }
@@ -501,7 +525,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, mut connection: Connection) {
+        connection.progress = Progress::default();
         let outbound = &self.settings.config.outbound;
         let destination = &self.lease.destination;
         let left = match connection.transactions < outbound.max_messages_per_connection {
@@ -562,8 +587,10 @@ impl<'a> Attempt<'a> {
 
     /// Writes one copy. The message is read for the first of them.
     async fn mailbox(&mut self, at: usize, maildir: &Maildir, read: &mut Option<Source<'a>>) -> Verdict {
+        self.progress.waits("waits for other mailboxes");
         // Never closed, so there is always a permit to come.
         let _permit = self.outbound.local.acquire().await;
+        self.progress.step("mailbox begun");
         let started = Instant::now();
         let lease: &'a Lease = self.lease;
         let recipient = &lease.recipients[at];
@@ -579,8 +606,10 @@ impl<'a> Attempt<'a> {
             recipient: &recipient.address,
             given: details(lease, recipient).and_then(|details| details.given.as_ref()),
             hostname: &self.settings.config.hostname,
+            progress: &self.progress,
         };
         let delivered = maildir::deliver(maildir, &copy, source, self.now()).await;
+        self.progress.step("mailbox written");
         self.took(Phase::Send, started.elapsed());
         self.mailboxes.insert(at, maildir.path.display().to_string());
         match delivered {
@@ -989,6 +1018,52 @@ mod tests {
         }
         // The refusal of the third is reported to alice.
         site.until("reported", |site| new_mail(site.folder.path(), "alice").len() == 2).await;
+        site.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_attempt_without_progress_is_cut_short_and_what_it_achieved_counts() {
+        let script = ["220 hi\r\n", "LHLO", "250-hi\r\n250 PIPELINING\r\n", "DATA"];
+        let replies = "250 ok\r\n250 ok\r\n452 4.5.3 too many\r\n354 go\r\n";
+        let wedges = [&script[..], &[replies, ".", "250 queued\r\n", "hang"]].concat();
+        let goes_on = [&script[..], &["250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"]].concat();
+        let server = Server::start_at_once(&[&wedges, &goes_on]).await;
+        let text = format!(
+            "stall_limit = \"500ms\"\n[[route]]\nvia = \"lmtp\"\nhosts = [\"{}\"]\n",
+            server.address()
+        );
+        let site = Site::start(&text, StaticDns::new()).await;
+        let id = site.submit(&["a@adatum.test", "b@adatum.test"], "x\r\n").await;
+        site.until("cut short", |site| {
+            site.queue.show(id).is_some_and(|message| message.state == "deferred")
+        })
+        .await;
+        let message = site.queue.show(id).unwrap();
+        let states: Vec<_> = message.recipients.iter().map(|r| (r.state.as_str(), r.attempts)).collect();
+        assert_eq!(states, [("delivered", 1), ("deferred", 0)]);
+        site.queue.retry(&[id], Duration::ZERO).await.unwrap();
+        site.until_gone(id).await;
+        site.stop().await;
+        let lines = server.finished().await;
+        assert_eq!(lines.iter().filter(|line| line.starts_with("RCPT TO:<a@")).count(), 1, "{lines:?}");
+    }
+
+    #[tokio::test]
+    async fn waiting_for_other_mailboxes_is_no_standstill() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let route =
+            format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", silent.local_addr().unwrap());
+        let site = Site::start(&format!("stall_limit = \"300ms\"\n{LOCAL}{route}"), StaticDns::new()).await;
+        let others = site.outbound.local.acquire_many(LOCAL_DELIVERIES as u32).await.unwrap();
+        let local = site.submit(&["alice@proseware.test"], "x\r\n").await;
+        let step = |site: &Site, id| site.queue.show(id)?.attempt.map(|attempt| attempt.step);
+        site.until("waiting", |site| step(site, local).as_deref() == Some("waits for other mailboxes")).await;
+        // One that came later does stand still.
+        let remote = site.submit(&["bob@adatum.test"], "x\r\n").await;
+        site.until("cut short", |site| site.queue.show(remote).is_some_and(|m| m.state == "deferred")).await;
+        assert_eq!(site.queue.show(local).unwrap().state, "active");
+        drop(others);
+        site.until_gone(local).await;
         site.stop().await;
     }
 

@@ -6,15 +6,20 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use postern_smtp::Address;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::Inner;
 use crate::envelope::Envelope;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::messages::{Leased, Settlement};
+use crate::progress::{Attempt, Progress, nothing_known};
 use crate::store::{Store, StoreError, StoredBody};
 
 /// Recipients of one message that share a destination, owned by one delivery attempt. A lease that is dropped without
-/// [`crate::Queue::settle`] (a panic in the attempt) counts as a strike; after three the message is held.
+/// [`crate::Queue::settle`] (a panic in the attempt) counts as a strike; after three the message is held. So does one whose
+/// attempt makes no progress for `queue.stall_limit`: it tells its steps to [`Lease::progress`], and ends when
+/// [`Lease::stop`] fires.
 #[derive(Debug)]
 pub struct Lease {
     /// The message.
@@ -42,51 +47,67 @@ pub struct LeasedRecipient {
 impl Lease {
     pub(crate) fn new(leased: Leased, queue: &Arc<Inner>) -> Self {
         let Leased { id, destination, envelope, recipients } = leased;
-        let held = Held {
-            queue: Arc::downgrade(queue),
-            id,
-            destination: destination.clone(),
-            indices: recipients.iter().map(|recipient| recipient.index).collect(),
-        };
-        Self { id, destination, envelope, recipients, claim: Claim(Some(held)) }
+        let indices = recipients.iter().map(|recipient| recipient.index).collect();
+        let attempt = Arc::new(Attempt::new(id, destination.clone(), indices, queue.clock.clone()));
+        let generation = queue.watch(attempt.clone());
+        let claim = Claim { queue: Arc::downgrade(queue), generation, attempt };
+        Self { id, destination, envelope, recipients, claim }
+    }
+
+    /// Where the attempt tells its steps: without any for `queue.stall_limit` it is told to end.
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.claim.attempt.clone())
+    }
+
+    /// Fires when the attempt has made no progress for too long: it is to end with [`crate::Queue::abandon`]. If it does not,
+    /// the queue ends the lease after as long again, and what the attempt says later is ignored.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.claim.attempt.stop
     }
 
     /// The content of the message.
     pub fn content(&self) -> Content {
-        let queue = self.claim.0.as_ref().and_then(|held| held.queue.upgrade());
+        let queue = self.claim.queue.upgrade();
         Content::new(queue.as_deref(), self.id, self.envelope.size, self.envelope.received)
     }
 
-    /// Ends the lease with its outcomes.
+    /// Ends the lease with its outcomes; answers also what the attempt did last. `None`: it was ended by force before.
     pub(crate) fn settle(
-        mut self,
+        self,
         outcomes: Vec<(usize, Outcome)>,
         feedback: Feedback,
-    ) -> Option<Settlement> {
-        let Held { id, destination, indices, .. } = self.claim.0.take()?;
-        Some(Settlement { id, destination, indices, outcomes, feedback })
+    ) -> Option<(Settlement, &'static str)> {
+        if self.claim.end().is_none() {
+            let Self { id, destination, .. } = &self;
+            warn!(%id, %destination, outcomes = outcomes.len(), "outcomes of an attempt that was given up are ignored");
+            return None;
+        }
+        let attempt = &self.claim.attempt;
+        Some((Settlement { outcomes, feedback, ..nothing_known(attempt) }, attempt.step()))
     }
 }
 
-/// What the queue must hear of if the lease is dropped. Not what the public fields say: those are the caller's.
+/// The place of a lease among those that are watched; it is there until the lease ends. It says what the queue must hear of
+/// when the lease is dropped, not the public fields: those are the caller's.
 #[derive(Debug)]
-struct Claim(Option<Held>);
-
-#[derive(Debug)]
-struct Held {
+struct Claim {
     queue: Weak<Inner>,
-    id: QueueId,
-    destination: Destination,
-    indices: Vec<usize>,
+    generation: u64,
+    attempt: Arc<Attempt>,
+}
+
+impl Claim {
+    /// Gives the place up. `None`: it has no place any more, or there is no queue.
+    fn end(&self) -> Option<Arc<Inner>> {
+        self.queue.upgrade().filter(|queue| queue.attempts.end(self.generation))
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Some(held) = self.0.take() else {
-            return;
-        };
-        if let Some(queue) = held.queue.upgrade() {
-            queue.strike(held.id, held.destination, &held.indices);
+        // When the server stops that says nothing about the message.
+        if let Some(queue) = self.end().filter(|queue| !queue.closing.is_cancelled()) {
+            queue.strike(nothing_known(&self.attempt), self.attempt.step());
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`message`] | states, outcomes, views |
 //! | [`incoming`] | a message while it is being received |
 //! | [`lease`] | the right to work on some recipients of a message |
+//! | [`progress`] | whether attempts get on |
 //! | `messages`, `entry` | all messages in memory, and what can happen to one |
 //! | `cold`, `domains` | messages whose envelopes are left to the spool, and what is known of them all the same |
 //! | `edits` | what operators have changed of an envelope |
@@ -40,6 +41,7 @@ pub mod message;
 mod messages;
 pub mod metrics;
 pub mod operate;
+pub mod progress;
 mod reports;
 pub mod retry;
 pub mod scheduler;
@@ -67,6 +69,7 @@ pub use incoming::{AcceptError, Incoming};
 pub use lease::{Content, Lease, LeasedRecipient};
 pub use message::{Destination, Feedback, Outcome, QueueId, Report};
 pub use operate::{Change, Filter, MessageView, RecipientView};
+pub use progress::{AttemptView, Progress};
 pub use transfer::Transfer;
 
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.
@@ -113,6 +116,8 @@ struct Inner {
     inline_limit: u64,
     /// Never held while waiting, and never while the spool is called.
     messages: Mutex<messages::Messages>,
+    /// All leases. Never locked together with the messages.
+    attempts: progress::Attempts,
     /// Something may be leased.
     leasable: Notify,
     /// The timer must sleep shorter.
@@ -191,6 +196,7 @@ impl Queue {
             metrics,
             inline_limit: config.inline_limit,
             messages: Mutex::new(messages),
+            attempts: progress::Attempts::default(),
             leasable: Notify::new(),
             timer: Arc::new(Notify::new()),
             reports,
@@ -263,9 +269,17 @@ impl Queue {
     /// and how the destination did. Returns at once: the records are written with the next batch, and the lease ends when
     /// they are durable.
     pub fn settle(&self, lease: Lease, outcomes: Vec<(usize, Outcome)>, feedback: Feedback) {
-        if let Some(settlement) = lease.settle(outcomes, feedback) {
+        if let Some((settlement, _)) = lease.settle(outcomes, feedback) {
             self.inner.with(|messages, cx, fx| messages.settle(settlement, cx, fx));
             self.inner.progress.notify_waiters();
+        }
+    }
+
+    /// Ends a lease whose attempt was cut short. What is known counts, so that nobody gets a message twice; the attempt is a
+    /// strike, after three of which the message is held.
+    pub fn abandon(&self, lease: Lease, outcomes: Vec<(usize, Outcome)>) {
+        if let Some((settlement, step)) = lease.settle(outcomes, Feedback::Nothing) {
+            self.inner.strike(settlement, step);
         }
     }
 
@@ -347,12 +361,10 @@ impl Inner {
         self.with(take).map(|leased| Lease::new(leased, self))
     }
 
-    /// A lease was dropped without an outcome. When the server stops that says nothing about the message.
-    fn strike(self: &Arc<Self>, id: QueueId, destination: Destination, indices: &[usize]) {
-        if !self.closing.is_cancelled() {
-            self.with(|messages, cx, fx| messages.strike(id, destination, indices, cx, fx));
-            self.progress.notify_waiters();
-        }
+    /// A lease ended without an outcome for everybody; `step` is what its attempt had done last.
+    fn strike(self: &Arc<Self>, settlement: messages::Settlement, step: &'static str) {
+        self.with(|messages, cx, fx| messages.strike(settlement, step, cx, fx));
+        self.progress.notify_waiters();
     }
 
     /// A new message is durable, and the client was told to come again: it would be a second copy.
@@ -527,6 +539,7 @@ async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
                 tokio::task::yield_now().await;
             }
             let until = inner.messages.lock().timer_sleeps();
+            let until = until.into_iter().chain(inner.next_look()).min();
             (inner.clock.clone(), inner.timer.clone(), until)
         };
         let due = async {
@@ -547,7 +560,10 @@ async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
 /// Does some of what is due. Returns whether there may be more. A panic costs what was being done, and not the timer:
 /// without it nothing would ever be tried again.
 fn run_step(inner: &Arc<Inner>) -> bool {
-    let step = || inner.with(|messages, cx, fx| messages.run(TIMER_STEP, cx, fx));
+    let step = || {
+        inner.end_standstill();
+        inner.with(|messages, cx, fx| messages.run(TIMER_STEP, cx, fx))
+    };
     catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
         error!("a step of the queue's timer panicked: a fault in this server");
         true

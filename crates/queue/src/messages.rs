@@ -558,38 +558,43 @@ impl Messages {
         self.after_lease(id, destination, untried, cx, fx);
     }
 
-    /// A lease ended without an outcome.
+    /// A lease ended without an outcome for everybody; `step` is what its attempt had done last.
     pub(crate) fn strike(
         &mut self,
-        id: QueueId,
-        destination: Destination,
-        indices: &[usize],
+        settlement: Settlement,
+        step: &'static str,
         cx: &Context<'_>,
         fx: &mut Effects,
     ) {
-        self.feedback(&destination, &Feedback::Nothing, cx);
+        let Settlement { id, destination, indices, outcomes, feedback } = settlement;
+        self.feedback(&destination, &feedback, cx);
         cx.metrics.strikes.inc();
         let Some(work) = self.work(id) else {
             self.scheduler.durable(&destination, &cx.sending, cx.now);
             return;
         };
         work.leases = work.leases.saturating_sub(1);
-        for index in indices {
+        for index in &indices {
             work.state.recipients[*index].leased = false;
             work.wait(*index, cx.now + PAUSE, cx);
         }
-        work.tell_watches(indices);
+        for (index, outcome) in outcomes.into_iter().filter(|(index, _)| indices.contains(index)) {
+            cx.metrics.outcome(&outcome);
+            work.take_outcome(index, outcome, cx);
+        }
+        work.tell_watches(&indices);
         work.state.strikes = work.state.strikes.saturating_add(1);
         work.dirty = true;
         let strikes = work.state.strikes;
         if strikes >= MAX_STRIKES && work.state.held.is_none() {
-            let reason =
-                format!("{strikes} delivery attempts ended without an outcome: a fault in this server");
+            let reason = format!(
+                "{strikes} delivery attempts ended without an outcome, the last one after {step:?}: a fault in this server"
+            );
             error!(id = %id, destination = %destination, reason, "message held");
             work.state.held = Some(reason);
             self.stale += 1;
         } else {
-            warn!(id = %id, destination = %destination, strikes, "delivery attempt ended without an outcome");
+            warn!(id = %id, destination = %destination, strikes, step, "delivery attempt ended without an outcome");
         }
         self.after_lease(id, destination, Vec::new(), cx, fx);
     }

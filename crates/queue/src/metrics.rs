@@ -1,7 +1,9 @@
 //! Counters and gauges of the queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -24,8 +26,13 @@ pub struct Metrics {
     pub(crate) expired: IntCounter,
     pub(crate) undeliverable_reports: IntCounter,
     pub(crate) strikes: IntCounter,
+    pub(crate) stalls: IntCounter,
+    pub(crate) forced_ends: IntCounter,
     pub(crate) store_errors: IntCounter,
     commit_seconds: Histogram,
+    syncs: IntCounter,
+    /// Of what `syncs` already has.
+    known_syncs: Arc<Mutex<u64>>,
 }
 
 /// From a fast disk's fdatasync to a disk that is about to fail.
@@ -88,8 +95,18 @@ impl Metrics {
                 "Failed recipients of messages with a null sender, of which nobody is told",
             )?,
             strikes: counter("postern_queue_strikes_total", "Attempts that ended without an outcome")?,
+            stalls: counter(
+                "postern_queue_stalls_total",
+                "Attempts that made no progress for queue.stall_limit and were told to end",
+            )?,
+            forced_ends: counter(
+                "postern_queue_forced_ends_total",
+                "Attempts that did not end when they were told, and lost their lease",
+            )?,
             store_errors: counter("postern_queue_store_errors_total", "Changes that the spool refused")?,
             commit_seconds,
+            syncs: counter("postern_queue_syncs_total", "Calls that made something of the spool durable")?,
+            known_syncs: Arc::default(),
         })
     }
 
@@ -107,6 +124,13 @@ impl Metrics {
         self.octets.set(signed(summary.octets));
         self.oldest.set(signed(summary.oldest.unwrap_or(0)));
         self.damaged.set(signed(summary.damaged as u64));
+    }
+
+    /// Brings the count of syncs up to date.
+    pub(crate) fn synced(&self, total: u64) {
+        let mut known = self.known_syncs.lock();
+        self.syncs.inc_by(total.saturating_sub(*known));
+        *known = total.max(*known);
     }
 
     pub(crate) fn free_space(&self, octets: u64) {
@@ -145,6 +169,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         metrics.report("failed");
+        metrics.synced(7);
+        metrics.synced(9);
+        assert_eq!(metrics.syncs.get(), 9);
         assert!(Metrics::register(&registry).is_err());
         assert!(registry.gather().iter().all(|family| family.name().starts_with("postern_queue_")));
     }

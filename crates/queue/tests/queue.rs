@@ -99,6 +99,10 @@ impl World {
     }
 
     fn with(change: impl FnOnce(&mut config::Queue)) -> Self {
+        Self::with_sending(change, config::Outbound { max_recipients: 2, ..config::Outbound::default() })
+    }
+
+    fn with_sending(change: impl FnOnce(&mut config::Queue), sending: config::Outbound) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut schedule = config::Queue {
             path: dir.path().join("spool"),
@@ -112,7 +116,7 @@ impl World {
         change(&mut schedule);
         let surroundings = TestSurroundings {
             schedule: Arc::new(schedule),
-            sending: Arc::new(config::Outbound { max_recipients: 2, ..config::Outbound::default() }),
+            sending: Arc::new(sending),
             reports_fail: AtomicBool::new(false),
             rerouted: AtomicBool::new(false),
             info: Mutex::new(vec![addr(ALICE)]),
@@ -709,6 +713,104 @@ async fn three_attempts_without_an_outcome_hold_the_message() {
     assert_eq!(queue.release(&[id]).await.unwrap(), changed(1, 1));
     settle(&queue, lease(&queue).await, &delivered(&world));
     wait_for_messages(&queue, 0).await;
+}
+
+const STALL_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Its lease was ended because it made no progress: the message waits for its next attempt.
+async fn wait_for_strike(world: &World, queue: &Queue, id: QueueId) {
+    until(async || queue.show(id).is_some_and(|view| matches!(view.state.as_str(), "deferred" | "held")))
+        .await;
+    world.pass(Duration::from_secs(60));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_without_progress_is_told_to_end() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let other = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
+    let (busy, idle) = (lease(&queue).await, lease(&queue).await);
+    assert_eq!((busy.id, idle.id), (id, other));
+    for _ in 0..3 {
+        world.pass(STALL_LIMIT / 3);
+        busy.progress().step("connected");
+    }
+    in_time(idle.stop().cancelled()).await;
+    assert!(!busy.stop().is_cancelled(), "it gets on");
+    let seen = queue.show(id).unwrap().attempt.unwrap();
+    assert_eq!(
+        (seen.step.as_str(), seen.recipients, seen.destination.as_str()),
+        ("connected", 1, "adatum.test")
+    );
+    assert_eq!(queue.summary().oldest_attempt, Some(seen));
+    settle(&queue, busy, &delivered(&world));
+    queue.abandon(idle, Vec::new());
+    wait_for_messages(&queue, 1).await;
+    wait_for_strike(&world, &queue, other).await;
+    assert_eq!(lease(&queue).await.id, other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_does_not_end_when_it_is_told_loses_its_lease() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let mut wedged = Vec::new();
+    for _ in 0..3 {
+        let held = lease(&queue).await;
+        held.progress().step("content sent");
+        for _ in 0..2 {
+            assert_eq!(queue.show(id).unwrap().state, "active");
+            world.pass(STALL_LIMIT);
+            in_time(held.stop().cancelled()).await;
+        }
+        wait_for_strike(&world, &queue, id).await;
+        wedged.push(held);
+    }
+    let before = queue.show(id).unwrap();
+    let reason = before.held.clone().unwrap();
+    assert!(reason.contains("3 delivery attempts ended without an outcome"), "{reason}");
+    assert!(reason.contains("\"content sent\""), "{reason}");
+    // Whatever comes from them now is too late.
+    settle(&queue, wedged.remove(0), &delivered(&world));
+    queue.abandon(wedged.remove(0), vec![(0, failed(&world))]);
+    drop(wedged);
+    assert_eq!(queue.show(id).unwrap(), before);
+    assert_eq!(queue.release(&[id]).await.unwrap(), changed(1, 1));
+    settle(&queue, lease(&queue).await, &delivered(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wedged_attempt_gives_its_slot_to_the_next_message() {
+    let world = World::with_sending(
+        |_| {},
+        config::Outbound { initial_per_destination: 1, ..config::Outbound::default() },
+    );
+    let queue = world.open().await;
+    accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let second = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let wedged = lease(&queue).await;
+    assert!(queue.lease_for(&to("adatum.test")).is_none());
+    world.pass(STALL_LIMIT);
+    in_time(wedged.stop().cancelled()).await;
+    assert!(queue.lease_for(&to("adatum.test")).is_none(), "it has time to end by itself");
+    world.pass(STALL_LIMIT);
+    assert_eq!(lease(&queue).await.id, second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_an_attempt_that_was_cut_short_counts() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test"]).await;
+    queue.abandon(lease(&queue).await, vec![(0, delivered(&world)), (7, failed(&world))]);
+    wait_for_strike(&world, &queue, id).await;
+    let states: Vec<String> = queue.show(id).unwrap().recipients.into_iter().map(|r| r.state).collect();
+    assert_eq!(states[0], "delivered");
+    let held = lease(&queue).await;
+    assert_eq!(held.recipients.iter().map(|r| (r.index, r.attempts)).collect::<Vec<_>>(), [(1, 0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

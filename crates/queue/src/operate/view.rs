@@ -8,6 +8,7 @@ use crate::entry::Status;
 use crate::envelope::{Envelope, Origin, Recipient};
 use crate::filter::Found;
 use crate::message::QueueId;
+use crate::progress::AttemptView;
 use crate::state::{MessageState, Phase, RecipientState};
 use crate::{Content, Queue, retry};
 
@@ -39,6 +40,9 @@ pub struct MessageView {
     pub message_id: Option<String>,
     /// Its recipients.
     pub recipients: Vec<RecipientView>,
+    /// The delivery attempt under way that began first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptView>,
 }
 
 /// A recipient as operators see it.
@@ -96,19 +100,24 @@ pub struct Summary {
     pub store_error: Option<String>,
     /// Records set aside as damaged.
     pub damaged: usize,
+    /// The delivery attempt under way that began first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_attempt: Option<AttemptView>,
 }
 
 impl Queue {
     /// One message. Blocking, if its envelope is not in memory.
     pub fn show(&self, id: QueueId) -> Option<MessageView> {
         let cx = self.inner.context();
-        self.inner.look_at(id, |messages, entry, loaded| {
-            let scheduler = &messages.scheduler;
+        let (status, shown) = self.inner.look_at(id, |messages, entry, loaded| {
+            let (scheduler, status) = (&messages.scheduler, entry.status);
             let view = |envelope: &Envelope, state: &MessageState| {
-                view(&Found { id, status: entry.status, envelope, state, scheduler, cx: &cx })
+                view(&Found { id, status, envelope, state, scheduler, cx: &cx })
             };
-            entry.read(loaded, view).ok()
-        })?
+            entry.read(loaded, view).ok().map(|shown| (status, shown))
+        })??;
+        let attempt = (status == Status::Active).then(|| self.inner.attempts.oldest(Some(id))).flatten();
+        Some(MessageView { attempt, ..shown })
     }
 
     /// The content of one message.
@@ -121,6 +130,7 @@ impl Queue {
     pub fn summary(&self) -> Summary {
         let now = self.inner.clock.now();
         let store_error = self.inner.store.health();
+        let oldest_attempt = self.inner.attempts.oldest(None);
         let messages = self.inner.messages.lock();
         let oldest =
             messages.oldest().map(|facts| now.duration_since(facts.received).unwrap_or_default().as_secs());
@@ -134,12 +144,14 @@ impl Queue {
             oldest,
             store_error,
             damaged: messages.damaged,
+            oldest_attempt,
         }
     }
 
     /// Brings the gauges of the metrics up to date: call it before they are read.
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
+        self.inner.metrics.synced(crate::store::files::syncs());
         self.inner.metrics.free_space(self.inner.store.space().free);
     }
 }
@@ -166,6 +178,7 @@ fn view(found: &Found<'_>) -> MessageView {
         client: envelope.client.map(|ip| ip.to_string()),
         message_id: envelope.message_id.clone(),
         recipients: recipients.map(|(index, (r, s))| recipient_view(index, r, s, found)).collect(),
+        attempt: None,
     }
 }
 

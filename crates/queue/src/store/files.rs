@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FallocateFlags;
 
@@ -164,6 +165,19 @@ fn is_missing(path: &Path) -> bool {
     !path.as_os_str().is_empty() && matches!(path.try_exists(), Ok(false))
 }
 
+/// Of the whole process, as the system counts what it reads and writes: a process has one spool.
+static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process has had something made durable (`fdatasync`, or `fsync` of a directory), the index included. What a
+/// disk can do is this many, not this many messages.
+pub fn syncs() -> u64 {
+    SYNCS.load(Ordering::Relaxed)
+}
+
+fn count_sync() {
+    SYNCS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// The file system of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemFiles;
@@ -206,6 +220,7 @@ impl Files for SystemFiles {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        count_sync();
         File::open(path)?.sync_all()
     }
 
@@ -275,6 +290,7 @@ impl StoredFile for SystemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        count_sync();
         self.0.sync_data()
     }
 
@@ -299,6 +315,15 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn what_is_made_durable_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = syncs();
+        SystemFiles.open(&directory.path().join("a"), Access::CreateNew).unwrap().sync().unwrap();
+        SystemFiles.sync_directory(directory.path()).unwrap();
+        assert!(syncs() >= before + 2);
+    }
 
     #[test]
     fn directories_are_made_with_those_above_them_and_made_again() {

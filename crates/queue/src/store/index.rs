@@ -538,30 +538,34 @@ impl Index {
     /// Writes behind the log until the store is closed.
     fn keep_up(&mut self, inner: &Inner) -> Result<(), String> {
         loop {
-            self.round(inner)?;
+            if !self.round(inner)? {
+                return Ok(());
+            }
             if self.batches >= SIZE_CHECK {
                 self.batches = 0;
                 self.rewrite_if_bloated(inner.tuning.index_octets)?;
             }
             if !inner.index.wait(inner.index_interval) {
-                return self.round(inner);
+                return self.round(inner).map(drop);
             }
         }
     }
 
-    /// Writes what has changed since the last round, in net.
-    fn round(&mut self, inner: &Inner) -> Result<(), String> {
+    /// Writes what has changed since the last round, in net. Returns whether that was all of it. When the store has waited long
+    /// enough to be closed it is not, and this must be the last round: what was taken and not written is replayed at the next
+    /// start, unless a later round says that the rows are complete.
+    fn round(&mut self, inner: &Inner) -> Result<bool, String> {
         let taken = inner.catalogue.lock().take_unindexed();
         let (ids, position) = taken.ok_or("the index was given up")?;
         if ids.is_empty() && self.summary.complete_to == Some(position) {
-            return Ok(());
+            return Ok(true);
         }
         let mut chunks = ids.chunks(BATCH).peekable();
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let last = chunks.peek().is_none();
             if !last && inner.index.hurries() {
-                return Ok(());
+                return Ok(false);
             }
             if last {
                 self.summary.complete_to = Some(position);
@@ -575,7 +579,7 @@ impl Index {
         let path = self.directories.index.join("db");
         self.files.open(&path, Access::Read).and_then(|file| file.sync()).map_err(text)?;
         inner.catalogue.lock().indexed_to = Some(number(position.segment));
-        Ok(())
+        Ok(true)
     }
 
     /// Writes the rows of some messages, and the summary with them.
@@ -657,6 +661,7 @@ mod tests {
 
     use super::*;
     use crate::store::files::SystemFiles;
+    use crate::store::{Change, NewBody, Store};
 
     fn location() -> Location {
         let mut location = Location::new(Place { segment: 3, unit: 40 }, 12, 2, true);
@@ -701,6 +706,45 @@ mod tests {
         counted.subtract(1, &other);
         counted.add(1, &row);
         assert!(summary.describes(&counted));
+    }
+
+    /// A store with so many messages that its indexer has not written yet.
+    fn store_with_unindexed(path: &Path, messages: usize) -> Store {
+        let hour = Duration::from_secs(3600);
+        let config =
+            postern_config::Queue { path: path.to_owned(), index_interval: hour, ..Default::default() };
+        let (store, _) = Store::open(&config).unwrap();
+        let (done, all_done) = channel();
+        // Its first round is over when the index is complete up to a place.
+        while store.inner.catalogue.lock().indexed_to.is_none() {
+            std::thread::yield_now();
+        }
+        for _ in 0..messages {
+            let body = NewBody::Inline(vec!["x".into()]);
+            let change = Change::Enqueue { id: store.next_id(), meta: b"meta".to_vec(), body };
+            let done = done.clone();
+            store.commit(vec![change], Box::new(move |result| done.send(result.is_ok()).unwrap()));
+        }
+        drop(done);
+        assert_eq!(all_done.iter().filter(|is_ok| *is_ok).count(), messages);
+        store
+    }
+
+    #[test]
+    fn an_index_that_is_not_finished_when_the_store_closes_is_not_called_complete() {
+        for (waited, is_complete) in [(Duration::ZERO, true), (LAST_ROUND * 2, false)] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = store_with_unindexed(&directory.path().join("spool"), 3 * BATCH);
+            let mut index =
+                Index::new(Directories::new(&directory.path().join("other")), Arc::new(SystemFiles));
+            index.open().unwrap();
+            // Without waking the store's own indexer.
+            *store.inner.index.closed.lock() = Instant::now().checked_sub(waited);
+            index.keep_up(&store.inner).unwrap();
+            assert_eq!(index.summary.complete_to.is_some(), is_complete, "closed for {waited:?}");
+            assert_eq!(index.summary.rows == 3 * BATCH as u64, is_complete);
+            index.close().unwrap();
+        }
     }
 
     #[test]

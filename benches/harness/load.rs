@@ -2,58 +2,18 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::figures::{Run, Until};
 
 /// Nothing on loopback takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a load gave.
-#[derive(Debug)]
-pub struct Load {
-    /// From the first MAIL to the last 250.
-    pub elapsed: Duration,
-    latencies: Vec<Duration>,
-}
-
-impl Load {
-    /// The latency (MAIL to 250 behind the data) that this share of the messages did not exceed.
-    pub fn latency(&self, share: f64) -> Duration {
-        let at = (self.latencies.len() as f64 * share) as usize;
-        self.latencies.get(at.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
-    }
-}
-
-/// Sends `messages` over `sessions` connections that stay open.
-pub fn run(server: SocketAddr, sessions: usize, messages: usize, size: usize) -> Result<Load, String> {
+/// Sends messages of a size over connections that stay open.
+pub fn send(server: SocketAddr, sessions: usize, until: Until, size: usize) -> Result<Run, String> {
     let message = message(size);
-    let mut connections = (0..sessions).map(|_| Session::open(server)).collect::<Result<Vec<_>, _>>()?;
-    let left = AtomicUsize::new(messages);
-    let begin = Instant::now();
-    let results: Vec<Result<Vec<Duration>, String>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = connections
-            .iter_mut()
-            .map(|session| {
-                scope.spawn(|| {
-                    let mut latencies = Vec::new();
-                    while take(&left) {
-                        let begin = Instant::now();
-                        session.send(&message)?;
-                        latencies.push(begin.elapsed());
-                    }
-                    Ok(latencies)
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(Err("a session panicked".into()))).collect()
-    });
-    let elapsed = begin.elapsed();
-    let mut latencies = Vec::with_capacity(messages);
-    for result in results {
-        latencies.extend(result?);
-    }
-    latencies.sort_unstable();
-    Ok(Load { elapsed, latencies })
+    let mut connections = idle_sessions(server, sessions)?;
+    Run::drive(&mut connections, until, |session| session.send("sink@adatum.test", &message))
 }
 
 /// Sessions that have said EHLO and say no more, as long as the value lives.
@@ -61,11 +21,8 @@ pub fn idle_sessions(server: SocketAddr, sessions: usize) -> Result<Vec<Session>
     (0..sessions).map(|_| Session::open(server)).collect()
 }
 
-fn take(left: &AtomicUsize) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
-}
-
-fn message(size: usize) -> Vec<u8> {
+/// A message, with the dot behind it.
+pub fn message(size: usize) -> Vec<u8> {
     let mut message = b"From: <load@proseware.test>\r\nTo: <sink@adatum.test>\r\nSubject: load\r\n\
         Message-ID: <load@proseware.test>\r\nDate: Sat, 21 Nov 2026 18:05:25 +0000\r\n\r\n"
         .to_vec();
@@ -84,7 +41,8 @@ pub struct Session {
 }
 
 impl Session {
-    fn open(server: SocketAddr) -> Result<Self, String> {
+    /// Connects and says EHLO.
+    pub fn open(server: SocketAddr) -> Result<Self, String> {
         let stream = TcpStream::connect(server).map_err(|e| format!("connecting to {server}: {e}"))?;
         let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
         set.map_err(|e| e.to_string())?;
@@ -94,9 +52,10 @@ impl Session {
         Ok(session)
     }
 
-    fn send(&mut self, message: &[u8]) -> Result<(), String> {
+    /// Sends a message and waits until it is accepted.
+    pub fn send(&mut self, to: &str, message: &[u8]) -> Result<(), String> {
         self.say(b"MAIL FROM:<load@proseware.test>\r\n", "250")?;
-        self.say(b"RCPT TO:<sink@adatum.test>\r\n", "250")?;
+        self.say(format!("RCPT TO:<{to}>\r\n").as_bytes(), "250")?;
         self.say(b"DATA\r\n", "354")?;
         self.say(message, "250")
     }

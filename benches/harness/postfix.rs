@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::measure::{Processes, TemporaryFolder};
-use crate::{Server, Setup};
+use super::measure::{Processes, TemporaryFolder};
+use super::{Server, Setup, sink, wait_for_greeting};
 
 const DAEMONS: &str = "/usr/lib/postfix/sbin";
 
@@ -25,25 +25,21 @@ pub fn start(setup: &Setup) -> Result<Box<dyn Server>, String> {
         return Err("Postfix is not installed".into());
     }
     let folder = TemporaryFolder::new()?;
-    let address = crate::sink::nobody()?;
+    let address = sink::nobody()?;
     prepare(folder.path(), address, setup.next_hop)?;
     let config = folder.path().join("etc");
-    let mut command = match &setup.count_into {
+    let mut command = match &setup.count {
         None => Command::new(&master),
-        Some(file) => {
-            let mut strace = Command::new("strace");
-            strace.args(["-f", "-c", "-e", "trace=fsync,fdatasync", "-o"]).arg(file).arg(&master);
-            strace
-        }
+        Some((counter, into)) => counter.command(into, &master),
     };
     let child = command.arg("-c").arg(&config).arg("-d").stdin(Stdio::null()).stderr(Stdio::null()).spawn();
     let child = child.map_err(|e| format!("starting Postfix: {e}"))?;
     let mut server = Postfix { master: child, address, folder };
-    let result = crate::postern::wait_for(address);
+    let result = wait_for_greeting(address);
     if result.is_err() {
         server.stop();
     }
-    result.map(|()| Box::new(server) as Box<dyn Server>)
+    result.map(|_| Box::new(server) as Box<dyn Server>)
 }
 
 /// Configuration, and the folders that `postfix check` makes.
@@ -136,6 +132,10 @@ impl Server for Postfix {
 
     fn processes(&self) -> Processes {
         Processes { root: self.master.id() }
+    }
+
+    fn syncs(&self) -> Option<u64> {
+        None
     }
 
     fn stop(&mut self) {

@@ -1,0 +1,74 @@
+//! What the benchmarks share: the servers under test, the load, the next hop, the bare disk, and figures.
+
+pub mod figures;
+pub mod load;
+pub mod measure;
+pub mod postern;
+pub mod postfix;
+pub mod raw;
+pub mod sink;
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A server under test: started for one measurement, stopped when dropped.
+pub trait Server {
+    /// The address that takes mail.
+    fn address(&self) -> SocketAddr;
+    /// Its processes.
+    fn processes(&self) -> measure::Processes;
+    /// How often it has had something made durable, if it counts that itself.
+    fn syncs(&self) -> Option<u64>;
+    /// Ends it in an orderly way, so that what counts its calls can write its result.
+    fn stop(&mut self);
+}
+
+/// How a server is started for a measurement.
+pub struct Setup {
+    /// Where it relays to; nobody listens there when only accepting is measured.
+    pub next_hop: SocketAddr,
+    /// Who counts its system calls, and the file with the result.
+    pub count: Option<(measure::Counter, PathBuf)>,
+}
+
+impl Setup {
+    /// Relays to this address.
+    pub fn relaying_to(next_hop: SocketAddr) -> Self {
+        Self { next_hop, count: None }
+    }
+
+    /// Takes mail and gets rid of none.
+    pub fn only_accepting() -> Result<Self, String> {
+        Ok(Self::relaying_to(sink::nobody()?))
+    }
+}
+
+/// Starts a server.
+pub type Starter = fn(&Setup) -> Result<Box<dyn Server>, String>;
+
+/// Waits until a server greets on an address. Answers how long that took.
+pub fn wait_for_greeting(address: SocketAddr) -> Result<Duration, String> {
+    let begin = Instant::now();
+    while !greets(address) {
+        if begin.elapsed() > PATIENCE {
+            return Err(format!("nobody answers on {address}"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(begin.elapsed())
+}
+
+/// A port can be open long before its server is ready.
+fn greets(address: SocketAddr) -> bool {
+    use std::io::Read;
+    let greeting = TcpStream::connect(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut code = [0; 3];
+        stream.read_exact(&mut code).map(|()| code)
+    });
+    greeting.is_ok_and(|code| &code == b"220")
+}
