@@ -474,7 +474,7 @@ async fn change(
         Verb::Release => queue.release(&ids).await,
         Verb::Retry => queue.retry(&ids, spread(request.spread, matched)).await,
         Verb::Fail => queue.fail(&ids, &pick, reason, wait).await,
-        Verb::Drop => queue.remove(&ids, &pick, wait).await,
+        Verb::Drop => queue.remove(&ids, &pick, reason, wait).await,
     };
     let event = AuditEvent {
         reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::{at_least_one, not_zero};
+use crate::history::History;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -55,6 +56,8 @@ pub struct Queue {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub index_interval: Duration,
+    /// The journal of what became of messages.
+    pub history: History,
 }
 
 impl Default for Queue {
@@ -72,6 +75,7 @@ impl Default for Queue {
             inline_limit: 128 * 1024,
             commit_timeout: Duration::from_secs(30),
             index_interval: Duration::from_secs(1),
+            history: History::default(),
         }
     }
 }
@@ -106,8 +110,14 @@ impl Default for Retry {
 }
 
 impl Queue {
+    /// Where the journal is.
+    pub fn history_path(&self) -> PathBuf {
+        self.history.path.clone().unwrap_or_else(|| self.path.join("history"))
+    }
+
     pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
         self.retry.check(&node.key("retry"), findings);
+        self.history.check(&node.key("history"), findings);
         at_least_one(node, "max_messages", self.max_messages as u64, findings);
         at_least_one(node, "segment_size", self.segment_size, findings);
         for (key, value) in [

@@ -266,10 +266,10 @@ impl Work {
         recipients.filter(|(_, r)| r.phase.is_waiting() && !r.leased).map(|(index, _)| index)
     }
 
-    /// Gives up the waiting recipients of a message whose time is over, in whatever state it is. Returns how many.
-    pub(crate) fn expire(&mut self, cx: &Context<'_>) -> usize {
+    /// Gives up the waiting recipients of a message whose time is over, in whatever state it is. Returns them.
+    pub(crate) fn expire(&mut self, cx: &Context<'_>) -> Vec<usize> {
         if self.discarded || cx.now < self.expires(cx) {
-            return 0;
+            return Vec::new();
         }
         let waiting: Vec<usize> = self.waiting().collect();
         for index in &waiting {
@@ -277,7 +277,7 @@ impl Work {
             let expired = Report { status: EnhancedStatus::new(4, 4, 7), ..report };
             self.fail(*index, expired, true);
         }
-        waiting.len()
+        waiting
     }
 
     /// What is known of why a recipient still waits.

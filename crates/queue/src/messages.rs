@@ -13,6 +13,7 @@ use crate::Surroundings;
 use crate::codec::{self, milliseconds};
 use crate::entry::{Entry, Status, Waiter, Work};
 use crate::envelope::{Envelope, Facts};
+use crate::events::{EventKind, Evidence, Interest, Noted};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
@@ -49,6 +50,8 @@ pub(crate) struct Context<'a> {
     pub(crate) sending: Arc<config::Outbound>,
     pub(crate) surroundings: &'a dyn Surroundings,
     pub(crate) metrics: &'a Metrics,
+    /// Which events somebody wants.
+    pub(crate) events: Interest,
 }
 
 /// What is to be done when the lock is free.
@@ -58,6 +61,8 @@ pub(crate) struct Effects {
     pub(crate) writes: Vec<Write>,
     /// Messages whose report is to be composed.
     pub(crate) reports: Vec<QueueId>,
+    /// What is to be told.
+    pub(crate) events: Noted,
 }
 
 /// A change of one message on its way to the spool.
@@ -406,6 +411,7 @@ impl Messages {
             };
             untried.swap_remove(place);
             cx.metrics.outcome(&outcome);
+            fx.events.outcome((id, index), work, &destination, &outcome, cx);
             work.take_outcome(index, outcome, cx);
         }
         let learnt_nothing = untried.len() == indices.len() && !matches!(feedback, Feedback::Unreachable(_));
@@ -447,6 +453,8 @@ impl Messages {
             let reason =
                 format!("{strikes} delivery attempts ended without an outcome: a fault in this server");
             error!(id = %id, destination = %destination, reason, "message held");
+            let evidence = Evidence::Reason(reason.clone());
+            fx.events.message(EventKind::Held, id, &work.envelope, evidence, cx);
             work.state.held = Some(reason);
             self.stale += 1;
         } else {
@@ -497,8 +505,10 @@ impl Messages {
         if work.writing {
             return;
         }
-        let expired = if in_doubt { 0 } else { work.expire(cx) };
+        let given_up = if in_doubt { Vec::new() } else { work.expire(cx) };
+        let expired = given_up.len();
         if expired > 0 {
+            fx.events.expired(id, work, &given_up, cx);
             cx.metrics.expired.inc_by(expired as u64);
             work.count_unreported(expired, cx);
             info!(id = %id, recipients = expired, "expired: recipients given up");
@@ -551,9 +561,12 @@ impl Messages {
                 self.scheduler.durable(destination, &cx.sending, cx.now);
             }
             if let Some(report) = report {
-                self.report_written(id, *report, cx);
+                self.report_written(id, *report, cx, fx);
             }
             if deletes {
+                if let Some(work) = self.work(id).filter(|_| cx.events.wants(EventKind::Gone)) {
+                    fx.events.message(EventKind::Gone, id, &work.envelope, Evidence::None, cx);
+                }
                 self.remove(id);
                 return waiters;
             }
@@ -575,9 +588,13 @@ impl Messages {
     }
 
     /// A report is durable together with the note that it is no longer owed.
-    fn report_written(&mut self, about: QueueId, report: NewReport, cx: &Context<'_>) {
+    fn report_written(&mut self, about: QueueId, report: NewReport, cx: &Context<'_>, fx: &mut Effects) {
         if let Some(work) = self.work(about) {
             report.mark(&mut work.state);
+            if let Some(message) = &report.message {
+                let evidence = Evidence::Written(message.arrival.id, report.kind);
+                fx.events.message(EventKind::Reported, about, &work.envelope, evidence, cx);
+            }
         }
         let Some(message) = report.message else {
             return;
@@ -882,6 +899,7 @@ pub(crate) mod tests {
                 sending: self.surroundings.sending(),
                 surroundings: &self.surroundings,
                 metrics: &self.metrics,
+                events: Interest::default(),
             };
             self.messages.watch_clock(&cx);
             let result = work(&mut self.messages, &cx, &mut fx);

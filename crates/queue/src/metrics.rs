@@ -26,6 +26,10 @@ pub struct Metrics {
     pub(crate) strikes: IntCounter,
     pub(crate) store_errors: IntCounter,
     commit_seconds: Histogram,
+    watchers: IntGauge,
+    pub(crate) history_events: IntCounter,
+    pub(crate) history_dropped: IntCounterVec,
+    history_octets: IntGauge,
 }
 
 /// From a fast disk's fdatasync to a disk that is about to fail.
@@ -90,6 +94,14 @@ impl Metrics {
             strikes: counter("postern_queue_strikes_total", "Attempts that ended without an outcome")?,
             store_errors: counter("postern_queue_store_errors_total", "Changes that the spool refused")?,
             commit_seconds,
+            watchers: gauge("postern_queue_watchers", "Operators who watch events")?,
+            history_events: counter("postern_history_events_total", "Events written to the journal")?,
+            history_dropped: counters(
+                "postern_history_dropped_total",
+                "Events that are not in the journal because the disk was slow or refused them",
+                "reason",
+            )?,
+            history_octets: gauge("postern_history_octets", "Octets of the journal")?,
         })
     }
 
@@ -107,6 +119,14 @@ impl Metrics {
         self.octets.set(signed(summary.octets));
         self.oldest.set(signed(summary.oldest.unwrap_or(0)));
         self.damaged.set(signed(summary.damaged as u64));
+    }
+
+    pub(crate) fn watchers(&self, watchers: usize) {
+        self.watchers.set(signed(watchers as u64));
+    }
+
+    pub(crate) fn history_octets(&self, octets: u64) {
+        self.history_octets.set(signed(octets));
     }
 
     pub(crate) fn free_space(&self, octets: u64) {
@@ -146,6 +166,7 @@ mod tests {
         let metrics = Metrics::register(&registry).unwrap();
         metrics.report("failed");
         assert!(Metrics::register(&registry).is_err());
-        assert!(registry.gather().iter().all(|family| family.name().starts_with("postern_queue_")));
+        let is_ours = |name: &str| name.starts_with("postern_queue_") || name.starts_with("postern_history_");
+        assert!(registry.gather().iter().all(|family| is_ours(family.name())));
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::codec::milliseconds;
 use crate::entry::{Entry, Status, Work};
 use crate::envelope::{Envelope, Origin, Recipient};
+use crate::events::{EventKind, Noted};
 pub use crate::filter::{BadFilter, Filter, HeaderPattern, RecipientPick};
 use crate::filter::{Found, Matcher};
 use crate::message::{Destination, QueueId, Report};
@@ -407,7 +408,7 @@ impl Queue {
             Ok(Vec::new())
         };
         let is_held = |now: Seen<'_>| now.is_some_and(|(_, state)| state.held.is_some());
-        self.change(ids, Rests::Stay, wait, hold, is_held).await
+        self.change(ids, (EventKind::Held, reason), wait, hold, is_held).await
     }
 
     /// Ends a hold; the messages are due at once.
@@ -428,7 +429,7 @@ impl Queue {
             Ok(work.ready())
         };
         let is_free = |now: Seen<'_>| now.is_none_or(|(_, state)| state.held.is_none());
-        self.change(ids, Rests::Stay, Duration::ZERO, release, is_free).await
+        self.change(ids, (EventKind::Released, ""), Duration::ZERO, release, is_free).await
     }
 
     /// Makes waiting recipients due, spread over `spread`, and ends the rest of their destinations.
@@ -448,7 +449,7 @@ impl Queue {
             let at = (!spread.is_zero()).then(|| now + spread.mul_f64(rand::random()));
             Ok(make_due(work, at))
         };
-        self.change(ids, Rests::End, Duration::ZERO, retry, |_| true).await
+        self.change(ids, (EventKind::Retried, ""), Duration::ZERO, retry, |_| true).await
     }
 
     /// Ends the recipients that are picked with a report to the sender that gives the reason. For messages that are being
@@ -471,11 +472,11 @@ impl Queue {
             }
             Ok(Vec::new())
         };
-        self.change(ids, Rests::Stay, wait, fail, |now| have_ended(now, pick)).await
+        self.change(ids, (EventKind::Failed, reason), wait, fail, |now| have_ended(now, pick)).await
     }
 
-    /// Ends the recipients that are picked without telling anybody; a message without others is removed. For messages that
-    /// are being delivered it waits up to `wait`.
+    /// Ends the recipients that are picked without telling anybody but the journal, which gets the reason; a message without
+    /// others is removed. For messages that are being delivered it waits up to `wait`.
     ///
     /// # Errors
     /// [`OperateError`].
@@ -483,6 +484,7 @@ impl Queue {
         &self,
         ids: &[QueueId],
         pick: &RecipientPick,
+        reason: &str,
         wait: Duration,
     ) -> Result<Change, OperateError> {
         let report = self.administrative("dropped by an administrator");
@@ -499,7 +501,7 @@ impl Queue {
             }
             Ok(Vec::new())
         };
-        self.change(ids, Rests::Stay, wait, remove, |now| have_ended(now, pick)).await
+        self.change(ids, (EventKind::Dropped, reason), wait, remove, |now| have_ended(now, pick)).await
     }
 
     fn administrative(&self, reason: &str) -> Report {
@@ -517,7 +519,7 @@ impl Queue {
     async fn change(
         &self,
         ids: &[QueueId],
-        rests: Rests,
+        told: (EventKind, &str),
         wait: Duration,
         verb: impl Fn(&mut Work) -> Result<Vec<u32>, &'static str> + Sync,
         is_changed: impl Fn(Seen<'_>) -> bool + Sync,
@@ -528,7 +530,7 @@ impl Queue {
         loop {
             // From here on no end of a lease is missed.
             let lease_ended = self.inner.lease_ended.notified();
-            open = self.change_once(&open, rests, &verb, &is_changed, &mut change).await?;
+            open = self.change_once(&open, told, &verb, &is_changed, &mut change).await?;
             if open.is_empty() || wait.is_zero() || timeout_at(deadline, lease_ended).await.is_err() {
                 let in_flight = |id: QueueId| (id.to_string(), IN_FLIGHT.to_owned());
                 change.skipped.extend(open.into_iter().map(in_flight));
@@ -542,7 +544,7 @@ impl Queue {
     async fn change_once(
         &self,
         ids: &[QueueId],
-        rests: Rests,
+        told: (EventKind, &str),
         verb: &(impl Fn(&mut Work) -> Result<Vec<u32>, &'static str> + Sync),
         is_changed: &(impl Fn(Seen<'_>) -> bool + Sync),
         change: &mut Change,
@@ -552,7 +554,7 @@ impl Queue {
             let mut begun = Vec::with_capacity(step.len());
             self.inner.with(|messages, cx, fx| {
                 for id in step {
-                    match begin(messages, *id, rests, cx, fx, verb) {
+                    match begin(messages, *id, told, cx, fx, verb) {
                         Ok(durable) => begun.push((*id, durable)),
                         Err(IN_FLIGHT) => in_flight.push(*id),
                         Err(reason) => change.skipped.push((id.to_string(), reason.to_owned())),
@@ -776,31 +778,32 @@ const IN_FLIGHT: &str = "in-flight";
 /// The status of what an operator ends by hand: delivery not authorised (RFC 3463 §3.8).
 const ADMINISTRATIVE: EnhancedStatus = EnhancedStatus::new(5, 7, 1);
 
-/// What a verb does to the rests of the destinations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rests {
-    Stay,
-    End,
-}
-
-/// Applies a verb to one message; the receiver hears when it is durable.
+/// Applies a verb to one message, and tells of it as this event with this reason; the receiver hears when it is durable.
 fn begin(
     messages: &mut Messages,
     id: QueueId,
-    rests: Rests,
+    told: (EventKind, &str),
     cx: &Context<'_>,
     fx: &mut Effects,
     verb: impl Fn(&mut Work) -> Result<Vec<u32>, &'static str>,
 ) -> Result<oneshot::Receiver<Result<(), Arc<StoreError>>>, &'static str> {
     let (waiter, durable) = oneshot::channel();
+    let mut noted = Noted::default();
     messages.change(id, cx, fx, |work| {
+        let waiting: Vec<usize> = if cx.events.wants(told.0) { work.waiting().collect() } else { Vec::new() };
         let ready = verb(work)?;
+        let is_about = |index: &usize| {
+            !told.0.is_end() || work.discarded || !work.state.recipients[*index].phase.is_waiting()
+        };
+        let about: Vec<usize> = waiting.into_iter().filter(is_about).collect();
+        noted.operator(told, id, work, &about, cx);
         if work.dirty || work.discarded {
             work.waiters.push(waiter);
         }
         Ok(ready)
     })?;
-    if rests == Rests::End {
+    fx.events.append(noted);
+    if told.0 == EventKind::Retried {
         messages.end_rests(id, cx);
     }
     Ok(durable)
@@ -894,15 +897,20 @@ fn view(found: &Found<'_>) -> MessageView {
         expires: seconds(expires),
         size: envelope.size,
         sender: envelope.reverse_path.to_string(),
-        origin: match &envelope.origin {
-            Origin::Login(login) => format!("login {login}"),
-            Origin::TrustedNetwork(label) => format!("trusted network {label}"),
-            Origin::Outsider => "outsider".to_owned(),
-            Origin::Own => "own".to_owned(),
-        },
+        origin: origin(&envelope.origin),
         client: envelope.client.map(|ip| ip.to_string()),
         message_id: envelope.message_id.clone(),
         recipients: recipients.map(|(index, (r, s))| recipient_view(index, r, s, found)).collect(),
+    }
+}
+
+/// By which right a message came, in words.
+pub(crate) fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::Login(login) => format!("login {login}"),
+        Origin::TrustedNetwork(label) => format!("trusted network {label}"),
+        Origin::Outsider => "outsider".to_owned(),
+        Origin::Own => "own".to_owned(),
     }
 }
 

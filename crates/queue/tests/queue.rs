@@ -671,7 +671,10 @@ async fn messages_in_flight_are_left_alone_by_operators() {
     let skipped = Change { matched: 1, changed: 0, skipped: vec![(id.to_string(), "in-flight".to_owned())] };
     assert_eq!(queue.hold(&[id], "x", Duration::ZERO).await.unwrap(), skipped);
     assert_eq!(queue.fail(&[id], &RecipientPick::default(), "x", Duration::ZERO).await.unwrap(), skipped);
-    assert_eq!(queue.remove(&[id], &RecipientPick::default(), Duration::ZERO).await.unwrap(), skipped);
+    assert_eq!(
+        queue.remove(&[id], &RecipientPick::default(), "spam", Duration::ZERO).await.unwrap(),
+        skipped
+    );
     assert_eq!(queue.retry(&[id], Duration::ZERO).await.unwrap(), skipped);
     settle(&queue, held, &delivered(&world));
     wait_for_messages(&queue, 0).await;
@@ -732,7 +735,7 @@ async fn failing_by_hand_tells_the_sender_and_removing_tells_nobody() {
     let failed = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
     let removed = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
     assert_eq!(
-        queue.remove(&[removed], &RecipientPick::default(), Duration::ZERO).await.unwrap(),
+        queue.remove(&[removed], &RecipientPick::default(), "spam", Duration::ZERO).await.unwrap(),
         changed(1, 1)
     );
     assert!(queue.show(removed).is_none());
@@ -759,7 +762,7 @@ async fn a_recipient_that_is_named_ends_without_the_others_of_its_message() {
     let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test", "c@adatum.test"]).await;
     let only = |address: &str| Filter { rcpt: Some(address.to_owned()), ..Filter::default() };
     let pick = RecipientPick::new(&only("a@adatum.test")).unwrap();
-    assert_eq!(queue.remove(&[id], &pick, Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.remove(&[id], &pick, "spam", Duration::ZERO).await.unwrap(), changed(1, 1));
     let pick = RecipientPick::new(&only("b@adatum.test")).unwrap();
     assert_eq!(queue.fail(&[id], &pick, "moved", Duration::ZERO).await.unwrap(), changed(1, 1));
     let states = |view: MessageView| view.recipients.into_iter().map(|r| r.state).collect::<Vec<_>>();
@@ -1013,7 +1016,9 @@ async fn operators_can_wait_for_the_end_of_an_attempt() {
         let held = lease(&queue).await;
         let waiting = {
             let queue = queue.clone();
-            tokio::spawn(async move { queue.remove(&[id], &RecipientPick::default(), wait).await.unwrap() })
+            tokio::spawn(async move {
+                queue.remove(&[id], &RecipientPick::default(), "spam", wait).await.unwrap()
+            })
         };
         // It may begin to wait before or after this: both must do.
         settle(&queue, held, &ends_with);
