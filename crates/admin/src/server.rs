@@ -46,7 +46,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, metrics};
+use crate::{Shared, explain, health, history, metrics};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -100,6 +100,7 @@ pub fn serve(
         audit: Arc::new(Audit::new(&config.queue.path)),
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
         shared,
+        stop: stop.clone(),
     };
     tasks.spawn(accept_unix(listener, socket.to_owned(), app, stop, tasks.clone()));
     Ok(())
@@ -111,6 +112,7 @@ struct App {
     shared: Shared,
     audit: Arc<Audit>,
     importing: Importing,
+    stop: CancellationToken,
 }
 
 impl FromRef<App> for Shared {
@@ -265,6 +267,7 @@ fn router(app: App) -> Router {
         .route("/v1/queue/retry", post(|s, p, i| change(s, p, Verb::Retry, i)))
         .route("/v1/queue/fail", post(|s, p, i| change(s, p, Verb::Fail, i)))
         .route("/v1/queue/drop", post(|s, p, i| change(s, p, Verb::Drop, i)))
+        .merge(history::routes(app.stop.clone()).with_state(app.shared.clone()))
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
@@ -275,9 +278,9 @@ fn router(app: App) -> Router {
 }
 
 /// An answer, or why there is none.
-type Answer<A> = Result<Json<Versioned<A>>, Failure>;
+pub(crate) type Answer<A> = Result<Json<Versioned<A>>, Failure>;
 
-fn answer<A>(answer: A) -> Answer<A> {
+pub(crate) fn answer<A>(answer: A) -> Answer<A> {
     Ok(Json(Versioned::new(answer)))
 }
 
@@ -300,6 +303,7 @@ pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
         ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProblemKind::ReloadFailed => StatusCode::UNPROCESSABLE_ENTITY,
         ProblemKind::Store => StatusCode::INTERNAL_SERVER_ERROR,
+        ProblemKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
     };
     Failure(status, Problem { kind, error: error.into(), matched: None })
 }
@@ -330,7 +334,7 @@ pub(crate) fn health_answer(shared: &Shared) -> Response {
 }
 
 /// A JSON body. The Content-Type is not asked: `curl --data` names another one.
-struct Input<T>(T);
+pub(crate) struct Input<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = Failure;
@@ -408,7 +412,9 @@ fn bad_filter(error: BadFilter) -> Failure {
 }
 
 /// The queue answers from memory, but a walk over a million messages takes too long for the event loop.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| failure(ProblemKind::Store, format!("the queue did not answer: {error}")))
 }

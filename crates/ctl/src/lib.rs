@@ -3,7 +3,8 @@
 //! | noun | module |
 //! |---|---|
 //! | `status`, `reload` | [`status`] |
-//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`transfer`]; its filters in [`filter`] |
+//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`transfer`], [`watch`]; its filters in [`filter`] |
+//! | `message history` | [`message`]; the words for an event in [`event`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -29,10 +30,12 @@ pub mod account;
 pub mod audit;
 pub mod config;
 pub mod dkim;
+pub mod event;
 pub mod explain;
 pub mod failure;
 pub mod filter;
 pub mod list;
+pub mod message;
 pub mod metrics;
 pub mod output;
 pub mod password;
@@ -42,6 +45,7 @@ pub mod shape;
 pub mod status;
 pub mod top;
 pub mod transfer;
+pub mod watch;
 
 use failure::{Exit, Failure};
 use output::Output;
@@ -51,6 +55,7 @@ Examples:
   posternctl status
   posternctl queue list --state deferred --rcpt-domain adatum.test
   posternctl queue drop --sender spammer@proseware.test --reason 'stolen password'
+  posternctl message history bob@adatum.test
   posternctl policy explain --client 198.51.100.9 --from a@client.test --to b@adatum.test
   posternctl explain 4QX7-93KD
   posternctl account add alice@proseware.test
@@ -102,6 +107,9 @@ enum Noun {
     /// See and change the messages that wait.
     #[command(subcommand)]
     Queue(queue::Verb),
+    /// Ask what became of messages.
+    #[command(subcommand)]
+    Message(message::Verb),
     /// Show who changed what.
     Audit(audit::Options),
     /// Ask what the rules say.
@@ -188,6 +196,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Status => status::status(session).await,
             Noun::Reload => status::reload(session).await,
             Noun::Queue(verb) => verb.run(session).await,
+            Noun::Message(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,
