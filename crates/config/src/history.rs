@@ -15,8 +15,8 @@ use crate::units;
 pub struct History {
     /// Whether the journal is kept. Some 350 octets are written for a delivery, without waiting for the disk.
     pub enabled: bool,
-    /// Its directory; by default `history` in the spool directory. On another filesystem a full journal is no concern of
-    /// the spool; the daemon's user must be allowed to write there.
+    /// Its directory; by default `history` in the spool directory, where it does not grow below `queue.min_free_space`. The
+    /// daemon's user must be allowed to write there.
     pub path: Option<PathBuf>,
     /// Octets of all its files together; the oldest file goes first. The default holds some 750,000 deliveries: weeks of a
     /// small server, and a fraction of the space that mail is refused for.

@@ -7,10 +7,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use postern_admin::api::VERSION;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, Missed, WatchRequest};
 use postern_config::units::parse_duration;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Session;
 use crate::event;
@@ -105,8 +104,8 @@ pub async fn watch(session: &mut Session, options: &WatchOptions) -> Result<Exit
         session.note("watching; Ctrl-C ends it");
     }
     let end = sleep_until(Instant::now() + options.timeout.unwrap_or(FOR_EVER).min(FOR_EVER));
-    let reader_gone = reader_gone();
-    tokio::pin!(end, reader_gone);
+    let (reader_gone, interrupted) = (reader_gone(), tokio::signal::ctrl_c());
+    tokio::pin!(end, reader_gone, interrupted);
     let mut seen = 0;
     loop {
         let line = tokio::select! {
@@ -116,8 +115,8 @@ pub async fn watch(session: &mut Session, options: &WatchOptions) -> Result<Exit
                 return Ok(if is_enough { Exit::Done } else { Exit::Finding });
             }
             () = &mut reader_gone => return Ok(Exit::Done),
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
+            result = &mut interrupted => {
+                result?;
                 return Ok(Exit::Done);
             }
         };
@@ -136,13 +135,21 @@ pub async fn watch(session: &mut Session, options: &WatchOptions) -> Result<Exit
     }
 }
 
+/// How often it is looked whether somebody reads.
+const GLANCE: Duration = Duration::from_millis(500);
+
 /// Ends when nobody reads standard output any more: also if nothing happens that could be written to it.
 async fn reader_gone() {
-    match AsyncFd::with_interest(std::io::stdout(), Interest::ERROR) {
-        // Whatever is wrong with it, the next line says so.
-        Ok(output) => drop(output.ready(Interest::ERROR).await),
-        // A file: it stays.
-        Err(_) => std::future::pending().await,
+    let output = std::io::stdout();
+    loop {
+        let mut seen = [PollFd::new(&output, PollFlags::empty())];
+        // An error is told whether it is asked for or not; one of the question itself is told by the next line.
+        let has_gone = poll(&mut seen, Some(&Timespec::default()))
+            .is_ok_and(|found| found > 0 && seen[0].revents().intersects(PollFlags::ERR | PollFlags::HUP));
+        if has_gone {
+            return;
+        }
+        sleep(GLANCE).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! much it missed; nobody waits for it.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
@@ -412,6 +413,8 @@ impl Event {
 #[derive(Debug)]
 pub(crate) struct Hub {
     journal: Option<Journal>,
+    /// Where the journal is, or was while one was kept.
+    pub(crate) folder: PathBuf,
     sender: broadcast::Sender<Arc<EventView>>,
     /// The channel could tell as well, at the price of a lock.
     watchers: AtomicUsize,
@@ -419,9 +422,9 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(journal: Option<Journal>, metrics: Metrics) -> Self {
+    pub(crate) fn new(journal: Option<Journal>, folder: PathBuf, metrics: Metrics) -> Self {
         let (sender, _) = broadcast::channel(BACKLOG);
-        Self { journal, sender, watchers: AtomicUsize::new(0), metrics }
+        Self { journal, folder, sender, watchers: AtomicUsize::new(0), metrics }
     }
 
     pub(crate) fn journal(&self) -> Option<&Journal> {

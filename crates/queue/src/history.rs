@@ -38,6 +38,8 @@ const ENOUGH: usize = 256 * 1024;
 const GATHER: Duration = Duration::from_secs(1);
 /// How often files that are too old are looked for.
 const TIDY: Duration = Duration::from_secs(3600);
+/// How often the log is told that events are dropped, where that comes and goes.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// How long a question waits for what happened just before it, and the end of the server for the last lines.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -71,8 +73,10 @@ struct Pending {
     dropped: u64,
     /// Whether somebody waits.
     is_urgent: bool,
-    /// Whether the log has been told that events are dropped.
+    /// Whether the last events were dropped, whether the log has been told, and when it was told last.
     is_losing: bool,
+    is_told: bool,
+    told: Option<Instant>,
     is_closing: bool,
     has_ended: bool,
 }
@@ -101,7 +105,7 @@ impl Journal {
             max_age: config.history.max_age,
             min_free: config.min_free_space,
         };
-        let files = Files::new(config.history_path(), limits);
+        let files = Files::new(config.history_path(), config.path.clone(), limits);
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
             work: Condvar::new(),
@@ -188,6 +192,7 @@ impl Shared {
     /// Writes until the journal is closed.
     fn run(&self, mut files: Files) {
         let mut lines = Vec::new();
+        self.tidy(&mut files);
         while let Some(events) = self.gather(&mut lines, &mut files) {
             let result = files.write(&lines, self.clock.now());
             lines.clear();
@@ -197,7 +202,8 @@ impl Shared {
             match result {
                 Ok(()) => {
                     self.metrics.history_events.inc_by(events);
-                    if std::mem::take(&mut pending.is_losing) {
+                    let was_losing = std::mem::take(&mut pending.is_losing);
+                    if was_losing && std::mem::take(&mut pending.is_told) {
                         info!(
                             event = "history-resumed",
                             dropped = pending.dropped,
@@ -226,8 +232,7 @@ impl Shared {
             }
             if self.work.wait_for(&mut pending, TIDY).timed_out() {
                 drop(pending);
-                files.tidy(self.clock.now());
-                self.metrics.history_octets(files.octets());
+                self.tidy(files);
                 pending = self.pending.lock();
             }
         }
@@ -242,7 +247,13 @@ impl Shared {
         Some(pending.taken - pending.settled)
     }
 
-    /// Counts events that are not in the journal, and says so once until it takes events again.
+    fn tidy(&self, files: &mut Files) {
+        files.tidy(self.clock.now());
+        self.metrics.history_octets(files.octets());
+    }
+
+    /// Counts events that are not in the journal, and says so once until it takes events again, and not every second if it
+    /// takes some of them.
     fn lose(&self, pending: &mut Pending, events: u64, why: Dropped, reason: &dyn std::fmt::Display) {
         if events == 0 {
             return;
@@ -253,7 +264,10 @@ impl Shared {
             Dropped::Refused => "refused",
         };
         self.metrics.history_dropped.with_label_values(&[label]).inc_by(events);
-        if !std::mem::replace(&mut pending.is_losing, true) {
+        let is_new = !std::mem::replace(&mut pending.is_losing, true);
+        if is_new && pending.told.is_none_or(|told| told.elapsed() >= SAY_AGAIN) {
+            pending.told = Some(Instant::now());
+            pending.is_told = true;
             error!(event = "history-dropped", %reason, "events are not in the journal; mail goes on");
         }
     }

@@ -163,7 +163,7 @@ impl Queue {
             error!(%error, "no journal: its thread cannot be started");
             None
         });
-        let events = Arc::new(events::Hub::new(journal, metrics.clone()));
+        let events = Arc::new(events::Hub::new(journal, config.history_path(), metrics.clone()));
         let inner = Arc::new(Inner {
             store: Arc::new(store),
             surroundings,

@@ -25,7 +25,7 @@ pub(super) struct Limits {
     pub(super) max_size: u64,
     /// Since the end of a file's day.
     pub(super) max_age: Duration,
-    /// The journal does not grow below so many free octets: they are for mail.
+    /// On the filesystem of the spool the journal does not grow below so many free octets: they are for mail.
     pub(super) min_free: u64,
 }
 
@@ -51,6 +51,7 @@ pub(super) struct Failed {
 #[derive(Debug)]
 pub(super) struct Files {
     folder: PathBuf,
+    spool: PathBuf,
     limits: Limits,
     /// Oldest first, the current one included. `None`: not looked at yet.
     kept: Option<Vec<Kept>>,
@@ -59,8 +60,8 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(folder: PathBuf, limits: Limits) -> Self {
-        Self { folder, limits, kept: None, current: None }
+    pub(super) fn new(folder: PathBuf, spool: PathBuf, limits: Limits) -> Self {
+        Self { folder, spool, limits, kept: None, current: None }
     }
 
     /// Octets of all files.
@@ -137,6 +138,10 @@ impl Files {
     }
 
     fn check_room(&self) -> io::Result<()> {
+        let here = fs::metadata(&self.folder)?.dev();
+        if fs::metadata(&self.spool).is_ok_and(|spool| spool.dev() != here) {
+            return Ok(());
+        }
         let found = rustix::fs::statvfs(&self.folder)?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         if free < self.limits.min_free {
@@ -270,6 +275,10 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_284_325)
     }
 
+    fn files(folder: &Path, limits: Limits) -> Files {
+        Files::new(folder.to_owned(), folder.to_owned(), limits)
+    }
+
     fn names(folder: &Path) -> Vec<String> {
         let files = list(folder).unwrap();
         files.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
@@ -282,32 +291,32 @@ mod tests {
     #[test]
     fn files_end_with_their_size_and_their_day() {
         let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::new(folder.path().join("history"), LIMITS);
+        let mut journal = files(&folder.path().join("history"), LIMITS);
         let lines = format!("{}\n", "x".repeat(99)).repeat(15);
-        files.write(lines.as_bytes(), now()).unwrap();
-        files.write(b"tomorrow\n", now() + DAY).unwrap();
+        journal.write(lines.as_bytes(), now()).unwrap();
+        journal.write(b"tomorrow\n", now() + DAY).unwrap();
         let expected =
             ["00000001-2026-11-21.jsonl", "00000002-2026-11-21.jsonl", "00000003-2026-11-22.jsonl"];
-        assert_eq!(names(&files.folder), expected);
+        assert_eq!(names(&journal.folder), expected);
         assert_eq!(
-            list(&files.folder).unwrap().iter().map(|file| file.len).collect::<Vec<_>>(),
+            list(&journal.folder).unwrap().iter().map(|file| file.len).collect::<Vec<_>>(),
             [1000, 500, 9]
         );
-        assert_eq!(files.octets(), 1509);
+        assert_eq!(journal.octets(), 1509);
         use std::os::unix::fs::PermissionsExt;
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&files.folder), mode(&files.last().unwrap().path)), (0o700, 0o600));
+        assert_eq!((mode(&journal.folder), mode(&journal.last().unwrap().path)), (0o700, 0o600));
     }
 
     #[test]
     fn the_oldest_files_make_room_and_the_whole_never_exceeds_its_limit() {
         let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::new(folder.path().to_owned(), LIMITS);
+        let mut journal = files(folder.path(), LIMITS);
         for number in 0..500 {
-            files.write(format!("{number:03} {}\n", "x".repeat(95)).as_bytes(), now()).unwrap();
-            assert!(files.octets() <= LIMITS.max_size);
+            journal.write(format!("{number:03} {}\n", "x".repeat(95)).as_bytes(), now()).unwrap();
+            assert!(journal.octets() <= LIMITS.max_size);
         }
-        assert!(files.octets() > LIMITS.max_size - 2 * LIMITS.max_size / FILES);
+        assert!(journal.octets() > LIMITS.max_size - 2 * LIMITS.max_size / FILES);
         let kept = text(folder.path());
         assert!(!kept.contains("000 x") && kept.contains("499 x") && names(folder.path()).len() <= 16);
     }
@@ -315,17 +324,17 @@ mod tests {
     #[test]
     fn files_of_a_day_too_long_ago_are_removed_also_when_nothing_is_written() {
         let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::new(folder.path().to_owned(), LIMITS);
-        files.write(b"one\n", now()).unwrap();
-        files.write(b"two\n", now() + DAY).unwrap();
+        let mut journal = files(folder.path(), LIMITS);
+        journal.write(b"one\n", now()).unwrap();
+        journal.write(b"two\n", now() + DAY).unwrap();
         // Three days after the end of the first day, and not before.
-        files.tidy(now() + 3 * DAY);
+        journal.tidy(now() + 3 * DAY);
         assert_eq!(names(folder.path()).len(), 2);
-        files.tidy(now() + 4 * DAY);
+        journal.tidy(now() + 4 * DAY);
         assert_eq!(names(folder.path()), ["00000002-2026-11-22.jsonl"]);
-        files.tidy(now() + 6 * DAY);
+        journal.tidy(now() + 6 * DAY);
         assert_eq!(names(folder.path()), [""; 0]);
-        files.write(b"three\n", now() + 6 * DAY).unwrap();
+        journal.write(b"three\n", now() + 6 * DAY).unwrap();
         assert_eq!(text(folder.path()), "three\n");
     }
 
@@ -333,11 +342,11 @@ mod tests {
     fn a_restart_goes_on_with_the_last_file_behind_half_a_line() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("notes.txt"), "not ours").unwrap();
-        Files::new(folder.path().to_owned(), LIMITS).write(b"one\n", now()).unwrap();
-        Files::new(folder.path().to_owned(), LIMITS).write(b"two\n", now()).unwrap();
+        files(folder.path(), LIMITS).write(b"one\n", now()).unwrap();
+        files(folder.path(), LIMITS).write(b"two\n", now()).unwrap();
         let file = &list(folder.path()).unwrap()[0].path;
         fs::write(file, "one\ntwo\n{\"id\":\"01N2").unwrap();
-        Files::new(folder.path().to_owned(), LIMITS).write(b"three\n", now()).unwrap();
+        files(folder.path(), LIMITS).write(b"three\n", now()).unwrap();
         assert_eq!(text(folder.path()), "one\ntwo\n{\"id\":\"01N2\nthree\n");
         assert_eq!(names(folder.path()), ["00000001-2026-11-21.jsonl"]);
     }
@@ -347,12 +356,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("history");
         fs::write(&place, "in the way").unwrap();
-        let mut files = Files::new(place.clone(), LIMITS);
-        assert_eq!(files.write(b"one\ntwo\n", now()).unwrap_err().lost, 2);
+        let mut journal = files(&place, LIMITS);
+        assert_eq!(journal.write(b"one\ntwo\n", now()).unwrap_err().lost, 2);
         fs::remove_file(&place).unwrap();
-        files.write(b"three\n", now()).unwrap();
+        journal.write(b"three\n", now()).unwrap();
         assert_eq!(text(&place), "three\n");
-        let mut poor = Files::new(place, Limits { min_free: u64::MAX, ..LIMITS });
+        let mut poor = files(&place, Limits { min_free: u64::MAX, ..LIMITS });
         let failed = poor.write(b"four\n", now()).unwrap_err();
         assert_eq!((failed.lost, failed.source.kind()), (1, ErrorKind::StorageFull));
     }
@@ -360,21 +369,21 @@ mod tests {
     #[test]
     fn a_file_that_somebody_removed_is_begun_again() {
         let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::new(folder.path().to_owned(), LIMITS);
-        files.write(b"one\n", now()).unwrap();
+        let mut journal = files(folder.path(), LIMITS);
+        journal.write(b"one\n", now()).unwrap();
         fs::remove_file(&list(folder.path()).unwrap()[0].path).unwrap();
-        files.write(b"two\n", now()).unwrap();
+        journal.write(b"two\n", now()).unwrap();
         assert_eq!(text(folder.path()), "two\n");
     }
 
     #[test]
     fn a_smaller_limit_counts_from_the_next_start() {
         let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::new(folder.path().to_owned(), LIMITS);
-        files.write(format!("{}\n", "x".repeat(99)).repeat(100).as_bytes(), now()).unwrap();
+        let mut journal = files(folder.path(), LIMITS);
+        journal.write(format!("{}\n", "x".repeat(99)).repeat(100).as_bytes(), now()).unwrap();
         let small = Limits { max_size: 4000, ..LIMITS };
-        let mut files = Files::new(folder.path().to_owned(), small);
-        files.write(b"last\n", now()).unwrap();
-        assert!(files.octets() <= 4000 && text(folder.path()).ends_with("last\n"));
+        let mut journal = files(folder.path(), small);
+        journal.write(b"last\n", now()).unwrap();
+        assert!(journal.octets() <= 4000 && text(folder.path()).ends_with("last\n"));
     }
 }

@@ -125,8 +125,7 @@ impl Queue {
         if let Some(journal) = journal {
             journal.flush();
         }
-        let folder = self.inner.surroundings.schedule().history_path();
-        let mut history = search(&folder, &key, query, queued, |id| self.show(id))?;
+        let mut history = search(&self.inner.events.folder, &key, query, queued, |id| self.show(id))?;
         history.enabled = Some(journal.is_some());
         history.dropped = journal.map_or(0, |journal| journal.dropped());
         Ok(history)
