@@ -272,3 +272,51 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use postern_runtime::SystemClock;
+
+    /// A journal whose thread is not there: as if the disk did not answer.
+    fn stuck() -> Journal {
+        let shared = Shared {
+            pending: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            clock: Arc::new(SystemClock),
+            metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+        };
+        Journal { shared: Arc::new(shared), searching: Mutex::default() }
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_costs_events_and_a_bounded_buffer() {
+        let journal = stuck();
+        let event = line::tests::delivered();
+        let length = line::encode(&event).len();
+        let fitting = MAX_PENDING / length;
+        for _ in 0..fitting + 5 {
+            journal.append(&event);
+        }
+        assert_eq!(journal.dropped(), 5);
+        assert_eq!(journal.shared.pending.lock().lines.len(), fitting * length);
+        let counted = &journal.shared.metrics.history_dropped;
+        assert_eq!(counted.with_label_values(&["slow"]).get(), 5);
+    }
+
+    #[test]
+    fn losses_are_mentioned_once_and_not_again_when_they_come_and_go() {
+        let journal = stuck();
+        let mut pending = journal.shared.pending.lock();
+        let lose = |pending: &mut Pending| journal.shared.lose(pending, 1, Dropped::Refused, &"full");
+        lose(&mut pending);
+        assert!(pending.is_losing && pending.is_told);
+        // It took some, and the log was told that too; now it loses others within the minute.
+        (pending.is_losing, pending.is_told) = (false, false);
+        lose(&mut pending);
+        assert!(pending.is_losing && !pending.is_told);
+        assert_eq!(pending.dropped, 2);
+    }
+}

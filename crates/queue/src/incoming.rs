@@ -179,7 +179,12 @@ impl Incoming {
     async fn hand_over(&mut self, envelope: Envelope, header: Vec<u8>) -> Result<Waiting, AcceptError> {
         let body = self.finish(header).await?;
         let meta = envelope.encode();
-        let arrival = Arrival::new(self.id, &meta, &self.state, &self.queue.context());
+        let mut accepted = Noted::default();
+        let arrival = {
+            let cx = self.queue.context();
+            accepted.accepted(self.id, envelope, &cx);
+            Arrival::new(self.id, &meta, &self.state, &cx)
+        };
         let arrival = arrival.map_err(|damage| {
             error!(id = %self.id, %damage, "an envelope that cannot be read back");
             AcceptError::Store(StoreError::Damaged(self.id))
@@ -188,7 +193,7 @@ impl Incoming {
             + if let NewBody::Inline(pieces) = &body { pieces.iter().map(Bytes::len).sum() } else { 0 };
         let room = self.queue.backlog_room(cost).await?;
         let (waiting, mut arriving) = handover(arrival, room);
-        arriving.accepted.accepted(self.id, envelope, &self.queue.context());
+        arriving.accepted = accepted;
         let mut changes = vec![Change::Enqueue { id: self.id, meta, body }];
         if !self.state.is_empty() {
             changes.push(Change::State { id: self.id, state: std::mem::take(&mut self.state) });

@@ -231,6 +231,20 @@ async fn what_operators_do_is_told_with_their_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_held_for_a_fault_is_told_as_nobodys_work() {
+    let world = World::new(true).await;
+    let filter = EventFilter { kinds: vec![EventKind::Held], ..EventFilter::default() };
+    let mut watcher = world.queue.watch(&filter).unwrap();
+    world.accept(&[BOB]).await;
+    for _ in 0..3 {
+        drop(world.lease().await);
+        world.clock.advance(Duration::from_secs(61));
+    }
+    let held = next(&mut watcher).await;
+    assert!(!held.operator && held.reply.as_ref().unwrap().contains("without an outcome"), "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn watchers_see_what_they_asked_for() {
     let world = World::new(false).await;
     let filter = |change: fn(&mut EventFilter)| {
