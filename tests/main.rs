@@ -5,6 +5,7 @@
 //! | [`inbound`] | who may send what to whom; wrong, hostile and slow clients |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
+//! | [`history`] | what became of messages, and what happens to them |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
@@ -22,6 +23,7 @@ mod admin;
 mod crash;
 mod docs;
 mod harness;
+mod history;
 mod inbound;
 mod manual;
 mod outbound;

@@ -459,14 +459,14 @@ fn try_submit(daemon: &Daemon, n: usize) -> Answer {
 }
 
 /// A filesystem of a few MiB.
-struct SmallDisk {
-    path: PathBuf,
+pub struct SmallDisk {
+    pub path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
     /// `None` where mounting is not permitted, which is said.
-    fn mount(mib: usize) -> Option<Self> {
+    pub fn mount(mib: usize) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         let options = format!("size={mib}m");

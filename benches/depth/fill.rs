@@ -98,11 +98,19 @@ struct Plain {
 }
 
 impl Surroundings for Plain {
-    fn destination(&self, _: &ReversePath, recipient: &Address) -> Destination {
+    fn destination(&self, _: &ReversePath, recipient: &Address, _: Option<&str>) -> Destination {
         Destination(format!("mx {}", recipient.host).into())
     }
 
-    fn report_recipients(&self, address: &Address) -> Vec<Address> {
+    fn checked_route(&self, via: &str) -> Result<String, String> {
+        Ok(via.to_owned())
+    }
+
+    fn is_local(&self, _: &Address) -> bool {
+        false
+    }
+
+    fn final_recipients(&self, address: &Address) -> Vec<Address> {
         vec![address.clone()]
     }
 
@@ -208,6 +216,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         given: None,
         notify: Notify::default(),
         original: None,
+        via: None,
     };
     Ok(Envelope {
         reverse_path: ReversePath::parse(&sender(number)).map_err(|e| e.to_string())?,
@@ -220,6 +229,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         ret: None,
         envelope_id: None,
         message_id: Some(format!("{number}@proseware.test")),
+        priority: 0,
         size: 0,
         recipients: vec![recipient],
     })

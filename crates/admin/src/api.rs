@@ -13,6 +13,8 @@
 //! | `GET /v1/queue/cat?id=ID&part=headers\|body\|raw` | | the content |
 //! | `GET /v1/queue/export?id=ID` | | one line of [`Transfer`], then the content |
 //! | `POST /v1/queue/import` | the same | [`Imported`] |
+//! | `POST /v1/queue/watch` | [`history::WatchRequest`] | lines |
+//! | `POST /v1/message/history` | [`history::HistoryRequest`] | [`history::History`] |
 //! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
@@ -27,6 +29,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub mod history;
 
 pub use postern_queue::operate::{
     Change, Filter, Group, GroupBy, HeaderPattern, InFlight, MessageView, RecipientView, Shape, ShapeBy,
@@ -95,6 +99,8 @@ pub enum ProblemKind {
     ReloadFailed,
     /// The spool could not be read or written (500).
     Store,
+    /// Too many ask for this at once: come again later (503).
+    Busy,
 }
 
 /// `GET /v1/status`.

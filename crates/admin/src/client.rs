@@ -1,5 +1,6 @@
 //! How `posternctl` asks: HTTP over the control socket.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -127,6 +128,16 @@ impl Client {
         Ok(())
     }
 
+    /// POST of a JSON request that is answered line by line, for as long as both sides like.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn follow(&self, path: &str, request: &impl Serialize) -> Result<Lines, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|e| ClientError::Protocol(e.to_string()))?;
+        let response = self.send(Method::POST, path, body.into()).await?;
+        Ok(Lines { body: response.into_body(), unread: VecDeque::new() })
+    }
+
     /// GET of a page as it is: status, content type and body.
     pub(crate) async fn page(&self, path: &str) -> Result<(StatusCode, HeaderValue, Bytes), ClientError> {
         let response = self.request(Method::GET, path, Full::<Bytes>::default()).await?;
@@ -188,6 +199,39 @@ impl Client {
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = timed(response.into_body().collect()).await?;
         Ok(body.map_err(|e| ClientError::Protocol(format!("the answer broke off: {e}")))?.to_bytes())
+    }
+}
+
+/// Octets of one line at most.
+const MAX_LINE: usize = 1024 * 1024;
+
+/// The lines of an answer, as they come.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    unread: VecDeque<u8>,
+}
+
+impl Lines {
+    /// The next line without its end; `None` when the daemon has ended the answer. May be dropped before it ends.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`] when the connection breaks, or is silent for longer than a daemon ever is.
+    pub async fn next(&mut self) -> Result<Option<String>, ClientError> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).take(end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+            }
+            if self.unread.len() > MAX_LINE {
+                return Err(ClientError::Protocol("a line without an end".to_owned()));
+            }
+            let Some(frame) = timed(self.body.frame()).await? else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|e| ClientError::Protocol(format!("the answer broke off: {e}")))?;
+            self.unread.extend(frame.data_ref().into_iter().flatten());
+        }
     }
 }
 

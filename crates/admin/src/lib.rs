@@ -15,6 +15,7 @@
 //! | who changes messages? | `verbs` |
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
+//! | what happens, and what became of it? | [`history`] |
 //! | how does a message move to another machine? | `import` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
@@ -42,6 +43,7 @@ mod audit;
 pub mod client;
 pub mod explain;
 pub mod health;
+pub mod history;
 mod import;
 pub mod metrics;
 mod rights;

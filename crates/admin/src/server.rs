@@ -45,7 +45,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, metrics, verbs};
+use crate::{Shared, explain, health, history, metrics, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -94,6 +94,7 @@ pub fn serve(
         audit: Arc::new(Audit::new(&config.queue.path)),
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
         shared,
+        stop: stop.clone(),
     };
     tasks.spawn(accept_unix(listener, socket.to_owned(), app, stop, tasks.clone()));
     Ok(())
@@ -105,6 +106,7 @@ pub(crate) struct App {
     pub(crate) shared: Shared,
     pub(crate) audit: Arc<Audit>,
     importing: Importing,
+    stop: CancellationToken,
 }
 
 impl FromRef<App> for Shared {
@@ -255,6 +257,7 @@ fn router(app: App) -> Router {
         .route("/v1/audit", post(audit))
         .route("/v1/queue/cat", get(cat))
         .merge(verbs::routes())
+        .merge(history::routes(app.stop.clone()).with_state(app.shared.clone()))
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
@@ -290,6 +293,7 @@ pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
         ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProblemKind::ReloadFailed => StatusCode::UNPROCESSABLE_ENTITY,
         ProblemKind::Store => StatusCode::INTERNAL_SERVER_ERROR,
+        ProblemKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
     };
     Failure(status, Problem { kind, error: error.into(), matched: None })
 }

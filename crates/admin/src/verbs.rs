@@ -140,7 +140,7 @@ impl<'a> Asked<'a> {
             Verb::Release => queue.release(ids).await,
             Verb::Retry => queue.retry(ids, self.retry).await,
             Verb::Fail => queue.fail(ids, pick, reason, *wait).await,
-            Verb::Drop => queue.remove(ids, pick, *wait).await,
+            Verb::Drop => queue.remove(ids, pick, reason, *wait).await,
             Verb::Reroute => queue.reroute(ids, pick, self.via, spread).await,
             Verb::Requeue => queue.requeue(ids, pick, Requeue { spread, reset_backoff }).await,
         }

@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use postern_admin::api::edit::EditRequest;
+use postern_admin::api::Versioned;
+use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -24,6 +26,7 @@ use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question, Stage, decide};
+use postern_queue::events::MAX_WATCHERS;
 use postern_queue::{Destination, Envelope, Feedback, Origin, Queue, QueueId, Recipient, Surroundings};
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
@@ -647,6 +650,58 @@ async fn what_is_no_message_is_not_imported() {
     assert!(import(&there, &line, &content).await.unwrap().skipped.is_none(), "a failure leaves no trace");
     here.stop().await;
     there.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_are_told_line_by_line_and_leave_room_for_questions() {
+    let running = Running::start().await;
+    let request = WatchRequest::default();
+    let follow = || running.client.follow("/v1/queue/watch", &request);
+    let mut lines = follow().await.unwrap();
+    assert_eq!(lines.next().await.unwrap().as_deref(), Some(""), "from here on nothing is missed");
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"Subject: x\r\n\r\n").await;
+    let line = lines.next().await.unwrap().unwrap();
+    let event: Versioned<EventView> = serde_json::from_str(&line).unwrap();
+    assert_eq!((event.version, event.answer.event), (1, EventKind::Accepted));
+    assert_eq!(event.answer.id, id.to_string());
+
+    let mut others = Vec::new();
+    let refused = loop {
+        match follow().await {
+            Ok(lines) => others.push(lines),
+            Err(ClientError::Refused(problem)) => break problem,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!((others.len() + 1, refused.kind), (MAX_WATCHERS, ProblemKind::Busy));
+    assert!(running.is_alive().await);
+    let bad = WatchRequest { filter: EventFilter { rcpt: Some("x".to_owned()), ..EventFilter::default() } };
+    match running.client.follow("/v1/queue/watch", &bad).await {
+        Err(ClientError::Refused(problem)) => assert_eq!(problem.kind, ProblemKind::BadRequest),
+        other => panic!("{other:?}"),
+    }
+    let started = std::time::Instant::now();
+    running.stop.cancel();
+    while lines.next().await.unwrap().is_some() {}
+    running.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(3), "those who watch do not hold up the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_asked_by_key() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"Subject: x\r\n\r\n").await;
+    let request = |key: &str| HistoryRequest { key: key.to_owned(), since: None, until: None, limit: None };
+    let history: History =
+        running.client.post("/v1/message/history", &request("@adatum.test")).await.unwrap();
+    assert_eq!((history.messages.len(), history.enabled), (1, Some(true)));
+    assert_eq!(history.messages[0].id, id.to_string());
+    assert!(history.messages[0].queued.is_some());
+    match running.client.post::<History>("/v1/message/history", &request("")).await {
+        Err(ClientError::Refused(problem)) => assert_eq!(problem.kind, ProblemKind::BadRequest),
+        other => panic!("{other:?}"),
+    }
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

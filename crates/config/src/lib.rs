@@ -14,7 +14,7 @@
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
 //! | `[auth]`, `[[account]]` | [`account`] |
-//! | `[queue]` | [`queue`] |
+//! | `[queue]` | [`queue`], the journal in [`history`] |
 //! | `[[route]]` | [`route`] |
 //! | `[outbound]` | [`outbound`] |
 //! | `[resolver]` | [`resolver`] |
@@ -36,6 +36,7 @@ mod aliases;
 mod check;
 pub mod diagnostic;
 pub mod domain;
+pub mod history;
 pub mod listener;
 mod load;
 pub mod log;
@@ -55,6 +56,7 @@ pub mod units;
 pub use account::{Account, Auth, Permission};
 pub use admin::{Admin, Metrics};
 pub use diagnostic::{ConfigError, Diagnostic, render};
+pub use history::History;
 pub use listener::{Listener, ListenerKind};
 pub use load::{Loaded, load, load_accounts};
 pub use log::Log;

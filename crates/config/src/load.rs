@@ -175,6 +175,7 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
     resolve(&mut config.auth.accounts);
     resolve(&mut config.queue.path);
+    config.queue.history.path.as_mut().into_iter().for_each(resolve);
     resolve(&mut config.admin.socket);
     config.outbound.ca_file.as_mut().into_iter().for_each(resolve);
     if let Some(tls) = &mut config.tls {
@@ -394,7 +395,7 @@ mod tests {
     #[test]
     fn relative_paths_count_from_the_main_file() {
         let text = format!(
-            "{HOST}[queue]\npath = \"spool\"\n[admin]\nsocket = \"run/control.sock\"\n[auth]\naccounts = \"logins.toml\"\n\
+            "{HOST}[queue]\npath = \"spool\"\nhistory.path = \"journal\"\n[admin]\nsocket = \"run/control.sock\"\n[auth]\naccounts = \"logins.toml\"\n\
              [[domain]]\nname = \"proseware.test\"\nmaildir = \"mail/{{local}}\"\n\
              [[route]]\nvia = \"lmtp\"\nhosts = [\"./lmtp.sock\"]\n"
         );
@@ -403,6 +404,7 @@ mod tests {
         let config = folder.load().unwrap().config;
         let below = |path: &str| folder.0.path().join(path);
         assert_eq!(config.queue.path, below("spool"));
+        assert_eq!(config.queue.history_path(), below("journal"));
         assert_eq!(config.admin.socket, below("run/control.sock"));
         assert_eq!(config.domains[0].maildir.as_deref(), Some(below("mail/{local}").as_path()));
         assert!(Path::new(&config.routes[0].hosts[0]).is_absolute());
@@ -701,6 +703,8 @@ mod tests {
             ("queue", "max_messages = 0", "`max_messages` is 0"),
             ("queue", "stall_limit = \"10m\"", "warning: `stall_limit` is not above the longest"),
             ("queue", "inline_limit = \"64MiB\"", "is not below `segment_size`"),
+            ("queue.history", "max_size = \"1000KiB\"", "`max_size` is below 1 MiB"),
+            ("queue.history", "max_age = \"0s\"", "`max_age` is zero"),
             ("smtp", "max_recipients = 0", "`max_recipients` is 0"),
             ("smtp", "max_message_size = \"0B\"", "`max_message_size` is 0"),
             ("smtp", "max_errors = -1", ""),

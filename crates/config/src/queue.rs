@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::{at_least_one, not_zero};
+use crate::history::History;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -67,6 +68,8 @@ pub struct Queue {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub stall_limit: Duration,
+    /// The journal of what became of messages.
+    pub history: History,
 }
 
 impl Default for Queue {
@@ -86,6 +89,7 @@ impl Default for Queue {
             commit_timeout: Duration::from_secs(30),
             index_interval: Duration::from_secs(1),
             stall_limit: Duration::from_secs(30 * 60),
+            history: History::default(),
         }
     }
 }
@@ -120,8 +124,14 @@ impl Default for Retry {
 }
 
 impl Queue {
+    /// Where the journal is.
+    pub fn history_path(&self) -> PathBuf {
+        self.history.path.clone().unwrap_or_else(|| self.path.join("history"))
+    }
+
     pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
         self.retry.check(&node.key("retry"), findings);
+        self.history.check(&node.key("history"), findings);
         at_least_one(node, "max_messages", self.max_messages as u64, findings);
         at_least_one(node, "segment_size", self.segment_size, findings);
         for (key, value) in [

@@ -24,9 +24,23 @@ pub struct Options {
 
 /// A time, or how long ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Since {
+pub enum Since {
+    /// So long before now.
     Ago(Duration),
+    /// Seconds since 1970.
     Time(u64),
+}
+
+impl Since {
+    /// In seconds since 1970.
+    pub fn seconds(self, now: SystemTime) -> u64 {
+        match self {
+            Self::Time(time) => time,
+            Self::Ago(age) => {
+                now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age).as_secs()
+            }
+        }
+    }
 }
 
 impl Options {
@@ -35,13 +49,7 @@ impl Options {
     /// # Errors
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
-        let since = match self.since {
-            None => 0,
-            Some(Since::Time(time)) => time,
-            Some(Since::Ago(age)) => {
-                session.now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age).as_secs()
-            }
-        };
+        let since = self.since.map_or(0, |since| since.seconds(session.now));
         let request = AuditRequest { since, limit: Some(self.limit) };
         let audit: Audit = session.client()?.post("/v1/audit", &request).await?;
         session.out.answer(&audit, audit_text)?;
@@ -52,7 +60,11 @@ impl Options {
     }
 }
 
-fn since(text: &str) -> Result<Since, String> {
+/// Reads an age or a time.
+///
+/// # Errors
+/// The text says what is accepted.
+pub fn since(text: &str) -> Result<Since, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return u64::try_from(time.as_second())
             .map(Since::Time)

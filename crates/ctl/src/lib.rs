@@ -3,7 +3,8 @@
 //! | noun | module |
 //! |---|---|
 //! | `status`, `reload` | [`status`] |
-//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`]; its filters in [`filter`] |
+//! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`], [`watch`]; its filters in [`filter`] |
+//! | `message history` | [`message`]; the words for an event in [`event`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -31,10 +32,12 @@ pub mod change;
 pub mod config;
 pub mod dkim;
 pub mod edit;
+pub mod event;
 pub mod explain;
 pub mod failure;
 pub mod filter;
 pub mod list;
+pub mod message;
 pub mod metrics;
 pub mod output;
 pub mod password;
@@ -45,6 +48,7 @@ pub mod status;
 pub mod template;
 pub mod top;
 pub mod transfer;
+pub mod watch;
 pub mod when;
 
 use failure::{Exit, Failure};
@@ -55,6 +59,7 @@ Examples:
   posternctl status
   posternctl queue list --state deferred --rcpt-domain adatum.test
   posternctl queue drop --sender spammer@proseware.test --reason 'stolen password'
+  posternctl message history bob@adatum.test
   posternctl policy explain --client 198.51.100.9 --from a@client.test --to b@adatum.test
   posternctl explain 4QX7-93KD
   posternctl account add alice@proseware.test
@@ -106,6 +111,9 @@ enum Noun {
     /// See and change the messages that wait.
     #[command(subcommand)]
     Queue(queue::Verb),
+    /// Ask what became of messages.
+    #[command(subcommand)]
+    Message(message::Verb),
     /// Show who changed what.
     Audit(audit::Options),
     /// Ask what the rules say.
@@ -192,6 +200,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Status => status::status(session).await,
             Noun::Reload => status::reload(session).await,
             Noun::Queue(verb) => verb.run(session).await,
+            Noun::Message(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,

@@ -20,6 +20,7 @@ use crate::output::{self, Look};
 use crate::shape::{self, ShapeOptions};
 use crate::top::{self, TopOptions};
 use crate::transfer::{self, ExportOptions, ImportOptions};
+use crate::watch::{self, WatchOptions};
 
 const FILTER_EXAMPLES: &str = "\
 Examples:
@@ -47,6 +48,8 @@ pub enum Verb {
     Shape(ShapeOptions),
     /// Watch the server and its largest destinations.
     Top(TopOptions),
+    /// Watch what happens to messages, as it happens.
+    Watch(WatchOptions),
     /// Show all that is known of a message.
     Show(Message),
     /// Print the content of a message.
@@ -123,6 +126,7 @@ impl Verb {
             Self::Count(options) => count(session, &options).await,
             Self::Shape(options) => shape::shape(session, &options).await,
             Self::Top(options) => top::top(session, &options).await,
+            Self::Watch(options) => watch::watch(session, &options).await,
             Self::Show(message) => show(session, &message).await,
             Self::Cat(options) => cat(session, &options).await,
             Self::Hold(hold) => hold.run(session).await,

@@ -246,6 +246,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("queue.path", old.queue.path == new.queue.path),
         ("queue.segment_size", old.queue.segment_size == new.queue.segment_size),
         ("queue.index_interval", old.queue.index_interval == new.queue.index_interval),
+        ("queue.history", old.queue.history == new.queue.history),
         ("auth.max_password_checks", old.auth.max_password_checks == new.auth.max_password_checks),
         ("admin.socket", old.admin.socket == new.admin.socket),
         ("metrics.listen", old.metrics.listen == new.metrics.listen),

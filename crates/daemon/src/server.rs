@@ -71,9 +71,10 @@ fn bind_all(listeners: &[Listener]) -> anyhow::Result<Bound> {
     listeners.iter().map(bind).collect()
 }
 
-/// Makes the folders of spool and control socket while there is still a right to do so.
+/// Makes the folders of spool, control socket and journal while there is still a right to do so.
 fn prepare_folders(config: &Config, user: Option<&User>) -> anyhow::Result<()> {
-    let folders = [Some(config.queue.path.as_path()), config.admin.socket.parent()];
+    let journal = config.queue.history.path.as_deref().filter(|_| config.queue.history.enabled);
+    let folders = [Some(config.queue.path.as_path()), config.admin.socket.parent(), journal];
     for folder in folders.into_iter().flatten().filter(|folder| !folder.exists()) {
         make_private(folder).with_context(|| format!("making {}", folder.display()))?;
         if let Some(user) = user {

@@ -96,7 +96,8 @@ async fn submit(
     );
     let body = if text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     incoming.write(Bytes::from(text)).await?;
-    let recipient = |address| Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None };
+    let recipient =
+        |address| Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         origin: Origin::Own,
@@ -108,6 +109,7 @@ async fn submit(
         ret: None,
         envelope_id: None,
         message_id: Some(message_id),
+        priority: 0,
         size: 0,
         recipients: postmaster.into_iter().map(recipient).collect(),
     };

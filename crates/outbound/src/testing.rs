@@ -116,6 +116,7 @@ pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
         ret: None,
         envelope_id: None,
         message_id: None,
+        priority: 0,
         size: 0,
         recipients: to.iter().map(recipient).collect(),
     }

@@ -1041,7 +1041,10 @@ mod tests {
         let message = site.queue.show(id).unwrap();
         let states: Vec<_> = message.recipients.iter().map(|r| (r.state.as_str(), r.attempts)).collect();
         assert_eq!(states, [("delivered", 1), ("deferred", 0)]);
-        site.queue.retry(&[id], Duration::ZERO).await.unwrap();
+        site.queue
+            .retry(&[id], postern_queue::operate::Retry { ignore_breaker: true, ..Default::default() })
+            .await
+            .unwrap();
         site.until_gone(id).await;
         site.stop().await;
         let lines = server.finished().await;

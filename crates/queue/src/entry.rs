@@ -1,5 +1,6 @@
 //! A queued message in memory: a few hundred octets while it waits, unpacked while something goes on with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -477,10 +478,10 @@ impl Work {
         recipients.filter(|(_, r)| r.phase.is_waiting() && !r.leased).map(|(index, _)| index)
     }
 
-    /// Gives up the waiting recipients of a message whose time is over, in whatever state it is. Returns how many.
-    pub(crate) fn expire(&mut self, cx: &Context<'_>) -> usize {
+    /// Gives up the waiting recipients of a message whose time is over, in whatever state it is. Returns them.
+    pub(crate) fn expire(&mut self, cx: &Context<'_>) -> Vec<usize> {
         if self.discarded || cx.now < self.expires(cx) {
-            return 0;
+            return Vec::new();
         }
         let waiting: Vec<usize> = self.waiting().collect();
         for index in &waiting {
@@ -488,7 +489,7 @@ impl Work {
             let expired = Report { status: EnhancedStatus::new(4, 4, 7), ..report };
             self.fail(*index, expired, true);
         }
-        waiting.len()
+        waiting
     }
 
     /// What is known of why a recipient still waits.
@@ -550,16 +551,20 @@ impl Work {
         self.state.recipients.iter().any(|recipient| !recipient.leased && recipient.ending.is_some())
     }
 
-    /// Ends the recipients that an operator ended while they were being delivered, and that were not.
-    pub(crate) fn end_marked(&mut self) {
+    /// Ends the recipients that an operator ended while they were being delivered, and that were not. Returns them by how
+    /// they ended.
+    pub(crate) fn end_marked(&mut self) -> BTreeMap<EndingKind, Vec<usize>> {
+        let mut ended: BTreeMap<EndingKind, Vec<usize>> = BTreeMap::new();
         for index in 0..self.state.recipients.len() {
             let recipient = &mut self.state.recipients[index];
             if !recipient.leased
                 && let Some(ending) = recipient.ending.take()
             {
+                ended.entry(ending.kind).or_default().push(index);
                 self.end(index, *ending);
             }
         }
+        ended
     }
 
     /// Gives the message another sender.

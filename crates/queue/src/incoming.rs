@@ -11,6 +11,7 @@ use tracing::{error, warn};
 
 use crate::Inner;
 use crate::envelope::Envelope;
+use crate::events::Noted;
 use crate::message::QueueId;
 use crate::messages::Arrival;
 use crate::store::{Change, FinishedFile, LargeFile, NewBody, StoreError};
@@ -178,7 +179,12 @@ impl Incoming {
     async fn hand_over(&mut self, envelope: Envelope, header: Vec<u8>) -> Result<Waiting, AcceptError> {
         let body = self.finish(header).await?;
         let meta = envelope.encode();
-        let arrival = Arrival::new(self.id, &meta, &self.state, &self.queue.context());
+        let mut accepted = Noted::default();
+        let arrival = {
+            let cx = self.queue.context();
+            accepted.accepted(self.id, envelope, &cx);
+            Arrival::new(self.id, &meta, &self.state, &cx)
+        };
         let arrival = arrival.map_err(|damage| {
             error!(id = %self.id, %damage, "an envelope that cannot be read back");
             AcceptError::Store(StoreError::Damaged(self.id))
@@ -186,7 +192,8 @@ impl Incoming {
         let cost = meta.len()
             + if let NewBody::Inline(pieces) = &body { pieces.iter().map(Bytes::len).sum() } else { 0 };
         let room = self.queue.backlog_room(cost).await?;
-        let (waiting, arriving) = handover(arrival, room);
+        let (waiting, mut arriving) = handover(arrival, room);
+        arriving.accepted = accepted;
         let mut changes = vec![Change::Enqueue { id: self.id, meta, body }];
         if !self.state.is_empty() {
             changes.push(Change::State { id: self.id, state: std::mem::take(&mut self.state) });
@@ -250,6 +257,8 @@ struct Arriving {
     fate: Arc<AtomicU8>,
     arrival: Arrival,
     answer: oneshot::Sender<Result<(), StoreError>>,
+    /// Told when it is in the queue.
+    accepted: Noted,
     /// Room in the backlog, given back when this is dropped.
     _room: OwnedSemaphorePermit,
 }
@@ -257,7 +266,10 @@ struct Arriving {
 fn handover(arrival: Arrival, room: OwnedSemaphorePermit) -> (Waiting, Arriving) {
     let fate = Arc::new(AtomicU8::new(WAITING));
     let (answer, answered) = oneshot::channel();
-    (Waiting { fate: fate.clone(), answered }, Arriving { fate, arrival, answer, _room: room })
+    (
+        Waiting { fate: fate.clone(), answered },
+        Arriving { fate, arrival, answer, accepted: Noted::default(), _room: room },
+    )
 }
 
 fn decide(fate: &AtomicU8, as_what: u8) -> bool {
@@ -286,10 +298,12 @@ impl Drop for Waiting {
 impl Arriving {
     /// The disk has answered.
     fn written(self, queue: &Arc<Inner>, result: Result<(), StoreError>) {
-        let Self { fate, arrival, answer, .. } = self;
+        let Self { fate, arrival, answer, accepted, .. } = self;
         let is_awaited = decide(&fate, DECIDED);
         let is_durable = result.is_ok();
         if is_durable && is_awaited {
+            // Before anybody can deliver it.
+            queue.events.publish(accepted);
             queue.arrived(arrival);
         } else if is_durable {
             warn!(id = %arrival.id, "durable too late: removed again");
@@ -427,7 +441,7 @@ mod tests {
         let queue = open(dir.path());
         assert_eq!(
             queue
-                .remove(&[id], &crate::operate::RecipientPick::default(), Duration::ZERO)
+                .remove(&[id], &crate::operate::RecipientPick::default(), "a test", Duration::ZERO)
                 .await
                 .unwrap()
                 .changed,

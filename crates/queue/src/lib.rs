@@ -23,6 +23,8 @@
 //! | `reports` | reports that are owed |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop, edit, reroute, requeue |
 //! | `filter` | which messages they take |
+//! | [`events`] | what happens, told to those who watch |
+//! | [`history`] | the journal of it, and its search |
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
 //! | [`metrics`] | counters and gauges |
@@ -34,7 +36,9 @@ pub mod dsn;
 mod edits;
 mod entry;
 pub mod envelope;
+pub mod events;
 mod filter;
+pub mod history;
 pub mod incoming;
 pub mod lease;
 pub mod message;
@@ -113,6 +117,8 @@ struct Inner {
     surroundings: Arc<dyn Surroundings>,
     clock: Arc<dyn Clock>,
     metrics: metrics::Metrics,
+    /// Those who watch, and the journal.
+    events: Arc<events::Hub>,
     inline_limit: u64,
     /// Never held while waiting, and never while the spool is called.
     messages: Mutex<messages::Messages>,
@@ -181,6 +187,7 @@ impl Queue {
                 sending: surroundings.sending(),
                 surroundings: &*surroundings,
                 metrics: &metrics,
+                events: events::Interest::default(),
             };
             restored.take(news, &cx);
         };
@@ -189,11 +196,18 @@ impl Queue {
         let (messages, recovery) = restored.finish(found);
         let (reports, owed) = mpsc::unbounded_channel();
         let (loads, wanted) = mpsc::unbounded_channel();
+        // Mail goes on without a journal.
+        let journal = history::Journal::start(config, clock.clone(), &metrics).unwrap_or_else(|error| {
+            error!(%error, "no journal: its thread cannot be started");
+            None
+        });
+        let events = Arc::new(events::Hub::new(journal, config.history_path(), metrics.clone()));
         let inner = Arc::new(Inner {
             store: Arc::new(store),
             surroundings,
             clock,
             metrics,
+            events,
             inline_limit: config.inline_limit,
             messages: Mutex::new(messages),
             attempts: progress::Attempts::default(),
@@ -295,8 +309,12 @@ impl Queue {
             }
             quiet.await;
         }
-        let store = self.inner.store.clone();
-        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+        let (store, events) = (self.inner.store.clone(), self.inner.events.clone());
+        let close = move || {
+            store.close();
+            events.journal().into_iter().for_each(history::Journal::close);
+        };
+        if tokio::task::spawn_blocking(close).await.is_err() {
             error!("closing the spool failed");
         }
     }
@@ -311,6 +329,7 @@ impl Inner {
             sending: self.surroundings.sending(),
             surroundings: &*self.surroundings,
             metrics: &self.metrics,
+            events: self.events.interest(),
         }
     }
 
@@ -337,6 +356,7 @@ impl Inner {
             // Fails only when the queue is closed.
             let _ = self.loads.send(load);
         }
+        self.events.publish(fx.events);
         for id in fx.reports {
             // Fails only when the queue is closed; a restart finds what is owed.
             let _ = self.reports.send(id);

@@ -15,6 +15,7 @@ use crate::codec::{self, milliseconds};
 use crate::domains::{DomainNumber, Domains};
 use crate::entry::{self, Entry, Facts, Loaded, Status, Texts, Unread, Waiter, Work};
 use crate::envelope::Envelope;
+use crate::events::{EventKind, Evidence, Interest, Noted};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
@@ -54,6 +55,8 @@ pub(crate) struct Context<'a> {
     pub(crate) sending: Arc<config::Outbound>,
     pub(crate) surroundings: &'a dyn Surroundings,
     pub(crate) metrics: &'a Metrics,
+    /// Which events somebody wants.
+    pub(crate) events: Interest,
 }
 
 impl Context<'_> {
@@ -75,6 +78,8 @@ pub(crate) struct Effects {
     pub(crate) loads: Vec<QueueId>,
     /// Cold messages that are to be loaded, because they stand in front of the line of a destination.
     pub(crate) windows: Vec<Window>,
+    /// What is to be told.
+    pub(crate) events: Noted,
 }
 
 /// Messages in front of the line of a destination that are cold.
@@ -544,6 +549,7 @@ impl Messages {
             };
             untried.swap_remove(place);
             cx.metrics.outcome(&outcome);
+            fx.events.outcome((id, index), work, &destination, &outcome, cx);
             work.take_outcome(index, outcome, cx);
         }
         let learnt_nothing = untried.len() == indices.len() && !matches!(feedback, Feedback::Unreachable(_));
@@ -580,6 +586,7 @@ impl Messages {
         }
         for (index, outcome) in outcomes.into_iter().filter(|(index, _)| indices.contains(index)) {
             cx.metrics.outcome(&outcome);
+            fx.events.outcome((id, index), work, &destination, &outcome, cx);
             work.take_outcome(index, outcome, cx);
         }
         work.tell_watches(&indices);
@@ -591,6 +598,8 @@ impl Messages {
                 "{strikes} delivery attempts ended without an outcome, the last one after {step:?}: a fault in this server"
             );
             error!(id = %id, destination = %destination, reason, "message held");
+            let evidence = Evidence::Reason(reason.clone());
+            fx.events.message(EventKind::Held, id, &work.envelope, evidence, cx);
             work.state.held = Some(reason);
             self.stale += 1;
         } else {
@@ -645,12 +654,18 @@ impl Messages {
         if work.writing {
             return;
         }
-        work.end_marked();
+        for (kind, indices) in work.end_marked().into_iter().filter(|(kind, _)| cx.events.wants(kind.event()))
+        {
+            fx.events.operator((kind.event(), ""), id, work, &indices, cx);
+        }
         if !in_doubt && work.end_hold(cx) {
             info!(id = %id, "the hold has ended at its time");
+            fx.events.message(EventKind::Released, id, &work.envelope, Evidence::None, cx);
         }
-        let expired = if in_doubt { 0 } else { work.expire(cx) };
+        let given_up = if in_doubt { Vec::new() } else { work.expire(cx) };
+        let expired = given_up.len();
         if expired > 0 {
+            fx.events.expired(id, work, &given_up, cx);
             cx.metrics.expired.inc_by(expired as u64);
             work.count_unreported(expired, cx);
             info!(id = %id, recipients = expired, "expired: recipients given up");
@@ -706,9 +721,12 @@ impl Messages {
                 self.scheduler.durable(destination, &cx.sending, cx.now);
             }
             if let Some(report) = report {
-                self.report_written(id, *report, cx);
+                self.report_written(id, *report, cx, fx);
             }
             if deletes {
+                if let Some(work) = self.work(id).filter(|_| cx.events.wants(EventKind::Gone)) {
+                    fx.events.message(EventKind::Gone, id, &work.envelope, Evidence::None, cx);
+                }
                 self.forget(id);
                 return waiters;
             }
@@ -733,9 +751,13 @@ impl Messages {
     }
 
     /// A report is durable together with the note that it is no longer owed.
-    fn report_written(&mut self, about: QueueId, report: NewReport, cx: &Context<'_>) {
+    fn report_written(&mut self, about: QueueId, report: NewReport, cx: &Context<'_>, fx: &mut Effects) {
         if let Some(work) = self.work(about) {
             report.mark(&mut work.state);
+            if let Some(message) = &report.message {
+                let evidence = Evidence::Written(message.arrival.id, report.kind);
+                fx.events.message(EventKind::Reported, about, &work.envelope, evidence, cx);
+            }
         }
         let Some(message) = report.message else {
             return;
@@ -1080,6 +1102,7 @@ pub(crate) mod tests {
                 sending: self.surroundings.sending(),
                 surroundings: &self.surroundings,
                 metrics: &self.metrics,
+                events: Interest::default(),
             };
             self.messages.watch_clock(&cx);
             let result = work(&mut self.messages, &cx, &mut fx);

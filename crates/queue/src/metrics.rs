@@ -33,6 +33,10 @@ pub struct Metrics {
     syncs: IntCounter,
     /// Of what `syncs` already has.
     known_syncs: Arc<Mutex<u64>>,
+    watchers: IntGauge,
+    pub(crate) history_events: IntCounter,
+    pub(crate) history_dropped: IntCounterVec,
+    history_octets: IntGauge,
 }
 
 /// From a fast disk's fdatasync to a disk that is about to fail.
@@ -107,6 +111,14 @@ impl Metrics {
             commit_seconds,
             syncs: counter("postern_queue_syncs_total", "Calls that made something of the spool durable")?,
             known_syncs: Arc::default(),
+            watchers: gauge("postern_queue_watchers", "Operators who watch events")?,
+            history_events: counter("postern_history_events_total", "Events written to the journal")?,
+            history_dropped: counters(
+                "postern_history_dropped_total",
+                "Events that are not in the journal because the disk was slow or refused them",
+                "reason",
+            )?,
+            history_octets: gauge("postern_history_octets", "Octets of the journal")?,
         })
     }
 
@@ -131,6 +143,14 @@ impl Metrics {
         let mut known = self.known_syncs.lock();
         self.syncs.inc_by(total.saturating_sub(*known));
         *known = total.max(*known);
+    }
+
+    pub(crate) fn watchers(&self, watchers: usize) {
+        self.watchers.set(signed(watchers as u64));
+    }
+
+    pub(crate) fn history_octets(&self, octets: u64) {
+        self.history_octets.set(signed(octets));
     }
 
     pub(crate) fn free_space(&self, octets: u64) {
@@ -173,6 +193,7 @@ mod tests {
         metrics.synced(9);
         assert_eq!(metrics.syncs.get(), 9);
         assert!(Metrics::register(&registry).is_err());
-        assert!(registry.gather().iter().all(|family| family.name().starts_with("postern_queue_")));
+        let is_ours = |name: &str| name.starts_with("postern_queue_") || name.starts_with("postern_history_");
+        assert!(registry.gather().iter().all(|family| is_ours(family.name())));
     }
 }

@@ -8,6 +8,7 @@ use postern_smtp::EnhancedStatus;
 
 use crate::codec::{Damaged, Reader, Writer};
 use crate::edits::{self, Edits};
+use crate::events::EventKind;
 use crate::message::Report;
 
 /// Evidence is kept up to this many octets: a reply of several lines fits, a hostile one does not fill the memory.
@@ -80,7 +81,7 @@ pub(crate) struct Ending {
 }
 
 /// The ways to end a recipient by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum EndingKind {
     /// The sender is told.
     Failed,
@@ -94,6 +95,15 @@ pub(crate) enum EndingKind {
 
 impl EndingKind {
     const ALL: [Self; 4] = [Self::Failed, Self::Dropped, Self::Delivered, Self::Replaced];
+
+    /// What is told of it.
+    pub(crate) fn event(self) -> EventKind {
+        match self {
+            Self::Failed => EventKind::Failed,
+            Self::Dropped => EventKind::Dropped,
+            Self::Delivered | Self::Replaced => EventKind::Edited,
+        }
+    }
 
     /// As views name it.
     pub(crate) fn as_str(self) -> &'static str {

@@ -84,7 +84,8 @@ impl Surroundings for TestSurroundings {
 /// What the envelopes of waiting messages may take up in memory. With 0 each is left to the spool as soon as nothing goes
 /// on with it, which must make no difference to anybody.
 fn memory() -> u64 {
-    std::env::var("POSTERN_QUEUE_MEMORY").map_or(config::Queue::default().memory, |text| text.parse().unwrap())
+    std::env::var("POSTERN_QUEUE_MEMORY")
+        .map_or(config::Queue::default().memory, |text| text.parse().unwrap())
 }
 
 struct World {
@@ -852,7 +853,7 @@ async fn failing_by_hand_tells_the_sender_and_removing_tells_nobody() {
     let failed = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
     let removed = accept(&world, &queue, ALICE, &["carol@elsewhere.test"]).await;
     assert_eq!(
-        queue.remove(&[removed], &RecipientPick::default(), Duration::ZERO).await.unwrap(),
+        queue.remove(&[removed], &RecipientPick::default(), "spam", Duration::ZERO).await.unwrap(),
         changed(1, 1)
     );
     assert!(queue.show(removed).is_none());
@@ -879,7 +880,7 @@ async fn a_recipient_that_is_named_ends_without_the_others_of_its_message() {
     let id = accept(&world, &queue, ALICE, &["a@adatum.test", "b@adatum.test", "c@adatum.test"]).await;
     let only = |address: &str| Filter { rcpt: Some(address.to_owned()), ..Filter::default() };
     let pick = RecipientPick::new(&only("a@adatum.test")).unwrap();
-    assert_eq!(queue.remove(&[id], &pick, Duration::ZERO).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.remove(&[id], &pick, "spam", Duration::ZERO).await.unwrap(), changed(1, 1));
     let pick = RecipientPick::new(&only("b@adatum.test")).unwrap();
     assert_eq!(queue.fail(&[id], &pick, "moved", Duration::ZERO).await.unwrap(), changed(1, 1));
     let states = |view: MessageView| view.recipients.into_iter().map(|r| r.state).collect::<Vec<_>>();
@@ -1133,7 +1134,9 @@ async fn operators_can_wait_for_the_end_of_an_attempt() {
         let held = lease(&queue).await;
         let waiting = {
             let queue = queue.clone();
-            tokio::spawn(async move { queue.remove(&[id], &RecipientPick::default(), wait).await.unwrap() })
+            tokio::spawn(async move {
+                queue.remove(&[id], &RecipientPick::default(), "spam", wait).await.unwrap()
+            })
         };
         // It may begin to wait before or after this: both must do.
         settle(&queue, held, &ends_with);

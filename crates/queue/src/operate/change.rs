@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::OperateError;
 use crate::entry::Work;
 use crate::envelope::Envelope;
+use crate::events::{EventKind, Noted};
 use crate::filter::RecipientPick;
 use crate::message::QueueId;
 use crate::messages::{Context, Effects, Messages, Refusal};
@@ -67,6 +68,9 @@ pub(super) trait Verb: Sync {
 
     /// Whether the change is there when the message is looked at again; `None`: the message has ended.
     fn is_there(&self, applied: &Applied, now: Option<Seen<'_>>) -> bool;
+
+    /// What it is called in the journal, and why it is done.
+    fn told(&self) -> (EventKind, &str);
 
     /// Whether the destinations of the message are tried though they rest.
     fn ends_rests(&self) -> bool {
@@ -251,7 +255,10 @@ fn begin(
 ) -> Result<(Begun, Durable), Refusal> {
     let (waiter, durable) = oneshot::channel();
     let mut done = None;
+    let told = verb.told();
+    let mut noted = Noted::default();
     messages.change(id, cx, fx, |work| {
+        let before = if cx.events.wants(told.0) { unfinished(work) } else { Vec::new() };
         let mut applied = verb.apply(work, cx)?;
         let in_hand: Vec<usize> = applied
             .about
@@ -263,10 +270,19 @@ fn begin(
         if work.dirty || work.discarded {
             work.waiters.push(waiter);
         }
+        // What an attempt has in hand ends with it, and is told then.
+        let is_about = |index: &usize| {
+            let recipient = &work.state.recipients[*index];
+            let has_ended = !recipient.phase.is_waiting() || (work.discarded && !recipient.leased);
+            !told.0.is_end() || has_ended
+        };
+        let about: Vec<usize> = before.into_iter().filter(is_about).collect();
+        noted.operator(told, id, work, &about, cx);
         let ready = std::mem::take(&mut applied.ready);
         done = Some(Begun { id, applied, watch });
         Ok(ready)
     })?;
+    fx.events.append(noted);
     if verb.ends_rests() {
         messages.end_rests(id, cx);
     }

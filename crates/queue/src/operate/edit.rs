@@ -14,6 +14,7 @@ use crate::Queue;
 use crate::edits::{MAX_ADDED, MAX_ROUTE};
 use crate::entry::Work;
 use crate::envelope::{Envelope, Recipient};
+use crate::events::EventKind;
 use crate::filter::RecipientPick;
 use crate::message::QueueId;
 use crate::messages::{Context, Refusal};
@@ -172,6 +173,10 @@ impl Verb for ChangeEnvelope<'_> {
         Ok(Applied { ready: work.ready(), ended, recipients, ..Applied::about(work, &about) })
     }
 
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Edited, "the envelope was changed")
+    }
+
     fn is_there(&self, applied: &Applied, now: Option<Seen<'_>>) -> bool {
         now.is_none_or(|now| {
             let has_sender =
@@ -205,6 +210,10 @@ impl Verb for Reroute<'_> {
         }
         let how = Retry { spread: self.spread, ..Retry::default() };
         Ok(due_again(work, &picked, &how, cx.now))
+    }
+
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Edited, "another route")
     }
 
     fn is_there(&self, applied: &Applied, now: Option<Seen<'_>>) -> bool {
@@ -313,6 +322,10 @@ impl Verb for Rewrite<'_> {
         let about = Applied::about(work, &[&due[..], &replaced].concat()).about;
         work.dirty = true;
         Ok(Applied { about, ended: replaced, recipients: work.state.recipients.len(), ..applied })
+    }
+
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Edited, "rewritten anew")
     }
 
     fn is_there(&self, applied: &Applied, now: Option<Seen<'_>>) -> bool {

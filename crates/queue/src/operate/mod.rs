@@ -24,6 +24,7 @@ pub use count::{Group, GroupBy, Shape, ShapeBy, ShapeRow};
 pub use edit::{Edit, Requeue};
 pub use list::{Cursor, Page, Sort};
 pub use verbs::Retry;
+pub(crate) use view::origin;
 pub use view::{MessageView, RecipientView, Summary};
 
 use crate::store::StoreError;

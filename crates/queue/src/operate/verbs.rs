@@ -9,6 +9,7 @@ use super::change::{Applied, Change, Seen, Verb, picked, unfinished};
 use crate::Queue;
 use crate::codec;
 use crate::entry::Work;
+use crate::events::EventKind;
 use crate::filter::RecipientPick;
 use crate::message::{QueueId, Report};
 use crate::messages::{Context, Refusal};
@@ -140,7 +141,7 @@ impl Queue {
         self.change(ids, wait, &End { pick, ending }).await
     }
 
-    /// Ends the recipients that are picked without telling anybody; a message without others is removed. Those that are being
+    /// Ends the recipients that are picked without telling anybody but the journal, which gets the reason; a message without others is removed. Those that are being
     /// delivered end when the attempt ends without delivery, which is waited for up to `wait`.
     ///
     /// # Errors
@@ -149,9 +150,10 @@ impl Queue {
         &self,
         ids: &[QueueId],
         pick: &RecipientPick,
+        reason: &str,
         wait: Duration,
     ) -> Result<Change, OperateError> {
-        let report = self.administrative("dropped by an administrator");
+        let report = self.administrative(reason);
         let ending = Ending { kind: EndingKind::Dropped, report };
         self.change(ids, wait, &End { pick, ending }).await
     }
@@ -191,6 +193,10 @@ impl Verb for Hold<'_> {
         Ok(Applied::about(work, &unfinished))
     }
 
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Held, self.reason)
+    }
+
     fn is_there(&self, _: &Applied, now: Option<Seen<'_>>) -> bool {
         now.is_some_and(|now| now.state.held.is_some() && now.state.held_until == self.until)
     }
@@ -205,6 +211,10 @@ impl Verb for Release {
         }
         work.release(None);
         Ok(Applied { ready: work.ready(), ..Applied::default() })
+    }
+
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Released, "")
     }
 
     fn is_there(&self, _: &Applied, now: Option<Seen<'_>>) -> bool {
@@ -234,6 +244,10 @@ impl Verb for TryAgain {
         }
         applied.ready = make_due(work, &waiting, how, cx.now);
         Ok(applied)
+    }
+
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Retried, "")
     }
 
     /// Due, in line, being tried, or tried since.
@@ -323,6 +337,10 @@ impl Verb for End<'_> {
             work.discard();
         }
         Ok(applied)
+    }
+
+    fn told(&self) -> (EventKind, &str) {
+        (self.ending.kind.event(), &self.ending.report.text)
     }
 
     fn is_there(&self, applied: &Applied, now: Option<Seen<'_>>) -> bool {

@@ -169,16 +169,21 @@ fn view(found: &Found<'_>) -> MessageView {
         expires: seconds(expires),
         size: envelope.size,
         sender: envelope.reverse_path.to_string(),
-        origin: match &envelope.origin {
-            Origin::Login(login) => format!("login {login}"),
-            Origin::TrustedNetwork(label) => format!("trusted network {label}"),
-            Origin::Outsider => "outsider".to_owned(),
-            Origin::Own => "own".to_owned(),
-        },
+        origin: origin(&envelope.origin),
         client: envelope.client.map(|ip| ip.to_string()),
         message_id: envelope.message_id.clone(),
         recipients: recipients.map(|(index, (r, s))| recipient_view(index, r, s, found)).collect(),
         attempt: None,
+    }
+}
+
+/// By which right a message came, in words.
+pub(crate) fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::Login(login) => format!("login {login}"),
+        Origin::TrustedNetwork(label) => format!("trusted network {label}"),
+        Origin::Outsider => "outsider".to_owned(),
+        Origin::Own => "own".to_owned(),
     }
 }
 

@@ -78,14 +78,14 @@ async fn a_message_that_is_dropped_in_flight_goes_when_its_attempt_has_ended() {
     let queue = world.open().await;
     let id = accept(&world, &queue, ALICE, &[BOB, "dave@elsewhere.test"]).await;
     let attempt = lease(&queue).await;
-    let change = queue.remove(&[id], &everybody(), NOW).await.unwrap();
+    let change = queue.remove(&[id], &everybody(), "spam", NOW).await.unwrap();
     assert_eq!(change, Change { in_flight: in_flight(id, 1, 1, 0), ..changed(1, 1) });
     // What is not in hand is not tried any more, and nobody calls the message gone before it is.
     assert!(
         queue.lease_for(&to("elsewhere.test")).is_none() && queue.lease_for(&to("adatum.test")).is_none()
     );
     assert!(queue.show(id).unwrap().held.unwrap().contains("to be removed"));
-    assert_eq!(queue.remove(&[id], &everybody(), NOW).await.unwrap().skipped[0].1, "ended");
+    assert_eq!(queue.remove(&[id], &everybody(), "spam", NOW).await.unwrap().skipped[0].1, "ended");
     settle(&queue, attempt, &deferred(&world));
     wait_for_messages(&queue, 0).await;
     drop(queue);
@@ -98,7 +98,7 @@ async fn what_was_dropped_in_flight_is_gone_after_a_crash() {
     let queue = world.open().await;
     let id = accept(&world, &queue, ALICE, &[BOB]).await;
     let attempt = lease(&queue).await;
-    assert_eq!(queue.remove(&[id], &everybody(), NOW).await.unwrap().changed, 1);
+    assert_eq!(queue.remove(&[id], &everybody(), "spam", NOW).await.unwrap().changed, 1);
     drop(queue);
     let queue = world.open().await;
     assert!(queue.lease_for(&to("adatum.test")).is_none());
@@ -169,7 +169,7 @@ async fn what_the_other_side_refuses_meanwhile_is_told_in_its_own_words() {
     // A recipient that was dropped is not spoken of.
     let id = accept(&world, &queue, ALICE, &[BOB, CAROL]).await;
     let attempt = lease(&queue).await;
-    queue.remove(&[id], &only(BOB), NOW).await.unwrap();
+    queue.remove(&[id], &only(BOB), "spam", NOW).await.unwrap();
     let outcomes = vec![(0, failed(&world)), (1, delivered(&world))];
     queue.settle(attempt, outcomes, Feedback::Reached);
     wait_for_messages(&queue, 0).await;
@@ -560,6 +560,6 @@ async fn a_destination_that_is_named_narrows_what_is_ended() {
     let id = accept(&world, &queue, ALICE, &[BOB, "x@elsewhere.test"]).await;
     let there = Filter { destination: Some("adatum.test".to_owned()), ..Filter::default() };
     let pick = RecipientPick::new(&there).unwrap();
-    assert_eq!(queue.remove(&[id], &pick, NOW).await.unwrap(), changed(1, 1));
+    assert_eq!(queue.remove(&[id], &pick, "spam", NOW).await.unwrap(), changed(1, 1));
     assert_eq!(states(&queue, id), pairs(&[(BOB, "failed"), ("x@elsewhere.test", "ready")]));
 }
