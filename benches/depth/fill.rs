@@ -265,7 +265,7 @@ async fn defer(queue: &Queue, messages: usize) {
 
 async fn hold(queue: &Queue, ids: &[QueueId]) -> Result<(), String> {
     for ids in ids.chunks(HELD_AT_ONCE) {
-        let change = queue.hold(ids, "measured", Duration::ZERO).await.map_err(|e| e.to_string())?;
+        let change = queue.hold(ids, "measured", None, Duration::ZERO).await.map_err(|e| e.to_string())?;
         if change.changed < ids.len() {
             return Err(format!("{} of {} messages could be held", change.changed, ids.len()));
         }
