@@ -19,6 +19,7 @@
 //! | `reports` | reports that are owed |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop |
 //! | `filter` | which messages they take |
+//! | [`rules`] | standing rules: what becomes of messages that arrive and match |
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
 //! | [`metrics`] | counters and gauges |
@@ -36,6 +37,7 @@ pub mod metrics;
 pub mod operate;
 mod reports;
 pub mod retry;
+pub mod rules;
 pub mod scheduler;
 mod state;
 pub mod store;
@@ -92,6 +94,7 @@ struct Inner {
     surroundings: Arc<dyn Surroundings>,
     clock: Arc<dyn Clock>,
     metrics: metrics::Metrics,
+    rules: Arc<rules::Rules>,
     inline_limit: u64,
     /// Never held while waiting, and never while the spool is called.
     messages: Mutex<messages::Messages>,
@@ -151,12 +154,14 @@ impl Queue {
         metrics: metrics::Metrics,
     ) -> Result<(Self, Recovery), store::StoreError> {
         let (store, found) = store::Store::open(config)?;
+        let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
         let (reports, owed) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             store: Arc::new(store),
             surroundings,
             clock,
             metrics,
+            rules: rules.clone(),
             inline_limit: config.inline_limit,
             messages: Mutex::default(),
             leasable: Notify::new(),
@@ -173,6 +178,7 @@ impl Queue {
         });
         let recovery = inner.recover(found);
         inner.tasks.spawn(run_timer(Arc::downgrade(&inner), inner.closing.clone()));
+        inner.tasks.spawn(rules.keep(inner.closing.clone()));
         inner.tasks.spawn(write_reports(Arc::downgrade(&inner), owed, inner.closing.clone()));
         Ok((Self { inner }, recovery))
     }

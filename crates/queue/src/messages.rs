@@ -79,7 +79,7 @@ impl Write {
         let mut deletes = work.is_over();
         let mut state = None;
         if let Some(report) = &mut report {
-            changes.extend(report.message.as_mut().map(|message| message.enqueue()));
+            changes.extend(report.message.iter_mut().flat_map(|message| message.enqueue()));
             let mut reported = work.state.clone();
             report.mark(&mut reported);
             deletes = work.leases == 0 && reported.is_over();

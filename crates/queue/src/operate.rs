@@ -385,6 +385,7 @@ impl Queue {
     /// Brings the gauges of the metrics up to date: call it before they are read.
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
+        self.inner.rules.update_metrics();
         self.inner.metrics.free_space(self.inner.store.space().free);
     }
 
@@ -762,7 +763,7 @@ const STEP: usize = 500;
 const MAX_HEADERS: usize = 100_000;
 
 /// Octets of a header that are read.
-const MAX_HEADER: usize = 256 * 1024;
+pub(crate) const MAX_HEADER: usize = 256 * 1024;
 
 /// Columns of a [`Shape`].
 const MAX_BUCKETS: usize = 32;
