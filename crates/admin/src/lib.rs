@@ -14,6 +14,7 @@
 //! | who answers? | [`server`] |
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
+//! | what becomes of new mail that matches? | `rules` |
 //! | how does a message move to another machine? | `import` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
@@ -44,6 +45,7 @@ pub mod health;
 mod import;
 pub mod metrics;
 mod rights;
+mod rules;
 pub mod server;
 
 pub use client::{Client, ClientError};

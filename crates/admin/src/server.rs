@@ -46,7 +46,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, metrics};
+use crate::{Shared, explain, health, metrics, rules};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -107,9 +107,9 @@ pub fn serve(
 
 /// What the handlers share.
 #[derive(Clone)]
-struct App {
-    shared: Shared,
-    audit: Arc<Audit>,
+pub(crate) struct App {
+    pub(crate) shared: Shared,
+    pub(crate) audit: Arc<Audit>,
     importing: Importing,
 }
 
@@ -267,6 +267,7 @@ fn router(app: App) -> Router {
         .route("/v1/queue/drop", post(|s, p, i| change(s, p, Verb::Drop, i)))
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
+        .merge(rules::routes())
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)
@@ -275,15 +276,15 @@ fn router(app: App) -> Router {
 }
 
 /// An answer, or why there is none.
-type Answer<A> = Result<Json<Versioned<A>>, Failure>;
+pub(crate) type Answer<A> = Result<Json<Versioned<A>>, Failure>;
 
-fn answer<A>(answer: A) -> Answer<A> {
+pub(crate) fn answer<A>(answer: A) -> Answer<A> {
     Ok(Json(Versioned::new(answer)))
 }
 
 /// A [`Problem`] on its way out.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure(StatusCode, Problem);
+pub(crate) struct Failure(StatusCode, pub(crate) Problem);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -330,7 +331,7 @@ pub(crate) fn health_answer(shared: &Shared) -> Response {
 }
 
 /// A JSON body. The Content-Type is not asked: `curl --data` names another one.
-struct Input<T>(T);
+pub(crate) struct Input<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = Failure;
@@ -366,6 +367,7 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         queue: shared.queue.summary(),
         health: health::check(&shared),
         warnings: shared.daemon.warnings(),
+        rules: shared.queue.rules().totals(),
     })
 }
 
@@ -403,12 +405,14 @@ async fn shape(State(shared): State<Shared>, Input(request): Input<ShapeRequest>
     answer(found.map_err(bad_filter)?)
 }
 
-fn bad_filter(error: BadFilter) -> Failure {
+pub(crate) fn bad_filter(error: BadFilter) -> Failure {
     failure(ProblemKind::BadRequest, error.to_string())
 }
 
 /// The queue answers from memory, but a walk over a million messages takes too long for the event loop.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| failure(ProblemKind::Store, format!("the queue did not answer: {error}")))
 }
@@ -488,7 +492,7 @@ async fn change(
     answer(Changed { dry_run: false, change: result? })
 }
 
-fn checked_wait(seconds: Option<u64>) -> Result<Duration, Failure> {
+pub(crate) fn checked_wait(seconds: Option<u64>) -> Result<Duration, Failure> {
     match seconds.unwrap_or(0) {
         seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
         _ => Err(failure(ProblemKind::BadRequest, format!("wait: at most {MAX_WAIT} seconds"))),
@@ -515,7 +519,7 @@ fn checked_reason(verb: Verb, reason: Option<&str>) -> Result<&str, Failure> {
 
 /// The messages that match, if the request may change so many. These are the ones that are changed: what arrives later
 /// is not meant.
-async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
+pub(crate) async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
     if request.filter == Filter::default() && !request.all {
         return Err(failure(ProblemKind::TooMany, "which messages? Give a filter, or `all`"));
     }
@@ -737,7 +741,7 @@ async fn explain_policy(
     Input(request): Input<ExplainRequest>,
 ) -> Answer<Explanation> {
     let policy = shared.policy.load_full();
-    let explanation = explain::explain(&request, &policy, shared.daemon.as_ref());
+    let explanation = explain::explain(&request, &policy, &shared);
     answer(explanation.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?)
 }
 

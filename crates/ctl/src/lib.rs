@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `status`, `reload` | [`status`] |
 //! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`transfer`]; its filters in [`filter`] |
+//! | `rule` | [`rule`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -38,6 +39,7 @@ pub mod output;
 pub mod password;
 pub mod policy;
 pub mod queue;
+pub mod rule;
 pub mod shape;
 pub mod status;
 pub mod top;
@@ -102,6 +104,9 @@ enum Noun {
     /// See and change the messages that wait.
     #[command(subcommand)]
     Queue(queue::Verb),
+    /// Make standing rules: what becomes of messages that arrive and match.
+    #[command(subcommand)]
+    Rule(rule::Verb),
     /// Show who changed what.
     Audit(audit::Options),
     /// Ask what the rules say.
@@ -188,6 +193,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Status => status::status(session).await,
             Noun::Reload => status::reload(session).await,
             Noun::Queue(verb) => verb.run(session).await,
+            Noun::Rule(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,
