@@ -147,7 +147,7 @@ async fn apply_to_queued(
     let Some(ids) = queued(shared, request, filter, Some(usize::MAX)).await? else {
         return Ok(None);
     };
-    Ok(shared.queue.apply_rule(rule, &ids, wait).await?)
+    Ok(shared.queue.apply_rule(rule.id, &ids, wait).await?)
 }
 
 async fn remove(

@@ -570,7 +570,7 @@ mod tests {
     fn only_what_an_arriving_message_has_is_offered() {
         let help = Line::try_parse_from(["rule", "add", "hold", "--help"]).unwrap_err().to_string();
         for shown in ["--sender", "--client-ip", "--header", "--not", "--existing"] {
-            assert!(help.contains(&format!("{shown}")), "{shown}: {help}");
+            assert!(help.contains(shown), "{shown}: {help}");
         }
         for hidden in ["--attempts", "--older", "--held-by", "--destination", "[ID]"] {
             assert!(!help.contains(hidden), "{hidden}: {help}");
