@@ -63,31 +63,26 @@ async fn add(
     }
     let uid = peer.uid;
     let rule = changing(&app.shared, move |rules| rules.add(new, uid)).await;
+    let id = rule.as_ref().ok().map(|rule| rule.id);
+    let added = match rule {
+        Ok(rule) => {
+            let existing = apply_to_queued(&app.shared, &request, &rule, wait).await;
+            existing.map(|existing| RuleAdded { dry_run: false, rule: Some(rule), existing })
+        }
+        Err(error) => Err(error.into()),
+    };
+    let change = added.as_ref().ok().and_then(|added| added.existing.as_ref());
     let event = AuditEvent {
-        rule: rule.as_ref().ok().map(|rule| rule.id),
+        rule: id,
         reason: Some(request.reason.clone()),
-        error: rule.as_ref().err().map(ToString::to_string),
+        matched: change.map_or(0, |change| change.matched),
+        changed: change.map_or(0, |change| change.changed),
+        skipped: change.map_or(0, |change| change.skipped.len()),
+        error: added.as_ref().err().map(|failure| failure.1.error.clone()),
         ..AuditEvent::new(&format!("rule-{}", request.action.as_str()), uid).with_filter(&request.filter)
     };
-    let rule = match rule {
-        Ok(rule) => rule,
-        Err(error) => {
-            app.audit.note(event).await;
-            return Err(error.into());
-        }
-    };
-    let existing = apply_to_queued(&app.shared, &request, &rule, wait).await;
-    let change = existing.as_ref().ok().and_then(Option::as_ref);
-    app.audit
-        .note(AuditEvent {
-            matched: change.map_or(0, |change| change.matched),
-            changed: change.map_or(0, |change| change.changed),
-            skipped: change.map_or(0, |change| change.skipped.len()),
-            error: existing.as_ref().err().map(|failure| failure.1.error.clone()),
-            ..event
-        })
-        .await;
-    answer(RuleAdded { dry_run: false, rule: Some(rule), existing: existing? })
+    app.audit.note(event).await;
+    answer(added?)
 }
 
 /// The rule that is asked for.
@@ -144,10 +139,16 @@ async fn apply_to_queued(
     let mut filter = request.filter.clone();
     filter.not.push(Filter { held_by: Some(rule.id), ..Filter::default() });
     // How many may be changed was asked before the rule was added.
-    let Some(ids) = queued(shared, request, filter, Some(usize::MAX)).await? else {
-        return Ok(None);
+    let applied = match queued(shared, request, filter, Some(usize::MAX)).await {
+        Ok(Some(ids)) => shared.queue.apply_rule(rule.id, &ids, wait).await.map_err(Failure::from),
+        Ok(None) => return Ok(None),
+        Err(failure) => Err(failure),
     };
-    Ok(shared.queue.apply_rule(rule.id, &ids, wait).await?)
+    applied.map_err(|mut failure| {
+        let error = &mut failure.1.error;
+        *error = format!("rule {} is in force, but what is queued was not changed: {error}", rule.id);
+        failure
+    })
 }
 
 async fn remove(

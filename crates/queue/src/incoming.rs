@@ -254,14 +254,14 @@ impl Drop for Incoming {
     }
 }
 
-/// The header in the beginning of a content, and maybe something of what follows; at most [`MAX_HEADER`] octets.
+/// The header in the beginning of a content, at most [`MAX_HEADER`] octets of it.
 fn header(pieces: &[Bytes]) -> Vec<u8> {
     let mut header = Vec::new();
     for piece in pieces {
         let from = header.len().saturating_sub(3);
-        let room = MAX_HEADER - header.len();
-        header.extend_from_slice(&piece[..piece.len().min(room)]);
-        if header.len() == MAX_HEADER || header[from..].windows(4).any(|end| end == b"\r\n\r\n") {
+        header.extend_from_slice(&piece[..piece.len().min(MAX_HEADER - header.len())]);
+        if let Some(end) = header[from..].windows(4).position(|end| end == b"\r\n\r\n") {
+            header.truncate(from + end + 4);
             break;
         }
     }

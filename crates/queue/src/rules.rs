@@ -279,9 +279,7 @@ impl Queue {
         self.rules().applied(id, change.changed as u64);
         Ok(Some(change))
     }
-}
 
-impl Queue {
     /// How many messages each rule holds, also rules that were removed since. Blocking, as [`Queue::list`].
     ///
     /// # Errors
