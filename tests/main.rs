@@ -6,6 +6,7 @@
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
 //! | [`history`] | what became of messages, and what happens to them |
+//! | [`rules`] | standing rules: what becomes of mail that arrives and matches |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
@@ -30,4 +31,5 @@ mod outbound;
 mod peers;
 mod queue;
 mod queue_verbs;
+mod rules;
 mod tidy;

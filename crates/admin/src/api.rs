@@ -16,6 +16,7 @@
 //! | `POST /v1/queue/watch` | [`history::WatchRequest`] | lines |
 //! | `POST /v1/message/history` | [`history::HistoryRequest`] | [`history::History`] |
 //! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
+//! | `/v1/rules`, `/v1/rules/{add,remove,test}` | [`rules`] | |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
 //! | `GET /metrics` | | Prometheus text |
@@ -24,6 +25,7 @@
 //! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
 
 pub mod edit;
+pub mod rules;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -124,6 +126,9 @@ pub struct Status {
     pub health: Health,
     /// What the operator should know.
     pub warnings: Vec<String>,
+    /// Standing rules in force; left out when there are none.
+    #[serde(default, skip_serializing_if = "rules::RuleTotals::is_empty")]
+    pub rules: rules::RuleTotals,
 }
 
 /// An open listener.
@@ -249,8 +254,12 @@ pub struct AuditEvent {
     pub time: u64,
     /// Who, as a number.
     pub uid: u32,
-    /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `reroute`, `requeue`, `import`, `cat`, `reload`.
+    /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `reroute`, `requeue`, `import`, `cat`, `reload`, `rule-hold`,
+    /// `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`.
     pub verb: String,
+    /// The standing rule, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<u64>,
     /// The message, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

@@ -45,6 +45,7 @@ impl Audit {
             verb = event.verb,
             uid = event.uid,
             id = event.id,
+            rule = event.rule,
             filter = event.filter.as_ref().map(text),
             detail = event.detail,
             reason = event.reason,

@@ -12,9 +12,12 @@ use postern_policy::directory::Resolution;
 use postern_policy::record::Record;
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Verdict, decide};
 use postern_policy::sender::header_senders;
+use postern_queue::Recipient;
+use postern_queue::rules::Refused;
 use postern_smtp::{Address, ForwardPath, ReversePath};
 
 use crate::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, Refusal, Rule, StageView};
+use crate::rules;
 
 /// A question that cannot be asked; the text says which part of it is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,9 +31,12 @@ pub trait Beyond {
 
     /// See [`crate::Daemon::reply`].
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
+
+    /// See [`postern_queue::rules::Rules::would_refuse_recipient`].
+    fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused>;
 }
 
-/// Without a daemon: neither routes nor the words of replies are known.
+/// Without a daemon: neither routes nor the words of replies nor standing rules are known.
 #[derive(Debug, Clone, Copy)]
 pub struct RulesOnly;
 
@@ -42,15 +48,26 @@ impl Beyond for RulesOnly {
     fn reply(&self, _question: &Question<'_>, _decision: &Decision) -> Option<String> {
         None
     }
+
+    fn refused(&self, _question: &Question<'_>, _recipients: &[Recipient]) -> Option<Refused> {
+        None
+    }
 }
 
-impl Beyond for dyn crate::Daemon {
+impl Beyond for crate::Shared {
     fn route(&self, sender: &ReversePath, recipient: &Address) -> Option<String> {
-        Some(crate::Daemon::route(self, sender, recipient))
+        Some(self.daemon.route(sender, recipient))
     }
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
-        crate::Daemon::reply(self, question, decision)
+        self.daemon.reply(question, decision)
+    }
+
+    fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused> {
+        let account = question.login.map(|login| login.name.as_str());
+        let origin = rules::origin(account, Some(question.client), &self.policy.load());
+        let client = Some(question.client.to_canonical());
+        self.queue.rules().would_refuse_recipient(question.reverse_path, &origin, client, recipients)
     }
 }
 
@@ -76,7 +93,7 @@ pub fn explain(
     let mut stages = Vec::new();
     for (name, stage) in asked.stages() {
         let question = asked.question(request, stage);
-        let decision = decide(&question, policy);
+        let decision = after_rules(decide(&question, policy), &question, policy, beyond);
         let goes_on = matches!(decision.verdict, Verdict::Accept | Verdict::Hold);
         let remedies =
             remedies(&decision.reason, &request.client.to_canonical().to_string(), Some(&request.to));
@@ -90,6 +107,28 @@ pub fn explain(
         }
     }
     Ok(Explanation { stages, deliveries: asked.deliveries(policy, beyond) })
+}
+
+/// The decision after the standing rules were asked, as a session asks them.
+fn after_rules(
+    decision: Decision,
+    question: &Question<'_>,
+    policy: &Policy,
+    beyond: &(impl Beyond + ?Sized),
+) -> Decision {
+    let Stage::Rcpt(path) = question.stage else {
+        return decision;
+    };
+    if decision.verdict != Verdict::Accept {
+        return decision;
+    }
+    match beyond.refused(question, &rules::final_recipients(path, policy)) {
+        Some(refused) => {
+            let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
+            decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict)
+        }
+        None => decision,
+    }
 }
 
 impl Asked {
@@ -156,13 +195,13 @@ fn listener(name: Option<&str>) -> Result<ListenerKind, BadQuestion> {
 }
 
 /// People copy addresses with their angle brackets.
-fn without_brackets(text: &str) -> &str {
+pub(crate) fn without_brackets(text: &str) -> &str {
     let text = text.trim();
     text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(text)
 }
 
 /// Files on disk mostly end lines with LF.
-fn crlf(text: &str) -> String {
+pub(crate) fn crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\n', "\r\n")
 }
 
@@ -207,6 +246,7 @@ fn facts(reason: &Reason) -> BTreeMap<String, String> {
         }
         Reason::HeaderFromUnusable { problem } => vec![("problem", problem)],
         Reason::RouteRejects { text } => vec![("text", text)],
+        Reason::StandingRule { rule, why, text } => vec![("rule", rule), ("why", why), ("text", text)],
         Reason::LocalRecipient
         | Reason::RelayDomain
         | Reason::SenderAllowed
@@ -251,6 +291,9 @@ fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<Strin
             vec![format!("change the aliases of [[domain]] {domain:?} so that {local:?} does not lead back to itself")]
         }
         Reason::BadDestination => vec!["the recipient's address has a domain name instead of an address".to_owned()],
+        Reason::StandingRule { rule, .. } => {
+            vec![format!("remove the standing rule: `posternctl rule remove {rule}` (see `posternctl rule list`)")]
+        }
         Reason::RouteRejects { .. } => vec![
             "remove the [[route]] with via = \"reject\" that matches, or put a route before it that matches first"
                 .to_owned(),

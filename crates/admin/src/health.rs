@@ -3,7 +3,8 @@
 use crate::Shared;
 use crate::api::Health;
 
-/// Well means: a message that came now would be taken. Every reason against it is named.
+/// Well means: a message that came now would be taken, and held against every rule that operators have made. Every reason
+/// against it is named.
 pub fn check(shared: &Shared) -> Health {
     let summary = shared.queue.summary();
     let mut reasons = Vec::new();
@@ -12,6 +13,7 @@ pub fn check(shared: &Shared) -> Health {
     } else if let Err(error) = shared.queue.admits(0) {
         reasons.push(error.to_string());
     }
+    reasons.extend(shared.queue.rules().problem());
     if shared.daemon.listening().is_empty() {
         reasons.push("no listener is open".to_owned());
     }

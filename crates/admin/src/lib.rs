@@ -16,6 +16,7 @@
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
 //! | what happens, and what became of it? | [`history`] |
+//! | what becomes of new mail that matches? | `rules` |
 //! | how does a message move to another machine? | `import` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
@@ -47,6 +48,7 @@ pub mod history;
 mod import;
 pub mod metrics;
 mod rights;
+mod rules;
 pub mod server;
 mod verbs;
 

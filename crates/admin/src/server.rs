@@ -45,7 +45,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, history, metrics, verbs};
+use crate::{Shared, explain, health, history, metrics, rules, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -260,6 +260,7 @@ fn router(app: App) -> Router {
         .merge(history::routes(app.stop.clone()).with_state(app.shared.clone()))
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
+        .merge(rules::routes())
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)
@@ -361,6 +362,7 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         queue: shared.queue.summary(),
         health: health::check(&shared),
         warnings: shared.daemon.warnings(),
+        rules: shared.queue.rules().totals(),
     })
 }
 
@@ -629,7 +631,7 @@ async fn explain_policy(
     Input(request): Input<ExplainRequest>,
 ) -> Answer<Explanation> {
     let policy = shared.policy.load_full();
-    let explanation = explain::explain(&request, &policy, shared.daemon.as_ref());
+    let explanation = explain::explain(&request, &policy, &shared);
     answer(explanation.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?)
 }
 

@@ -242,7 +242,7 @@ fn bad(text: impl Into<String>) -> Failure {
     failure(ProblemKind::BadRequest, text)
 }
 
-fn checked_wait(seconds: Option<u64>) -> Result<Duration, Failure> {
+pub(crate) fn checked_wait(seconds: Option<u64>) -> Result<Duration, Failure> {
     match seconds.unwrap_or(0) {
         seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
         _ => Err(bad(format!("wait: at most {MAX_WAIT} seconds"))),
@@ -287,7 +287,7 @@ fn one_line(reason: Option<&str>) -> Result<&str, Failure> {
 
 /// The messages that match, if the request may change so many. These are the ones that are changed: what arrives later
 /// is not meant.
-async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
+pub(crate) async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
     if request.filter == Filter::default() && !request.all {
         return Err(failure(ProblemKind::TooMany, "which messages? Give a filter, or `all`"));
     }

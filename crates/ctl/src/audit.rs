@@ -96,7 +96,12 @@ fn event_row(event: &AuditEvent) -> Vec<String> {
         event.matched.to_string(),
         event.changed.to_string(),
         event.skipped.to_string(),
-        event.id.clone().or_else(filter).unwrap_or_else(|| "-".to_owned()),
+        event
+            .rule
+            .map(|rule| format!("rule {rule}"))
+            .or(event.id.clone())
+            .or_else(filter)
+            .unwrap_or_else(|| "-".to_owned()),
         error.or_else(|| why(event)).unwrap_or_else(|| "-".to_owned()),
     ]
 }

@@ -346,11 +346,29 @@ const DROPPED_AT_ONCE: usize = 500;
 /// Asks about more than one message. The request is narrowed to messages that were there when they were counted: what
 /// arrives while somebody thinks is not meant.
 async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -> Result<bool, Failure> {
-    let client = session.client()?;
     let counted_at = Instant::now();
     let dry = ChangeRequest { dry_run: true, ..request.clone() };
-    let found: Changed = client.post(&format!("/v1/queue/{verb}"), &dry).await?;
+    let found: Changed = session.client()?.post(&format!("/v1/queue/{verb}"), &dry).await?;
     let matched = found.change.matched;
+    found.warnings.iter().for_each(|warning| session.note(&format!("warning: {warning}")));
+    let is_agreed = agreed(session, verb, matched, &request.filter).await?;
+    if matched > 1 {
+        let passed = (counted_at.elapsed() + Duration::from_secs(1)).as_secs();
+        request.filter.older = request.filter.older.max(Some(passed));
+    }
+    Ok(is_agreed)
+}
+
+/// Asks about more than one message, with a few of them shown.
+///
+/// # Errors
+/// [`Failure`]; also when there is no terminal to ask on.
+pub(crate) async fn agreed(
+    session: &Session,
+    verb: &str,
+    matched: usize,
+    filter: &Filter,
+) -> Result<bool, Failure> {
     if matched <= 1 {
         return Ok(true);
     }
@@ -359,10 +377,9 @@ async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -
             "{matched} messages match: without a terminal to ask on, say --yes"
         )));
     }
-    let filter = request.filter.clone();
+    let filter = filter.clone();
     let sample = ListRequest { filter, sort: Sort::Age, limit: Some(SAMPLES), cursor: None };
-    found.warnings.iter().for_each(|warning| session.note(&format!("warning: {warning}")));
-    let sample: List = client.post("/v1/queue/list", &sample).await?;
+    let sample: List = session.client()?.post("/v1/queue/list", &sample).await?;
     session.note(&format!(
         "{matched} messages match, such as\n{}",
         list_text(&sample.messages, session.now, Look::PLAIN)
@@ -370,12 +387,11 @@ async fn confirmed(session: &Session, verb: &str, request: &mut ChangeRequest) -
     session.note(&format!("{verb} all {matched}? [y/N]"));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
-    let passed = (counted_at.elapsed() + Duration::from_secs(1)).as_secs();
-    request.filter.older = request.filter.older.max(Some(passed));
     Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-fn change_text(verb: &str, changed: &Changed) -> String {
+/// What was changed, and what was not and why.
+pub(crate) fn change_text(verb: &str, changed: &Changed) -> String {
     let change = &changed.change;
     let matched = output::counted(change.matched, "message");
     if changed.dry_run {

@@ -62,13 +62,16 @@ struct Options {
     /// The login that a message came from.
     #[arg(long, value_name = "NAME", value_parser = text(|text| Filter { account: Some(text), ..Filter::default() }))]
     account: Vec<Filter>,
-    /// The address that a message came from.
+    /// The address that a message came from, or a network that it is in: `192.0.2.0/24`.
     #[arg(long, value_name = "IP", value_parser = text(|text| Filter { client_ip: Some(text), ..Filter::default() }))]
     client_ip: Vec<Filter>,
     /// The state of a message.
     #[arg(long, value_parser = PossibleValuesParser::new(["ready", "active", "deferred", "held"])
         .map(|text| Filter { state: Some(text), ..Filter::default() }))]
     state: Vec<Filter>,
+    /// Held by the standing rule with this number.
+    #[arg(long, value_name = "RULE", value_parser = held_by)]
+    held_by: Vec<Filter>,
     /// How the last enhanced code or reply code of a recipient begins, such as `4.7.`.
     #[arg(long, value_name = "PREFIX", value_parser = text(|text| Filter { code: Some(text), ..Filter::default() }))]
     code: Vec<Filter>,
@@ -107,7 +110,7 @@ struct Options {
 }
 
 /// The options that are conditions.
-const CONDITIONS: [&str; 17] = [
+const CONDITIONS: [&str; 18] = [
     "sender",
     "rcpt",
     "rcpt_domain",
@@ -115,6 +118,7 @@ const CONDITIONS: [&str; 17] = [
     "account",
     "client_ip",
     "state",
+    "held_by",
     "code",
     "error",
     "header",
@@ -255,6 +259,30 @@ fn message_id(text: &str) -> Result<Filter, String> {
     Ok(Filter { message_id: Some(text.trim_matches(['<', '>']).to_owned()), ..Filter::default() })
 }
 
+fn held_by(text: &str) -> Result<Filter, String> {
+    let rule = text.parse().map_err(|_| format!("{text:?}: write the number of a rule"))?;
+    Ok(Filter { held_by: Some(rule), ..Filter::default() })
+}
+
+/// A filter in words: the conditions with their values, `all` if there is none.
+pub fn words(filter: &Filter) -> String {
+    let Ok(Value::Object(fields)) = serde_json::to_value(filter) else { return String::new() };
+    let mut words: Vec<String> = Vec::new();
+    for (name, value) in &fields {
+        match (name.as_str(), value) {
+            ("also", _) => words.extend(filter.also.iter().map(self::words)),
+            ("not", _) => words.extend(filter.not.iter().map(|not| format!("not ({})", self::words(not)))),
+            ("header", _) => {
+                words.extend(filter.header.as_ref().map(|h| format!("header {}={}", h.name, h.pattern)));
+            }
+            (name, Value::Bool(_)) => words.push(name.to_owned()),
+            (name, Value::String(text)) => words.push(format!("{name}={text}")),
+            (name, value) => words.push(format!("{name}={value}")),
+        }
+    }
+    if words.is_empty() { "all".to_owned() } else { words.join(", ") }
+}
+
 /// Whether it is `>`, and what follows.
 fn bound(text: &str) -> Option<(bool, &str)> {
     let above = text.strip_prefix('>').map(|rest| (true, rest.trim()));
@@ -298,7 +326,7 @@ fn size(text: &str) -> Result<Filter, String> {
 }
 
 /// A plain number, `10K`, `1M`, `2G` (binary), or a size as the configuration writes it.
-fn octets(text: &str) -> Option<u64> {
+pub(crate) fn octets(text: &str) -> Option<u64> {
     let text = text.trim();
     if let Ok(octets) = text.parse() {
         return Some(octets);

@@ -5,6 +5,7 @@
 //! | `status`, `reload` | [`status`] |
 //! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`], [`watch`]; its filters in [`filter`] |
 //! | `message history` | [`message`]; the words for an event in [`event`] |
+//! | `rule` | [`rule`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -43,6 +44,7 @@ pub mod output;
 pub mod password;
 pub mod policy;
 pub mod queue;
+pub mod rule;
 pub mod shape;
 pub mod status;
 pub mod template;
@@ -114,6 +116,9 @@ enum Noun {
     /// Ask what became of messages.
     #[command(subcommand)]
     Message(message::Verb),
+    /// Make standing rules: what becomes of messages that arrive and match.
+    #[command(subcommand)]
+    Rule(rule::Verb),
     /// Show who changed what.
     Audit(audit::Options),
     /// Ask what the rules say.
@@ -201,6 +206,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Reload => status::reload(session).await,
             Noun::Queue(verb) => verb.run(session).await,
             Noun::Message(verb) => verb.run(session).await,
+            Noun::Rule(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,

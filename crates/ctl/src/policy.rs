@@ -103,7 +103,7 @@ fn ask_file(path: &Path, request: &ExplainRequest) -> Result<Explanation, Failur
 }
 
 /// The header of a message file. Octets that are no UTF-8 are replaced: no rule looks at them.
-fn read_header(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_header(path: &Path) -> Result<String, Failure> {
     let mut octets = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_HEADER).read_to_end(&mut octets));
     read.with_context(|| format!("reading the message {}", path.display()))?;

@@ -57,6 +57,7 @@ fn text(status: &Status, now: SystemTime, look: Look) -> String {
             ("queue", Some(queue_text)),
             ("oldest", queue.oldest.map(|seconds| output::duration(Duration::from_secs(seconds)))),
             ("damaged", damaged),
+            ("rules", rules_text(status, now)),
         ],
     );
     for reason in &status.health.reasons {
@@ -66,6 +67,18 @@ fn text(status: &Status, now: SystemTime, look: Look) -> String {
         let _ = writeln!(text, "warning: {}", output::clean(warning));
     }
     text
+}
+
+/// Rules decide about mail that nobody looks at: they are named wherever somebody looks.
+fn rules_text(status: &Status, now: SystemTime) -> Option<String> {
+    let rules = &status.rules;
+    let counts: Vec<String> =
+        rules.in_force.iter().map(|(action, number)| format!("{number} {action}")).collect();
+    let end = rules.next_end.map(|end| format!("; the next ends {}", output::until(end, now)));
+    (!rules.is_empty()).then(|| {
+        let all: usize = rules.in_force.values().sum();
+        format!("{all} in force ({}){}", counts.join(", "), end.unwrap_or_default())
+    })
 }
 
 fn reload_text(reloaded: &Reloaded) -> String {
@@ -84,6 +97,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::time::UNIX_EPOCH;
 
+    use postern_admin::api::rules::RuleTotals;
     use postern_admin::api::{Health, ListenerView, Summary};
 
     use super::*;
@@ -110,6 +124,7 @@ mod tests {
             },
             health: Health { ok: false, reasons: vec!["the queue is full: 3 messages".to_owned()] },
             warnings: vec!["tls.key: others may read it".to_owned()],
+            rules: RuleTotals::default(),
         }
     }
 
@@ -127,6 +142,18 @@ problem: the queue is full: 3 messages
 warning: tls.key: others may read it
 ";
         assert_eq!(text(&status(), now, Look::PLAIN), expected);
+    }
+
+    #[test]
+    fn rules_in_force_are_shown() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_325);
+        let in_force = [("hold".to_owned(), 2), ("reject".to_owned(), 1)].into();
+        let rules = RuleTotals { in_force, next_end: Some(1_795_284_325 + 7200) };
+        let text = text(&Status { rules, ..status() }, now, Look::PLAIN);
+        assert!(
+            text.contains("rules          3 in force (2 hold, 1 reject); the next ends in 2h\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -136,6 +136,7 @@ mod tests {
             queue,
             health: Health { ok: true, reasons: Vec::new() },
             warnings: Vec::new(),
+            rules: Default::default(),
         };
         let group = |key: &str, rests_until| Group {
             key: key.to_owned(),

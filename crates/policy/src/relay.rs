@@ -117,6 +117,16 @@ pub struct Decision {
     pub trace: Trace,
 }
 
+impl Decision {
+    /// The same after a standing rule of an operator has refused what was accepted so far: with this verdict, for the
+    /// reason `why`, and with `text` for the client.
+    pub fn refused_by_rule(mut self, rule: u64, why: &str, text: &str, verdict: Verdict) -> Self {
+        self.trace.rule(&format!("rule {rule}"), true, why);
+        let (why, text) = (why.to_owned(), text.to_owned());
+        Self { verdict, reason: Reason::StandingRule { rule: rule.to_string(), why, text }, ..self }
+    }
+}
+
 /// What a decision says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -199,6 +209,15 @@ pub enum Reason {
         /// The text of the route.
         text: String,
     },
+    /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1).
+    StandingRule {
+        /// Its number.
+        rule: String,
+        /// Why it is there, for operators.
+        why: String,
+        /// Its text for the client.
+        text: String,
+    },
 }
 
 impl Reason {
@@ -219,6 +238,7 @@ impl Reason {
             Self::AliasLoop => "alias-loop",
             Self::BadDestination => "bad-destination",
             Self::RouteRejects { .. } => "route-rejects",
+            Self::StandingRule { .. } => "standing-rule",
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Which messages: the filter grammar of operators, and what it means for one message.
 
+pub(crate) mod arriving;
+
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use postern_smtp::{Address, Domain, Host, ReversePath};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
@@ -12,6 +15,7 @@ use crate::entry::{Entry, Status};
 use crate::envelope::{Envelope, Origin, Recipient};
 use crate::message::QueueId;
 use crate::messages::Context;
+use crate::rules::rule_of;
 use crate::scheduler::Scheduler;
 use crate::state::{MessageState, Phase, RecipientState};
 
@@ -46,7 +50,7 @@ pub struct Filter {
     /// The login it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// The address it came from.
+    /// The address it came from, or the network of that: `192.0.2.7`, `192.0.2.0/24`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ip: Option<String>,
     /// `ready`, `active`, `deferred`, `held`.
@@ -86,6 +90,9 @@ pub struct Filter {
     /// Every recipient was tried fewer than so many times.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
+    /// Held by the standing rule with this id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<u64>,
     /// Only messages with a null sender.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dsn: bool,
@@ -147,7 +154,8 @@ impl RecipientPick {
         self.destinations.is_empty() && envelope.recipients.iter().all(|recipient| self.is_named(recipient))
     }
 
-    fn is_named(&self, recipient: &Recipient) -> bool {
+    /// Whether an address is meant, wherever it goes.
+    pub(crate) fn is_named(&self, recipient: &Recipient) -> bool {
         self.named.is_empty() || self.named.iter().any(|pattern| pattern.matches_recipient(recipient))
     }
 }
@@ -156,6 +164,27 @@ impl RecipientPick {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadFilter(pub String);
+
+/// What the conditions on an envelope are asked about: a message of the queue, or one that arrives.
+pub(crate) trait EnvelopeFacts {
+    /// Whether MAIL FROM is so.
+    fn is_sender(&self, pattern: &Pattern) -> bool;
+
+    /// Whether a recipient is so.
+    fn has_recipient(&self, pattern: &Pattern) -> bool;
+
+    /// The login it came from.
+    fn account(&self) -> Option<&str>;
+
+    /// The address it came from.
+    fn client(&self) -> Option<IpAddr>;
+
+    /// Whether MAIL FROM is `<>`.
+    fn has_null_sender(&self) -> bool;
+
+    /// The Message-ID field.
+    fn message_id(&self) -> Option<&str>;
+}
 
 /// A message that is looked at.
 pub(crate) struct Found<'a> {
@@ -195,10 +224,40 @@ impl Found<'_> {
 
     /// The login it came from.
     pub(crate) fn account(&self) -> Option<&str> {
-        match &self.envelope.origin {
-            Origin::Login(login) => Some(login),
-            Origin::TrustedNetwork(_) | Origin::Outsider | Origin::Own => None,
-        }
+        account(&self.envelope.origin)
+    }
+}
+
+impl EnvelopeFacts for Found<'_> {
+    fn is_sender(&self, pattern: &Pattern) -> bool {
+        pattern.matches_sender(&self.envelope.reverse_path)
+    }
+
+    fn has_recipient(&self, pattern: &Pattern) -> bool {
+        self.envelope.recipients.iter().any(|recipient| pattern.matches_recipient(recipient))
+    }
+
+    fn account(&self) -> Option<&str> {
+        account(&self.envelope.origin)
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.envelope.client
+    }
+
+    fn has_null_sender(&self) -> bool {
+        self.envelope.has_null_sender()
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        self.envelope.message_id.as_deref()
+    }
+}
+
+fn account(origin: &Origin) -> Option<&str> {
+    match origin {
+        Origin::Login(login) => Some(login),
+        Origin::TrustedNetwork(_) | Origin::Outsider | Origin::Own => None,
     }
 }
 
@@ -262,10 +321,13 @@ impl Matcher {
     /// Whether a header does what is wanted of it. What follows the empty line is not looked at.
     pub(crate) fn matches_header(&self, header: &[u8]) -> bool {
         let header = String::from_utf8_lossy(header);
-        let fields = unfolded(&header);
+        self.matches_fields(&unfolded(&header))
+    }
+
+    fn matches_fields<N: AsRef<str>>(&self, fields: &[(N, String)]) -> bool {
         self.headers.iter().all(|test| {
-            let holds = |(name, value): &(&str, String)| {
-                name.eq_ignore_ascii_case(&test.name) && test.pattern.is_match(value)
+            let holds = |(name, value): &(N, String)| {
+                name.as_ref().eq_ignore_ascii_case(&test.name) && test.pattern.is_match(value)
             };
             fields.iter().any(holds) != test.is_negated
         })
@@ -348,7 +410,7 @@ struct Conditions {
     rcpt_domain: Option<Pattern>,
     destination: Option<String>,
     account: Option<String>,
-    client_ip: Option<IpAddr>,
+    client_ip: Option<IpNet>,
     state: Option<Status>,
     code: Option<String>,
     error: Option<Regex>,
@@ -360,6 +422,7 @@ struct Conditions {
     max_size: u64,
     min_attempts: Option<u32>,
     max_attempts: Option<u32>,
+    held_by: Option<u64>,
     dsn: bool,
     message_id: Option<String>,
     also: Vec<Conditions>,
@@ -394,7 +457,7 @@ impl Conditions {
             rcpt_domain: filter.rcpt_domain.as_deref().map(Pattern::domain).transpose()?,
             destination: filter.destination.clone(),
             account: filter.account.clone(),
-            client_ip: filter.client_ip.as_deref().map(|ip| parsed("address", ip)).transpose()?,
+            client_ip: filter.client_ip.as_deref().map(network).transpose()?,
             state: filter.state.as_deref().map(status).transpose()?,
             code: filter.code.clone(),
             error: filter.error.as_deref().map(pattern).transpose()?,
@@ -406,6 +469,7 @@ impl Conditions {
             max_size: filter.max_size.unwrap_or(u64::MAX),
             min_attempts: filter.min_attempts,
             max_attempts: filter.max_attempts,
+            held_by: filter.held_by,
             dsn: filter.dsn,
             message_id: filter.message_id.clone(),
             also: Vec::new(),
@@ -443,16 +507,14 @@ impl Conditions {
             && !self.not.iter().any(|not| not.matches(found))
     }
 
-    fn matches_envelope(&self, found: &Found<'_>) -> bool {
-        let envelope = found.envelope;
-        let is_rcpt = |pattern: &Pattern| envelope.recipients.iter().any(|r| pattern.matches_recipient(r));
-        self.sender.as_ref().is_none_or(|pattern| pattern.matches_sender(&envelope.reverse_path))
-            && self.rcpt.as_ref().is_none_or(is_rcpt)
-            && self.rcpt_domain.as_ref().is_none_or(is_rcpt)
-            && self.account.as_deref().is_none_or(|wanted| found.account() == Some(wanted))
-            && self.client_ip.is_none_or(|ip| envelope.client == Some(ip))
-            && (!self.dsn || envelope.has_null_sender())
-            && self.message_id.as_deref().is_none_or(|id| envelope.message_id.as_deref() == Some(id))
+    fn matches_envelope(&self, facts: &impl EnvelopeFacts) -> bool {
+        self.sender.as_ref().is_none_or(|pattern| facts.is_sender(pattern))
+            && self.rcpt.as_ref().is_none_or(|pattern| facts.has_recipient(pattern))
+            && self.rcpt_domain.as_ref().is_none_or(|pattern| facts.has_recipient(pattern))
+            && self.account.as_deref().is_none_or(|wanted| facts.account() == Some(wanted))
+            && self.client_ip.is_none_or(|network| facts.client().is_some_and(|ip| network.contains(&ip)))
+            && (!self.dsn || facts.has_null_sender())
+            && self.message_id.as_deref().is_none_or(|id| facts.message_id() == Some(id))
     }
 
     fn matches_state(&self, found: &Found<'_>) -> bool {
@@ -463,6 +525,7 @@ impl Conditions {
             && self.code.as_deref().is_none_or(|code| recipients.iter().any(|r| has_code(r, code)))
             && self.error.as_ref().is_none_or(|error| recipients.iter().any(|r| has_error(r, error)))
             && self.destination.as_deref().is_none_or(|wanted| has_destination(found, wanted))
+            && self.held_by.is_none_or(|rule| found.state.held.as_deref().and_then(rule_of) == Some(rule))
             && (self.next_until.is_none() && self.next_after.is_none() || self.allows_next(next(found)))
     }
 
@@ -518,6 +581,13 @@ where
     text.parse().map_err(|error| BadFilter(format!("{text:?} is no {what}: {error}")))
 }
 
+/// An address, or a network in CIDR notation.
+fn network(text: &str) -> Result<IpNet, BadFilter> {
+    let address = |_| text.parse().map(|ip: IpAddr| IpNet::from(ip.to_canonical()));
+    let network = text.parse::<IpNet>().map(|network| network.trunc()).or_else(address);
+    network.map_err(|_| BadFilter(format!("{text:?} is no address and no network such as 192.0.2.0/24")))
+}
+
 fn status(text: &str) -> Result<Status, BadFilter> {
     let found = Status::ALL.into_iter().find(|status| status.as_str() == text);
     found.ok_or_else(|| BadFilter(format!("{text:?} is no state: ready, active, deferred or held")))
@@ -540,7 +610,7 @@ fn last_line(error: &regex::Error) -> String {
 
 /// Which addresses.
 #[derive(Debug, PartialEq, Eq)]
-enum Pattern {
+pub(crate) enum Pattern {
     Null,
     Domain(Domain),
     Address(String),

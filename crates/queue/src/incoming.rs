@@ -14,6 +14,8 @@ use crate::envelope::Envelope;
 use crate::events::Noted;
 use crate::message::QueueId;
 use crate::messages::Arrival;
+use crate::operate::MAX_HEADER;
+use crate::rules::{Fate, Refused};
 use crate::store::{Change, FinishedFile, LargeFile, NewBody, StoreError};
 
 /// Large messages go to disk in blocks of this size.
@@ -37,6 +39,9 @@ pub enum AcceptError {
     /// Writing failed (451 4.3.0).
     #[error("the spool could not be written")]
     Store(#[source] StoreError),
+    /// A standing rule of the operator refuses it (550 or 450 with its text).
+    #[error("refused by rule {}: {}", .0.rule, .0.reason)]
+    Rule(Refused),
 }
 
 impl From<StoreError> for AcceptError {
@@ -69,6 +74,8 @@ pub struct Incoming {
     in_memory: usize,
     /// Octets written so far.
     size: u64,
+    /// The beginning of what went into the file: rules may look at the header.
+    beginning: Vec<u8>,
     file: File,
     /// The encoded state of a message that comes from another queue; empty: nothing has happened yet.
     state: Vec<u8>,
@@ -101,6 +108,7 @@ impl Incoming {
             tail: BytesMut::new(),
             in_memory: 0,
             size: 0,
+            beginning: Vec::new(),
             file: File::None,
             state,
         }
@@ -141,6 +149,9 @@ impl Incoming {
     async fn write_to_file(&mut self) -> Result<(), AcceptError> {
         self.end_tail();
         self.in_memory = 0;
+        if matches!(self.file, File::None) {
+            self.beginning = header(&self.pieces);
+        }
         let pieces = std::mem::take(&mut self.pieces);
         let file = std::mem::replace(&mut self.file, File::Lost);
         let queue = self.queue.clone();
@@ -162,17 +173,36 @@ impl Incoming {
     }
 
     /// Makes the message durable: `header` (our own fields) goes in front of what was written. When this returns `Ok`, the
-    /// message survives kill -9 and power loss, and delivery may have begun. `envelope.size` is set here.
+    /// message survives kill -9 and power loss, and delivery may have begun; or a standing rule had it dropped.
+    /// `envelope.size` is set here.
     ///
     /// # Errors
-    /// Nothing was accepted then.
+    /// Nothing was accepted then. [`AcceptError::Rule`] when a standing rule refuses the message.
     pub async fn commit(mut self, mut envelope: Envelope, header: Vec<u8>) -> Result<QueueId, AcceptError> {
         envelope.size = header.len() as u64 + self.size;
+        match self.fate(&mut envelope, &header) {
+            Fate::Queued(state) => self.state = state,
+            Fate::Dropped => return Ok(self.id),
+            Fate::Refused(refused) => return Err(AcceptError::Rule(refused)),
+        }
         let patience = Instant::now() + self.queue.surroundings.schedule().commit_timeout;
         match timeout_at(patience, self.hand_over(envelope, header)).await {
             Ok(handed_over) => handed_over?.answer(patience).await.map(|()| self.id),
             Err(_) => Err(AcceptError::Timeout),
         }
+    }
+
+    /// What the standing rules say. A message from another queue was accepted there.
+    fn fate(&mut self, envelope: &mut Envelope, own: &[u8]) -> Fate {
+        if !self.state.is_empty() {
+            return Fate::Queued(std::mem::take(&mut self.state));
+        }
+        self.end_tail();
+        let whole = || match self.file {
+            File::None => [own, &header(&self.pieces)].concat(),
+            File::Open(_) | File::Lost => [own, &self.beginning].concat(),
+        };
+        self.queue.rules.apply(self.id, envelope, &whole)
     }
 
     /// Hands the message to the spool.
@@ -229,6 +259,20 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         self.queue.arriving.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The header in the beginning of a content, at most [`MAX_HEADER`] octets of it.
+fn header(pieces: &[Bytes]) -> Vec<u8> {
+    let mut header = Vec::new();
+    for piece in pieces {
+        let from = header.len().saturating_sub(3);
+        header.extend_from_slice(&piece[..piece.len().min(MAX_HEADER - header.len())]);
+        if let Some(end) = header[from..].windows(4).position(|end| end == b"\r\n\r\n") {
+            header.truncate(from + end + 4);
+            break;
+        }
+    }
+    header
 }
 
 /// Runs what may wait for the disk.

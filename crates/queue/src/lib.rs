@@ -25,6 +25,7 @@
 //! | `filter` | which messages they take |
 //! | [`events`] | what happens, told to those who watch |
 //! | [`history`] | the journal of it, and its search |
+//! | [`rules`] | standing rules: what becomes of messages that arrive and match |
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
 //! | [`metrics`] | counters and gauges |
@@ -48,6 +49,7 @@ pub mod operate;
 pub mod progress;
 mod reports;
 pub mod retry;
+pub mod rules;
 pub mod scheduler;
 mod state;
 pub mod store;
@@ -119,6 +121,7 @@ struct Inner {
     metrics: metrics::Metrics,
     /// Those who watch, and the journal.
     events: Arc<events::Hub>,
+    rules: Arc<rules::Rules>,
     inline_limit: u64,
     /// Never held while waiting, and never while the spool is called.
     messages: Mutex<messages::Messages>,
@@ -194,6 +197,7 @@ impl Queue {
         let (files, tuning) = (Arc::new(store::files::SystemFiles), store::Tuning::default());
         let (store, found) = store::Store::open_telling(config, files, tuning, &mut tell)?;
         let (messages, recovery) = restored.finish(found);
+        let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
         let (reports, owed) = mpsc::unbounded_channel();
         let (loads, wanted) = mpsc::unbounded_channel();
         // Mail goes on without a journal.
@@ -208,6 +212,7 @@ impl Queue {
             clock,
             metrics,
             events,
+            rules: rules.clone(),
             inline_limit: config.inline_limit,
             messages: Mutex::new(messages),
             attempts: progress::Attempts::default(),
@@ -225,6 +230,7 @@ impl Queue {
             tasks: TaskTracker::new(),
         });
         inner.tasks.spawn(run_timer(Arc::downgrade(&inner), inner.closing.clone()));
+        inner.tasks.spawn(rules.keep(inner.closing.clone()));
         inner.tasks.spawn(write_reports(Arc::downgrade(&inner), owed, inner.closing.clone()));
         inner.tasks.spawn(cold::run(Arc::downgrade(&inner), wanted, inner.closing.clone()));
         Ok((Self { inner }, recovery))

@@ -108,7 +108,7 @@ impl Write {
         let mut deletes = work.is_over();
         let mut reported = None;
         if let Some(report) = &mut report {
-            changes.extend(report.message.as_mut().map(|message| message.enqueue()));
+            changes.extend(report.message.iter_mut().flat_map(|message| message.enqueue()));
             let state = reported.insert(work.state.clone());
             report.mark(state);
             deletes = work.leases == 0 && state.is_over();

@@ -19,6 +19,8 @@ pub struct Metrics {
     oldest: IntGauge,
     damaged: IntGauge,
     free: IntGauge,
+    rules: IntGaugeVec,
+    rule_hits: IntCounterVec,
     pub(crate) accepted: IntCounter,
     pub(crate) leases: IntCounter,
     outcomes: IntCounterVec,
@@ -66,6 +68,9 @@ impl Metrics {
         let messages =
             IntGaugeVec::new(Opts::new("postern_queue_messages", "Messages by state"), &["state"])?;
         registry.register(Box::new(messages.clone()))?;
+        let rules =
+            IntGaugeVec::new(Opts::new("postern_queue_rules", "Standing rules in force"), &["action"])?;
+        registry.register(Box::new(rules.clone()))?;
         let commit = HistogramOpts::new(
             "postern_queue_commit_seconds",
             "From handing a change to the spool to its being durable",
@@ -78,6 +83,12 @@ impl Metrics {
             oldest: gauge("postern_queue_oldest_seconds", "Age of the oldest message")?,
             damaged: gauge("postern_queue_damaged_records", "Records set aside as damaged")?,
             free: gauge("postern_queue_free_octets", "Free space on the filesystem of the spool")?,
+            rules,
+            rule_hits: counters(
+                "postern_queue_rule_hits_total",
+                "Recipients and messages that standing rules decided about",
+                "action",
+            )?,
             accepted: counter("postern_queue_accepted_total", "Messages accepted")?,
             leases: counter("postern_queue_leases_total", "Delivery attempts begun")?,
             outcomes: counters(
@@ -155,6 +166,14 @@ impl Metrics {
 
     pub(crate) fn free_space(&self, octets: u64) {
         self.free.set(signed(octets));
+    }
+
+    pub(crate) fn rules(&self, action: &str, in_force: usize) {
+        self.rules.with_label_values(&[action]).set(signed(in_force as u64));
+    }
+
+    pub(crate) fn rule_hits(&self, action: &str, hits: u64) {
+        self.rule_hits.with_label_values(&[action]).inc_by(hits);
     }
 
     pub(crate) fn outcome(&self, outcome: &Outcome) {

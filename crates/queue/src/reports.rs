@@ -14,6 +14,7 @@ use crate::dsn::{self, Action, FULL_RETURN_LIMIT, Facts, Original, Told};
 use crate::envelope::{Envelope, Origin, Recipient};
 use crate::message::QueueId;
 use crate::messages::{Arrival, Context};
+use crate::rules::{Fate, Rules};
 use crate::state::{MessageState, Phase};
 use crate::store::{Change, NewBody, Store, StoreError};
 
@@ -48,6 +49,8 @@ pub(crate) struct NewReport {
 pub(crate) struct ReportMessage {
     pub(crate) arrival: Arrival,
     meta: Vec<u8>,
+    /// As a standing rule will have it; empty: nothing has happened yet.
+    state: Vec<u8>,
     content: Bytes,
 }
 
@@ -66,10 +69,13 @@ impl NewReport {
 }
 
 impl ReportMessage {
-    /// Its change of the spool; taken once.
-    pub(crate) fn enqueue(&mut self) -> Change {
+    /// Its changes of the spool; taken once.
+    pub(crate) fn enqueue(&mut self) -> impl Iterator<Item = Change> + use<> {
+        let id = self.arrival.id;
         let body = NewBody::Inline(vec![std::mem::take(&mut self.content)]);
-        Change::Enqueue { id: self.arrival.id, meta: std::mem::take(&mut self.meta), body }
+        let state = std::mem::take(&mut self.state);
+        let state = (!state.is_empty()).then_some(Change::State { id, state });
+        std::iter::once(Change::Enqueue { id, meta: std::mem::take(&mut self.meta), body }).chain(state)
     }
 }
 
@@ -79,12 +85,18 @@ impl Inner {
         let Some(owed) = self.with(|messages, cx, _| messages.owed(about, cx)) else {
             return;
         };
-        let report = new_report(&self.store, about, owed, &self.context());
+        let report = new_report(&self.store, &self.rules, about, owed, &self.context());
         self.with(|messages, cx, fx| messages.report_composed(about, report, cx, fx));
     }
 }
 
-fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Option<NewReport> {
+fn new_report(
+    store: &Store,
+    rules: &Rules,
+    about: QueueId,
+    owed: Owed,
+    cx: &Context<'_>,
+) -> Option<NewReport> {
     let Owed { envelope, indices, told, tells_delay } = owed;
     let kind = kind(&told);
     let mut report = NewReport { kind, recipients: told.len(), indices, tells_delay, message: None };
@@ -112,7 +124,7 @@ fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Op
         retried_until: crate::retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender()),
         now: cx.now,
     });
-    let meta = Envelope {
+    let mut envelope = Envelope {
         reverse_path: ReversePath::Null,
         origin: Origin::Own,
         client: None,
@@ -126,11 +138,14 @@ fn new_report(store: &Store, about: QueueId, owed: Owed, cx: &Context<'_>) -> Op
         priority: 0,
         size: composed.content.len() as u64,
         recipients: recipients.into_iter().map(report_recipient).collect(),
-    }
-    .encode();
-    match Arrival::new(id, &meta, &[], cx) {
+    };
+    let Fate::Queued(state) = rules.apply(id, &mut envelope, &|| composed.content.clone()) else {
+        return Some(report);
+    };
+    let meta = envelope.encode();
+    match Arrival::new(id, &meta, &state, cx) {
         Ok(arrival) => {
-            report.message = Some(ReportMessage { arrival, meta, content: composed.content.into() });
+            report.message = Some(ReportMessage { arrival, meta, state, content: composed.content.into() });
             Some(report)
         }
         Err(damage) => {

@@ -205,6 +205,9 @@ pub fn not_stored(error: &AcceptError) -> Reply {
     match error {
         AcceptError::NoSpace(_) => reply(452, 3, 1, "not enough space for new mail, try again later"),
         AcceptError::Full(_) => reply(452, 3, 1, "too many messages are waiting, try again later"),
+        // A session answers with the reference of the refusal: see `refused`.
+        AcceptError::Rule(refused) if refused.is_temporary => reply(450, 7, 1, &refused.text),
+        AcceptError::Rule(refused) => reply(550, 7, 1, &refused.text),
         AcceptError::Timeout | AcceptError::Store(_) => {
             reply(451, 3, 0, "message could not be stored, try again later")
         }
@@ -339,7 +342,9 @@ fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
         Reason::UnknownRecipient => (550, 1, 1, format!("{subject}: no such user here")),
         Reason::AliasLoop => (550, 4, 6, format!("{subject}: alias leads back to itself")),
         Reason::BadDestination => (550, 1, 2, format!("{subject}: no mail can be sent to this address")),
-        Reason::RouteRejects { text } => (550, 7, 1, format!("{subject}: {text}")),
+        Reason::RouteRejects { text } | Reason::StandingRule { text, .. } => {
+            (550, 7, 1, format!("{subject}: {text}"))
+        }
         // Reasons for accepting; a verdict other than that is not given with them.
         Reason::LocalRecipient
         | Reason::RelayDomain

@@ -13,7 +13,8 @@ use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::accounts::Login;
 use postern_policy::record::Reference;
-use postern_policy::relay::{Decision, Question, Stage, Verdict, decide};
+use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
+use postern_queue::rules::Refused;
 use postern_queue::{AcceptError, Envelope, Incoming, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, Mail};
 use postern_smtp::{Address, Body, Reply, ReversePath};
@@ -211,8 +212,49 @@ impl Context {
         reverse_path: &ReversePath,
         stage: Stage<'_>,
     ) -> Result<Decision, Refusal> {
-        let name = stage.as_str();
-        let question = Question {
+        self.ask_with_rules(hello, reverse_path, stage, || None)
+    }
+
+    /// The same, and, where the policy says yes, what the operators' standing rules say.
+    pub fn ask_with_rules(
+        &self,
+        hello: &Hello,
+        reverse_path: &ReversePath,
+        stage: Stage<'_>,
+        rules: impl FnOnce() -> Option<Refused>,
+    ) -> Result<Decision, Refusal> {
+        let question = self.question(hello, reverse_path, stage);
+        let mut decision = decide(&question, &self.policy);
+        if decision.verdict == Verdict::Accept
+            && let Some(refused) = rules()
+        {
+            decision = by_rule(decision, &refused);
+        }
+        match decision.verdict {
+            Verdict::Accept => {
+                self.shared.decisions.decided(question.stage.as_str(), &decision);
+                Ok(decision)
+            }
+            _ => Err(self.refusal(&question, &decision)),
+        }
+    }
+
+    /// A standing rule refuses the whole message.
+    pub fn refused_by_rule(&self, hello: &Hello, reverse_path: &ReversePath, refused: &Refused) -> Refusal {
+        let senders = HeaderSenders::default();
+        let question = self.question(hello, reverse_path, Stage::Message(&senders));
+        let accepted =
+            Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() };
+        self.refusal(&question, &by_rule(accepted, refused))
+    }
+
+    fn question<'a>(
+        &'a self,
+        hello: &'a Hello,
+        reverse_path: &'a ReversePath,
+        stage: Stage<'a>,
+    ) -> Question<'a> {
+        Question {
             listener: self.peer.listener,
             client: self.peer.client,
             local: Some(self.peer.local),
@@ -222,20 +264,26 @@ impl Context {
             helo: Some(&hello.name),
             reverse_path,
             stage,
-        };
-        let decision = decide(&question, &self.policy);
-        self.shared.decisions.decided(name, &decision);
-        if decision.verdict == Verdict::Accept {
-            return Ok(decision);
         }
-        let reference = self.shared.records.keep(&question, &decision, self.shared.clock.now());
-        Err(Refusal {
-            reply: replies::refused(&question, &decision, Some(reference)),
+    }
+
+    /// Keeps a decision that is no yes, and puts it into words.
+    fn refusal(&self, question: &Question<'_>, decision: &Decision) -> Refusal {
+        self.shared.decisions.decided(question.stage.as_str(), decision);
+        let reference = self.shared.records.keep(question, decision, self.shared.clock.now());
+        Refusal {
+            reply: replies::refused(question, decision, Some(reference)),
             reason: decision.reason.as_str(),
             reference: Some(reference),
             rule: decision.trace.0.last().map(|step| step.rule.clone()),
-        })
+        }
     }
+}
+
+/// The decision after a rule has refused.
+fn by_rule(decision: Decision, refused: &Refused) -> Decision {
+    let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
+    decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict)
 }
 
 impl Session {
@@ -407,6 +455,16 @@ impl Session {
     pub fn committed(&mut self, result: Result<QueueId, AcceptError>) -> Action {
         match result {
             Ok(id) => self.message_accepted(id),
+            Err(AcceptError::Rule(refused)) => {
+                let refusal = match &self.state {
+                    State::Receiving(transaction) => {
+                        let Transaction { hello, reverse_path, .. } = &**transaction;
+                        self.context.refused_by_rule(hello, reverse_path, &refused)
+                    }
+                    _ => data::not_stored(&AcceptError::Rule(refused)),
+                };
+                self.message_refused(refusal)
+            }
             Err(error) => self.message_refused(data::not_stored(&error)),
         }
     }

@@ -289,7 +289,7 @@ const STEP: usize = 500;
 const MAX_HEADERS: usize = 100_000;
 
 /// Octets of a header that are read.
-const MAX_HEADER: usize = 256 * 1024;
+pub(crate) const MAX_HEADER: usize = 256 * 1024;
 
 /// Smaller comes first.
 fn sort_key(found: &Found<'_>, sort: Sort) -> u64 {

@@ -22,6 +22,7 @@ pub use crate::filter::{BadFilter, Filter, HeaderPattern, RecipientPick};
 pub use change::{Change, InFlight};
 pub use count::{Group, GroupBy, Shape, ShapeBy, ShapeRow};
 pub use edit::{Edit, Requeue};
+pub(crate) use list::MAX_HEADER;
 pub use list::{Cursor, Page, Sort};
 pub use verbs::Retry;
 pub(crate) use view::origin;

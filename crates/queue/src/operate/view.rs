@@ -151,6 +151,7 @@ impl Queue {
     /// Brings the gauges of the metrics up to date: call it before they are read.
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
+        self.inner.rules.update_metrics();
         self.inner.metrics.synced(crate::store::files::syncs());
         self.inner.metrics.free_space(self.inner.store.space().free);
     }

@@ -91,11 +91,12 @@ fn hop<'a>(context: &'a Context, transaction: &'a Transaction) -> Hop<'a> {
     }
 }
 
-/// The store said no.
+/// The queue said no.
 pub(crate) fn not_stored(error: &AcceptError) -> Refusal {
     let reason = match error {
         AcceptError::NoSpace(_) => "no-space",
         AcceptError::Full(_) => "queue-full",
+        AcceptError::Rule(_) => "standing-rule",
         AcceptError::Timeout | AcceptError::Store(_) => {
             tracing::error!(event = "store", "{error}");
             "store-error"
@@ -118,7 +119,7 @@ fn failed(context: &Context, failure: &Failure) -> Refusal {
 }
 
 /// By which right the message came: decides whether it is signed.
-fn origin(context: &Context) -> Origin {
+pub(crate) fn origin(context: &Context) -> Origin {
     if let Some(login) = &context.login {
         return Origin::Login(login.name.clone());
     }

@@ -6,6 +6,7 @@ use postern_queue::Recipient;
 use postern_smtp::command::{Rcpt, RcptParameters};
 use postern_smtp::{Address, ForwardPath, LocalPart};
 
+use super::data::origin;
 use crate::replies;
 use crate::session::{Context, Refusal, Transaction};
 
@@ -23,36 +24,42 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     if transaction.accepted >= limit && !context.is_trusted() {
         return Err(Refusal::new("too-many-recipients", replies::too_many_recipients(limit)));
     }
-    context.ask(&transaction.hello, &transaction.reverse_path, Stage::Rcpt(&path))?;
+    let mut recipients = Vec::new();
+    let rules = context.shared.queue.rules();
+    context.ask_with_rules(&transaction.hello, &transaction.reverse_path, Stage::Rcpt(&path), || {
+        recipients = final_recipients(context, &path);
+        if rules.is_empty() {
+            return None;
+        }
+        let client = Some(context.peer.client);
+        rules.refuse_recipient(&transaction.reverse_path, &origin(context), client, &recipients)
+    })?;
     transaction.accepted += 1;
     transaction.only = (transaction.accepted == 1).then(|| path.to_string());
-    let given = given(context, &path);
-    match context.policy.directory.resolve(&path, Some(context.peer.local)) {
-        Resolution::Recipients(addresses) => {
-            addresses.into_iter().for_each(|address| merge(transaction, address, given.as_ref()));
-        }
-        // What is not ours goes where the client said. Unknown names and loops were refused above.
-        Resolution::NotLocal | Resolution::Unknown | Resolution::AliasLoop => {
-            if let Some(address) = given {
-                merge(transaction, address, None);
-            }
-        }
-    }
+    recipients.into_iter().for_each(|recipient| merge(transaction, recipient));
     Ok(())
+}
+
+/// Who gets the mail for a recipient that is accepted: aliases expanded.
+fn final_recipients(context: &Context, path: &ForwardPath) -> Vec<Recipient> {
+    let given = given(context, path);
+    let addresses = match context.policy.directory.resolve(path, Some(context.peer.local)) {
+        Resolution::Recipients(addresses) => addresses,
+        // What is not ours goes where the client said. Unknown names and loops are refused before.
+        Resolution::NotLocal | Resolution::Unknown | Resolution::AliasLoop => given.iter().cloned().collect(),
+    };
+    let recipient = |address: Address| {
+        let given = given.as_ref().filter(|given| **given != address).cloned();
+        Recipient { address, given, notify: Default::default(), original: None, via: None }
+    };
+    addresses.into_iter().map(recipient).collect()
 }
 
 /// A recipient given twice, or with its alias, gets one copy. Mailboxes of ours come in lower case; whether case matters
 /// elsewhere only their hosts know (RFC 5321 §2.4).
-fn merge(transaction: &mut Transaction, address: Address, given: Option<&Address>) {
-    if transaction.distinct.insert(address.clone()) {
-        let given = given.filter(|given| **given != address).cloned();
-        transaction.recipients.push(Recipient {
-            address,
-            given,
-            notify: Default::default(),
-            original: None,
-            via: None,
-        });
+fn merge(transaction: &mut Transaction, recipient: Recipient) {
+    if transaction.distinct.insert(recipient.address.clone()) {
+        transaction.recipients.push(recipient);
     }
 }
 

@@ -1,0 +1,277 @@
+//! Standing rules: list, add, remove, test.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use postern_policy::Policy;
+use postern_policy::directory::Resolution;
+use postern_queue::rules::{NewRule, Rule, RuleError, Rules};
+use postern_queue::{Envelope, Origin, Recipient};
+use postern_smtp::header::fields;
+use postern_smtp::{Address, Body, ForwardPath, ReversePath};
+
+use crate::Shared;
+use crate::api::rules::{
+    AddRule, RemoveRules, RemovedRule, RuleAction, RuleAdded, RuleList, RuleTest, RulesRemoved, TestRules,
+};
+use crate::api::{AuditEvent, Change, ChangeRequest, Filter, ProblemKind};
+use crate::rights::Writer;
+use crate::server::{Answer, App, Failure, Input, answer, bad_filter, blocking, failure};
+use crate::verbs::{checked_wait, selected};
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/rules", get(list))
+        .route("/v1/rules/add", post(add))
+        .route("/v1/rules/remove", post(remove))
+        .route("/v1/rules/test", post(test))
+}
+
+impl From<RuleError> for Failure {
+    fn from(error: RuleError) -> Self {
+        let kind = match error {
+            RuleError::Filter(_) | RuleError::Bad(_) => ProblemKind::BadRequest,
+            RuleError::TooMany(_) => ProblemKind::TooMany,
+            RuleError::Unknown(_) => ProblemKind::NotFound,
+            RuleError::Store(_) => ProblemKind::Store,
+        };
+        failure(kind, error.to_string())
+    }
+}
+
+async fn list(State(shared): State<Shared>) -> Answer<RuleList> {
+    let rules = shared.queue.rules();
+    answer(RuleList { rules: rules.list(), problem: rules.problem() })
+}
+
+async fn add(
+    State(app): State<App>,
+    Writer(peer): Writer,
+    Input(request): Input<AddRule>,
+) -> Answer<RuleAdded> {
+    let new = new_rule(&request)?;
+    let wait = checked_wait(request.wait)?;
+    app.shared.queue.rules().check(&new)?;
+    let found = queued(&app.shared, &request, request.filter.clone(), request.max).await?;
+    if request.dry_run {
+        let existing = found.map(|ids| Change { matched: ids.len(), ..Change::default() });
+        return answer(RuleAdded { dry_run: true, rule: None, existing });
+    }
+    let uid = peer.uid;
+    let rule = changing(&app.shared, move |rules| rules.add(new, uid)).await;
+    let id = rule.as_ref().ok().map(|rule| rule.id);
+    let added = match rule {
+        Ok(rule) => {
+            let existing = apply_to_queued(&app.shared, &request, &rule, wait).await;
+            existing.map(|existing| RuleAdded { dry_run: false, rule: Some(rule), existing })
+        }
+        Err(error) => Err(error.into()),
+    };
+    let change = added.as_ref().ok().and_then(|added| added.existing.as_ref());
+    let event = AuditEvent {
+        rule: id,
+        reason: Some(request.reason.clone()),
+        matched: change.map_or(0, |change| change.matched),
+        changed: change.map_or(0, |change| change.changed),
+        skipped: change.map_or(0, |change| change.skipped.len()),
+        error: added.as_ref().err().map(|failure| failure.1.error.clone()),
+        ..AuditEvent::new(&format!("rule-{}", request.action.as_str()), uid).with_filter(&request.filter)
+    };
+    app.audit.note(event).await;
+    answer(added?)
+}
+
+/// The rule that is asked for.
+fn new_rule(request: &AddRule) -> Result<NewRule, Failure> {
+    let bad = |text: &str| Err(failure(ProblemKind::BadRequest, text));
+    if request.filter == Filter::default() && !request.all {
+        return bad("which messages? Give a filter, or `all`");
+    }
+    if request.existing && request.action == RuleAction::Reject {
+        return bad(
+            "what is queued was accepted and cannot be rejected: `fail` ends it with a report to the sender",
+        );
+    }
+    let until = match (request.duration, request.until) {
+        (Some(_), Some(_)) => return bad("`for` or `until`, not both"),
+        (Some(seconds), None) => Some(now().saturating_add(seconds)),
+        (None, until) => until,
+    };
+    Ok(NewRule {
+        action: request.action,
+        filter: request.filter.clone(),
+        reason: request.reason.clone(),
+        text: request.text.clone(),
+        temporary: request.temporary,
+        until,
+    })
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The queued messages that the rule is to be applied to, if it is.
+async fn queued(
+    shared: &Shared,
+    request: &AddRule,
+    filter: Filter,
+    max: Option<usize>,
+) -> Result<Option<Vec<postern_queue::QueueId>>, Failure> {
+    if !request.existing {
+        return Ok(None);
+    }
+    let request = ChangeRequest { filter, all: request.all, max, ..ChangeRequest::default() };
+    selected(shared, &request).await.map(Some)
+}
+
+/// Does to queued messages what the rule does to new ones. What came since it is in force was seen by it.
+async fn apply_to_queued(
+    shared: &Shared,
+    request: &AddRule,
+    rule: &Rule,
+    wait: Duration,
+) -> Result<Option<Change>, Failure> {
+    let mut filter = request.filter.clone();
+    filter.not.push(Filter { held_by: Some(rule.id), ..Filter::default() });
+    // How many may be changed was asked before the rule was added.
+    let applied = match queued(shared, request, filter, Some(usize::MAX)).await {
+        Ok(Some(ids)) => shared.queue.apply_rule(rule.id, &ids, wait).await.map_err(Failure::from),
+        Ok(None) => return Ok(None),
+        Err(failure) => Err(failure),
+    };
+    applied.map_err(|mut failure| {
+        let error = &mut failure.1.error;
+        *error = format!("rule {} is in force, but what is queued was not changed: {error}", rule.id);
+        failure
+    })
+}
+
+async fn remove(
+    State(app): State<App>,
+    Writer(peer): Writer,
+    Input(request): Input<RemoveRules>,
+) -> Answer<RulesRemoved> {
+    let all = app.shared.queue.rules().list();
+    let ids = match (request.ids.is_empty(), request.all) {
+        (true, true) => all.iter().map(|rule| rule.id).collect(),
+        (false, false) => request.ids,
+        _ => return Err(failure(ProblemKind::BadRequest, "which rules? Give their ids, or `all`")),
+    };
+    let removed = match request.dry_run {
+        true => {
+            if let Some(unknown) = ids.iter().find(|id| all.iter().all(|rule| rule.id != **id)) {
+                return Err(RuleError::Unknown(*unknown).into());
+            }
+            all.into_iter().filter(|rule| ids.contains(&rule.id)).collect()
+        }
+        false => changing(&app.shared, move |rules| rules.remove(&ids)).await?,
+    };
+    let queue = app.shared.queue.clone();
+    let held = blocking(move || queue.held_by_rules()).await?.map_err(bad_filter)?;
+    let removed: Vec<RemovedRule> = removed
+        .into_iter()
+        .map(|rule| RemovedRule { still_held: held.get(&rule.id).copied().unwrap_or(0), rule })
+        .collect();
+    for RemovedRule { rule, .. } in removed.iter().filter(|_| !request.dry_run) {
+        let event = AuditEvent {
+            rule: Some(rule.id),
+            reason: Some(format!("removed: {} ({} hits)", rule.reason, rule.hits)),
+            ..AuditEvent::new("rule-remove", peer.uid).with_filter(&rule.filter)
+        };
+        app.audit.note(event).await;
+    }
+    answer(RulesRemoved { dry_run: request.dry_run, rules: removed })
+}
+
+/// Changes the rules, which waits for the disk.
+async fn changing<T: Send + 'static>(
+    shared: &Shared,
+    change: impl FnOnce(&Rules) -> Result<T, RuleError> + Send + 'static,
+) -> Result<T, RuleError> {
+    let queue = shared.queue.clone();
+    let done = tokio::task::spawn_blocking(move || change(queue.rules())).await;
+    done.unwrap_or_else(|error| Err(RuleError::Store(error.to_string())))
+}
+
+async fn test(State(shared): State<Shared>, Input(request): Input<TestRules>) -> Answer<RuleTest> {
+    let policy = shared.policy.load_full();
+    let message = request.message.as_deref().map(crate::explain::crlf).unwrap_or_default();
+    let envelope = imagined(&request, &message, &policy)?;
+    let header = message.into_bytes();
+    let found = blocking(move || shared.queue.rules().test(&envelope, &header)).await?;
+    answer(RuleTest { matching: found.matching, decides: found.decides, at_rcpt: found.at_rcpt })
+}
+
+/// The envelope that a message would have.
+fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envelope, Failure> {
+    let bad = |text: String| failure(ProblemKind::BadRequest, text);
+    let from = crate::explain::without_brackets(&request.from);
+    let sender =
+        ReversePath::parse(from).map_err(|e| bad(format!("the sender {from:?} is not an address: {e}")))?;
+    if let Some(name) = &request.account
+        && policy.accounts.login(name).is_none()
+    {
+        return Err(bad(format!("there is no account {name:?}: see `posternctl account list`")));
+    }
+    let mut recipients = Vec::new();
+    for to in &request.to {
+        let to = crate::explain::without_brackets(to);
+        let path = ForwardPath::parse(to)
+            .map_err(|e| bad(format!("the recipient {to:?} is not an address: {e}")))?;
+        recipients.extend(final_recipients(&path, policy));
+    }
+    Ok(Envelope {
+        reverse_path: sender,
+        origin: origin(request.account.as_deref(), request.client, policy),
+        client: request.client.map(|client| client.to_canonical()),
+        helo: None,
+        received: SystemTime::now(),
+        body: Body::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envelope_id: None,
+        message_id: message_id(message),
+        priority: 0,
+        size: request.size.max(message.len() as u64),
+        recipients,
+    })
+}
+
+/// Who would get the mail for a recipient, each with the name it was given.
+pub(crate) fn final_recipients(path: &ForwardPath, policy: &Policy) -> Vec<Recipient> {
+    let given = match path {
+        ForwardPath::Address(address) => Some(address),
+        ForwardPath::Postmaster => None,
+    };
+    let addresses = match policy.directory.resolve(path, None) {
+        Resolution::Recipients(addresses) => addresses,
+        Resolution::NotLocal | Resolution::Unknown | Resolution::AliasLoop => {
+            given.into_iter().cloned().collect()
+        }
+    };
+    let recipient = |address: Address| {
+        let given = given.filter(|given| **given != address).cloned();
+        Recipient { address, given, notify: Default::default(), original: None, via: None }
+    };
+    addresses.into_iter().map(recipient).collect()
+}
+
+/// By which right the message would come.
+pub(crate) fn origin(account: Option<&str>, client: Option<IpAddr>, policy: &Policy) -> Origin {
+    if let Some(name) = account {
+        return Origin::Login(name.to_owned());
+    }
+    match client.and_then(|client| policy.relay.trusted_network(client)) {
+        Some(trusted) => Origin::TrustedNetwork(trusted.label.clone()),
+        None => Origin::Outsider,
+    }
+}
+
+fn message_id(message: &str) -> Option<String> {
+    let field = fields(message.as_bytes()).find(|field| field.name.eq_ignore_ascii_case(b"Message-ID"))?;
+    Some(String::from_utf8_lossy(field.value).trim().trim_matches(['<', '>']).to_owned())
+}
