@@ -24,10 +24,13 @@ pub enum Call<'a> {
     Allocate(u64),
 }
 
-/// Who has a say. Calls for the index are not asked about: what it does is its own business.
+/// Who has a say. About the index nobody is asked: sled writes its files itself.
 pub trait Say: Debug + Send + Sync + 'static {
     /// Before each call that changes something; an error is what the call returns.
     fn before(&self, path: &Path, call: Call<'_>) -> io::Result<()>;
+
+    /// Told of our own calls for the index.
+    fn index_call(&self, _call: &Call<'_>) {}
 
     /// How much is written at once.
     fn at_once(&self) -> usize {
@@ -57,7 +60,11 @@ fn of_index(path: &Path) -> bool {
 
 impl<S: Say> Disk<S> {
     fn ask(&self, path: &Path, call: Call<'_>) -> io::Result<()> {
-        if of_index(path) { Ok(()) } else { self.0.before(path, call) }
+        if !of_index(path) {
+            return self.0.before(path, call);
+        }
+        self.0.index_call(&call);
+        Ok(())
     }
 }
 
@@ -98,6 +105,7 @@ impl<S: Say> Files for Disk<S> {
     }
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.0.index_call(&Call::Remove);
         SystemFiles.remove_tree(path)
     }
 
@@ -108,7 +116,11 @@ impl<S: Say> Files for Disk<S> {
 
 impl<S: Say> DiskFile<S> {
     fn ask(&self, call: Call<'_>) -> io::Result<()> {
-        if of_index(&self.path) { Ok(()) } else { self.say.before(&self.path, call) }
+        if !of_index(&self.path) {
+            return self.say.before(&self.path, call);
+        }
+        self.say.index_call(&call);
+        Ok(())
     }
 }
 

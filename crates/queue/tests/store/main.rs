@@ -5,6 +5,7 @@ mod collect;
 mod damage;
 mod disk;
 mod faults;
+mod image;
 mod index;
 mod large;
 mod model;

@@ -1,5 +1,6 @@
 //! A small spool with small segments.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -110,6 +111,18 @@ pub fn ids(found: &Found) -> Vec<QueueId> {
 pub fn state_of(found: &Found, id: QueueId) -> Option<String> {
     let message = found.messages.iter().find(|message| message.id == id)?;
     message.state.clone().map(|state| String::from_utf8(state).unwrap())
+}
+
+/// A number from the environment.
+pub fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} should be a number, not {text:?}")))
+}
+
+/// Tells the person who runs the tests something even when they pass: the table of a long one.
+pub fn say(text: &str) {
+    // A closed standard error is no reason to fail.
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Waits for what another thread does.
