@@ -7,6 +7,7 @@ mod disk;
 mod faults;
 mod image;
 mod index;
+mod kill;
 mod large;
 mod model;
 mod power;
