@@ -17,6 +17,7 @@
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
 //! | `reports` | reports that are owed |
+//! | `lost` | messages of which the spool has lost the content |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop |
 //! | `filter` | which messages they take |
 //! | [`transfer`] | moving a message to another machine's queue |
@@ -30,6 +31,7 @@ pub mod envelope;
 mod filter;
 pub mod incoming;
 pub mod lease;
+mod lost;
 pub mod message;
 mod messages;
 pub mod metrics;
@@ -41,6 +43,7 @@ mod state;
 pub mod store;
 pub mod transfer;
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -111,6 +114,8 @@ struct Inner {
     quiet: Notify,
     /// A lease has ended: for operators who wait for it.
     lease_ended: Notify,
+    /// Messages whose content is gone.
+    lost: Mutex<Vec<QueueId>>,
     /// Whether the last change was refused.
     failing: AtomicBool,
     closing: CancellationToken,
@@ -167,6 +172,7 @@ impl Queue {
             pending: AtomicUsize::new(0),
             quiet: Notify::new(),
             lease_ended: Notify::new(),
+            lost: Mutex::default(),
             failing: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -264,9 +270,12 @@ impl Inner {
     fn recover(self: &Arc<Self>, found: store::Found) -> Recovery {
         let mut recovery =
             Recovery { messages: 0, damaged: found.damaged, index_rebuilt: found.index_rebuilt };
+        let lost: HashSet<QueueId> = found.lost.iter().copied().collect();
+        *self.lost.lock() = found.lost;
         self.with(|messages, cx, _| {
             for store::Recovered { id, meta, state } in found.messages {
                 let state = state.unwrap_or_default();
+                let state = if lost.contains(&id) { lost::hold(id, &meta, state) } else { state };
                 let arrival = messages::Arrival::new(id, &meta, &state, cx);
                 let arrival = arrival.or_else(|damage| {
                     recovery.damaged += 1;

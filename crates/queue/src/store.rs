@@ -19,6 +19,7 @@
 //! | `record.rs` | the form of a record |
 //! | `scan.rs` | reading a segment from end to end |
 //! | `recovery.rs` | what a start does |
+//! | `missing.rs` | segments that should be there and are not |
 //! | `catalogue.rs` | what is where, in memory |
 //! | `committer.rs` | the thread that writes |
 //! | `collector.rs` | the thread that gives room back |
@@ -34,6 +35,7 @@ mod committer;
 pub mod files;
 mod index;
 mod large;
+mod missing;
 mod record;
 mod recovery;
 mod scan;
@@ -172,8 +174,10 @@ pub struct Recovered {
 pub struct Found {
     /// All messages, by id.
     pub messages: Vec<Recovered>,
-    /// Records that were set aside as damaged.
+    /// Records that were set aside as damaged, segments that are missing, messages whose content is gone.
     pub damaged: usize,
+    /// Messages, among all, of which only the envelope is left.
+    pub lost: Vec<QueueId>,
     /// Why the index was not used, if it was not.
     pub index_rebuilt: Option<String>,
 }
@@ -253,7 +257,7 @@ impl Store {
     ) -> Result<(Self, Found), StoreError> {
         let layout = Layout::new(&config.path);
         let lock = layout.claim(&*files)?;
-        let Recovery { catalogue, found, next_number, last_id, indexer } =
+        let Recovery { catalogue, found, next_number, last_id, indexer, envelopes } =
             recovery::recover(&layout, &files)?;
         let inner = Arc::new(Inner {
             layout,
@@ -273,6 +277,8 @@ impl Store {
             space: space::Gauge::default(),
         });
         space::measure(&inner);
+        // Before the index forgets them.
+        envelopes.into_iter().for_each(|envelope| inner.keep_envelope(envelope));
         let threads = Threads::start(&inner, next_number, indexer)
             .map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
         Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
@@ -563,7 +569,28 @@ impl Inner {
         Ok(StoredBody::new(id, is_recent(id), [part]))
     }
 
+    /// Writes down a message of which only the index knew, so that it stays in sight.
+    fn keep_envelope(&self, message: Recovered) {
+        let id = message.id;
+        let records = || -> Result<Vec<Record>, TooLong> {
+            let enqueue = Record::new(Kind::Enqueue, id.0, &message.meta, Vec::new())?.lost();
+            let state = message.state.as_ref().map(|state| Record::new(Kind::State, id.0, state, Vec::new()));
+            Ok(std::iter::once(enqueue).chain(state.transpose()?).collect())
+        };
+        let Ok(records) = records() else { return };
+        let drafts = records.into_iter().map(|record| Draft { record, purpose: Purpose::Change }).collect();
+        let done = Box::new(move |result: Result<(), Arc<StoreError>>| {
+            if let Err(error) = result {
+                tracing::error!(%id, %error, "cannot keep the envelope of a message whose content is gone");
+            }
+        });
+        self.waiting.push(Group { drafts, files: Vec::new(), done });
+    }
+
     fn open_large_body(&self, id: QueueId, found: FoundRecord) -> Result<StoredBody, StoreError> {
+        if found.header.is_lost {
+            return Err(StoreError::Damaged(id));
+        }
         let offset = found.offset + found.header.body_offset();
         let mut body = vec![0; found.header.body_length as usize];
         let reading = |e| StoreError::Io { what: format!("reading message {id}"), source: e };

@@ -32,6 +32,8 @@ pub struct Entry {
     pub name: String,
     /// Length in octets.
     pub length: u64,
+    /// Whether it is a directory.
+    pub is_directory: bool,
 }
 
 /// A file system.
@@ -78,7 +80,7 @@ pub trait Files: Debug + Send + Sync {
     /// The system's.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Removes a directory with all that is in it; one that is not there is fine.
+    /// Removes a directory with all that is in it, or a file; one that is not there is fine.
     ///
     /// # Errors
     /// The system's.
@@ -213,13 +215,14 @@ impl Files for SystemFiles {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(path)? {
             let entry = entry?;
-            let length = match entry.metadata() {
-                Ok(metadata) => metadata.len(),
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, length });
+                let (length, is_directory) = (metadata.len(), metadata.is_dir());
+                entries.push(Entry { name, length, is_directory });
             }
         }
         Ok(entries)
@@ -235,6 +238,7 @@ impl Files for SystemFiles {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => std::fs::remove_file(path),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

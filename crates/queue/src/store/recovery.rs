@@ -12,7 +12,8 @@ use std::time::Instant;
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
 use super::files::{Access, Files, StoredFile, write_all};
 use super::index::{Opening, Row, Unusable};
-use super::record::{Kind, read_meta};
+use super::missing::{Expected, Wrong};
+use super::record::{HEADER, Header, Kind, read_meta};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
 use super::{Found, Recovered, StoreError, large};
 use crate::message::QueueId;
@@ -99,6 +100,8 @@ pub(super) struct Recovery {
     pub next_number: u32,
     pub last_id: u64,
     pub indexer: Indexer,
+    /// Messages of which only the index knew: all that is left of them.
+    pub envelopes: Vec<Recovered>,
 }
 
 /// Reads index and log.
@@ -112,7 +115,7 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
     }
     let indexer = Opening::start(&layout.root, Arc::clone(files))
         .map_err(|source| StoreError::Io { what: "starting the indexer".into(), source })?;
-    let unusable = match replay_indexed(&log, &indexer)? {
+    let (unusable, witness) = match replay_indexed(&log, &indexer)? {
         Ok(replay) => return replay.finish(&log, None, Indexer::Continues(indexer)),
         Err(unusable) => unusable,
     };
@@ -129,8 +132,10 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
             (reason.clone(), Indexer::Lost(reason))
         }
     };
-    let mut replay = Replay::default();
+    let mut replay = Replay { witness, ..Replay::default() };
     replay.run(&log)?;
+    replay.miss(&log);
+    log.unmark_missing();
     // A new spool has no index, and nothing needs to be said about that.
     let rebuilt = (!log.segments.is_empty()).then_some(reason);
     if let Some(reason) = &rebuilt {
@@ -139,27 +144,41 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
     replay.finish(&log, rebuilt, indexer)
 }
 
+/// What an index that cannot be used knew of messages: the log may have lost them.
+type Witness = BTreeMap<u64, Known>;
+
 /// The rows of the index, and the log behind them.
-fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, Unusable>, StoreError> {
+fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Unusable, Witness)>, StoreError> {
     let mut replay = Replay::default();
     let rows = indexer.load(|id, row| {
         replay.messages.insert(id, Known::from(row));
     });
-    let summary = match rows {
-        Ok(summary) => summary,
-        Err(unusable) => return Ok(Err(unusable)),
+    let contents = match rows {
+        Ok(contents) => contents,
+        Err(unusable) => return Ok(Err((unusable, Witness::new()))),
     };
-    let Some(position) = summary.complete_to else {
-        return Ok(Err(Unusable::Bad("the index was never completed".into())));
+    let unusable = |reason: String, witness| Ok(Err((Unusable::Bad(reason), witness)));
+    let Some(position) = contents.summary.complete_to else {
+        return unusable("the index was never completed".into(), Witness::new());
     };
     let in_log = log.segments.get(&number(position.segment));
     if in_log.is_none_or(|(name, length)| *name != position.segment || position.offset > *length) {
-        return Ok(Err(Unusable::Bad("the index is not of this log".into())));
+        // Of another spool, or the end of the log is gone.
+        let witness = if log.shares(&contents.segments) { replay.messages } else { Witness::new() };
+        return unusable("the index is not of this log".into(), witness);
     }
     replay.behind = Some(position);
-    replay.last_id = summary.last_id;
+    replay.last_id = contents.summary.last_id;
+    replay.expected = Expected::of_index(&contents.segments);
     replay.run(log)?;
-    Ok(replay.fill_in(log)?.map(|()| replay).map_err(Unusable::Bad))
+    replay.miss(log);
+    match replay.fill_in(log)? {
+        Ok(()) => Ok(Ok(replay)),
+        Err(reason) => {
+            replay.messages.extend(replay.lost);
+            unusable(reason, replay.messages)
+        }
+    }
 }
 
 /// What becomes of the indexer.
@@ -183,6 +202,8 @@ struct Log<'a> {
     strange: usize,
     /// What earlier starts found wrong with segments.
     marks: HashSet<(u64, Mark)>,
+    /// Segments that earlier starts have missed and that are still not there.
+    still_missing: usize,
 }
 
 /// What a start noted beside the log about a segment. The next start may use the index and not look there, and what could
@@ -193,15 +214,18 @@ enum Mark {
     Damaged,
     /// The disk failed to read a part of it. Never removed either, and the next start reads it once more.
     Unreadable,
+    /// It was not there. When it is again, the next start reads the whole log.
+    Missing,
 }
 
 impl Mark {
-    const ALL: [Self; 2] = [Self::Damaged, Self::Unreadable];
+    const ALL: [Self; 3] = [Self::Damaged, Self::Unreadable, Self::Missing];
 
     fn file_name(self, segment: u64) -> String {
         let suffix = match self {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
+            Self::Missing => "missing",
         };
         format!("seg-{segment:016x}.{suffix}")
     }
@@ -209,23 +233,25 @@ impl Mark {
 
 impl<'a> Log<'a> {
     fn list(layout: &'a Layout, files: &'a dyn Files) -> Result<Self, StoreError> {
-        let mut segments = BTreeMap::new();
+        let mut segments = BTreeMap::<u32, (u64, u64)>::new();
         let mut strange = 0;
         for entry in files.list(&layout.log).map_err(|e| StoreError::io("reading", &layout.log, e))? {
-            let digits = entry.name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".log"));
-            let name = digits.filter(|d| d.len() == 16).and_then(|d| u64::from_str_radix(d, 16).ok());
-            match name.filter(|name| number(*name) != 0 && !segments.contains_key(&number(*name))) {
-                Some(name) => drop(segments.insert(number(name), (name, entry.length))),
-                None => {
-                    tracing::error!(
-                        name = entry.name,
-                        "a file in the spool's log is not known: it is left alone"
-                    );
-                    strange += 1;
+            let name = segment_name(&entry.name).filter(|_| !entry.is_directory);
+            let former = name.and_then(|name| segments.get(&number(name)).copied());
+            // Of two with one number the one that holds what was written for it.
+            let is_wanted = former.is_none_or(|(former, _)| !begins_as_named(layout, files, former));
+            match name.filter(|_| is_wanted) {
+                Some(name) => {
+                    let replaced = segments.insert(number(name), (name, entry.length));
+                    strange += usize::from(replaced.is_some());
                 }
+                None => strange += 1,
+            }
+            if name.is_none() || former.is_some() {
+                tracing::error!(name = entry.name, "a file in the spool's log is not known, or twice: it is left alone");
             }
         }
-        let mut log = Self { layout, files, segments, strange, marks: HashSet::new() };
+        let mut log = Self { layout, files, segments, strange, marks: HashSet::new(), still_missing: 0 };
         log.read_marks()?;
         Ok(log)
     }
@@ -237,6 +263,10 @@ impl<'a> Log<'a> {
             result => result.map_err(|e| StoreError::io("reading", directory, e))?,
         };
         let names: HashSet<String> = entries.into_iter().map(|entry| entry.name).collect();
+        let missed = names.iter().filter_map(|name| {
+            u64::from_str_radix(name.strip_prefix("seg-")?.strip_suffix(".missing")?, 16).ok()
+        });
+        self.still_missing = missed.filter(|name| !self.has(*name)).count();
         for (segment, _) in self.segments.values() {
             let marks = Mark::ALL.into_iter().filter(|mark| names.contains(&mark.file_name(*segment)));
             self.marks.extend(marks.map(|mark| (*segment, mark)));
@@ -246,7 +276,23 @@ impl<'a> Log<'a> {
 
     /// Whether something could not be read at the last start, so that the whole log must be read.
     fn has_unread(&self) -> bool {
-        self.marks.iter().any(|(_, mark)| *mark == Mark::Unreadable)
+        self.marks.iter().any(|(_, mark)| *mark != Mark::Damaged)
+    }
+
+    fn has(&self, name: u64) -> bool {
+        self.segments.get(&number(name)).is_some_and(|(found, _)| *found == name)
+    }
+
+    /// Whether an index with these segments was one of this log.
+    fn shares(&self, names: &[u64]) -> bool {
+        self.segments.is_empty() || names.iter().any(|name| self.has(*name))
+    }
+
+    /// What was missing and is there again has been read.
+    fn unmark_missing(&self) {
+        for (segment, _) in self.marks.iter().filter(|(_, mark)| *mark == Mark::Missing) {
+            self.unmark(*segment, Mark::Missing);
+        }
     }
 
     fn is_marked(&self, segment: u64) -> bool {
@@ -271,12 +317,12 @@ impl<'a> Log<'a> {
     }
 
     /// The whole segment could be read again.
-    fn unmark_unreadable(&self, segment: u64) {
-        if !self.marks.contains(&(segment, Mark::Unreadable)) {
+    fn unmark(&self, segment: u64, mark: Mark) {
+        if !self.marks.contains(&(segment, mark)) {
             return;
         }
         tracing::info!(segment = number(segment), "a segment of the spool can be read again");
-        let path = self.layout.damaged.join(Mark::Unreadable.file_name(segment));
+        let path = self.layout.damaged.join(mark.file_name(segment));
         if let Err(error) = self.files.remove(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a note: the next start reads the whole log");
         }
@@ -323,12 +369,33 @@ impl<'a> Log<'a> {
     }
 }
 
+/// The name in the name of a segment's file. Numbers that no spool reaches are none: there must be room behind the last.
+fn segment_name(file: &str) -> Option<u64> {
+    let digits = file.strip_prefix("seg-")?.strip_suffix(".log")?;
+    let name = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)?;
+    (1..=u32::MAX / 2).contains(&number(name)).then_some(name)
+}
+
+/// Whether the first record of a segment's file was written for it.
+fn begins_as_named(layout: &Layout, files: &dyn Files, name: u64) -> bool {
+    let mut octets = [0; HEADER];
+    let read = files.open(&layout.segment(name), Access::Read).and_then(|file| file.read_at(&mut octets, 0));
+    read.is_ok() && Header::parse(&octets).is_some_and(|header| header.segment == name)
+}
+
 /// A message that is in the queue as far as the log was read.
 #[derive(Debug)]
 struct Known {
     location: Location,
     /// Envelope and state. `None`: too long for the index, they are read in the end.
     texts: Option<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Known {
+    fn recovered(self, id: u64) -> Recovered {
+        let (meta, state) = self.texts.unwrap_or_default();
+        Recovered { id: QueueId(id), meta, state }
+    }
 }
 
 impl From<Row> for Known {
@@ -351,11 +418,17 @@ struct Replay {
     position: Option<Position>,
     damaged: usize,
     last_id: u64,
+    /// The segments that there should be.
+    expected: Expected,
+    /// What an index that cannot be used knew, without what the log says the end of.
+    witness: Witness,
+    /// Messages of which only the index knows.
+    lost: Witness,
 }
 
 impl Replay {
     fn run(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
-        self.damaged += log.strange;
+        self.damaged += log.strange + log.still_missing;
         let newest = log.segments.keys().next_back().copied();
         let (first, offset) = self.behind.map_or((0, 0), |at| (number(at.segment), at.offset));
         for (number, (name, length)) in &log.segments {
@@ -374,7 +447,7 @@ impl Replay {
                 if found.is_unreadable && !found.is_sound() {
                     log.mark(*name, Mark::Unreadable);
                 } else {
-                    log.unmark_unreadable(*name);
+                    log.unmark(*name, Mark::Unreadable);
                 }
                 for item in found.items {
                     self.take(log, *name, &*file, item);
@@ -404,7 +477,7 @@ impl Replay {
         if is_unreadable {
             log.mark(name, Mark::Unreadable);
         } else {
-            log.unmark_unreadable(name);
+            log.unmark(name, Mark::Unreadable);
             self.look_behind_the_end(log, name, &*file, end..last, items);
         }
 
@@ -507,16 +580,21 @@ impl Replay {
             Some(Kind::Delete) => {
                 self.messages.remove(&id);
                 self.states.remove(&id);
+                self.witness.remove(&id);
             }
-            Some(Kind::Head | Kind::Pad) | None => {}
+            Some(Kind::Head) => self.expected.begins(entry.header.segment, &entry.meta),
+            Some(Kind::Pad) => self.expected.leave(&entry.meta),
+            None => {}
         }
     }
 
     fn apply_message(&mut self, place: Place, length: u32, entry: Entry) {
         let header = entry.header;
         if let Some(known) = self.messages.get_mut(&header.id) {
+            // What stands for a message that was lost does not replace the message, when that is back.
+            let is_worse = header.is_lost && header.origin != known.location.origin;
             // A copy whose content did not arrive must not replace the good one.
-            if entry.body_fits {
+            if entry.body_fits && !is_worse {
                 known.location.place = place;
                 known.location.length = length;
             }
@@ -528,6 +606,36 @@ impl Replay {
             state
         });
         self.messages.insert(header.id, Known { location, texts: Some((entry.meta, state)) });
+    }
+
+    /// Looks for segments that should be there, and for messages that only the index knows of.
+    fn miss(&mut self, log: &Log<'_>) {
+        for (name, wrong) in self.expected.compare(&log.segments) {
+            tracing::error!(segment = number(name), ?wrong, "a segment of the spool is gone, or a part of it");
+            self.damaged += 1;
+            let mark = match wrong {
+                Wrong::Missing => Mark::Missing,
+                Wrong::Short { .. } => Mark::Damaged,
+            };
+            log.mark(name, mark);
+            if let Some(segment) = self.segments.get_mut(&number(name)) {
+                segment.damaged = true;
+            }
+        }
+        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
+        // A segment is removed when nothing in it counts, but not one that should be there, nor the last.
+        let is_gone = |known: &Known| {
+            let segment = known.location.place.segment;
+            !log.segments.contains_key(&segment) && (self.expected.contains(segment) || segment > newest)
+        };
+        self.lost.extend(self.messages.extract_if(.., |_, known| is_gone(known)));
+        for (id, known) in std::mem::take(&mut self.witness) {
+            let ended = !log.segments.contains_key(&known.location.place.segment) && !is_gone(&known);
+            if !ended && !self.messages.contains_key(&id) {
+                self.lost.insert(id, known);
+            }
+        }
+        self.touched.extend(self.lost.keys());
     }
 
     /// With an index: leaves out what is gone, reads what was too long for it, and says what does not fit the log.
@@ -574,7 +682,7 @@ impl Replay {
         index_rebuilt: Option<String>,
         indexer: Indexer,
     ) -> Result<Recovery, StoreError> {
-        self.check_large_files(log)?;
+        let mut lost = self.check_large_files(log)?;
         let newest = log.segments.keys().next_back().copied().unwrap_or(0);
         let unindexed = match self.behind {
             Some(_) => self.touched,
@@ -584,23 +692,28 @@ impl Replay {
         let mut messages = Vec::with_capacity(self.messages.len());
         for (id, known) in self.messages {
             locations.insert(id, known.location);
-            let (meta, state) = known.texts.unwrap_or_default();
-            messages.push(Recovered { id: QueueId(id), meta, state });
+            messages.push(known.recovered(id));
         }
+        let envelopes: Vec<Recovered> = self.lost.into_iter().map(|(id, known)| known.recovered(id)).collect();
+        lost.extend(envelopes.iter().map(|message| message.id));
+        self.damaged += envelopes.len();
+        messages.extend(envelopes.iter().cloned());
+        messages.sort_by_key(|message| message.id);
         let position = self.position.unwrap_or(Position { segment: 0, offset: 0 });
         let mut catalogue = Catalogue::new(locations, self.segments, position, unindexed);
         catalogue.indexed_to = self.behind.map(|at| number(at.segment));
         Ok(Recovery {
             catalogue,
-            found: Found { messages, damaged: self.damaged, index_rebuilt },
+            found: Found { messages, damaged: self.damaged, lost, index_rebuilt },
             next_number: newest.checked_add(1).ok_or(StoreError::Closed)?,
             last_id: self.last_id,
             indexer,
+            envelopes,
         })
     }
 
-    /// Removes files that no message mentions, and counts messages whose file is gone.
-    fn check_large_files(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
+    /// Removes files that no message mentions. Gives the messages whose file is gone, and counts them.
+    fn check_large_files(&mut self, log: &Log<'_>) -> Result<Vec<QueueId>, StoreError> {
         let big = &log.layout.big;
         let entries = log.files.list(big).map_err(|e| StoreError::io("reading", big, e))?;
         let mut there = BTreeSet::new();
@@ -622,6 +735,7 @@ impl Replay {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a file that no message mentions");
             }
         }
+        let mut lost = Vec::new();
         for (id, known) in &self.messages {
             if known.location.in_file && !there.contains(id) {
                 // Set aside by a start that could not read the record that mentions it.
@@ -632,9 +746,10 @@ impl Replay {
                 }
                 tracing::error!(id = %QueueId(*id), "the file with the content of a message is gone");
                 self.damaged += 1;
+                lost.push(QueueId(*id));
             }
         }
-        Ok(())
+        Ok(lost)
     }
 }
 

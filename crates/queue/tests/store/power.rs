@@ -335,6 +335,10 @@ impl Tally {
                 self.faults.push(format!("{what}: message {}: {fault}", message.id));
             }
         }
+        if !found.lost.is_empty() || missing(root) > 0 {
+            self.wrong += 1;
+            self.faults.push(format!("{what}: a false alarm about what is not lost: {:?}", found.lost));
+        }
         let late = put(&store, 100);
         store.close();
         if self.images % 2 == 0 {

@@ -142,6 +142,12 @@ pub fn segments(directory: &Path) -> Vec<std::path::PathBuf> {
     paths
 }
 
+/// How many segments the store has missed.
+pub fn missing(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory.join("damaged")).into_iter().flatten();
+    entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "missing")).count()
+}
+
 /// Copies a directory as a crash would leave it.
 pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
