@@ -47,6 +47,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -59,7 +60,7 @@ use catalogue::{Catalogue, Location, Place};
 use committer::{Committer, Draft, Group, Purpose, Waiting};
 use files::{Access, Files, StoredFile, SystemFiles, read_exact};
 use record::{Header, Kind, Record, TooLong, read_meta};
-use recovery::{Indexer, Layout, Recovery};
+use recovery::{Indexer, Layout, Recovery, Remains};
 
 pub use body::StoredBody;
 pub use large::{FinishedFile, LargeFile};
@@ -257,7 +258,7 @@ impl Store {
     ) -> Result<(Self, Found), StoreError> {
         let layout = Layout::new(&config.path);
         let lock = layout.claim(&*files)?;
-        let Recovery { catalogue, found, next_number, last_id, indexer, envelopes } =
+        let Recovery { catalogue, found, next_number, last_id, indexer, remains } =
             recovery::recover(&layout, &files)?;
         let inner = Arc::new(Inner {
             layout,
@@ -277,10 +278,12 @@ impl Store {
             space: space::Gauge::default(),
         });
         space::measure(&inner);
-        // Before the index forgets them.
-        envelopes.into_iter().for_each(|envelope| inner.keep_envelope(envelope));
+        // Before the index forgets it.
+        let written = inner.keep(remains);
         let threads = Threads::start(&inner, next_number, indexer)
             .map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
+        // Ends when all are written, or refused.
+        let _ = written.recv();
         Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
     }
 
@@ -569,20 +572,32 @@ impl Inner {
         Ok(StoredBody::new(id, is_recent(id), [part]))
     }
 
-    /// Writes down a message of which only the index knew, so that it stays in sight.
-    fn keep_envelope(&self, message: Recovered) {
-        let id = message.id;
-        let records = || -> Result<Vec<Record>, TooLong> {
-            let enqueue = Record::new(Kind::Enqueue, id.0, &message.meta, Vec::new())?.lost();
-            let state = message.state.as_ref().map(|state| Record::new(Kind::State, id.0, state, Vec::new()));
-            Ok(std::iter::once(enqueue).chain(state.transpose()?).collect())
-        };
-        let Ok(records) = records() else { return };
+    /// Writes down what only the index knew, so that messages without a content stay in sight, and nobody who has a message
+    /// is sent it again.
+    /// The answer ends when it is done.
+    fn keep(&self, remains: Remains) -> Receiver<()> {
+        let (sender, written) = channel();
+        for Recovered { id, meta, state } in remains.envelopes {
+            let enqueue = Record::new(Kind::Enqueue, id.0, &meta, Vec::new()).map(Record::lost);
+            let state = state.map(|state| Record::new(Kind::State, id.0, &state, Vec::new()));
+            self.keep_records(id, std::iter::once(enqueue).chain(state).collect(), sender.clone());
+        }
+        for (id, state) in remains.states {
+            let state = Record::new(Kind::State, id.0, &state, Vec::new());
+            self.keep_records(id, state.map(|record| vec![record]), sender.clone());
+        }
+        written
+    }
+
+    fn keep_records(&self, id: QueueId, records: Result<Vec<Record>, TooLong>, waiter: Sender<()>) {
+        // They were written once: they are not too long.
+        let Ok(records) = records else { return };
         let drafts = records.into_iter().map(|record| Draft { record, purpose: Purpose::Change }).collect();
         let done = Box::new(move |result: Result<(), Arc<StoreError>>| {
             if let Err(error) = result {
-                tracing::error!(%id, %error, "cannot keep the envelope of a message whose content is gone");
+                tracing::error!(%id, %error, "cannot write again what the log has lost of a message");
             }
+            drop(waiter);
         });
         self.waiting.push(Group { drafts, files: Vec::new(), done });
     }

@@ -68,6 +68,12 @@ impl Location {
         u32::from(self.state_length)
     }
 
+    /// Its newest state is nowhere in the log.
+    pub fn forget_state(&mut self) {
+        self.state = Place { segment: 0, unit: 0 };
+        self.state_length = 0;
+    }
+
     /// Says where its newest state is.
     pub fn set_state(&mut self, place: Place, length: u32) {
         self.state = place;

@@ -32,8 +32,8 @@ pub struct Entry {
     pub name: String,
     /// Length in octets.
     pub length: u64,
-    /// Whether it is a directory.
-    pub is_directory: bool,
+    /// Whether it is a file: no directory, link or other thing.
+    pub is_file: bool,
 }
 
 /// A file system.
@@ -221,8 +221,7 @@ impl Files for SystemFiles {
                 Err(error) => return Err(error),
             };
             if let Ok(name) = entry.file_name().into_string() {
-                let (length, is_directory) = (metadata.len(), metadata.is_dir());
-                entries.push(Entry { name, length, is_directory });
+                entries.push(Entry { name, length: metadata.len(), is_file: metadata.is_file() });
             }
         }
         Ok(entries)

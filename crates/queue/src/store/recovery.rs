@@ -100,8 +100,17 @@ pub(super) struct Recovery {
     pub next_number: u32,
     pub last_id: u64,
     pub indexer: Indexer,
-    /// Messages of which only the index knew: all that is left of them.
+    /// What only the index knew: messages without their content, and newer states of those that there are.
+    pub remains: Remains,
+}
+
+/// What is to be written again, because the log has lost it.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    /// All that is left of messages.
     pub envelopes: Vec<Recovered>,
+    /// States of messages that are there.
+    pub states: Vec<(QueueId, Vec<u8>)>,
 }
 
 /// Reads index and log.
@@ -144,8 +153,12 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
     replay.finish(&log, rebuilt, indexer)
 }
 
-/// What an index that cannot be used knew of messages: the log may have lost them.
-type Witness = BTreeMap<u64, Known>;
+/// What an index that cannot be used knew: the log may have lost it.
+#[derive(Debug, Default)]
+struct Witness {
+    messages: BTreeMap<u64, Known>,
+    segments: Vec<u64>,
+}
 
 /// The rows of the index, and the log behind them.
 fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Unusable, Witness)>, StoreError> {
@@ -155,16 +168,19 @@ fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Un
     });
     let contents = match rows {
         Ok(contents) => contents,
-        Err(unusable) => return Ok(Err((unusable, Witness::new()))),
+        Err(unusable) => return Ok(Err((unusable, Witness::default()))),
     };
     let unusable = |reason: String, witness| Ok(Err((Unusable::Bad(reason), witness)));
     let Some(position) = contents.summary.complete_to else {
-        return unusable("the index was never completed".into(), Witness::new());
+        return unusable("the index was never completed".into(), Witness::default());
     };
     let in_log = log.segments.get(&number(position.segment));
     if in_log.is_none_or(|(name, length)| *name != position.segment || position.offset > *length) {
         // Of another spool, or the end of the log is gone.
-        let witness = if log.shares(&contents.segments) { replay.messages } else { Witness::new() };
+        let witness = match log.shares(&contents.segments) {
+            true => Witness { messages: replay.messages, segments: contents.segments },
+            false => Witness::default(),
+        };
         return unusable("the index is not of this log".into(), witness);
     }
     replay.behind = Some(position);
@@ -176,7 +192,7 @@ fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Un
         Ok(()) => Ok(Ok(replay)),
         Err(reason) => {
             replay.messages.extend(replay.lost);
-            unusable(reason, replay.messages)
+            unusable(reason, Witness { messages: replay.messages, segments: contents.segments })
         }
     }
 }
@@ -236,7 +252,7 @@ impl<'a> Log<'a> {
         let mut segments = BTreeMap::<u32, (u64, u64)>::new();
         let mut strange = 0;
         for entry in files.list(&layout.log).map_err(|e| StoreError::io("reading", &layout.log, e))? {
-            let name = segment_name(&entry.name).filter(|_| !entry.is_directory);
+            let name = segment_name(&entry.name).filter(|_| entry.is_file);
             let former = name.and_then(|name| segments.get(&number(name)).copied());
             // Of two with one number the one that holds what was written for it.
             let is_wanted = former.is_none_or(|(former, _)| !begins_as_named(layout, files, former));
@@ -392,6 +408,15 @@ struct Known {
 }
 
 impl Known {
+    /// Takes over the state that an index has if it is newer than what is in the log: records only move forward.
+    fn take_newer_state(&mut self, id: u64, other: Self) -> Option<(QueueId, Vec<u8>)> {
+        let (_, state) = other.texts.filter(|_| other.location.state() > self.location.state())?;
+        let (_, known) = self.texts.as_mut()?;
+        known.clone_from(&state);
+        self.location.forget_state();
+        Some((QueueId(id), state?))
+    }
+
     fn recovered(self, id: u64) -> Recovered {
         let (meta, state) = self.texts.unwrap_or_default();
         Recovered { id: QueueId(id), meta, state }
@@ -423,7 +448,9 @@ struct Replay {
     /// What an index that cannot be used knew, without what the log says the end of.
     witness: Witness,
     /// Messages of which only the index knows.
-    lost: Witness,
+    lost: BTreeMap<u64, Known>,
+    /// States that only the index knows.
+    states_left: Vec<(QueueId, Vec<u8>)>,
 }
 
 impl Replay {
@@ -580,7 +607,7 @@ impl Replay {
             Some(Kind::Delete) => {
                 self.messages.remove(&id);
                 self.states.remove(&id);
-                self.witness.remove(&id);
+                self.witness.messages.remove(&id);
             }
             Some(Kind::Head) => self.expected.begins(entry.header.segment, &entry.meta),
             Some(Kind::Pad) => self.expected.leave(&entry.meta),
@@ -610,7 +637,12 @@ impl Replay {
 
     /// Looks for segments that should be there, and for messages that only the index knows of.
     fn miss(&mut self, log: &Log<'_>) {
-        for (name, wrong) in self.expected.compare(&log.segments) {
+        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
+        let Witness { messages: witness, segments } = std::mem::take(&mut self.witness);
+        // Behind the end nothing says what there was, but for the index.
+        let behind = segments.into_iter().filter(|name| number(*name) > newest);
+        let behind = behind.map(|name| (name, Wrong::Missing));
+        for (name, wrong) in self.expected.compare(&log.segments).into_iter().chain(behind) {
             tracing::error!(segment = number(name), ?wrong, "a segment of the spool is gone, or a part of it");
             self.damaged += 1;
             let mark = match wrong {
@@ -622,20 +654,29 @@ impl Replay {
                 segment.damaged = true;
             }
         }
-        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
         // A segment is removed when nothing in it counts, but not one that should be there, nor the last.
         let is_gone = |known: &Known| {
             let segment = known.location.place.segment;
             !log.segments.contains_key(&segment) && (self.expected.contains(segment) || segment > newest)
         };
         self.lost.extend(self.messages.extract_if(.., |_, known| is_gone(known)));
-        for (id, known) in std::mem::take(&mut self.witness) {
-            let ended = !log.segments.contains_key(&known.location.place.segment) && !is_gone(&known);
-            if !ended && !self.messages.contains_key(&id) {
-                self.lost.insert(id, known);
+        for (id, known) in &mut self.messages {
+            let is_gone = known.location.state().is_some_and(|at| !log.segments.contains_key(&at.segment));
+            if is_gone && let Some((_, Some(state))) = &known.texts {
+                known.location.forget_state();
+                self.states_left.push((QueueId(*id), state.clone()));
+            }
+        }
+        for (id, witness) in witness {
+            let ended = !log.segments.contains_key(&witness.location.place.segment) && !is_gone(&witness);
+            match self.messages.get_mut(&id) {
+                Some(known) => self.states_left.extend(known.take_newer_state(id, witness)),
+                None if ended => {}
+                None => drop(self.lost.insert(id, witness)),
             }
         }
         self.touched.extend(self.lost.keys());
+        self.touched.extend(self.states_left.iter().map(|(id, _)| id.0));
     }
 
     /// With an index: leaves out what is gone, reads what was too long for it, and says what does not fit the log.
@@ -708,7 +749,7 @@ impl Replay {
             next_number: newest.checked_add(1).ok_or(StoreError::Closed)?,
             last_id: self.last_id,
             indexer,
-            envelopes,
+            remains: Remains { envelopes, states: self.states_left },
         })
     }
 

@@ -12,4 +12,5 @@ mod large;
 mod model;
 mod power;
 mod restart;
+mod segments;
 mod support;
