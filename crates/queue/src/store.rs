@@ -91,7 +91,7 @@ pub enum StoreError {
     #[error("the spool {0} is in use by another process")]
     InUse(String),
     /// The spool was written by a version that this one does not know.
-    #[error("unknown spool format {0:?}")]
+    #[error("unknown spool format {0:?} in the file FORMAT (this version knows \"1\"): the spool is of another version, or the file is damaged")]
     UnknownFormat(String),
     /// A record whose checksum does not fit.
     #[error("damaged record of message {0}")]

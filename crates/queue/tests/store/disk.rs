@@ -32,6 +32,11 @@ pub trait Say: Debug + Send + Sync + 'static {
     /// Told of our own calls for the index.
     fn index_call(&self, _call: &Call<'_>) {}
 
+    /// Whether the index may be used.
+    fn admits_index(&self) -> bool {
+        true
+    }
+
     /// How much is written at once.
     fn at_once(&self) -> usize {
         usize::MAX
@@ -64,7 +69,12 @@ impl<S: Say> Disk<S> {
             return self.0.before(path, call);
         }
         self.0.index_call(&call);
-        Ok(())
+        self.admit(path)
+    }
+
+    fn admit(&self, path: &Path) -> io::Result<()> {
+        let forbidden = of_index(path) && !self.0.admits_index();
+        if forbidden { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 }
 
@@ -73,6 +83,7 @@ impl<S: Say> Files for Disk<S> {
         if matches!(access, Access::CreateNew | Access::Replace) {
             self.ask(path, Call::Create)?;
         }
+        self.admit(path)?;
         let file = SystemFiles.open(path, access)?;
         Ok(Arc::new(DiskFile { say: Arc::clone(&self.0), path: path.to_owned(), file }))
     }
@@ -91,6 +102,7 @@ impl<S: Say> Files for Disk<S> {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.admit(path)?;
         SystemFiles.list(path)
     }
 
@@ -106,6 +118,7 @@ impl<S: Say> Files for Disk<S> {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         self.0.index_call(&Call::Remove);
+        self.admit(path)?;
         SystemFiles.remove_tree(path)
     }
 

@@ -5,6 +5,7 @@ mod collect;
 mod damage;
 mod disk;
 mod faults;
+mod flips;
 mod image;
 mod index;
 mod kill;
