@@ -132,7 +132,7 @@ fn raw_committer(mut file: File, waiting: &Receiver<Waiting>) {
 fn spool(directory: &Path, writers: usize, octets: usize, time: Duration) -> Figures {
     let path = directory.join("spool");
     let config = postern_config::Queue { path: path.clone(), ..postern_config::Queue::default() };
-    let (store, _) = Store::open(&config).unwrap();
+    let (store, _) = Store::open(&config, std::sync::Arc::new(postern_runtime::SystemClock)).unwrap();
     let body = body(octets);
     let figures = measure(writers, time, || {
         let id = store.next_id();

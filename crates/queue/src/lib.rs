@@ -155,7 +155,7 @@ impl Queue {
         clock: Arc<dyn Clock>,
         metrics: metrics::Metrics,
     ) -> Result<(Self, Recovery), store::StoreError> {
-        let (store, found) = store::Store::open(config)?;
+        let (store, found) = store::Store::open(config, clock.clone())?;
         let (reports, owed) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             store: Arc::new(store),
@@ -467,7 +467,7 @@ fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
             let source = std::io::Error::new(source.kind(), source.to_string());
             StoreError::Io { what: what.clone(), source }
         }
-        StoreError::InUse(path) => StoreError::InUse(path.clone()),
+        StoreError::InUse(holder) => StoreError::InUse(holder.clone()),
         StoreError::UnknownFormat(format) => StoreError::UnknownFormat(format.clone()),
         StoreError::Damaged(id) => StoreError::Damaged(*id),
         StoreError::NoMessage(id) => StoreError::NoMessage(*id),

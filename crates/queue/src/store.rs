@@ -49,10 +49,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use postern_runtime::Clock;
 
 use crate::message::QueueId;
 use body::Part;
@@ -87,9 +88,9 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// Another process uses the spool.
-    #[error("the spool {0} is in use by another process")]
-    InUse(String),
+    /// Another process uses the spool: the directory, and which process it is as far as is known.
+    #[error("the spool {0}")]
+    InUse(InUse),
     /// The spool was written by a version that this one does not know.
     #[error("unknown spool format {0:?} in the file FORMAT (this version knows \"1\"): the spool is of another version, or the file is damaged")]
     UnknownFormat(String),
@@ -113,6 +114,25 @@ impl StoreError {
 impl From<TooLong> for StoreError {
     fn from(_: TooLong) -> Self {
         Self::Io { what: "writing a record".into(), source: io::ErrorKind::FileTooLarge.into() }
+    }
+}
+
+/// A spool that another process uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// The directory.
+    pub path: PathBuf,
+    /// The number of the process, if it has written it down.
+    pub process: Option<u32>,
+}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is in use by ", self.path.display())?;
+        match self.process {
+            Some(process) => write!(f, "process {process}: stop it first, or give this one a spool of its own"),
+            None => write!(f, "another process: stop it first, or give this one a spool of its own"),
+        }
     }
 }
 
@@ -243,8 +263,11 @@ impl Store {
     ///
     /// # Errors
     /// See [`crate::Queue::open`].
-    pub fn open(config: &postern_config::Queue) -> Result<(Self, Found), StoreError> {
-        Self::open_with(config, Arc::new(SystemFiles), Tuning::default())
+    pub fn open(
+        config: &postern_config::Queue,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Found), StoreError> {
+        Self::open_with(config, Arc::new(SystemFiles), clock, Tuning::default())
     }
 
     /// The same on another file system and with other tuning.
@@ -254,6 +277,7 @@ impl Store {
     pub fn open_with(
         config: &postern_config::Queue,
         files: Arc<dyn Files>,
+        clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<(Self, Found), StoreError> {
         let layout = Layout::new(&config.path);
@@ -263,6 +287,7 @@ impl Store {
         let inner = Arc::new(Inner {
             layout,
             files,
+            clock,
             tuning,
             segment_size: config.segment_size.max(SMALLEST_SEGMENT),
             index_interval: config.index_interval,
@@ -290,8 +315,7 @@ impl Store {
     /// A new id: greater than all before it, also across restarts. It grows with the time: its upper 56 bits are the
     /// microseconds since 1970 unless the clock went back.
     pub fn next_id(&self) -> QueueId {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = (now.as_micros() as u64) << 8;
+        let now = (self.inner.since_1970().as_micros() as u64) << 8;
         let next = |last: u64| last.saturating_add(1).max(now);
         let last =
             self.inner.last_id.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
@@ -467,6 +491,7 @@ const LARGEST_RESERVE: u64 = 64 * 1024 * 1024;
 struct Inner {
     layout: Layout,
     files: Arc<dyn Files>,
+    clock: Arc<dyn Clock>,
     tuning: Tuning,
     segment_size: u64,
     index_interval: Duration,
@@ -569,7 +594,7 @@ impl Inner {
             crc: found.header.body_crc,
             file: found.file,
         };
-        Ok(StoredBody::new(id, is_recent(id), [part]))
+        Ok(StoredBody::new(id, self.is_recent(id), [part]))
     }
 
     /// Writes down what only the index knew, so that messages without a content stay in sight, and nobody who has a message
@@ -602,6 +627,15 @@ impl Inner {
         self.waiting.push(Group { drafts, files: Vec::new(), done });
     }
 
+    fn since_1970(&self) -> Duration {
+        self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// Whether a message came so lately that it is probably still in memory. Ids of a clock that was ahead say nothing.
+    fn is_recent(&self, id: QueueId) -> bool {
+        self.since_1970().abs_diff(Duration::from_micros(id.0 >> 8)) < WARM
+    }
+
     fn open_large_body(&self, id: QueueId, found: FoundRecord) -> Result<StoredBody, StoreError> {
         if found.header.is_lost {
             return Err(StoreError::Damaged(id));
@@ -627,13 +661,6 @@ impl Inner {
         let rest = Part { file, offset: 0, length: mention.length, crc: mention.crc };
         Ok(StoredBody::new(id, false, [front, rest]))
     }
-}
-
-/// Whether a message came so lately that it is probably still in memory.
-fn is_recent(id: QueueId) -> bool {
-    let came = Duration::from_micros(id.0 >> 8);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(came) < WARM
 }
 
 /// A record of a message, read.

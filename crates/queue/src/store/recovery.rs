@@ -15,7 +15,7 @@ use super::index::{Opening, Row, Unusable};
 use super::missing::{Expected, Wrong};
 use super::record::{HEADER, Header, Kind, read_meta};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
-use super::{Found, Recovered, StoreError, large};
+use super::{Found, InUse, Recovered, StoreError, large};
 use crate::message::QueueId;
 
 /// The content of the file FORMAT.
@@ -52,7 +52,7 @@ impl Layout {
         create(&self.root)?;
         let path = self.root.join("LOCK");
         let lock = files.lock(&path).map_err(|e| StoreError::io("locking", &path, e))?;
-        let mut lock = lock.ok_or_else(|| StoreError::InUse(self.root.display().to_string()))?;
+        let mut lock = lock.ok_or_else(|| StoreError::InUse(self.holder(files, &path)))?;
         // For people who look: the lock itself is what counts, so a full disk may leave this undone.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         self.check_format(files)?;
@@ -60,6 +60,14 @@ impl Layout {
         create(&self.big)?;
         files.sync_directory(&self.root).map_err(|e| StoreError::io("syncing", &self.root, e))?;
         Ok(lock)
+    }
+
+    /// Who holds the lock, by its own word.
+    fn holder(&self, files: &dyn Files, lock: &Path) -> InUse {
+        let mut octets = [0; 16];
+        let read = files.open(lock, Access::Read).and_then(|file| file.read_at(&mut octets, 0)).unwrap_or(0);
+        let process = std::str::from_utf8(&octets[..read]).ok().and_then(|text| text.trim().parse().ok());
+        InUse { path: self.root.clone(), process }
     }
 
     /// The format is written before anything else, and a spool of another format is not touched.
@@ -802,6 +810,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use bytes::Bytes;
+    use postern_runtime::SystemClock;
 
     use super::*;
     use crate::store::files::SystemFiles;
@@ -1138,7 +1147,7 @@ mod tests {
     fn use_once(config: &postern_config::Queue, files: Arc<dyn Files>) -> Vec<u64> {
         let tuning =
             Tuning { compaction_age: std::time::Duration::ZERO, dead_octets: 0, ..Tuning::default() };
-        let (store, found) = Store::open_with(config, files, tuning).unwrap();
+        let (store, found) = Store::open_with(config, files, Arc::new(SystemClock), tuning).unwrap();
         for _ in 0..5 {
             store.collect();
         }
@@ -1154,7 +1163,7 @@ mod tests {
             segment_size: 40_000,
             ..postern_config::Queue::default()
         };
-        let (store, _) = Store::open_with(&config, Arc::new(SystemFiles), Tuning::default()).unwrap();
+        let (store, _) = Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), Tuning::default()).unwrap();
         let mut ids = Vec::new();
         for _ in 0..6 {
             let id = store.next_id();

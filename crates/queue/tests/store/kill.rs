@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use postern_queue::QueueId;
 use postern_queue::store::files::SystemFiles;
 use postern_queue::store::{Change, NewBody, Store, Tuning};
+use postern_runtime::SystemClock;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -41,7 +42,7 @@ fn writer() {
     // As in use, and everything is given back as soon as it can be.
     let tuning = Tuning { probe_interval: Duration::from_secs(1), copy_rate: 64 << 20, ..tuning() };
     let config = config_of(&PathBuf::from(directory));
-    let (store, found) = Store::open_with(&config, Arc::new(SystemFiles), tuning).unwrap();
+    let (store, found) = Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), tuning).unwrap();
     // libtest has begun a line.
     tell(&format!("\nopened {} {}", begun.elapsed().as_micros(), found.damaged));
     for message in &found.messages {

@@ -1,6 +1,7 @@
 //! The promises of the store, kept on real files, on failing ones, and on ones that lose power.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod clock;
 mod collect;
 mod damage;
 mod disk;

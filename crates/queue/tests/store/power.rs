@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postern_queue::QueueId;
 use postern_queue::store::{Change, NewBody, Store, StoreError, Tuning};
+use postern_runtime::SystemClock;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -383,7 +384,7 @@ impl Scenario {
             ..config(root)
         };
         let index_octets = if self.rewrites { 0 } else { u64::MAX };
-        Store::open_with(&config, files, Tuning { index_octets, ..tuning() })
+        Store::open_with(&config, files, Arc::new(SystemClock), Tuning { index_octets, ..tuning() })
     }
 
     /// Uses a store and cuts its power, in many ways at many moments.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use postern_queue::QueueId;
 use postern_queue::store::files::{Files, SystemFiles};
 use postern_queue::store::{Change, Found, NewBody, Store, StoreError, Tuning};
+use postern_runtime::{Clock, SystemClock};
 
 use crate::disk::{Disk, Nothing};
 
@@ -46,7 +47,16 @@ pub fn open_synced(directory: &Path) -> (Store, Found) {
 }
 
 pub fn open_on(directory: &Path, files: Arc<dyn Files>) -> Result<(Store, Found), StoreError> {
-    Store::open_with(&config(directory), files, tuning())
+    open_at(directory, files, Arc::new(SystemClock))
+}
+
+/// Opens a store whose time is that of a clock of the test's.
+pub fn open_at(
+    directory: &Path,
+    files: Arc<dyn Files>,
+    clock: Arc<dyn Clock>,
+) -> Result<(Store, Found), StoreError> {
+    Store::open_with(&config(directory), files, clock, tuning())
 }
 
 /// Commits and waits.
