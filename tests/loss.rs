@@ -164,7 +164,9 @@ fn messages_of_a_segment_that_was_removed_are_shown_and_their_senders_can_be_tol
     assert_eq!(hop.received().len(), 4);
     assert_eq!(daemon.change_queue(&["fail", "--id", &failed, "--reason", "lost"]), 1);
     daemon.maildir(ALICE).wait_for(CAROL);
-    eventually("dropping", || (daemon.change_queue(&["drop", "--id", &dropped, "--reason", "lost"]) == 1).then_some(()));
+    eventually("dropping", || {
+        (daemon.change_queue(&["drop", "--id", &dropped, "--reason", "lost"]) == 1).then_some(())
+    });
     daemon.wait_for_empty_queue();
     daemon.restart();
     let status = daemon.ctl(&["status"]);

@@ -379,7 +379,10 @@ fn lost(shared: &Shared) -> Vec<String> {
         format!("the content of {} from <{}> to {} is gone", message.id, message.sender, recipients.join(" "))
     };
     let more = (count > named.len()).then(|| {
-        format!("the content of {} more messages is gone: posternctl queue list --state held", count - named.len())
+        format!(
+            "the content of {} more messages is gone: posternctl queue list --state held",
+            count - named.len()
+        )
     });
     named.iter().map(warning).chain(more).collect()
 }

@@ -92,7 +92,9 @@ pub enum StoreError {
     #[error("the spool {0}")]
     InUse(InUse),
     /// The spool was written by a version that this one does not know.
-    #[error("unknown spool format {0:?} in the file FORMAT (this version knows \"1\"): the spool is of another version, or the file is damaged")]
+    #[error(
+        "unknown spool format {0:?} in the file FORMAT (this version knows \"1\"): the spool is of another version, or the file is damaged"
+    )]
     UnknownFormat(String),
     /// A record whose checksum does not fit.
     #[error("damaged record of message {0}")]
@@ -130,7 +132,9 @@ impl fmt::Display for InUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is in use by ", self.path.display())?;
         match self.process {
-            Some(process) => write!(f, "process {process}: stop it first, or give this one a spool of its own"),
+            Some(process) => {
+                write!(f, "process {process}: stop it first, or give this one a spool of its own")
+            }
             None => write!(f, "another process: stop it first, or give this one a spool of its own"),
         }
     }
@@ -263,10 +267,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`crate::Queue::open`].
-    pub fn open(
-        config: &postern_config::Queue,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Found), StoreError> {
+    pub fn open(config: &postern_config::Queue, clock: Arc<dyn Clock>) -> Result<(Self, Found), StoreError> {
         Self::open_with(config, Arc::new(SystemFiles), clock, Tuning::default())
     }
 

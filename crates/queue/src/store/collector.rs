@@ -185,7 +185,10 @@ fn announce(inner: &Inner, number: u32, name: u64) -> Result<(), StoreError> {
         // On a disk that is full to the last block room matters more than a false alarm.
         Err(error) if !is_out_of_space(&error) => {
             set_leaving(false);
-            Err(StoreError::Io { what: "noting that a segment goes".into(), source: std::io::Error::other(error) })
+            Err(StoreError::Io {
+                what: "noting that a segment goes".into(),
+                source: std::io::Error::other(error),
+            })
         }
         _ => Ok(()),
     }

@@ -14,7 +14,10 @@ const ENTRY: usize = 16;
 
 /// The list that a segment begins with: names and lengths.
 pub fn encode(segments: impl IntoIterator<Item = (u64, u64)>) -> Vec<u8> {
-    segments.into_iter().flat_map(|(name, length)| [name.to_le_bytes(), length.to_le_bytes()].concat()).collect()
+    segments
+        .into_iter()
+        .flat_map(|(name, length)| [name.to_le_bytes(), length.to_le_bytes()].concat())
+        .collect()
 }
 
 fn decode(octets: &[u8]) -> impl Iterator<Item = (u64, u64)> {

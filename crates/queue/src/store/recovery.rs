@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
 use super::files::{Access, Files, StoredFile, write_all};
-use super::index::{Opening, Row, Unusable};
+use super::index::{Contents, Opening, Row, Unusable};
 use super::missing::{Expected, Wrong};
 use super::record::{HEADER, Header, Kind, read_meta};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
@@ -149,7 +149,7 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
             (reason.clone(), Indexer::Lost(reason))
         }
     };
-    let mut replay = Replay { witness, ..Replay::default() };
+    let mut replay = Replay { last_id: witness.last_id, witness, ..Replay::default() };
     replay.run(&log)?;
     replay.miss(&log);
     log.unmark_missing();
@@ -166,10 +166,20 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
 struct Witness {
     messages: BTreeMap<u64, Known>,
     segments: Vec<u64>,
+    last_id: u64,
+}
+
+impl Witness {
+    fn new(messages: BTreeMap<u64, Known>, contents: Contents) -> Self {
+        Self { messages, segments: contents.segments, last_id: contents.summary.last_id }
+    }
 }
 
 /// The rows of the index, and the log behind them.
-fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Unusable, Witness)>, StoreError> {
+fn replay_indexed(
+    log: &Log<'_>,
+    indexer: &Opening,
+) -> Result<Result<Replay, (Unusable, Witness)>, StoreError> {
     let mut replay = Replay::default();
     let rows = indexer.load(|id, row| {
         replay.messages.insert(id, Known::from(row));
@@ -186,7 +196,7 @@ fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Un
     if in_log.is_none_or(|(name, length)| *name != position.segment || position.offset > *length) {
         // Of another spool, or the end of the log is gone.
         let witness = match log.shares(&contents.segments) {
-            true => Witness { messages: replay.messages, segments: contents.segments },
+            true => Witness::new(replay.messages, contents),
             false => Witness::default(),
         };
         return unusable("the index is not of this log".into(), witness);
@@ -200,7 +210,7 @@ fn replay_indexed(log: &Log<'_>, indexer: &Opening) -> Result<Result<Replay, (Un
         Ok(()) => Ok(Ok(replay)),
         Err(reason) => {
             replay.messages.extend(replay.lost);
-            unusable(reason, Witness { messages: replay.messages, segments: contents.segments })
+            unusable(reason, Witness::new(replay.messages, contents))
         }
     }
 }
@@ -227,7 +237,7 @@ struct Log<'a> {
     /// What earlier starts found wrong with segments.
     marks: HashSet<(u64, Mark)>,
     /// Segments that earlier starts have missed and that are still not there.
-    still_missing: usize,
+    still_missing: Vec<u64>,
 }
 
 /// What a start noted beside the log about a segment. The next start may use the index and not look there, and what could
@@ -272,10 +282,13 @@ impl<'a> Log<'a> {
                 None => strange += 1,
             }
             if name.is_none() || former.is_some() {
-                tracing::error!(name = entry.name, "a file in the spool's log is not known, or twice: it is left alone");
+                tracing::error!(
+                    name = entry.name,
+                    "a file in the spool's log is not known, or twice: it is left alone"
+                );
             }
         }
-        let mut log = Self { layout, files, segments, strange, marks: HashSet::new(), still_missing: 0 };
+        let mut log = Self { layout, files, segments, strange, marks: HashSet::new(), still_missing: Vec::new() };
         log.read_marks()?;
         Ok(log)
     }
@@ -290,7 +303,7 @@ impl<'a> Log<'a> {
         let missed = names.iter().filter_map(|name| {
             u64::from_str_radix(name.strip_prefix("seg-")?.strip_suffix(".missing")?, 16).ok()
         });
-        self.still_missing = missed.filter(|name| !self.has(*name)).count();
+        self.still_missing = missed.filter(|name| !self.has(*name)).collect();
         for (segment, _) in self.segments.values() {
             let marks = Mark::ALL.into_iter().filter(|mark| names.contains(&mark.file_name(*segment)));
             self.marks.extend(marks.map(|mark| (*segment, mark)));
@@ -457,13 +470,16 @@ struct Replay {
     witness: Witness,
     /// Messages of which only the index knows.
     lost: BTreeMap<u64, Known>,
+    /// The highest number of a segment that is missing. It is not used again: the segment may be put back.
+    highest: u32,
     /// States that only the index knows.
     states_left: Vec<(QueueId, Vec<u8>)>,
 }
 
 impl Replay {
     fn run(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
-        self.damaged += log.strange + log.still_missing;
+        self.damaged += log.strange + log.still_missing.len();
+        self.highest = log.still_missing.iter().map(|name| number(*name)).max().unwrap_or(0);
         let newest = log.segments.keys().next_back().copied();
         let (first, offset) = self.behind.map_or((0, 0), |at| (number(at.segment), at.offset));
         for (number, (name, length)) in &log.segments {
@@ -646,13 +662,18 @@ impl Replay {
     /// Looks for segments that should be there, and for messages that only the index knows of.
     fn miss(&mut self, log: &Log<'_>) {
         let newest = log.segments.keys().next_back().copied().unwrap_or(0);
-        let Witness { messages: witness, segments } = std::mem::take(&mut self.witness);
+        let Witness { messages: witness, segments, .. } = std::mem::take(&mut self.witness);
         // Behind the end nothing says what there was, but for the index.
         let behind = segments.into_iter().filter(|name| number(*name) > newest);
         let behind = behind.map(|name| (name, Wrong::Missing));
         for (name, wrong) in self.expected.compare(&log.segments).into_iter().chain(behind) {
-            tracing::error!(segment = number(name), ?wrong, "a segment of the spool is gone, or a part of it");
+            tracing::error!(
+                segment = number(name),
+                ?wrong,
+                "a segment of the spool is gone, or a part of it"
+            );
             self.damaged += 1;
+            self.highest = self.highest.max(number(name));
             let mark = match wrong {
                 Wrong::Missing => Mark::Missing,
                 Wrong::Short { .. } => Mark::Damaged,
@@ -732,7 +753,7 @@ impl Replay {
         indexer: Indexer,
     ) -> Result<Recovery, StoreError> {
         let mut lost = self.check_large_files(log)?;
-        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
+        let newest = log.segments.keys().next_back().copied().unwrap_or(0).max(self.highest);
         let unindexed = match self.behind {
             Some(_) => self.touched,
             None => self.messages.keys().copied().collect(),
@@ -743,7 +764,8 @@ impl Replay {
             locations.insert(id, known.location);
             messages.push(known.recovered(id));
         }
-        let envelopes: Vec<Recovered> = self.lost.into_iter().map(|(id, known)| known.recovered(id)).collect();
+        let envelopes: Vec<Recovered> =
+            self.lost.into_iter().map(|(id, known)| known.recovered(id)).collect();
         lost.extend(envelopes.iter().map(|message| message.id));
         self.damaged += envelopes.len();
         messages.extend(envelopes.iter().cloned());
@@ -1163,7 +1185,9 @@ mod tests {
             segment_size: 40_000,
             ..postern_config::Queue::default()
         };
-        let (store, _) = Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), Tuning::default()).unwrap();
+        let (store, _) =
+            Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), Tuning::default())
+                .unwrap();
         let mut ids = Vec::new();
         for _ in 0..6 {
             let id = store.next_id();

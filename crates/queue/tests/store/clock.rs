@@ -99,3 +99,15 @@ fn messages_of_a_clock_that_was_ahead_are_not_taken_for_recent_for_ever() {
     clock.set(start());
     assert!(!store.read(id).unwrap().is_warm());
 }
+
+#[test]
+fn ids_grow_when_the_clock_goes_back_and_the_newest_segment_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_with_clock(directory.path(), &ManualClock::new(start() + YEAR));
+    let last = [10, 9000, 20].map(|length| put(&store, length))[2];
+    store.close();
+    let newest = segments(directory.path()).pop().unwrap();
+    std::fs::remove_file(newest).unwrap();
+    let store = open_with_clock(directory.path(), &ManualClock::new(start()));
+    assert!(store.next_id() > last, "the index remembers");
+}

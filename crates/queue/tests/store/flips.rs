@@ -128,12 +128,16 @@ impl Tally {
     /// Opens a spool in which one bit is flipped.
     fn check(&mut self, spool: &Spool, directory: &Path, what: &str) {
         self.flips += 1;
-        let opened = open_on(directory, std::sync::Arc::new(crate::disk::Disk(std::sync::Arc::new(crate::disk::Nothing))));
+        let opened = open_on(
+            directory,
+            std::sync::Arc::new(crate::disk::Disk(std::sync::Arc::new(crate::disk::Nothing))),
+        );
         let (store, found) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 self.refused += 1;
-                let says_why = matches!(error, StoreError::UnknownFormat(_)) && error.to_string().contains("FORMAT");
+                let says_why =
+                    matches!(error, StoreError::UnknownFormat(_)) && error.to_string().contains("FORMAT");
                 if !says_why {
                     self.fault(what, error);
                 }
@@ -199,7 +203,15 @@ fn a_flipped_bit_anywhere_hands_out_nothing_wrong_and_is_noticed_where_it_costs_
     let mut random = StdRng::seed_from_u64(seed);
     let mut table = format!(
         "flipped bits, seed {seed}\n{:<18} {:>5} {:>8} {:>10} {:>9} {:>12} {:>9} {:>5} {:>14}\n",
-        "in", "flips", "harmless", "unreadable", "set aside", "older states", "unnoticed", "wrong", "starts refused"
+        "in",
+        "flips",
+        "harmless",
+        "unreadable",
+        "set aside",
+        "older states",
+        "unnoticed",
+        "wrong",
+        "starts refused"
     );
     let mut faults = Vec::new();
     for (kind, prefix, percent) in KINDS {

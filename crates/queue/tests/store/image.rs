@@ -36,6 +36,13 @@ pub enum Event {
     Index(Arc<Tree>),
 }
 
+impl Event {
+    /// Whether a new index was about to take the place of the former one.
+    pub fn rewrites_index(&self) -> bool {
+        matches!(self, Self::Index(copy) if copy.keys().any(|path| path.starts_with("index.new")))
+    }
+}
+
 #[derive(Debug, Clone)]
 pub enum Data {
     Write(u64, Arc<[u8]>),
@@ -205,10 +212,8 @@ impl Say for Recorder {
 
     fn index_call(&self, call: &Call<'_>) {
         match call {
-            Call::Sync => {
-                if self.now() - self.index_copied.load(Ordering::Relaxed) >= INDEX_AGE {
-                    self.copy_index();
-                }
+            Call::Sync if self.now() - self.index_copied.load(Ordering::Relaxed) >= INDEX_AGE => {
+                self.copy_index()
             }
             Call::Rename(_) | Call::Remove => self.copy_index(),
             _ => {}
@@ -261,15 +266,14 @@ impl Image {
             }
             Event::SyncDirectory(directory) => {
                 let concerns = |path: &PathBuf| path.parent() == Some(directory);
-                let (synced, left) = std::mem::take(&mut self.unsynced_names).into_iter().partition(|event| {
-                    match event {
+                let (synced, left) =
+                    std::mem::take(&mut self.unsynced_names).into_iter().partition(|event| match event {
                         Event::Create(path, _) | Event::Remove(path) | Event::CreateDirectory(path) => {
                             concerns(path)
                         }
                         Event::Rename(from, to, _) => concerns(from) || concerns(to),
                         _ => false,
-                    }
-                });
+                    });
                 self.unsynced_names = left;
                 let synced: Vec<Event> = synced;
                 synced.into_iter().for_each(|event| self.name(event));

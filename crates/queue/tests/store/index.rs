@@ -174,9 +174,9 @@ fn a_file_in_place_of_the_index_is_put_aside_and_goes_away() {
     assert!(check(directory.path(), &messages).is_some());
     assert!(index.is_dir());
     assert_eq!(check(directory.path(), &messages), None);
-    let left = fs::read_dir(directory.path()).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("index.bad-")
-    });
+    let left = fs::read_dir(directory.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("index.bad-"));
     assert_eq!(left.count(), 0, "it is kept for one start");
 }
 

@@ -42,7 +42,8 @@ fn writer() {
     // As in use, and everything is given back as soon as it can be.
     let tuning = Tuning { probe_interval: Duration::from_secs(1), copy_rate: 64 << 20, ..tuning() };
     let config = config_of(&PathBuf::from(directory));
-    let (store, found) = Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), tuning).unwrap();
+    let (store, found) =
+        Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), tuning).unwrap();
     // libtest has begun a line.
     tell(&format!("\nopened {} {}", begun.elapsed().as_micros(), found.damaged));
     for message in &found.messages {
@@ -73,8 +74,11 @@ fn write(store: &Store, mut live: Vec<QueueId>, mut random: StdRng) {
         let pick = random.random_range(0..10);
         if live.is_empty() || (pick < 5 && live.len() < WAITING) {
             let id = store.next_id();
-            let length =
-                if random.random_range(0..20) == 0 { 300 * 1024 } else { random.random_range(512..40 * 1024) };
+            let length = if random.random_range(0..20) == 0 {
+                300 * 1024
+            } else {
+                random.random_range(512..40 * 1024)
+            };
             tell(&format!("asked enqueue {} {length}", id.0));
             let change = if length > 32 * 1024 { large(store, id, length) } else { enqueue(id, length) };
             commit(store, vec![change]);

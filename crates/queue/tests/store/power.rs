@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::disk::{Call, Disk};
-use crate::image::{Fault, Image, Recorder};
+use crate::image::{Event, Fault, Image, Recorder};
 use crate::support::*;
 
 /// Cuts in all, unless the environment says otherwise.
@@ -94,7 +94,14 @@ const SCENARIOS: [Scenario; 9] = [
     },
     Scenario { name: "index rewritten", percent: 6, steps: 700, wait: 1.0, rewrites: true, ..USUAL },
     Scenario { name: "failing disk", percent: 12, mix: MANY_KINDS, wait: 1.0, fails: true, ..USUAL },
-    Scenario { name: "cut again and again", percent: 10, mix: MANY_KINDS, steps: 40, generations: 3, ..USUAL },
+    Scenario {
+        name: "cut again and again",
+        percent: 10,
+        mix: MANY_KINDS,
+        steps: 40,
+        generations: 3,
+        ..USUAL
+    },
 ];
 
 const MANY_KINDS: Mix = Mix { enqueue: 4, large: 1, state: 3, delete: 3 };
@@ -342,7 +349,7 @@ impl Tally {
         }
         let late = put(&store, 100);
         store.close();
-        if self.images % 2 == 0 {
+        if self.images.is_multiple_of(2) {
             // The index knows what the first start made of it; the log must say the same.
             let _ = fs::remove_dir_all(root.join("index"));
         }
@@ -412,6 +419,10 @@ impl Scenario {
             let begun = recorder.now();
             asked = self.use_store(&root, &recorder, asked, &mut random);
             let events = recorder.events();
+            assert!(
+                !self.rewrites || events.iter().any(Event::rewrites_index),
+                "the index was not rewritten"
+            );
             let cuts = if generation == self.generations { left } else { left.min(2) };
             let mut next = None;
             for number in 0..cuts {
@@ -451,8 +462,10 @@ impl Scenario {
         let (store, found) = self.open(root, Arc::new(Disk(Arc::clone(recorder)))).unwrap();
         let opened = recorder.now();
         for message in &found.messages {
+            // What should not be there was reported when the same image was checked.
+            let Some(length) = before.may.get(&message.id) else { continue };
             let state = message.state.clone().map(|state| String::from_utf8(state).unwrap());
-            let what = What::Found(message.id, before.may[&message.id], state);
+            let what = What::Found(message.id, *length, state);
             asked.push(Asked::at(what, opened));
         }
         let live = ids(&found);
@@ -489,7 +502,9 @@ fn whatever_a_power_cut_leaves_what_was_acknowledged_is_there() {
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let running: Vec<_> = SCENARIOS
             .iter()
-            .map(|scenario| scope.spawn(move || scenario.run((images * scenario.percent).div_ceil(100), seed)))
+            .map(|scenario| {
+                scope.spawn(move || scenario.run((images * scenario.percent).div_ceil(100), seed))
+            })
             .collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -514,5 +529,8 @@ fn whatever_a_power_cut_leaves_what_was_acknowledged_is_there() {
     let faults: Vec<&String> = tallies.iter().flat_map(|tally| &tally.faults).collect();
     assert!(faults.is_empty(), "{} faults: {:#?}", faults.len(), &faults[..faults.len().min(20)]);
     assert!(tallies.iter().map(|tally| tally.images).sum::<usize>() >= images);
-    assert!(tallies.iter().all(|tally| tally.acknowledged > 0), "a scenario in which nothing was acknowledged");
+    assert!(
+        tallies.iter().all(|tally| tally.acknowledged > 0),
+        "a scenario in which nothing was acknowledged"
+    );
 }

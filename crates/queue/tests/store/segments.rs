@@ -134,7 +134,8 @@ fn states_of_a_segment_that_was_removed_are_not_forgotten() {
         let filling = put(&store, 7000);
         commit(&store, vec![state(kept[0], "all but one have it")]);
         let with_state = segments(directory.path()).pop().unwrap();
-        let more: Vec<QueueId> = if newest { Vec::new() } else { (0..4).map(|_| put(&store, 4000)).collect() };
+        let more: Vec<QueueId> =
+            if newest { Vec::new() } else { (0..4).map(|_| put(&store, 4000)).collect() };
         store.close();
         assert!(!first.contains(&with_state));
         fs::remove_file(&with_state).unwrap();
@@ -169,9 +170,9 @@ fn a_segment_that_is_missed_is_noticed_without_the_index_too() {
 
 #[test]
 fn a_segment_that_is_put_back_is_read_and_its_messages_are_whole_again() {
-    for with_index in [true, false] {
+    for (with_index, place) in [(true, 1), (false, 1), (true, 2)] {
         let spool = Spool::new();
-        let segment = places(&spool).remove(1);
+        let segment = places(&spool).remove(place);
         let lost = spool.of(&segment);
         let aside = spool.path().join("aside");
         fs::rename(&segment, &aside).unwrap();
@@ -181,6 +182,11 @@ fn a_segment_that_is_put_back_is_read_and_its_messages_are_whole_again() {
         for _ in 0..2 {
             let (store, found, _) = spool.check(&lost, true, "without it");
             assert_eq!(found.lost.len(), if with_index { lost.len() } else { 0 });
+            let later = store.next_id();
+            assert!(
+                spool.messages.keys().chain(&spool.ended).all(|id| *id < later),
+                "ids are not used again"
+            );
             store.collect();
             store.close();
         }
