@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -36,13 +36,6 @@ pub enum Event {
     Index(Arc<Tree>),
 }
 
-impl Event {
-    /// Whether a new index was about to take the place of the former one.
-    pub fn rewrites_index(&self) -> bool {
-        matches!(self, Self::Index(copy) if copy.keys().any(|path| path.starts_with("index.new")))
-    }
-}
-
 #[derive(Debug, Clone)]
 pub enum Data {
     Write(u64, Arc<[u8]>),
@@ -62,6 +55,8 @@ pub struct Recorder {
     state: Mutex<Recorded>,
     /// When the index was copied last.
     index_copied: AtomicUsize,
+    index_rewritten: AtomicBool,
+    index_rounds: AtomicUsize,
     fault: Mutex<Option<Fault>>,
 }
 
@@ -106,6 +101,8 @@ impl Recorder {
             root: root.to_owned(),
             state: Mutex::new(state),
             index_copied: AtomicUsize::new(0),
+            index_rewritten: AtomicBool::new(false),
+            index_rounds: AtomicUsize::new(0),
             fault: Mutex::new(None),
         })
     }
@@ -120,6 +117,16 @@ impl Recorder {
         self.state.lock().events.len()
     }
 
+    /// How often the index was synced.
+    pub fn index_rounds(&self) -> usize {
+        self.index_rounds.load(Ordering::Relaxed)
+    }
+
+    /// Whether a new index has taken the place of the former one.
+    pub fn has_rewritten_index(&self) -> bool {
+        self.index_rewritten.load(Ordering::Relaxed)
+    }
+
     pub fn events(&self) -> Vec<Event> {
         self.state.lock().events.clone()
     }
@@ -127,6 +134,9 @@ impl Recorder {
     fn copy_index(&self) {
         let mut copy = tree(&self.root, &self.root);
         copy.retain(|path, _| is_index(path));
+        if copy.keys().any(|path| path.starts_with("index.old")) {
+            self.index_rewritten.store(true, Ordering::Relaxed);
+        }
         let mut state = self.state.lock();
         state.events.push(Event::Index(Arc::new(copy)));
         self.index_copied.store(state.events.len(), Ordering::Relaxed);
@@ -211,10 +221,12 @@ impl Say for Recorder {
     }
 
     fn index_call(&self, call: &Call<'_>) {
+        if matches!(call, Call::Sync) {
+            self.index_rounds.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_old = self.now() - self.index_copied.load(Ordering::Relaxed) >= INDEX_AGE;
         match call {
-            Call::Sync if self.now() - self.index_copied.load(Ordering::Relaxed) >= INDEX_AGE => {
-                self.copy_index()
-            }
+            Call::Sync if is_old => self.copy_index(),
             Call::Rename(_) | Call::Remove => self.copy_index(),
             _ => {}
         }
