@@ -27,7 +27,7 @@ struct Sent {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kills() {
-    let rounds = setting("POSTERN_CRASH_ROUNDS").unwrap_or(50);
+    let rounds = setting("POSTERN_CRASH_ROUNDS").unwrap_or(100);
     let seed = setting("POSTERN_SEED").unwrap_or_else(clock_seed);
     say(&format!("crash: {rounds} rounds, seed {seed} (POSTERN_CRASH_ROUNDS, POSTERN_SEED)"));
     let mut random = Random::new(seed);

@@ -10,6 +10,7 @@
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
+//! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
 //! | [`docs`] | every example in the documentation loads |
 //! | [`manual`] | the manual pages say what --help says |
@@ -26,6 +27,7 @@ mod docs;
 mod harness;
 mod history;
 mod inbound;
+mod loss;
 mod manual;
 mod outbound;
 mod peers;

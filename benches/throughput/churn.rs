@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -49,7 +50,8 @@ fn churn(table: &Table, messages: usize, live: usize, interval: Duration) -> Res
     let folder = TemporaryFolder::new()?;
     let path = folder.path().join("spool");
     let config = Queue { path: path.clone(), index_interval: interval, ..Queue::default() };
-    let (store, _) = Store::open(&config).map_err(|e| e.to_string())?;
+    let (store, _) =
+        Store::open(&config, Arc::new(postern_runtime::SystemClock)).map_err(|e| e.to_string())?;
     let churn = Churn { store: &store, config: &config, live: Mutex::default(), begun: AtomicUsize::new(0) };
     let body = raw::body(OCTETS);
     let begin = Instant::now();

@@ -1,6 +1,7 @@
 //! The spool alone, without SMTP: enqueue and wait, and end without waiting as a delivery does.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use bytes::Bytes;
@@ -55,7 +56,8 @@ fn rows(table: &Table, size: usize, writers: usize, outcomes: &[Outcome]) {
 fn run(folder: &Path, plan: &Plan, writers: usize, octets: usize) -> Result<Sample, String> {
     let path = folder.join("spool");
     let config = Queue { path: path.clone(), ..Queue::default() };
-    let (store, _) = Store::open(&config).map_err(|e| e.to_string())?;
+    let (store, _) =
+        Store::open(&config, Arc::new(postern_runtime::SystemClock)).map_err(|e| e.to_string())?;
     let body = raw::body(octets);
     let before = files::syncs();
     let run = Run::drive(&mut vec![(); writers], plan.until(), |()| {

@@ -361,9 +361,27 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         listeners: shared.daemon.listening().into_iter().map(listener).collect(),
         queue: shared.queue.summary(),
         health: health::check(&shared),
-        warnings: shared.daemon.warnings(),
+        warnings: [shared.daemon.warnings(), lost(&shared)].concat(),
         rules: shared.queue.rules().totals(),
     })
+}
+
+/// What the spool has lost, so that somebody tells the people concerned.
+fn lost(shared: &Shared) -> Vec<String> {
+    /// More are in the log, and in the list of held messages.
+    const NAMED: usize = 10;
+    let (count, named) = shared.queue.lost(NAMED);
+    let warning = |message: &postern_queue::MessageView| {
+        let recipients: Vec<&str> = message.recipients.iter().map(|r| r.address.as_str()).collect();
+        format!("the content of {} from <{}> to {} is gone", message.id, message.sender, recipients.join(" "))
+    };
+    let more = (count > named.len()).then(|| {
+        format!(
+            "the content of {} more messages is gone: posternctl queue list --state held",
+            count - named.len()
+        )
+    });
+    named.iter().map(warning).chain(more).collect()
 }
 
 async fn reload(State(app): State<App>, Writer(peer): Writer) -> Answer<Reloaded> {

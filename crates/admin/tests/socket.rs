@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use postern_admin::api::edit::EditRequest;
 use postern_admin::api::Versioned;
+use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,

@@ -416,7 +416,10 @@ fn added_text(request: &AddRule, added: &RuleAdded, now: SystemTime) -> String {
     };
     if let Some(change) = &added.existing {
         text += "in the queue already: ";
-        text += &change_text(action, &Changed { dry_run: added.dry_run, change: change.clone(), warnings: Vec::new() });
+        text += &change_text(
+            action,
+            &Changed { dry_run: added.dry_run, change: change.clone(), warnings: Vec::new() },
+        );
     }
     text
 }
@@ -618,7 +621,7 @@ ID  ACTION        ENDS     HITS  LAST HIT  AGE  UID   WHICH                     
     fn what_was_added_and_what_it_did_is_said() {
         let asked = request(&["hold", "--all", "--reason", "x", "--existing"]).0;
         let skipped = vec![("0BZ".to_owned(), "in-flight".to_owned())];
-        let existing = Some(Change { matched: 3, changed: 2, skipped });
+        let existing = Some(Change { matched: 3, changed: 2, skipped, ..Change::default() });
         let added = RuleAdded { dry_run: false, rule: Some(rule()), existing };
         let expected = "\
 rule 7 added: hold, until 2026-11-21T20:05:25Z (in 1h)

@@ -21,6 +21,7 @@
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
 //! | `reports` | reports that are owed |
+//! | `lost` | messages of which the spool has lost the content |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop, edit, reroute, requeue |
 //! | `filter` | which messages they take |
 //! | [`events`] | what happens, told to those who watch |
@@ -42,6 +43,7 @@ mod filter;
 pub mod history;
 pub mod incoming;
 pub mod lease;
+mod lost;
 pub mod message;
 mod messages;
 pub mod metrics;
@@ -145,6 +147,8 @@ struct Inner {
     quiet: Notify,
     /// A lease has ended, or a change is durable: for operators who wait for it.
     progress: Notify,
+    /// Messages whose content is gone.
+    lost: Mutex<Vec<QueueId>>,
     /// Whether the last change was refused.
     failing: AtomicBool,
     closing: CancellationToken,
@@ -195,7 +199,8 @@ impl Queue {
             restored.take(news, &cx);
         };
         let (files, tuning) = (Arc::new(store::files::SystemFiles), store::Tuning::default());
-        let (store, found) = store::Store::open_telling(config, files, tuning, &mut tell)?;
+        let (store, found) = store::Store::open_telling(config, files, clock.clone(), tuning, &mut tell)?;
+        let lost = found.lost.clone();
         let (messages, recovery) = restored.finish(found);
         let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
         let (reports, owed) = mpsc::unbounded_channel();
@@ -225,6 +230,7 @@ impl Queue {
             pending: AtomicUsize::new(0),
             quiet: Notify::new(),
             progress: Notify::new(),
+            lost: Mutex::new(lost),
             failing: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -463,12 +469,15 @@ struct Restored {
 
 impl Restored {
     fn take(&mut self, news: store::News, cx: &messages::Context<'_>) {
-        let store::Recovered { id, meta, state } = match news {
-            store::News::Message(message) => message,
+        let (store::Recovered { id, meta, state }, is_lost) = match news {
+            store::News::Message(message) => (message, false),
+            store::News::Lost(message) => (message, true),
             store::News::Gone(id) => return self.messages.forget(id),
             store::News::Nothing => return *self = Self::default(),
         };
-        let arrival = messages::Arrival::new(id, &meta, &state.unwrap_or_default(), cx);
+        let state = state.unwrap_or_default();
+        let state = if is_lost { lost::hold(id, &meta, state) } else { state };
+        let arrival = messages::Arrival::new(id, &meta, &state, cx);
         let arrival = arrival.or_else(|damage| {
             self.damaged += 1;
             held_as_damaged(id, meta, damage, cx)
@@ -543,7 +552,7 @@ fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
             let source = std::io::Error::new(source.kind(), source.to_string());
             StoreError::Io { what: what.clone(), source }
         }
-        StoreError::InUse(path) => StoreError::InUse(path.clone()),
+        StoreError::InUse(holder) => StoreError::InUse(holder.clone()),
         StoreError::UnknownFormat(format) => StoreError::UnknownFormat(format.clone()),
         StoreError::Damaged(id) => StoreError::Damaged(*id),
         StoreError::NoMessage(id) => StoreError::NoMessage(*id),

@@ -19,6 +19,7 @@
 //! | `record.rs` | the form of a record |
 //! | `scan.rs` | reading a segment from end to end |
 //! | `recovery.rs` | what a start does |
+//! | `missing.rs` | segments that should be there and are not |
 //! | `catalogue.rs` | what is where, in memory |
 //! | `committer.rs` | the thread that writes |
 //! | `collector.rs` | the thread that gives room back |
@@ -34,23 +35,26 @@ mod committer;
 pub mod files;
 mod index;
 mod large;
+mod missing;
 mod record;
 mod recovery;
 mod scan;
 mod space;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Debug};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use postern_runtime::Clock;
 
 use crate::message::QueueId;
 use body::Part;
@@ -58,7 +62,7 @@ use catalogue::{Catalogue, Location, Place};
 use committer::{Committer, Draft, Group, Purpose, Waiting};
 use files::{Access, Files, StoredFile, SystemFiles, read_exact};
 use record::{Header, Kind, Record, TooLong, read_meta};
-use recovery::{Indexer, Layout, Recovery};
+use recovery::{Indexer, Layout, Recovery, Remains};
 
 pub use body::StoredBody;
 pub use large::{FinishedFile, LargeFile};
@@ -85,11 +89,13 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// Another process uses the spool.
-    #[error("the spool {0} is in use by another process")]
-    InUse(String),
+    /// Another process uses the spool: the directory, and which process it is as far as is known.
+    #[error("the spool {0}")]
+    InUse(InUse),
     /// The spool was written by a version that this one does not know.
-    #[error("unknown spool format {0:?}")]
+    #[error(
+        "unknown spool format {0:?} in the file FORMAT (this version knows \"1\"): the spool is of another version, or the file is damaged"
+    )]
     UnknownFormat(String),
     /// A record whose checksum does not fit.
     #[error("damaged record of message {0}")]
@@ -111,6 +117,27 @@ impl StoreError {
 impl From<TooLong> for StoreError {
     fn from(_: TooLong) -> Self {
         Self::Io { what: "writing a record".into(), source: io::ErrorKind::FileTooLarge.into() }
+    }
+}
+
+/// A spool that another process uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// The directory.
+    pub path: PathBuf,
+    /// The number of the process, if it has written it down.
+    pub process: Option<u32>,
+}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is in use by ", self.path.display())?;
+        match self.process {
+            Some(process) => {
+                write!(f, "process {process}: stop it first, or give this one a spool of its own")
+            }
+            None => write!(f, "another process: stop it first, or give this one a spool of its own"),
+        }
     }
 }
 
@@ -174,6 +201,8 @@ pub struct Recovered {
 pub enum News {
     /// A message is in the queue.
     Message(Recovered),
+    /// A message is in the queue, but its content is gone.
+    Lost(Recovered),
     /// It is not, as it turns out.
     Gone(QueueId),
     /// Nothing that was said so far holds.
@@ -185,8 +214,10 @@ pub enum News {
 pub struct Found {
     /// All messages, by id; none where they were told one by one.
     pub messages: Vec<Recovered>,
-    /// Records that were set aside as damaged.
+    /// Records that were set aside as damaged, segments that are missing, messages whose content is gone.
     pub damaged: usize,
+    /// Messages, among all, of which only the envelope is left.
+    pub lost: Vec<QueueId>,
     /// Why the index was not used, if it was not.
     pub index_rebuilt: Option<String>,
 }
@@ -251,8 +282,8 @@ impl Store {
     ///
     /// # Errors
     /// See [`crate::Queue::open`].
-    pub fn open(config: &postern_config::Queue) -> Result<(Self, Found), StoreError> {
-        Self::open_with(config, Arc::new(SystemFiles), Tuning::default())
+    pub fn open(config: &postern_config::Queue, clock: Arc<dyn Clock>) -> Result<(Self, Found), StoreError> {
+        Self::open_with(config, Arc::new(SystemFiles), clock, Tuning::default())
     }
 
     /// The same on another file system and with other tuning.
@@ -262,11 +293,12 @@ impl Store {
     pub fn open_with(
         config: &postern_config::Queue,
         files: Arc<dyn Files>,
+        clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<(Self, Found), StoreError> {
         let mut messages = BTreeMap::new();
-        let (store, found) = Self::open_telling(config, files, tuning, &mut |news| match news {
-            News::Message(message) => drop(messages.insert(message.id, message)),
+        let (store, found) = Self::open_telling(config, files, clock, tuning, &mut |news| match news {
+            News::Message(message) | News::Lost(message) => drop(messages.insert(message.id, message)),
             News::Gone(id) => drop(messages.remove(&id)),
             News::Nothing => messages.clear(),
         })?;
@@ -280,16 +312,18 @@ impl Store {
     pub fn open_telling(
         config: &postern_config::Queue,
         files: Arc<dyn Files>,
+        clock: Arc<dyn Clock>,
         tuning: Tuning,
         tell: &mut dyn FnMut(News),
     ) -> Result<(Self, Found), StoreError> {
         let layout = Layout::new(&config.path);
         let lock = layout.claim(&*files)?;
-        let Recovery { catalogue, mut found, untold, next_number, last_id, indexer } =
+        let Recovery { catalogue, mut found, untold, next_number, last_id, indexer, remains } =
             recovery::recover(&layout, &files, tell)?;
         let inner = Arc::new(Inner {
             layout,
             files,
+            clock,
             tuning,
             segment_size: config.segment_size.max(SMALLEST_SEGMENT),
             index_interval: config.index_interval,
@@ -305,17 +339,20 @@ impl Store {
             space: space::Gauge::default(),
         });
         space::measure(&inner);
-        found.damaged += inner.tell(untold, tell);
+        found.damaged += inner.tell(&untold, &found.lost, &remains, tell);
+        // Before the index forgets it.
+        let written = inner.keep(remains);
         let threads = Threads::start(&inner, next_number, indexer)
             .map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
+        // Ends when all are written, or refused.
+        let _ = written.recv();
         Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
     }
 
     /// A new id: greater than all before it, also across restarts. It grows with the time: its upper 56 bits are the
     /// microseconds since 1970 unless the clock went back.
     pub fn next_id(&self) -> QueueId {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = (now.as_micros() as u64) << 8;
+        let now = (self.inner.since_1970().as_micros() as u64) << 8;
         let next = |last: u64| last.saturating_add(1).max(now);
         let last =
             self.inner.last_id.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
@@ -491,6 +528,7 @@ const LARGEST_RESERVE: u64 = 64 * 1024 * 1024;
 struct Inner {
     layout: Layout,
     files: Arc<dyn Files>,
+    clock: Arc<dyn Clock>,
     tuning: Tuning,
     segment_size: u64,
     index_interval: Duration,
@@ -564,21 +602,33 @@ impl Inner {
         Err(failure)
     }
 
-    /// Tells what the log has of some messages. A record that cannot be read is told without its text: somebody must see
-    /// that there is a message. Returns how many there are of that kind.
-    fn tell(&self, ids: Vec<u64>, tell: &mut dyn FnMut(News)) -> usize {
+    /// Tells what the log has of some messages, and what is left of others. A record that cannot be read is told without its
+    /// text: somebody must see that there is a message. Returns how many there are of that kind.
+    fn tell(&self, ids: &[u64], lost: &[QueueId], remains: &Remains, tell: &mut dyn FnMut(News)) -> usize {
+        let lost: HashSet<QueueId> = lost.iter().copied().collect();
+        let newer: HashMap<QueueId, &Vec<u8>> =
+            remains.states.iter().map(|(id, state)| (*id, state)).collect();
         let mut damaged = 0;
-        for id in ids {
-            let queue_id = QueueId(id);
-            tell(match self.load(id) {
-                Ok(Some((_, meta, state))) => News::Message(Recovered { id: queue_id, meta, state }),
-                Ok(None) => News::Gone(queue_id),
-                Err(error) => {
-                    tracing::error!(id = %queue_id, %error, "a message cannot be read");
-                    damaged += 1;
-                    News::Message(Recovered { id: queue_id, meta: Vec::new(), state: None })
+        for id in ids.iter().map(|id| QueueId(*id)) {
+            let message = match self.load(id.0) {
+                Ok(Some((_, meta, state))) => {
+                    let state = newer.get(&id).map(|state| state.to_vec()).or(state);
+                    Recovered { id, meta, state }
                 }
-            });
+                Ok(None) => {
+                    tell(News::Gone(id));
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%id, %error, "a message cannot be read");
+                    damaged += 1;
+                    Recovered { id, meta: Vec::new(), state: None }
+                }
+            };
+            tell(if lost.contains(&id) { News::Lost(message) } else { News::Message(message) });
+        }
+        for message in &remains.envelopes {
+            tell(News::Lost(message.clone()));
         }
         damaged
     }
@@ -612,10 +662,52 @@ impl Inner {
             crc: found.header.body_crc,
             file: found.file,
         };
-        Ok(StoredBody::new(id, is_recent(id), [part]))
+        Ok(StoredBody::new(id, self.is_recent(id), [part]))
+    }
+
+    /// Writes down what only the index knew, so that messages without a content stay in sight, and nobody who has a message
+    /// is sent it again.
+    /// The answer ends when it is done.
+    fn keep(&self, remains: Remains) -> Receiver<()> {
+        let (sender, written) = channel();
+        for Recovered { id, meta, state } in remains.envelopes {
+            let enqueue = Record::new(Kind::Enqueue, id.0, &meta, Vec::new()).map(Record::lost);
+            let state = state.map(|state| Record::new(Kind::State, id.0, &state, Vec::new()));
+            self.keep_records(id, std::iter::once(enqueue).chain(state).collect(), sender.clone());
+        }
+        for (id, state) in remains.states {
+            let state = Record::new(Kind::State, id.0, &state, Vec::new());
+            self.keep_records(id, state.map(|record| vec![record]), sender.clone());
+        }
+        written
+    }
+
+    fn keep_records(&self, id: QueueId, records: Result<Vec<Record>, TooLong>, waiter: Sender<()>) {
+        // They were written once: they are not too long.
+        let Ok(records) = records else { return };
+        let drafts = records.into_iter().map(|record| Draft { record, purpose: Purpose::Change }).collect();
+        let done = Box::new(move |result: Result<(), Arc<StoreError>>| {
+            if let Err(error) = result {
+                tracing::error!(%id, %error, "cannot write again what the log has lost of a message");
+            }
+            drop(waiter);
+        });
+        self.waiting.push(Group { drafts, files: Vec::new(), done });
+    }
+
+    fn since_1970(&self) -> Duration {
+        self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// Whether a message came so lately that it is probably still in memory. Ids of a clock that was ahead say nothing.
+    fn is_recent(&self, id: QueueId) -> bool {
+        self.since_1970().abs_diff(Duration::from_micros(id.0 >> 8)) < WARM
     }
 
     fn open_large_body(&self, id: QueueId, found: FoundRecord) -> Result<StoredBody, StoreError> {
+        if found.header.is_lost {
+            return Err(StoreError::Damaged(id));
+        }
         let offset = found.offset + found.header.body_offset();
         let mut body = vec![0; found.header.body_length as usize];
         let reading = |e| StoreError::Io { what: format!("reading message {id}"), source: e };
@@ -637,13 +729,6 @@ impl Inner {
         let rest = Part { file, offset: 0, length: mention.length, crc: mention.crc };
         Ok(StoredBody::new(id, false, [front, rest]))
     }
-}
-
-/// Whether a message came so lately that it is probably still in memory.
-fn is_recent(id: QueueId) -> bool {
-    let came = Duration::from_micros(id.0 >> 8);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(came) < WARM
 }
 
 /// A record of a message, read.

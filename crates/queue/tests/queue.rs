@@ -1180,3 +1180,85 @@ async fn a_message_moves_to_another_queue_with_all_that_happened_to_it() {
     let held = lease(&other).await;
     assert_eq!((held.id, held.recipients.len()), (id, 1), "one of the two was done");
 }
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A deferred message, and the queue closed.
+async fn deferred_and_closed(world: &World) -> QueueId {
+    let queue = world.open().await;
+    let id = accept(world, &queue, ALICE, &["bob@adatum.test"]).await;
+    let leased = lease(&queue).await;
+    queue.settle(leased, vec![(0, deferred(world))], Feedback::Reached);
+    until(async || queue.summary().deferred == 1).await;
+    queue.close().await;
+    id
+}
+
+#[tokio::test]
+async fn a_clock_put_back_between_two_starts_neither_loses_nor_delays_mail() {
+    let world = World::new();
+    let id = deferred_and_closed(&world).await;
+    world.clock.set(world.clock.now() - DAY);
+    let queue = world.open().await;
+    assert_eq!(queue.summary().messages, 1);
+    let later = accept(&world, &queue, ALICE, &["carol@adatum.test"]).await;
+    assert!(later > id);
+    // Not a day and five minutes: the longest interval of the schedule at most.
+    world.pass(world.surroundings.schedule.retry.cap);
+    let mut leased = vec![lease(&queue).await, lease(&queue).await];
+    leased.sort_by_key(|lease| lease.id);
+    assert_eq!(leased.iter().map(|lease| lease.id).collect::<Vec<_>>(), [id, later]);
+    for lease in leased {
+        queue.settle(lease, vec![(0, delivered(&world))], Feedback::Reached);
+    }
+    until(async || queue.summary().messages == 0).await;
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_clock_put_forward_between_two_starts_loses_no_mail() {
+    let world = World::new();
+    let id = deferred_and_closed(&world).await;
+    world.clock.set(world.clock.now() + 365 * DAY);
+    let queue = world.open().await;
+    // Its time is over, as far as anybody can tell: then its sender is told.
+    until(async || queue.show(id).is_none()).await;
+    let leased = lease(&queue).await;
+    assert!(leased.id > id && leased.envelope.reverse_path == ReversePath::Null);
+    assert_eq!(leased.envelope.recipients[0].address.to_string(), ALICE);
+    let text = String::from_utf8(read(leased.content()).await).unwrap();
+    assert!(text.contains("bob@adatum.test") && text.contains("4.4.7"), "{text}");
+    queue.settle(leased, vec![(0, delivered(&world))], Feedback::Reached);
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_while_the_queue_runs_loses_no_mail() {
+    for (name, jump) in [("back", None), ("forward", Some(365 * DAY))] {
+        let world = World::new();
+        let queue = world.open().await;
+        let id = accept(&world, &queue, ALICE, &["bob@adatum.test"]).await;
+        let leased = lease(&queue).await;
+        queue.settle(leased, vec![(0, deferred(&world))], Feedback::Reached);
+        until(async || queue.summary().deferred == 1).await;
+        let now = world.clock.now();
+        world.clock.set(jump.map_or(now - DAY, |jump| now + jump));
+        let later = accept(&world, &queue, ALICE, &["carol@adatum.test"]).await;
+        assert!(later > id, "{name}");
+        world.pass(Duration::from_secs(600));
+        assert!(queue.show(id).is_some(), "{name}: not given up for a jump");
+        if jump.is_none() {
+            world.pass(world.surroundings.schedule.retry.cap);
+        }
+        // A notice of delay may be among them.
+        let mut delivered_ids = Vec::new();
+        while ![id, later].iter().all(|id| delivered_ids.contains(id)) {
+            let leased = lease(&queue).await;
+            assert!(!delivered_ids.contains(&leased.id), "{name}: twice");
+            delivered_ids.push(leased.id);
+            queue.settle(leased, vec![(0, delivered(&world))], Feedback::Reached);
+        }
+        until(async || queue.show(id).is_none() && queue.show(later).is_none()).await;
+        queue.close().await;
+    }
+}

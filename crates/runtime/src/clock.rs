@@ -55,30 +55,65 @@ impl Clock for SystemClock {
 
 /// A clock that stands until it is moved: for tests, and for dry runs at a given time.
 #[derive(Debug, Clone)]
-pub struct ManualClock(Arc<watch::Sender<SystemTime>>);
+pub struct ManualClock(Arc<watch::Sender<Moment>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    now: SystemTime,
+    running: Duration,
+}
 
 impl ManualClock {
     /// A clock that stands at `time`.
     pub fn new(time: SystemTime) -> Self {
-        Self(Arc::new(watch::Sender::new(time)))
+        let running = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(Arc::new(watch::Sender::new(Moment { now: time, running })))
     }
 
     /// Moves the clock on and wakes who waits.
     pub fn advance(&self, by: Duration) {
-        self.0.send_modify(|now| *now += by);
+        self.0.send_modify(|moment| {
+            moment.now += by;
+            moment.running += by;
+        });
+    }
+
+    /// Sets the clock, forward or back, without any time passing.
+    pub fn set(&self, time: SystemTime) {
+        self.0.send_modify(|moment| moment.now = time);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
-        *self.0.borrow()
+        self.0.borrow().now
+    }
+
+    fn running(&self) -> Duration {
+        self.0.borrow().running
     }
 
     fn until(&self, time: SystemTime) -> Pending<'_, ()> {
         let mut now = self.0.subscribe();
         Box::pin(async move {
             // The sender lives as long as `self`, so waiting cannot fail.
-            let _ = now.wait_for(|now| *now >= time).await;
+            let _ = now.wait_for(|moment| moment.now >= time).await;
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_has_not_run() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let clock = ManualClock::new(start);
+        let before = clock.running();
+        clock.advance(Duration::from_secs(5));
+        clock.set(start - Duration::from_secs(100));
+        assert_eq!(clock.now(), start - Duration::from_secs(100));
+        assert_eq!(clock.running() - before, Duration::from_secs(5));
     }
 }

@@ -68,6 +68,12 @@ impl Location {
         u32::from(self.state_length)
     }
 
+    /// Its newest state is nowhere in the log.
+    pub fn forget_state(&mut self) {
+        self.state = Place { segment: 0, unit: 0 };
+        self.state_length = 0;
+    }
+
     /// Says where its newest state is.
     pub fn set_state(&mut self, place: Place, length: u32) {
         self.state = place;
@@ -92,12 +98,14 @@ pub struct Segment {
     pub sealed: Instant,
     /// Whether there is something in it that cannot be read: it is never removed.
     pub damaged: bool,
+    /// Whether the log says that it is being removed.
+    pub leaving: bool,
 }
 
 impl Segment {
     /// An empty segment.
     pub fn new(name: u64, length: u64, now: Instant) -> Self {
-        Self { name, length, messages: 0, states: 0, live: 0, sealed: now, damaged: false }
+        Self { name, length, messages: 0, states: 0, live: 0, sealed: now, damaged: false, leaving: false }
     }
 
     /// Octets of messages and states that count.
@@ -199,6 +207,13 @@ impl Catalogue {
     /// `target`: as long as one does, its `Delete` must be kept, or the message would come back.
     pub fn may_return(&self, origin: u32, target: u32, but: u32) -> bool {
         origin <= target && self.segments.range(origin..=target).any(|(number, _)| *number != but)
+    }
+
+    /// Names and lengths of the segments that should be there after a restart.
+    pub fn list(&self) -> impl Iterator<Item = (u64, u64)> {
+        // One that was only begun is given up without a word when the first write to it fails.
+        let stays = |segment: &&Segment| !segment.leaving && segment.length > 0;
+        self.segments.values().filter(stays).map(|segment| (segment.name, segment.length))
     }
 
     /// Takes note of a record that has become durable.

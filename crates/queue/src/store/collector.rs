@@ -15,11 +15,11 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::catalogue::{Place, Segment};
-use super::committer::{Draft, Group, Purpose};
+use super::committer::{Draft, Group, Purpose, is_out_of_space};
 use super::files::{StoredFile, read_exact};
 use super::record::{Kind, Record};
 use super::scan::{Bodies, Entry, Item, scan};
-use super::{Inner, StoreError, large};
+use super::{Inner, StoreError, large, missing};
 
 /// Copied in one group.
 const COPY_OCTETS: u64 = 2 * 1024 * 1024;
@@ -159,6 +159,7 @@ fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<
     if still_used || inner.collector.is_closed() {
         return Ok(());
     }
+    announce(inner, number, segment.name)?;
     inner.files.remove(&path).map_err(|e| StoreError::io("removing", &path, e))?;
     // Deletions that pointed here are forgotten only when it cannot come back.
     inner
@@ -169,6 +170,38 @@ fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<
     inner.catalogue.lock().segments.remove(&number);
     tracing::debug!(segment = number, "removed a segment");
     Ok(())
+}
+
+/// Writes down that a segment goes, so that the next start does not miss it.
+fn announce(inner: &Inner, number: u32, name: u64) -> Result<(), StoreError> {
+    let set_leaving = |leaving| {
+        if let Some(segment) = inner.catalogue.lock().segments.get_mut(&number) {
+            segment.leaving = leaving;
+        }
+    };
+    set_leaving(true);
+    let record = Record::new(Kind::Pad, 0, &missing::encode([(name, 0)]), Vec::new())?;
+    match write(inner, vec![Draft { record, purpose: Purpose::Change }]) {
+        // On a disk that is full to the last block room matters more than a false alarm.
+        Err(error) if !is_out_of_space(&error) => {
+            set_leaving(false);
+            Err(StoreError::Io {
+                what: "noting that a segment goes".into(),
+                source: std::io::Error::other(error),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until records are durable.
+fn write(inner: &Inner, drafts: Vec<Draft>) -> Result<(), Arc<StoreError>> {
+    let (sender, receiver) = sync_channel(1);
+    let done = Box::new(move |result: Result<(), Arc<StoreError>>| {
+        let _ = sender.send(result);
+    });
+    inner.waiting.push(Group { drafts, files: Vec::new(), done });
+    receiver.recv().unwrap_or_else(|_| Err(Arc::new(StoreError::Closed)))
 }
 
 fn keep_damaged(inner: &Inner, number: u32) {
@@ -244,7 +277,7 @@ impl<'a> Copier<'a> {
         }
         let mut record = Record::new(Kind::Move, header.id, &entry.meta, vec![Bytes::from(body)])?;
         if header.in_file {
-            record = record.in_file();
+            record = if header.is_lost { record.lost() } else { record.in_file() };
         }
         self.add(record, purpose)?;
         Ok(true)
@@ -261,20 +294,11 @@ impl<'a> Copier<'a> {
         if self.drafts.is_empty() {
             return Ok(());
         }
-        let (sender, receiver) = sync_channel(1);
-        let done = Box::new(move |result: Result<(), Arc<StoreError>>| {
-            let _ = sender.send(result);
-        });
-        self.inner.waiting.push(Group { drafts: std::mem::take(&mut self.drafts), files: Vec::new(), done });
         let octets = std::mem::take(&mut self.octets);
-        match receiver.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let source = std::io::Error::other(error);
-                return Err(StoreError::Io { what: "copying records".into(), source });
-            }
-            Err(_) => return Err(StoreError::Closed),
-        }
+        write(self.inner, std::mem::take(&mut self.drafts)).map_err(|error| {
+            let source = std::io::Error::other(error);
+            StoreError::Io { what: "copying records".into(), source }
+        })?;
         if !self.inner.pressure.load(std::sync::atomic::Ordering::Relaxed) {
             let rate = self.inner.tuning.copy_rate.max(1);
             self.inner.collector.pause(Duration::from_secs_f64(octets as f64 / rate as f64));

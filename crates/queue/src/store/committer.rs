@@ -19,7 +19,7 @@ use super::catalogue::{Catalogue, Place, Position, Segment, Written, units};
 use super::files::{Access, StoredFile, write_all};
 use super::large::FinishedFile;
 use super::record::{Kind, Record, Seal};
-use super::{Done, Inner, StoreError};
+use super::{Done, Inner, StoreError, missing};
 
 /// One batch is at most this large, so that the first in it does not wait long for the last.
 const BATCH_OCTETS: u64 = 8 * 1024 * 1024;
@@ -331,7 +331,10 @@ impl Committer {
         let octets = groups.iter().map(Group::octets).sum();
         let head = self.head_for(octets)?;
         let mut beginning = match head.offset {
-            0 => Some(Record::new(Kind::Head, inner.last_id.load(Ordering::SeqCst), &[], Vec::new())?),
+            0 => {
+                let list = missing::encode(inner.catalogue.lock().list());
+                Some(Record::new(Kind::Head, inner.last_id.load(Ordering::SeqCst), &list, Vec::new())?)
+            }
             _ => None,
         };
         if beginning.is_none() && octets == 0 {
@@ -622,7 +625,8 @@ fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group]) -> i
     head.file.sync()
 }
 
-fn is_out_of_space(error: &StoreError) -> bool {
+/// Whether a write failed for want of room.
+pub(super) fn is_out_of_space(error: &StoreError) -> bool {
     let StoreError::Io { source, .. } = error else { return false };
     matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -33,6 +33,8 @@ pub struct Entry {
     pub name: String,
     /// Length in octets.
     pub length: u64,
+    /// Whether it is a file: no directory, link or other thing.
+    pub is_file: bool,
 }
 
 /// A file system.
@@ -79,7 +81,7 @@ pub trait Files: Debug + Send + Sync {
     /// The system's.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Removes a directory with all that is in it; one that is not there is fine.
+    /// Removes a directory with all that is in it, or a file; one that is not there is fine.
     ///
     /// # Errors
     /// The system's.
@@ -228,13 +230,13 @@ impl Files for SystemFiles {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(path)? {
             let entry = entry?;
-            let length = match entry.metadata() {
-                Ok(metadata) => metadata.len(),
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, length });
+                entries.push(Entry { name, length: metadata.len(), is_file: metadata.is_file() });
             }
         }
         Ok(entries)
@@ -250,6 +252,7 @@ impl Files for SystemFiles {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => std::fs::remove_file(path),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

@@ -40,6 +40,7 @@ const SLACK: u64 = 8;
 const CACHE: u64 = 64 * 1024 * 1024;
 const VERSION: u8 = 1;
 const SUMMARY: &[u8] = b"summary";
+const SEGMENTS: &[u8] = b"segments";
 const ROW: u8 = b'm';
 
 /// What a row says of a message.
@@ -169,6 +170,28 @@ impl Summary {
     }
 }
 
+/// What the index says beside its rows.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// About all rows.
+    pub summary: Summary,
+    /// The names of the segments that there were.
+    pub segments: Vec<u64>,
+}
+
+fn encode_names(names: &[u64]) -> Vec<u8> {
+    let mut row = vec![0; 4];
+    row.push(VERSION);
+    names.iter().for_each(|name| row.extend_from_slice(&name.to_le_bytes()));
+    with_checksum(row)
+}
+
+fn decode_names(octets: &[u8]) -> Option<Vec<u64>> {
+    let (version, names) = checked(octets)?.get(4..)?.split_first()?;
+    let names = names.chunks(8).map(|name| Some(u64::from_le_bytes(*name.first_chunk()?)));
+    if *version == VERSION { names.collect() } else { None }
+}
+
 /// Spreads an id and the checksum of its row over 64 bits (the finaliser of SplitMix64).
 fn mixed(id: u64, row: &[u8]) -> u64 {
     let crc = row.first_chunk::<4>().map_or(0, |octets| u32::from_le_bytes(*octets));
@@ -276,22 +299,27 @@ pub(super) fn set_aside(files: &dyn Files, root: &Path) -> std::io::Result<()> {
 enum Loaded {
     Rows(Vec<(u64, Row)>),
     /// All rows were given; they fit the summary. `None`: the index is empty.
-    All(Option<Summary>),
+    All(Option<Contents>),
     Failed(String),
 }
 
-/// What the indexer is told when recovery is done.
-struct Begin {
-    inner: Arc<Inner>,
-    /// Whether to begin an empty index.
-    fresh: bool,
+/// What the indexer is told to do.
+enum Order {
+    /// Read all rows once more.
+    Load,
+    /// Recovery is done.
+    Begin {
+        inner: Arc<Inner>,
+        /// Whether to begin an empty index.
+        fresh: bool,
+    },
 }
 
 /// The indexer before recovery is done.
 #[derive(Debug)]
 pub(super) struct Opening {
     loaded: Receiver<Loaded>,
-    begin: Sender<Begin>,
+    orders: Sender<Order>,
     ended: Receiver<()>,
 }
 
@@ -317,21 +345,27 @@ impl Opening {
         let directories = Directories::new(root);
         // A few chunks of rows may wait; more would be memory.
         let (loaded_sender, loaded) = sync_channel(4);
-        let (begin, begin_receiver) = channel();
+        let (orders, ordered) = channel();
         let (ended_sender, ended) = sync_channel(1);
         std::thread::Builder::new().name("spool-index".into()).spawn(move || {
-            run(&directories, files, &loaded_sender, &begin_receiver);
+            run(&directories, files, &loaded_sender, &ordered);
             drop(ended_sender);
         })?;
-        Ok(Self { loaded, begin, ended })
+        Ok(Self { loaded, orders, ended })
+    }
+
+    /// Reads all rows once more.
+    pub fn load_again(&self, row: impl FnMut(u64, Row)) -> Result<Contents, Unusable> {
+        let _ = self.orders.send(Order::Load);
+        self.load(row)
     }
 
     /// Reads all rows.
-    pub fn load(&self, mut row: impl FnMut(u64, Row)) -> Result<Summary, Unusable> {
+    pub fn load(&self, mut row: impl FnMut(u64, Row)) -> Result<Contents, Unusable> {
         loop {
             match self.loaded.recv_timeout(PATIENCE) {
                 Ok(Loaded::Rows(rows)) => rows.into_iter().for_each(|(id, found)| row(id, found)),
-                Ok(Loaded::All(summary)) => return summary.ok_or(Unusable::Empty),
+                Ok(Loaded::All(contents)) => return contents.ok_or(Unusable::Empty),
                 Ok(Loaded::Failed(reason)) => return Err(Unusable::Bad(reason)),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Unusable::Stuck(format!("the index did not open in {PATIENCE:?}")));
@@ -346,7 +380,7 @@ impl Opening {
     /// Begins to keep the index up to date.
     pub fn begin(self, inner: Arc<Inner>, fresh: bool) -> Running {
         // If the thread has ended, it has said why.
-        let _ = self.begin.send(Begin { inner, fresh });
+        let _ = self.orders.send(Order::Begin { inner, fresh });
         Running { ended: self.ended }
     }
 }
@@ -377,7 +411,7 @@ fn run(
     directories: &Directories,
     files: Arc<dyn Files>,
     loaded: &SyncSender<Loaded>,
-    begin: &Receiver<Begin>,
+    orders: &Receiver<Order>,
 ) {
     let mut index = Index::new(directories.clone(), files);
     let opened = guarded(|| {
@@ -388,7 +422,16 @@ fn run(
     if let Err(error) = index.tidy() {
         tracing::warn!(%error, "cannot remove an index that is not used any more");
     }
-    let Ok(Begin { inner, fresh }) = begin.recv() else { return };
+    let (inner, fresh) = loop {
+        match orders.recv() {
+            Ok(Order::Load) => {
+                let again = guarded(|| index.load(|rows| drop(loaded.send(Loaded::Rows(rows)))));
+                let _ = loaded.send(again.map_or_else(Loaded::Failed, Loaded::All));
+            }
+            Ok(Order::Begin { inner, fresh }) => break (inner, fresh),
+            Err(_) => return,
+        }
+    };
 
     let begun = match fresh {
         true => guarded(|| index.close()).and_then(|()| guarded(|| index.begin_anew())),
@@ -415,6 +458,8 @@ struct Index {
     /// A copy of it that is being made. Kept here so that it is never dropped by a panic.
     copy: Option<sled::Db>,
     summary: Summary,
+    /// The names of segments as they stand in it.
+    segments: Vec<u64>,
     batches: u64,
 }
 
@@ -454,6 +499,7 @@ impl Index {
             existed: false,
             copy: None,
             summary: Summary::default(),
+            segments: Vec::new(),
             batches: 0,
         }
     }
@@ -501,6 +547,7 @@ impl Index {
     fn begin_anew(&mut self) -> Result<(), String> {
         set_aside(&*self.files, &self.directories.root).map_err(text)?;
         self.summary = Summary::default();
+        self.segments = Vec::new();
         self.open()
     }
 
@@ -509,7 +556,7 @@ impl Index {
     }
 
     /// Gives all rows and compares them with the summary. `None`: the index is empty.
-    fn load(&mut self, mut give: impl FnMut(Vec<(u64, Row)>)) -> Result<Option<Summary>, String> {
+    fn load(&mut self, mut give: impl FnMut(Vec<(u64, Row)>)) -> Result<Option<Contents>, String> {
         let mut counted = Summary::default();
         let mut chunk = Vec::new();
         for entry in self.db()?.scan_prefix([ROW]) {
@@ -532,7 +579,12 @@ impl Index {
         if !self.summary.describes(&counted) {
             return Err("rows do not fit their summary".into());
         }
-        Ok(Some(self.summary))
+        let names = self.db()?.get(SEGMENTS).map_err(text)?;
+        self.segments = match names {
+            Some(octets) => decode_names(&octets).ok_or("the list of segments is damaged")?,
+            None => Vec::new(),
+        };
+        Ok(Some(Contents { summary: self.summary, segments: self.segments.clone() }))
     }
 
     /// Writes behind the log until the store is closed.
@@ -555,7 +607,11 @@ impl Index {
     /// enough to be closed it is not, and this must be the last round: what was taken and not written is replayed at the next
     /// start, unless a later round says that the rows are complete.
     fn round(&mut self, inner: &Inner) -> Result<bool, String> {
-        let taken = inner.catalogue.lock().take_unindexed();
+        let (taken, segments) = {
+            let mut catalogue = inner.catalogue.lock();
+            let taken = catalogue.take_unindexed();
+            (taken, catalogue.list().map(|(name, _)| name).collect::<Vec<u64>>())
+        };
         let (ids, position) = taken.ok_or("the index was given up")?;
         if ids.is_empty() && self.summary.complete_to == Some(position) {
             return Ok(true);
@@ -571,7 +627,7 @@ impl Index {
                 self.summary.complete_to = Some(position);
             }
             self.summary.last_id = inner.last_id.load(std::sync::atomic::Ordering::SeqCst);
-            self.write(inner, chunk)?;
+            self.write(inner, chunk, last.then_some(&segments))?;
             if last {
                 break;
             }
@@ -583,7 +639,7 @@ impl Index {
     }
 
     /// Writes the rows of some messages, and the summary with them.
-    fn write(&mut self, inner: &Inner, ids: &[u64]) -> Result<(), String> {
+    fn write(&mut self, inner: &Inner, ids: &[u64], segments: Option<&Vec<u64>>) -> Result<(), String> {
         let mut batch = sled::Batch::default();
         for id in ids {
             let key = key(*id);
@@ -600,6 +656,10 @@ impl Index {
             batch.insert(&key, row);
         }
         batch.insert(SUMMARY, self.summary.encode());
+        if let Some(names) = segments.filter(|names| **names != self.segments) {
+            batch.insert(SEGMENTS, encode_names(names));
+            self.segments.clone_from(names);
+        }
         self.db()?.apply_batch(batch).map_err(text)?;
         // Without this sled's memory grows with what is not flushed.
         self.db()?.flush().map_err(text)?;
@@ -647,6 +707,7 @@ impl Index {
             return Err("rows do not fit their summary".into());
         }
         batch.insert(SUMMARY, self.summary.encode());
+        batch.insert(SEGMENTS, encode_names(&self.segments));
         copy.apply_batch(batch).map_err(text)?;
         copy.flush().map_err(text)?;
         self.copy = None;
@@ -678,6 +739,15 @@ mod tests {
         let long = Row::encode(&location(), &[7; INLINE], Some(b"s"));
         assert!(long.len() < 100);
         assert_eq!(Row::decode(&long), Some(Row { location: location(), texts: None }));
+    }
+
+    #[test]
+    fn the_names_of_segments_are_read_as_they_were_written() {
+        for names in [vec![], vec![1 << 32 | 5, 7 << 32]] {
+            let row = encode_names(&names);
+            assert_eq!(decode_names(&row), Some(names));
+            assert_eq!(decode_names(&row[..row.len() - 1]), None);
+        }
     }
 
     #[test]
@@ -713,7 +783,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let config =
             postern_config::Queue { path: path.to_owned(), index_interval: hour, ..Default::default() };
-        let (store, _) = Store::open(&config).unwrap();
+        let (store, _) = Store::open(&config, Arc::new(postern_runtime::SystemClock)).unwrap();
         let (done, all_done) = channel();
         // Its first round is over when the index is complete up to a place.
         while store.inner.catalogue.lock().indexed_to.is_none() {

@@ -8,14 +8,14 @@
 //! | 0 | 4 | magic |
 //! | 4 | 1 | kind |
 //! | 5 | 1 | version |
-//! | 6 | 2 | flags: 1 the group goes on with the next record, 2 the content is in a file of its own |
+//! | 6 | 2 | flags: 1 the group goes on with the next record, 2 the content is in a file of its own, 4 the content is lost |
 //! | 8 | 8 | name of the segment it was written for |
 //! | 16 | 8 | id of the message; in `Head` the highest id given out so far |
 //! | 24 | 8 | offset in this segment up to which everything was durable when the record was written |
 //! | 32 | 4 | number of the segment that first held the message (`Move`, `Delete`) |
 //! | 36 | 4 | number of the segment that held it last (`Delete`) |
 //! | 40 | 4 | place in its group, from 0 |
-//! | 44 | 4 | length of the meta part: the envelope or the state |
+//! | 44 | 4 | length of the meta part: the envelope or the state; in `Head` and `Pad` see `missing.rs` |
 //! | 48 | 4 | length of the body |
 //! | 52 | 4 | CRC32C of the meta part |
 //! | 56 | 4 | CRC32C of the body |
@@ -38,6 +38,7 @@ pub const VERSION: u8 = 1;
 const MAGIC: [u8; 4] = *b"pRc1";
 const CONTINUES: u16 = 1;
 const IN_FILE: u16 = 2;
+const LOST: u16 = 4;
 /// Bodies up to this length are copied behind their header: cheaper than a slice of their own.
 const COPIED_BODY: usize = 16 * 1024;
 
@@ -86,6 +87,8 @@ pub struct Header {
     pub continues: bool,
     /// Whether the content is in a file of its own.
     pub in_file: bool,
+    /// Whether the content is lost: the envelope is kept so that somebody sees it.
+    pub is_lost: bool,
     /// The segment it was written for.
     pub segment: u64,
     /// The message.
@@ -116,11 +119,12 @@ impl Header {
             return None;
         }
         let flags = u16::from_le_bytes([octets[6], octets[7]]);
-        let known = octets[5] == VERSION && flags & !(CONTINUES | IN_FILE) == 0;
+        let known = octets[5] == VERSION && flags & !(CONTINUES | IN_FILE | LOST) == 0;
         Some(Self {
             kind: if known { Kind::from_code(octets[4]) } else { None },
             continues: flags & CONTINUES != 0,
             in_file: flags & IN_FILE != 0,
+            is_lost: flags & LOST != 0,
             segment: u64_at(octets, 8),
             id: u64_at(octets, 16),
             synced: u64_at(octets, 24),
@@ -193,6 +197,8 @@ pub struct Record {
     pub id: u64,
     /// Whether the content is in a file of its own.
     pub in_file: bool,
+    /// Whether the content is lost.
+    pub is_lost: bool,
     /// Header, meta, and short bodies with the zeros behind them.
     start: Vec<u8>,
     /// Long bodies.
@@ -247,7 +253,7 @@ impl Record {
         start[56..60].copy_from_slice(&body_crc.to_le_bytes());
         start.extend_from_slice(meta);
 
-        let mut record = Self { kind, id, in_file: false, start, body: Vec::new(), long: 0 };
+        let mut record = Self { kind, id, in_file: false, is_lost: false, start, body: Vec::new(), long: 0 };
         if copied {
             body.iter().for_each(|part| record.start.extend_from_slice(part));
             record.start.resize(record.length() as usize, 0);
@@ -264,6 +270,12 @@ impl Record {
         self
     }
 
+    /// Says that the content is lost: there is nothing to read, and nothing to look for but a file that may come back.
+    pub fn lost(mut self) -> Self {
+        self.is_lost = true;
+        self.in_file()
+    }
+
     /// Length of the whole record, with the zeros behind it.
     pub fn length(&self) -> u64 {
         padded(self.start.len() as u64 + self.long)
@@ -277,6 +289,9 @@ impl Record {
         }
         if self.in_file {
             flags |= IN_FILE;
+        }
+        if self.is_lost {
+            flags |= LOST;
         }
         let start = &mut self.start;
         start[6..8].copy_from_slice(&flags.to_le_bytes());

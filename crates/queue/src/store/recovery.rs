@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
 use super::files::{Access, Files, StoredFile, write_all};
-use super::index::{Opening, Unusable};
-use super::record::Kind;
+use super::index::{Contents, Opening, Unusable};
+use super::missing::{Expected, Wrong};
+use super::record::{ALIGNMENT, HEADER, Header, Kind};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
-use super::{Found, News, Recovered, StoreError, large};
+use super::{Found, InUse, News, Recovered, StoreError, large};
 use crate::message::QueueId;
 
 /// The content of the file FORMAT.
@@ -51,7 +52,7 @@ impl Layout {
         create(&self.root)?;
         let path = self.root.join("LOCK");
         let lock = files.lock(&path).map_err(|e| StoreError::io("locking", &path, e))?;
-        let mut lock = lock.ok_or_else(|| StoreError::InUse(self.root.display().to_string()))?;
+        let mut lock = lock.ok_or_else(|| StoreError::InUse(self.holder(files, &path)))?;
         // For people who look: the lock itself is what counts, so a full disk may leave this undone.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         self.check_format(files)?;
@@ -59,6 +60,14 @@ impl Layout {
         create(&self.big)?;
         files.sync_directory(&self.root).map_err(|e| StoreError::io("syncing", &self.root, e))?;
         Ok(lock)
+    }
+
+    /// Who holds the lock, by its own word.
+    fn holder(&self, files: &dyn Files, lock: &Path) -> InUse {
+        let mut octets = [0; 16];
+        let read = files.open(lock, Access::Read).and_then(|file| file.read_at(&mut octets, 0)).unwrap_or(0);
+        let process = std::str::from_utf8(&octets[..read]).ok().and_then(|text| text.trim().parse().ok());
+        InUse { path: self.root.clone(), process }
     }
 
     /// The format is written before anything else, and a spool of another format is not touched.
@@ -96,11 +105,22 @@ impl Layout {
 pub(super) struct Recovery {
     pub catalogue: Catalogue,
     pub found: Found,
-    /// Messages of which nothing was told yet, or not the newest.
-    pub untold: Vec<u64>,
     pub next_number: u32,
     pub last_id: u64,
     pub indexer: Indexer,
+    /// Messages of which nothing was told yet, or not the newest.
+    pub untold: Vec<u64>,
+    /// What only the index knew: messages without their content, and newer states of those that there are.
+    pub remains: Remains,
+}
+
+/// What is to be written again, because the log has lost it.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    /// All that is left of messages.
+    pub envelopes: Vec<Recovered>,
+    /// States of messages that are there.
+    pub states: Vec<(QueueId, Vec<u8>)>,
 }
 
 /// Reads index and log, and tells what the index has of the messages.
@@ -118,11 +138,15 @@ pub(super) fn recover(
     }
     let indexer = Opening::start(&layout.root, Arc::clone(files))
         .map_err(|source| StoreError::Io { what: "starting the indexer".into(), source })?;
-    let unusable = match replay_indexed(&log, &indexer, tell)? {
+    let (unusable, witness) = match replay_indexed(&log, &indexer, tell)? {
         Ok(replay) => return replay.finish(&log, None, Indexer::Continues(indexer)),
         Err(unusable) => unusable,
     };
     tell(News::Nothing);
+    let mut replay = Replay { last_id: witness.last_id, witness, ..Replay::default() };
+    replay.run(&log)?;
+    replay.miss(&log);
+    replay.ask(&indexer);
     let (reason, indexer) = match unusable {
         Unusable::Empty if log.has_unread() => {
             ("a part of the log could not be read at the last start".to_owned(), Indexer::Continues(indexer))
@@ -136,8 +160,7 @@ pub(super) fn recover(
             (reason.clone(), Indexer::Lost(reason))
         }
     };
-    let mut replay = Replay::default();
-    replay.run(&log)?;
+    log.unmark_missing();
     // A new spool has no index, and nothing needs to be said about that.
     let rebuilt = (!log.segments.is_empty()).then_some(reason);
     if let Some(reason) = &rebuilt {
@@ -146,35 +169,72 @@ pub(super) fn recover(
     replay.finish(&log, rebuilt, indexer)
 }
 
+/// What an index that cannot be used knew: the log may have lost it.
+#[derive(Debug, Default)]
+struct Witness {
+    messages: BTreeMap<u64, Known>,
+    segments: Vec<u64>,
+    last_id: u64,
+}
+
+impl Witness {
+    fn new(messages: BTreeMap<u64, Known>, contents: Contents) -> Self {
+        Self { messages, segments: contents.segments, last_id: contents.summary.last_id }
+    }
+}
+
 /// The rows of the index, and the log behind them.
 fn replay_indexed(
     log: &Log<'_>,
     indexer: &Opening,
     tell: &mut dyn FnMut(News),
-) -> Result<Result<Replay, Unusable>, StoreError> {
+) -> Result<Result<Replay, (Unusable, Witness)>, StoreError> {
     let mut replay = Replay::default();
     let rows = indexer.load(|id, row| {
-        replay.messages.insert(id, row.location);
-        match row.texts {
-            Some((meta, state)) => tell(News::Message(Recovered { id: QueueId(id), meta, state })),
-            None => drop(replay.untold.insert(id)),
-        }
+        // What is not where the index says is told in the end, when it is known what became of it.
+        let is_there = log.holds(&row.location);
+        let texts = match row.texts {
+            Some((meta, state)) if is_there => {
+                tell(News::Message(Recovered { id: QueueId(id), meta, state }));
+                None
+            }
+            None => {
+                replay.untold.insert(id);
+                None
+            }
+            texts => texts.map(Box::new),
+        };
+        replay.messages.insert(id, Known { location: row.location, texts });
     });
-    let summary = match rows {
-        Ok(summary) => summary,
-        Err(unusable) => return Ok(Err(unusable)),
+    let contents = match rows {
+        Ok(contents) => contents,
+        Err(unusable) => return Ok(Err((unusable, Witness::default()))),
     };
-    let Some(position) = summary.complete_to else {
-        return Ok(Err(Unusable::Bad("the index was never completed".into())));
+    let unusable = |reason: String, witness| Ok(Err((Unusable::Bad(reason), witness)));
+    let Some(position) = contents.summary.complete_to else {
+        return unusable("the index was never completed".into(), Witness::default());
     };
     let in_log = log.segments.get(&number(position.segment));
     if in_log.is_none_or(|(name, length)| *name != position.segment || position.offset > *length) {
-        return Ok(Err(Unusable::Bad("the index is not of this log".into())));
+        // Of another spool, or the end of the log is gone.
+        let witness = match log.shares(&contents.segments) {
+            true => Witness::new(replay.messages, contents),
+            false => Witness::default(),
+        };
+        return unusable("the index is not of this log".into(), witness);
     }
     replay.behind = Some(position);
-    replay.last_id = summary.last_id;
+    replay.last_id = contents.summary.last_id;
+    replay.expected = Expected::of_index(&contents.segments);
     replay.run(log)?;
-    Ok(replay.compare().map(|()| replay).map_err(Unusable::Bad))
+    replay.miss(log);
+    match replay.compare() {
+        Ok(()) => Ok(Ok(replay)),
+        Err(reason) => {
+            replay.messages.extend(replay.lost);
+            unusable(reason, Witness::new(replay.messages, contents))
+        }
+    }
 }
 
 /// What becomes of the indexer.
@@ -198,6 +258,8 @@ struct Log<'a> {
     strange: usize,
     /// What earlier starts found wrong with segments.
     marks: HashSet<(u64, Mark)>,
+    /// Segments that earlier starts have missed and that are still not there.
+    still_missing: Vec<u64>,
 }
 
 /// What a start noted beside the log about a segment. The next start may use the index and not look there, and what could
@@ -208,15 +270,18 @@ enum Mark {
     Damaged,
     /// The disk failed to read a part of it. Never removed either, and the next start reads it once more.
     Unreadable,
+    /// It was not there. When it is again, the next start reads the whole log.
+    Missing,
 }
 
 impl Mark {
-    const ALL: [Self; 2] = [Self::Damaged, Self::Unreadable];
+    const ALL: [Self; 3] = [Self::Damaged, Self::Unreadable, Self::Missing];
 
     fn file_name(self, segment: u64) -> String {
         let suffix = match self {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
+            Self::Missing => "missing",
         };
         format!("seg-{segment:016x}.{suffix}")
     }
@@ -224,23 +289,29 @@ impl Mark {
 
 impl<'a> Log<'a> {
     fn list(layout: &'a Layout, files: &'a dyn Files) -> Result<Self, StoreError> {
-        let mut segments = BTreeMap::new();
+        let mut segments = BTreeMap::<u32, (u64, u64)>::new();
         let mut strange = 0;
         for entry in files.list(&layout.log).map_err(|e| StoreError::io("reading", &layout.log, e))? {
-            let digits = entry.name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".log"));
-            let name = digits.filter(|d| d.len() == 16).and_then(|d| u64::from_str_radix(d, 16).ok());
-            match name.filter(|name| number(*name) != 0 && !segments.contains_key(&number(*name))) {
-                Some(name) => drop(segments.insert(number(name), (name, entry.length))),
-                None => {
-                    tracing::error!(
-                        name = entry.name,
-                        "a file in the spool's log is not known: it is left alone"
-                    );
-                    strange += 1;
+            let name = segment_name(&entry.name).filter(|_| entry.is_file);
+            let former = name.and_then(|name| segments.get(&number(name)).copied());
+            // Of two with one number the one that holds what was written for it.
+            let is_wanted = former.is_none_or(|(former, _)| !begins_as_named(layout, files, former));
+            match name.filter(|_| is_wanted) {
+                Some(name) => {
+                    let replaced = segments.insert(number(name), (name, entry.length));
+                    strange += usize::from(replaced.is_some());
                 }
+                None => strange += 1,
+            }
+            if name.is_none() || former.is_some() {
+                tracing::error!(
+                    name = entry.name,
+                    "a file in the spool's log is not known, or twice: it is left alone"
+                );
             }
         }
-        let mut log = Self { layout, files, segments, strange, marks: HashSet::new() };
+        let mut log =
+            Self { layout, files, segments, strange, marks: HashSet::new(), still_missing: Vec::new() };
         log.read_marks()?;
         Ok(log)
     }
@@ -252,6 +323,10 @@ impl<'a> Log<'a> {
             result => result.map_err(|e| StoreError::io("reading", directory, e))?,
         };
         let names: HashSet<String> = entries.into_iter().map(|entry| entry.name).collect();
+        let missed = names.iter().filter_map(|name| {
+            u64::from_str_radix(name.strip_prefix("seg-")?.strip_suffix(".missing")?, 16).ok()
+        });
+        self.still_missing = missed.filter(|name| !self.has(*name)).collect();
         for (segment, _) in self.segments.values() {
             let marks = Mark::ALL.into_iter().filter(|mark| names.contains(&mark.file_name(*segment)));
             self.marks.extend(marks.map(|mark| (*segment, mark)));
@@ -261,7 +336,32 @@ impl<'a> Log<'a> {
 
     /// Whether something could not be read at the last start, so that the whole log must be read.
     fn has_unread(&self) -> bool {
-        self.marks.iter().any(|(_, mark)| *mark == Mark::Unreadable)
+        self.marks.iter().any(|(_, mark)| *mark != Mark::Damaged)
+    }
+
+    /// Whether there is room in the log for the records of a message where they should be.
+    fn holds(&self, location: &Location) -> bool {
+        let fits = |place: Place, length: u32| {
+            let end = place.offset() + u64::from(length) * ALIGNMENT;
+            self.segments.get(&place.segment).is_some_and(|(_, segment)| end <= *segment)
+        };
+        fits(location.place, location.length) && location.state().is_none_or(|place| fits(place, 0))
+    }
+
+    fn has(&self, name: u64) -> bool {
+        self.segments.get(&number(name)).is_some_and(|(found, _)| *found == name)
+    }
+
+    /// Whether an index with these segments was one of this log.
+    fn shares(&self, names: &[u64]) -> bool {
+        self.segments.is_empty() || names.iter().any(|name| self.has(*name))
+    }
+
+    /// What was missing and is there again has been read.
+    fn unmark_missing(&self) {
+        for (segment, _) in self.marks.iter().filter(|(_, mark)| *mark == Mark::Missing) {
+            self.unmark(*segment, Mark::Missing);
+        }
     }
 
     fn is_marked(&self, segment: u64) -> bool {
@@ -286,12 +386,12 @@ impl<'a> Log<'a> {
     }
 
     /// The whole segment could be read again.
-    fn unmark_unreadable(&self, segment: u64) {
-        if !self.marks.contains(&(segment, Mark::Unreadable)) {
+    fn unmark(&self, segment: u64, mark: Mark) {
+        if !self.marks.contains(&(segment, mark)) {
             return;
         }
         tracing::info!(segment = number(segment), "a segment of the spool can be read again");
-        let path = self.layout.damaged.join(Mark::Unreadable.file_name(segment));
+        let path = self.layout.damaged.join(mark.file_name(segment));
         if let Err(error) = self.files.remove(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a note: the next start reads the whole log");
         }
@@ -338,27 +438,69 @@ impl<'a> Log<'a> {
     }
 }
 
+/// The name in the name of a segment's file. Numbers that no spool reaches are none: there must be room behind the last.
+fn segment_name(file: &str) -> Option<u64> {
+    let digits = file.strip_prefix("seg-")?.strip_suffix(".log")?;
+    let name = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)?;
+    (1..=u32::MAX / 2).contains(&number(name)).then_some(name)
+}
+
+/// Whether the first record of a segment's file was written for it.
+fn begins_as_named(layout: &Layout, files: &dyn Files, name: u64) -> bool {
+    let mut octets = [0; HEADER];
+    let read = files.open(&layout.segment(name), Access::Read).and_then(|file| file.read_at(&mut octets, 0));
+    read.is_ok() && Header::parse(&octets).is_some_and(|header| header.segment == name)
+}
+
+/// A message that is in the queue as far as the log was read.
+#[derive(Debug)]
+struct Known {
+    location: Location,
+    /// Envelope and state, where the index has them and the log may not.
+    texts: Option<Box<(Vec<u8>, Option<Vec<u8>>)>>,
+}
+
+impl Known {
+    fn recovered(self, id: u64) -> Recovered {
+        let (meta, state) = self.texts.map(|texts| *texts).unwrap_or_default();
+        Recovered { id: QueueId(id), meta, state }
+    }
+}
+
 /// The log, read from an end to the other, and what it says in the end.
 #[derive(Debug, Default)]
 struct Replay {
     /// Where the index ends. `None`: the whole log is read.
     behind: Option<Position>,
-    messages: BTreeMap<u64, Location>,
+    messages: BTreeMap<u64, Known>,
     /// States of messages whose record comes later, copied out of a segment that is gone.
     states: HashMap<u64, (Place, u32)>,
     /// Messages that the log behind the index says something of.
     touched: HashSet<u64>,
-    /// Messages that are too long for the index.
-    untold: HashSet<u64>,
     segments: BTreeMap<u32, Segment>,
     position: Option<Position>,
     damaged: usize,
     last_id: u64,
+    /// The segments that there should be.
+    expected: Expected,
+    /// What an index that cannot be used knew, without what the log says the end of.
+    witness: Witness,
+    /// Messages of which only the index knows.
+    lost: BTreeMap<u64, Known>,
+    /// The highest number of a segment that is missing. It is not used again: the segment may be put back.
+    highest: u32,
+    /// States that only the index knows.
+    states_left: Vec<(QueueId, Vec<u8>)>,
+    /// Messages of which an index that cannot be used has a newer state.
+    newer: HashSet<u64>,
+    /// Messages that are too long for the index.
+    untold: HashSet<u64>,
 }
 
 impl Replay {
     fn run(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
-        self.damaged += log.strange;
+        self.damaged += log.strange + log.still_missing.len();
+        self.highest = log.still_missing.iter().map(|name| number(*name)).max().unwrap_or(0);
         let newest = log.segments.keys().next_back().copied();
         let (first, offset) = self.behind.map_or((0, 0), |at| (number(at.segment), at.offset));
         for (number, (name, length)) in &log.segments {
@@ -377,7 +519,7 @@ impl Replay {
                 if found.is_unreadable && !found.is_sound() {
                     log.mark(*name, Mark::Unreadable);
                 } else {
-                    log.unmark_unreadable(*name);
+                    log.unmark(*name, Mark::Unreadable);
                 }
                 for item in found.items {
                     self.take(log, *name, &*file, item);
@@ -407,7 +549,7 @@ impl Replay {
         if is_unreadable {
             log.mark(name, Mark::Unreadable);
         } else {
-            log.unmark_unreadable(name);
+            log.unmark(name, Mark::Unreadable);
             self.look_behind_the_end(log, name, &*file, end..last, items);
         }
 
@@ -499,24 +641,29 @@ impl Replay {
         match entry.header.kind {
             Some(Kind::Enqueue | Kind::Move) => self.apply_message(place, length, &entry),
             Some(Kind::State) => match self.messages.get_mut(&id) {
-                Some(location) => location.set_state(place, length),
+                Some(known) => known.location.set_state(place, length),
                 None => drop(self.states.insert(id, (place, length))),
             },
             Some(Kind::Delete) => {
                 self.messages.remove(&id);
                 self.states.remove(&id);
+                self.witness.messages.remove(&id);
             }
-            Some(Kind::Head | Kind::Pad) | None => {}
+            Some(Kind::Head) => self.expected.begins(entry.header.segment, &entry.meta),
+            Some(Kind::Pad) => self.expected.leave(&entry.meta),
+            None => {}
         }
     }
 
     fn apply_message(&mut self, place: Place, length: u32, entry: &Entry) {
         let header = &entry.header;
         if let Some(known) = self.messages.get_mut(&header.id) {
+            // What stands for a message that was lost does not replace the message, when that is back.
+            let is_worse = header.is_lost && header.origin != known.location.origin;
             // A copy whose content did not arrive must not replace the good one.
-            if entry.body_fits {
-                known.place = place;
-                known.length = length;
+            if entry.body_fits && !is_worse {
+                known.location.place = place;
+                known.location.length = length;
             }
             return;
         }
@@ -524,23 +671,99 @@ impl Replay {
         if let Some((place, length)) = self.states.remove(&header.id) {
             location.set_state(place, length);
         }
-        self.messages.insert(header.id, location);
+        self.messages.insert(header.id, Known { location, texts: None });
+    }
+
+    /// Looks for segments that should be there, and for messages that only the index knows of.
+    fn miss(&mut self, log: &Log<'_>) {
+        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
+        let Witness { messages: witness, segments, .. } = std::mem::take(&mut self.witness);
+        // Behind the end nothing says what there was, but for the index.
+        let behind = segments.into_iter().filter(|name| number(*name) > newest);
+        let behind = behind.map(|name| (name, Wrong::Missing));
+        for (name, wrong) in self.expected.compare(&log.segments).into_iter().chain(behind) {
+            tracing::error!(
+                segment = number(name),
+                ?wrong,
+                "a segment of the spool is gone, or a part of it"
+            );
+            self.damaged += 1;
+            self.highest = self.highest.max(number(name));
+            let mark = match wrong {
+                Wrong::Missing => Mark::Missing,
+                Wrong::Short { .. } => Mark::Damaged,
+            };
+            log.mark(name, mark);
+            if let Some(segment) = self.segments.get_mut(&number(name)) {
+                segment.damaged = true;
+            }
+        }
+        // A segment is removed when nothing in it counts, but not one that should be there, nor the last.
+        let is_gone = |known: &Known| {
+            let segment = known.location.place.segment;
+            !log.segments.contains_key(&segment) && (self.expected.contains(segment) || segment > newest)
+        };
+        self.lost.extend(self.messages.extract_if(.., |_, known| is_gone(known)));
+        for (id, known) in &mut self.messages {
+            let is_gone = known.location.state().is_some_and(|at| !log.segments.contains_key(&at.segment));
+            let state = known.texts.as_ref().and_then(|texts| texts.1.clone());
+            if is_gone && let Some(state) = state {
+                known.location.forget_state();
+                self.states_left.push((QueueId(*id), state));
+            }
+        }
+        for (id, witness) in witness {
+            let ended = !log.segments.contains_key(&witness.location.place.segment) && !is_gone(&witness);
+            match self.messages.get_mut(&id) {
+                // Records only move forward.
+                Some(known) if witness.location.state() > known.location.state() => {
+                    self.newer.insert(id);
+                }
+                Some(_) => {}
+                None if ended => {}
+                None => drop(self.lost.insert(id, witness)),
+            }
+        }
+        self.touched.extend(self.lost.keys());
+        self.touched.extend(self.states_left.iter().map(|(id, _)| id.0));
+    }
+
+    /// Asks an index that cannot be used for what only it knows.
+    fn ask(&mut self, indexer: &Opening) {
+        let Self { lost, newer, messages, states_left, .. } = self;
+        if newer.is_empty() && lost.values().all(|known| known.texts.is_some()) {
+            return;
+        }
+        let answer = indexer.load_again(|id, row| {
+            let Some(texts) = row.texts else { return };
+            if let Some(known) = lost.get_mut(&id) {
+                known.texts = Some(Box::new(texts));
+            } else if newer.contains(&id)
+                && let (Some(known), (_, Some(state))) = (messages.get_mut(&id), texts)
+            {
+                known.location.forget_state();
+                states_left.push((QueueId(id), state));
+            }
+        });
+        if answer.is_err() {
+            tracing::error!("the index did not give once more what only it knows");
+        }
     }
 
     /// With an index: leaves out what is gone, and says what does not fit the log.
     fn compare(&mut self) -> Result<(), String> {
         // A segment is removed when nothing in it counts: a message in one that is gone has ended.
         let Self { messages, touched, segments, .. } = self;
-        messages.retain(|id, location| {
-            let there = segments.contains_key(&location.place.segment);
+        messages.retain(|id, known| {
+            let there = segments.contains_key(&known.location.place.segment);
             if !there {
                 touched.insert(*id);
             }
             there
         });
-        for (id, location) in messages {
+        for (id, Known { location, .. }) in messages {
             let fits = |place: Place, length: u32| {
-                let end = place.offset() + u64::from(length) * super::record::ALIGNMENT;
+                let end = place.offset() + u64::from(length) * ALIGNMENT;
                 segments.get(&place.segment).is_some_and(|segment| end <= segment.length)
             };
             let state_fits = location.state().is_none_or(|place| fits(place, 0));
@@ -557,36 +780,40 @@ impl Replay {
         index_rebuilt: Option<String>,
         indexer: Indexer,
     ) -> Result<Recovery, StoreError> {
-        self.check_large_files(log)?;
-        let newest = log.segments.keys().next_back().copied().unwrap_or(0);
-        let (untold, unindexed) = match self.behind {
-            Some(_) => {
-                self.untold.extend(&self.touched);
-                (self.untold.into_iter().collect(), self.touched)
-            }
+        let mut lost = self.check_large_files(log)?;
+        let newest = log.segments.keys().next_back().copied().unwrap_or(0).max(self.highest);
+        let (mut untold, unindexed): (Vec<u64>, HashSet<u64>) = match self.behind {
+            Some(_) => (self.untold.union(&self.touched).copied().collect(), self.touched),
             None => (self.messages.keys().copied().collect(), self.messages.keys().copied().collect()),
         };
+        untold.extend(lost.iter().map(|id| id.0));
+        let locations = self.messages.into_iter().map(|(id, known)| (id, known.location)).collect();
+        let envelopes: Vec<Recovered> =
+            self.lost.into_iter().map(|(id, known)| known.recovered(id)).collect();
+        lost.extend(envelopes.iter().map(|message| message.id));
+        self.damaged += envelopes.len();
         let position = self.position.unwrap_or(Position { segment: 0, offset: 0 });
-        let mut catalogue = Catalogue::new(self.messages, self.segments, position, unindexed);
+        let mut catalogue = Catalogue::new(locations, self.segments, position, unindexed);
         catalogue.indexed_to = self.behind.map(|at| number(at.segment));
         Ok(Recovery {
             catalogue,
-            found: Found { messages: Vec::new(), damaged: self.damaged, index_rebuilt },
+            found: Found { messages: Vec::new(), damaged: self.damaged, lost, index_rebuilt },
             untold,
             next_number: newest.checked_add(1).ok_or(StoreError::Closed)?,
             last_id: self.last_id,
             indexer,
+            remains: Remains { envelopes, states: self.states_left },
         })
     }
 
-    /// Removes files that no message mentions, and counts messages whose file is gone.
-    fn check_large_files(&mut self, log: &Log<'_>) -> Result<(), StoreError> {
+    /// Removes files that no message mentions. Gives the messages whose file is gone, and counts them.
+    fn check_large_files(&mut self, log: &Log<'_>) -> Result<Vec<QueueId>, StoreError> {
         let big = &log.layout.big;
         let entries = log.files.list(big).map_err(|e| StoreError::io("reading", big, e))?;
         let mut there = BTreeSet::new();
         for entry in entries {
             let Some(id) = large::id(&entry.name) else { continue };
-            if self.messages.get(&id).is_some_and(|location| location.in_file) {
+            if self.messages.get(&id).is_some_and(|known| known.location.in_file) {
                 there.insert(id);
                 continue;
             }
@@ -602,8 +829,9 @@ impl Replay {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a file that no message mentions");
             }
         }
-        for (id, location) in &self.messages {
-            if location.in_file && !there.contains(id) {
+        let mut lost = Vec::new();
+        for (id, known) in &self.messages {
+            if known.location.in_file && !there.contains(id) {
                 // Set aside by a start that could not read the record that mentions it.
                 let aside = log.layout.damaged.join(format!("big-{}", large::name(*id)));
                 let back = log.files.rename(&aside, &big.join(large::name(*id)));
@@ -612,9 +840,10 @@ impl Replay {
                 }
                 tracing::error!(id = %QueueId(*id), "the file with the content of a message is gone");
                 self.damaged += 1;
+                lost.push(QueueId(*id));
             }
         }
-        Ok(())
+        Ok(lost)
     }
 }
 
@@ -626,6 +855,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use bytes::Bytes;
+    use postern_runtime::SystemClock;
 
     use super::*;
     use crate::store::files::SystemFiles;
@@ -708,7 +938,7 @@ mod tests {
 
     /// The newest state of a message, where the log was found to have it.
     fn state_of(spool: &Spool, replay: &Replay, id: u64) -> Option<String> {
-        let place = replay.messages.get(&id)?.state()?;
+        let place = replay.messages.get(&id)?.location.state()?;
         let name = replay.segments[&place.segment].name;
         let file = SystemFiles.open(&spool.layout.segment(name), Access::Read).unwrap();
         let (_, state) = read_meta(&*file, place.offset(), name, id).unwrap().unwrap();
@@ -830,7 +1060,7 @@ mod tests {
             let (mut octets, starts) = segment(NEWEST, groups);
             octets[starts[1] as usize - 20] ^= 1;
             spool.write(NEWEST, &octets);
-            assert_eq!(spool.replay().messages[&1].place.segment, number(SEALED));
+            assert_eq!(spool.replay().messages[&1].location.place.segment, number(SEALED));
         }
     }
 
@@ -973,7 +1203,7 @@ mod tests {
     fn use_once(config: &postern_config::Queue, files: Arc<dyn Files>) -> Vec<u64> {
         let tuning =
             Tuning { compaction_age: std::time::Duration::ZERO, dead_octets: 0, ..Tuning::default() };
-        let (store, found) = Store::open_with(config, files, tuning).unwrap();
+        let (store, found) = Store::open_with(config, files, Arc::new(SystemClock), tuning).unwrap();
         for _ in 0..5 {
             store.collect();
         }
@@ -989,7 +1219,9 @@ mod tests {
             segment_size: 40_000,
             ..postern_config::Queue::default()
         };
-        let (store, _) = Store::open_with(&config, Arc::new(SystemFiles), Tuning::default()).unwrap();
+        let (store, _) =
+            Store::open_with(&config, Arc::new(SystemFiles), Arc::new(SystemClock), Tuning::default())
+                .unwrap();
         let mut ids = Vec::new();
         for _ in 0..6 {
             let id = store.next_id();

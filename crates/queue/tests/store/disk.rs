@@ -24,10 +24,18 @@ pub enum Call<'a> {
     Allocate(u64),
 }
 
-/// Who has a say. Calls for the index are not asked about: what it does is its own business.
+/// Who has a say. About the index nobody is asked: sled writes its files itself.
 pub trait Say: Debug + Send + Sync + 'static {
     /// Before each call that changes something; an error is what the call returns.
     fn before(&self, path: &Path, call: Call<'_>) -> io::Result<()>;
+
+    /// Told of our own calls for the index.
+    fn index_call(&self, _call: &Call<'_>) {}
+
+    /// Whether the index may be used.
+    fn admits_index(&self) -> bool {
+        true
+    }
 
     /// How much is written at once.
     fn at_once(&self) -> usize {
@@ -57,7 +65,16 @@ fn of_index(path: &Path) -> bool {
 
 impl<S: Say> Disk<S> {
     fn ask(&self, path: &Path, call: Call<'_>) -> io::Result<()> {
-        if of_index(path) { Ok(()) } else { self.0.before(path, call) }
+        if !of_index(path) {
+            return self.0.before(path, call);
+        }
+        self.0.index_call(&call);
+        self.admit(path)
+    }
+
+    fn admit(&self, path: &Path) -> io::Result<()> {
+        let forbidden = of_index(path) && !self.0.admits_index();
+        if forbidden { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 }
 
@@ -66,6 +83,7 @@ impl<S: Say> Files for Disk<S> {
         if matches!(access, Access::CreateNew | Access::Replace) {
             self.ask(path, Call::Create)?;
         }
+        self.admit(path)?;
         let file = SystemFiles.open(path, access)?;
         Ok(Arc::new(DiskFile { say: Arc::clone(&self.0), path: path.to_owned(), file }))
     }
@@ -84,6 +102,7 @@ impl<S: Say> Files for Disk<S> {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.admit(path)?;
         SystemFiles.list(path)
     }
 
@@ -98,6 +117,8 @@ impl<S: Say> Files for Disk<S> {
     }
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.0.index_call(&Call::Remove);
+        self.admit(path)?;
         SystemFiles.remove_tree(path)
     }
 
@@ -108,7 +129,11 @@ impl<S: Say> Files for Disk<S> {
 
 impl<S: Say> DiskFile<S> {
     fn ask(&self, call: Call<'_>) -> io::Result<()> {
-        if of_index(&self.path) { Ok(()) } else { self.say.before(&self.path, call) }
+        if !of_index(&self.path) {
+            return self.say.before(&self.path, call);
+        }
+        self.say.index_call(&call);
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::support::*;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
+const EROFS: i32 = 30;
 
 /// When calls fail.
 #[derive(Debug)]
@@ -23,12 +24,27 @@ struct Plan {
     bad: AtomicI64,
     error: i32,
     failed: AtomicU64,
+    /// Octets that are written at once at most: short writes are the rule here.
+    at_once: usize,
 }
 
 impl Plan {
     fn new(good: i64, bad: i64, error: i32) -> Arc<Self> {
         let (good, bad) = (AtomicI64::new(good), AtomicI64::new(bad));
-        Arc::new(Self { good, bad, error, failed: AtomicU64::new(0) })
+        Arc::new(Self { good, bad, error, failed: AtomicU64::new(0), at_once: 700 })
+    }
+
+    /// From call `good` on until [`Plan::recover`].
+    fn for_good(good: i64, error: i32) -> Arc<Self> {
+        Self::new(good, i64::MAX, error)
+    }
+
+    fn recover(&self) {
+        self.bad.store(0, Ordering::SeqCst);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -41,9 +57,8 @@ impl Say for Plan {
         Err(io::Error::from_raw_os_error(self.error))
     }
 
-    /// Short writes are the rule here.
     fn at_once(&self) -> usize {
-        700
+        self.at_once
     }
 }
 
@@ -182,6 +197,82 @@ fn whichever_call_fails_with_enospc_nothing_is_lost_and_nothing_refused_comes_ba
         }
         assert!(good > 40, "only {good} calls were tried");
     }
+}
+
+#[test]
+fn whichever_call_fails_because_the_disk_may_not_be_written_nothing_is_lost() {
+    for bad in [1, 3] {
+        let mut good = 0;
+        while fail(good, bad, EROFS) {
+            good += 1;
+        }
+        assert!(good > 40, "only {good} calls were tried");
+    }
+}
+
+/// The disk takes nothing from some call on, as when the system has made it read-only, until it is repaired.
+fn becomes_unwritable(good: i64, error: i32) -> bool {
+    let what = format!("error {error} from call {good} on");
+    let directory = tempfile::tempdir().unwrap();
+    let plan = Plan::for_good(good, error);
+    let files = || Arc::new(Disk(Arc::clone(&plan)));
+    let mut told = Told::default();
+    let store = match open_on(directory.path(), files()) {
+        Ok((store, _)) => store,
+        Err(refused) => {
+            assert!(matches!(refused, StoreError::Io { .. }) && plan.has_failed(), "{what}: {refused}");
+            plan.recover();
+            open_on(directory.path(), files()).unwrap().0
+        }
+    };
+    work(&store, &mut told);
+    let has_failed = plan.has_failed();
+    let is_bad = has_failed && plan.bad.load(Ordering::SeqCst) > 0;
+    if is_bad {
+        // Nothing is taken, that is said, and what is there can be read.
+        let refused = told.refused.len();
+        work(&store, &mut told);
+        told.put(&store, 500);
+        assert!(told.refused.len() > refused, "{what}");
+        assert!(store.health().is_some(), "{what}: the store says that it is well");
+        for (id, length) in &told.there {
+            assert_eq!(read(&store, *id).unwrap(), content(*id, *length), "{what}");
+        }
+        plan.recover();
+        // Nobody writes: the store finds out by itself.
+        eventually(&what, || store.health().is_none());
+    }
+    plan.recover();
+    let refused = told.refused.len();
+    work(&store, &mut told);
+    assert_eq!(told.refused.len(), refused, "{what}: takes mail again");
+    store.close();
+    told.check(directory.path(), &what);
+    told.check(directory.path(), &what);
+    has_failed
+}
+
+#[test]
+fn a_disk_that_becomes_unwritable_is_said_to_be_and_is_used_again_when_it_is_repaired() {
+    for error in [EROFS, EIO, ENOSPC] {
+        let mut good = 0;
+        while becomes_unwritable(good, error) {
+            good += 1;
+        }
+        assert!(good > 40, "only {good} calls were tried");
+    }
+}
+
+#[test]
+fn writes_of_single_octets_are_put_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = Arc::new(Plan { at_once: 1, ..Arc::into_inner(Plan::new(i64::MAX, 0, EIO)).unwrap() });
+    let (store, _) = open_on(directory.path(), Arc::new(Disk(plan))).unwrap();
+    let mut told = Told::default();
+    work(&store, &mut told);
+    assert!(told.refused.is_empty());
+    store.close();
+    told.check(directory.path(), "single octets");
 }
 
 /// A disk that has room for nothing but what the reserve gives back.

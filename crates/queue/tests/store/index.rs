@@ -1,11 +1,14 @@
 //! The index may be lost, old, damaged or somebody else's: the mail is all there.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use postern_queue::QueueId;
 use postern_queue::store::Change;
 
+use crate::disk::{Call, Disk, Say};
 use crate::support::*;
 
 /// A closed spool: some messages, with some states, some ended.
@@ -121,6 +124,104 @@ fn an_older_index_is_brought_up_to_date() {
     for message in &found.messages {
         assert_eq!(read(&store, message.id).unwrap(), content(message.id, 500));
     }
+}
+
+#[test]
+fn an_index_of_any_age_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut ages = Vec::new();
+    let mut live: Vec<QueueId> = Vec::new();
+    for age in 0..8 {
+        let (store, _) = open(directory.path());
+        live.extend((0..12).map(|_| put(&store, 700)));
+        commit(&store, vec![state(live[0], &format!("age {age}"))]);
+        let ending = live.split_off(live.len() - 7);
+        ending.iter().for_each(|id| delete(&store, *id));
+        // What an older index needs is given back meanwhile, as far as it can be.
+        for _ in 0..3 {
+            store.collect();
+        }
+        store.close();
+        let aside = tempfile::tempdir().unwrap();
+        copy(&directory.path().join("index"), &aside.path().join("index"));
+        ages.push(aside);
+    }
+    for (age, aside) in ages.iter().enumerate() {
+        let spool = tempfile::tempdir().unwrap();
+        copy(directory.path(), spool.path());
+        fs::remove_dir_all(spool.path().join("index")).unwrap();
+        copy(&aside.path().join("index"), &spool.path().join("index"));
+        for _ in 0..2 {
+            let (store, found) = open(spool.path());
+            assert_eq!(ids(&found), live, "age {age}");
+            assert_eq!(state_of(&found, live[0]).as_deref(), Some("age 7"), "age {age}");
+            assert_eq!((found.damaged, found.lost.len(), missing(spool.path())), (0, 0, 0), "age {age}");
+            for id in &live {
+                assert_eq!(read(&store, *id).unwrap(), content(*id, 700));
+            }
+            assert_eq!(store.index_lost(), None);
+        }
+    }
+}
+
+#[test]
+fn a_file_in_place_of_the_index_is_put_aside_and_goes_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let messages = spool(directory.path());
+    let index = directory.path().join("index");
+    fs::remove_dir_all(&index).unwrap();
+    fs::write(&index, "no directory").unwrap();
+    assert!(check(directory.path(), &messages).is_some());
+    assert!(index.is_dir());
+    assert_eq!(check(directory.path(), &messages), None);
+    let left = fs::read_dir(directory.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("index.bad-"));
+    assert_eq!(left.count(), 0, "it is kept for one start");
+}
+
+#[test]
+fn foreign_files_in_the_index_cost_no_mail() {
+    for name in ["snap.0000000000000099", "blobs", "db.old", "snap.0000000000000042.generating"] {
+        let directory = tempfile::tempdir().unwrap();
+        let messages = spool(directory.path());
+        let _ = fs::remove_dir_all(directory.path().join("index").join(name));
+        fs::write(directory.path().join("index").join(name), vec![0x5A; 5000]).unwrap();
+        check(directory.path(), &messages);
+        assert_eq!(check(directory.path(), &messages), None, "{name}");
+    }
+}
+
+/// Nobody may look into the index.
+#[derive(Debug)]
+struct Forbidden;
+
+impl Say for Forbidden {
+    fn before(&self, _path: &Path, _call: Call<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn admits_index(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn without_the_right_to_use_the_index_the_store_works_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let messages = spool(directory.path());
+    let (store, found) = open_on(directory.path(), Arc::new(Disk(Arc::new(Forbidden)))).unwrap();
+    assert!(found.index_rebuilt.is_some());
+    let mut expected = messages.clone();
+    expected.remove(8);
+    assert_eq!(ids(&found), expected);
+    eventually("giving the index up", || store.index_lost().is_some());
+    let late = put(&store, 100);
+    delete(&store, late);
+    store.collect();
+    store.close();
+    check(directory.path(), &messages);
+    assert_eq!(check(directory.path(), &messages), None);
 }
 
 #[test]

@@ -1,13 +1,18 @@
 //! The promises of the store, kept on real files, on failing ones, and on ones that lose power.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod clock;
 mod collect;
 mod damage;
 mod disk;
 mod faults;
+mod flips;
+mod image;
 mod index;
+mod kill;
 mod large;
 mod model;
 mod power;
 mod restart;
+mod segments;
 mod support;

@@ -73,7 +73,13 @@ fn only_one_process_uses_a_spool() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(directory.path());
     let second = open_on(directory.path(), std::sync::Arc::new(postern_queue::store::files::SystemFiles));
-    assert!(matches!(second, Err(StoreError::InUse(_))));
+    let Err(StoreError::InUse(in_use)) = second else { panic!("{second:?}") };
+    assert_eq!((&*in_use.path, in_use.process), (directory.path(), Some(std::process::id())));
+    // Who holds it may not have come to say so.
+    std::fs::write(directory.path().join("LOCK"), "").unwrap();
+    let second = open_on(directory.path(), std::sync::Arc::new(postern_queue::store::files::SystemFiles));
+    assert!(second.unwrap_err().to_string().contains("in use by another process"));
+    std::fs::write(directory.path().join("LOCK"), std::process::id().to_string()).unwrap();
     assert_eq!(
         std::fs::read_to_string(directory.path().join("LOCK")).unwrap().trim(),
         std::process::id().to_string()

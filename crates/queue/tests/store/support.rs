@@ -1,5 +1,6 @@
 //! A small spool with small segments.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use postern_queue::QueueId;
 use postern_queue::store::files::{Files, SystemFiles};
 use postern_queue::store::{Change, Found, NewBody, Store, StoreError, Tuning};
+use postern_runtime::{Clock, SystemClock};
 
 use crate::disk::{Disk, Nothing};
 
@@ -45,7 +47,16 @@ pub fn open_synced(directory: &Path) -> (Store, Found) {
 }
 
 pub fn open_on(directory: &Path, files: Arc<dyn Files>) -> Result<(Store, Found), StoreError> {
-    Store::open_with(&config(directory), files, tuning())
+    open_at(directory, files, Arc::new(SystemClock))
+}
+
+/// Opens a store whose time is that of a clock of the test's.
+pub fn open_at(
+    directory: &Path,
+    files: Arc<dyn Files>,
+    clock: Arc<dyn Clock>,
+) -> Result<(Store, Found), StoreError> {
+    Store::open_with(&config(directory), files, clock, tuning())
 }
 
 /// Commits and waits.
@@ -112,6 +123,18 @@ pub fn state_of(found: &Found, id: QueueId) -> Option<String> {
     message.state.clone().map(|state| String::from_utf8(state).unwrap())
 }
 
+/// A number from the environment.
+pub fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} should be a number, not {text:?}")))
+}
+
+/// Tells the person who runs the tests something even when they pass: the table of a long one.
+pub fn say(text: &str) {
+    // A closed standard error is no reason to fail.
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// Waits for what another thread does.
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
@@ -127,6 +150,12 @@ pub fn segments(directory: &Path) -> Vec<std::path::PathBuf> {
         std::fs::read_dir(directory.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
+}
+
+/// How many segments the store has missed.
+pub fn missing(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory.join("damaged")).into_iter().flatten();
+    entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "missing")).count()
 }
 
 /// Copies a directory as a crash would leave it.
