@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
-use crate::harness::{Client, Daemon, NextHop, Script, Setup, eventually, is_root, say};
+use crate::harness::{Client, Daemon, NextHop, Script, Setup, eventually, is_root, say, skip};
 
 const ALICE: &str = "alice@proseware.test";
 const CAROL: &str = "carol@adatum.test";
@@ -218,11 +218,16 @@ impl LoopDisk {
         let ready = is_root()
             && run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()))
             && disk.try_mount()
-            && disk.trigger().exists();
+            && fs::OpenOptions::new().write(true).open(disk.trigger()).is_ok();
         if ready {
             return Some(disk);
         }
-        say("skipped: a read-only file system: mounting an ext4 of the test's own is not permitted");
+        let reason = "a read-only file system: an ext4 of the test's own cannot be mounted";
+        if is_root() {
+            skip(reason)
+        } else {
+            say(&format!("skipped: {reason}"))
+        }
         None
     }
 

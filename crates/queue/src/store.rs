@@ -10,7 +10,7 @@
 //! log/seg-<name>.log segments of the log: number, then salt, in hexadecimal; the numbers only grow
 //! big/<id>           contents of large messages
 //! index/             the index; index.bad-<time> one that was not used, kept for one start
-//! damaged/           copies of what is no good record, and marks of the segments that have such places
+//! damaged/           copies of what is no good record, and marks of the segments that have such places or are missing
 //! reserve            room that is given up when the disk is full, so that the ends of messages can be recorded
 //! ```
 //!
