@@ -397,7 +397,8 @@ impl Scenario {
             ..config(root)
         };
         let index_octets = if self.rewrites { 0 } else { u64::MAX };
-        Store::open_with(&config, files, Arc::new(SystemClock), Tuning { index_octets, ..tuning() })
+        let tuning = Tuning { index_octets, ..tuning() };
+        open_patiently(|| Store::open_with(&config, files.clone(), Arc::new(SystemClock), tuning.clone()))
     }
 
     /// Uses a store and cuts its power, in many ways at many moments.

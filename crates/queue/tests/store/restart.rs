@@ -1,7 +1,11 @@
 //! What was acknowledged is there after a restart, and nothing else.
 
+use std::sync::Arc;
+
 use postern_queue::QueueId;
-use postern_queue::store::{Change, StoreError};
+use postern_queue::store::files::SystemFiles;
+use postern_queue::store::{Change, Store, StoreError};
+use postern_runtime::SystemClock;
 
 use crate::support::*;
 
@@ -72,12 +76,14 @@ fn ids_grow_and_are_never_used_again() {
 fn only_one_process_uses_a_spool() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(directory.path());
-    let second = open_on(directory.path(), std::sync::Arc::new(postern_queue::store::files::SystemFiles));
+    let second =
+        Store::open_with(&config(directory.path()), Arc::new(SystemFiles), Arc::new(SystemClock), tuning());
     let Err(StoreError::InUse(in_use)) = second else { panic!("{second:?}") };
     assert_eq!((&*in_use.path, in_use.process), (directory.path(), Some(std::process::id())));
     // Who holds it may not have come to say so.
     std::fs::write(directory.path().join("LOCK"), "").unwrap();
-    let second = open_on(directory.path(), std::sync::Arc::new(postern_queue::store::files::SystemFiles));
+    let second =
+        Store::open_with(&config(directory.path()), Arc::new(SystemFiles), Arc::new(SystemClock), tuning());
     assert!(second.unwrap_err().to_string().contains("in use by another process"));
     std::fs::write(directory.path().join("LOCK"), std::process::id().to_string()).unwrap();
     assert_eq!(

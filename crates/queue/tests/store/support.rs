@@ -56,7 +56,23 @@ pub fn open_at(
     files: Arc<dyn Files>,
     clock: Arc<dyn Clock>,
 ) -> Result<(Store, Found), StoreError> {
-    Store::open_with(&config(directory), files, clock, tuning())
+    open_patiently(|| Store::open_with(&config(directory), files.clone(), clock.clone(), tuning()))
+}
+
+/// Opens a store that may have been closed a moment ago. A process that another test starts just then has the lock for a
+/// moment, too: from its parent, until it becomes the program that it was started for.
+pub fn open_patiently<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    loop {
+        match open() {
+            Err(StoreError::InUse(holder))
+                if holder.process == Some(std::process::id()) && std::time::Instant::now() < end =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Commits and waits.
