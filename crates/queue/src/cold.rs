@@ -13,7 +13,7 @@ use crate::Inner;
 use crate::entry::{Entry, Loaded, Texts};
 use crate::envelope::Envelope;
 use crate::message::{Destination, QueueId};
-use crate::messages::{Context, Effects, Messages, Window};
+use crate::messages::{Context, Effects, Messages};
 use crate::state::MessageState;
 use crate::store::{Store, StoreError};
 
@@ -23,19 +23,20 @@ const TRIES: usize = 8;
 /// Messages that are read together, and then put into the queue together.
 const BATCH: usize = 256;
 
-/// Messages to be read, and the line that waits for them.
+/// What is to be read.
 #[derive(Debug)]
-pub(crate) struct Load {
-    ids: Vec<QueueId>,
-    line: Option<Destination>,
+pub(crate) enum Load {
+    /// Messages with which something is to be done.
+    Messages(Vec<QueueId>),
+    /// Those in front of the line of a destination, when it is read.
+    Window(Destination),
 }
 
 impl Load {
     /// What a step of the queue has asked for.
-    pub(crate) fn of(loads: Vec<QueueId>, windows: Vec<Window>) -> impl Iterator<Item = Self> {
-        let loads = (!loads.is_empty()).then_some(Self { ids: loads, line: None });
-        let line = |window: Window| Self { ids: window.cold, line: Some(window.destination) };
-        windows.into_iter().map(line).chain(loads)
+    pub(crate) fn of(loads: Vec<QueueId>, windows: Vec<Destination>) -> impl Iterator<Item = Self> {
+        let loads = (!loads.is_empty()).then_some(Self::Messages(loads));
+        windows.into_iter().map(Self::Window).chain(loads)
     }
 }
 
@@ -50,15 +51,23 @@ pub(crate) async fn run(
             () = closing.cancelled() => return,
             first = wanted.recv() => first,
         };
-        let (Some(Load { mut ids, line }), Some(inner)) = (first, queue.upgrade()) else {
+        let (Some(mut load), Some(inner)) = (first, queue.upgrade()) else {
             return;
         };
-        let mut lines: Vec<Destination> = line.into_iter().collect();
-        while ids.len() < BATCH
-            && let Ok(more) = wanted.try_recv()
-        {
-            ids.extend(more.ids);
-            lines.extend(more.line);
+        let (mut ids, mut lines) = (Vec::new(), Vec::new());
+        loop {
+            match load {
+                Load::Messages(more) => ids.extend(more),
+                Load::Window(destination) => {
+                    ids.extend(inner.messages.lock().cold_window(&destination));
+                    lines.push(destination);
+                }
+            }
+            if ids.len() >= BATCH {
+                break;
+            }
+            let Ok(more) = wanted.try_recv() else { break };
+            load = more;
         }
         let loaded = inner.load(ids).await;
         inner.with(|messages, cx, fx| messages.loaded(loaded, lines, cx, fx));
@@ -125,7 +134,7 @@ impl Inner {
         for attempt in 1..=TRIES {
             let cold = {
                 let messages = self.messages.lock();
-                let is_cold = |id: &QueueId| messages.entry(*id).is_some_and(Entry::is_cold);
+                let is_cold = |id: &QueueId| messages.is_cold(*id);
                 rest.iter().copied().filter(is_cold).collect::<Vec<_>>()
             };
             let loaded = if cold.is_empty() { Vec::new() } else { self.load(cold).await };
@@ -137,7 +146,7 @@ impl Inner {
                     // Right before it is worked on: others may be left to the spool again meanwhile.
                     let found = loaded.remove(&id);
                     found.iter().for_each(|found| messages.warm(found));
-                    if !messages.entry(id).is_some_and(Entry::is_cold) {
+                    if !messages.entry(id).is_some_and(|entry| entry.is_cold()) {
                         work(id, messages, cx, fx);
                     } else if let Some(Loaded { texts: Err(error), .. }) = found {
                         unread.push((id, error));

@@ -98,6 +98,13 @@ pub(crate) fn checksum(state: &[u8]) -> u32 {
     crc32c::crc32c(state)
 }
 
+/// The credit of a message that something is done with.
+const USED: u8 = 1;
+
+/// The credit of a message that was read from the spool: its turn comes soon, and to read it once more costs more than to
+/// read another one that is far behind.
+const LOADED: u8 = 8;
+
 /// What is known of a message also when it is cold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
@@ -140,8 +147,8 @@ pub(crate) struct Entry {
     pub(crate) domain: DomainNumber,
     /// Checksum of the state that the spool has. What is read there is out of date if it has another one.
     saved: u32,
-    /// Whether it was used since [`Entry::cool_if_unused`] was asked last.
-    is_used: bool,
+    /// How often [`Entry::cool_in_turn`] passes it over before its texts are left to the spool.
+    credit: u8,
     pub(crate) status: Status,
 }
 
@@ -195,7 +202,7 @@ impl Entry {
             looked: 0,
             domain: DomainNumber::NONE,
             saved,
-            is_used: true,
+            credit: USED,
             status: Status::Ready,
         })
     }
@@ -215,7 +222,7 @@ impl Entry {
     /// # Errors
     /// [`Unread`].
     pub(crate) fn work(&mut self) -> Result<&mut Work, Unread> {
-        self.is_used = true;
+        self.credit = self.credit.max(USED);
         if self.work.is_none() {
             let (envelope, state) = self.texts.as_ref().ok_or(Unread::Cold)?.decode()?;
             self.work = Some(Box::new(Work::new(envelope, state, self.looked())));
@@ -293,21 +300,33 @@ impl Entry {
         !self.is_cold() || loaded.is_some_and(is_final)
     }
 
-    /// Leaves its texts to the spool if nothing goes on with it, nothing did since this was asked last, and the spool has
-    /// them as they are.
-    pub(crate) fn cool_if_unused(&mut self) {
-        let was_used = std::mem::take(&mut self.is_used);
+    /// Leaves its texts to the spool if nothing goes on with it, and the spool has them as they are.
+    pub(crate) fn cool(&mut self) {
         let is_saved = || self.texts.as_ref().is_some_and(|texts| texts.checksum() == self.saved);
-        if !was_used && self.work.is_none() && is_saved() {
+        if self.work.is_none() && is_saved() {
             self.texts = None;
         }
+    }
+
+    /// The same when its credit is used up. What waits for a time or for an operator has none: it will not be used for a
+    /// while, whatever happened to it just now.
+    pub(crate) fn cool_in_turn(&mut self) {
+        if self.credit == 0 || self.waits_long() {
+            self.cool();
+        }
+        self.credit = self.credit.saturating_sub(1);
+    }
+
+    /// Whether it waits for a time or for an operator, and not in a line.
+    pub(crate) fn waits_long(&self) -> bool {
+        matches!(self.status, Status::Deferred | Status::Held)
     }
 
     /// Takes what was loaded, unless it was changed meanwhile.
     pub(crate) fn warm(&mut self, loaded: &Loaded) {
         if self.is_cold() {
             self.texts = self.accepted(loaded).cloned();
-            self.is_used = true;
+            self.credit = LOADED;
         }
     }
 

@@ -76,17 +76,10 @@ pub(crate) struct Effects {
     pub(crate) reports: Vec<QueueId>,
     /// Cold messages that are to be loaded, because something is to be done with them.
     pub(crate) loads: Vec<QueueId>,
-    /// Cold messages that are to be loaded, because they stand in front of the line of a destination.
-    pub(crate) windows: Vec<Window>,
+    /// Destinations of which the messages in front of the line are to be loaded.
+    pub(crate) windows: Vec<Destination>,
     /// What is to be told.
     pub(crate) events: Noted,
-}
-
-/// Messages in front of the line of a destination that are cold.
-#[derive(Debug)]
-pub(crate) struct Window {
-    pub(crate) destination: Destination,
-    pub(crate) cold: Vec<QueueId>,
 }
 
 /// A change of one message on its way to the spool.
@@ -410,8 +403,9 @@ impl Messages {
             return None;
         }
         if is_cold {
-            self.scheduler.wait_for_window(destination, ready);
-            self.load_window(destination, fx);
+            if self.scheduler.wait_for_window(destination, ready) {
+                fx.windows.push(destination.clone());
+            }
             return None;
         }
         self.load_ahead(destination, fx);
@@ -442,20 +436,23 @@ impl Messages {
         leased.inspect(|_| cx.metrics.leases.inc())
     }
 
-    /// Has the cold messages in front of a line loaded; the line waits for them.
-    fn load_window(&mut self, destination: &Destination, fx: &mut Effects) {
-        let is_cold = |id: &QueueId| self.entries.get(id).is_some_and(|entry| entry.is_cold());
-        let cold = self.scheduler.window(destination).filter(is_cold).collect();
-        fx.windows.push(Window { destination: destination.clone(), cold });
-    }
-
-    /// The same before the line comes to them, so that it need not wait.
+    /// Has the messages in front of a line loaded before the line comes to them, so that it need not wait.
     fn load_ahead(&mut self, destination: &Destination, fx: &mut Effects) {
         let ahead = self.scheduler.ahead(destination);
-        if ahead.is_some_and(|id| self.entries.get(&id).is_some_and(|entry| entry.is_cold())) {
+        if ahead.is_some_and(|id| self.is_cold(id)) {
             self.scheduler.loads_window(destination);
-            self.load_window(destination, fx);
+            fx.windows.push(destination.clone());
         }
+    }
+
+    /// The cold messages in front of a line.
+    pub(crate) fn cold_window(&self, destination: &Destination) -> impl Iterator<Item = QueueId> {
+        self.scheduler.window(destination).filter(|id| self.is_cold(*id))
+    }
+
+    /// Whether there is such a message, and its texts are in the spool only.
+    pub(crate) fn is_cold(&self, id: QueueId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.is_cold())
     }
 
     /// What was to be loaded is there, or cannot be read: what waited for it is done.
@@ -473,7 +470,7 @@ impl Messages {
                 Ok(_) => self.warm(&loaded),
                 Err(error) => self.unreadable(id, error, cx),
             }
-            if self.entries.get(&id).is_some_and(|entry| entry.is_cold()) {
+            if self.is_cold(id) {
                 // Or it has changed while it was read.
                 self.unread.insert(id);
                 self.set_wake(id, Some(cx.now + PAUSE));
@@ -644,7 +641,7 @@ impl Messages {
     /// Does what is to be done next with a message: give up, write, report, queue up, wait.
     pub(crate) fn advance(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
         let in_doubt = self.doubt.is_some();
-        if self.entries.get(&id).is_some_and(|entry| entry.is_cold()) {
+        if self.is_cold(id) {
             fx.loads.push(id);
             return;
         }
@@ -919,12 +916,16 @@ impl Messages {
         }
         let unpacked = entry.weight();
         entry.pack();
+        // Of what is in memory the lines' windows are worth most: what waits long makes room for them at once.
+        if entry.waits_long() && self.memory > cx.schedule.memory && !self.keeps_warm {
+            entry.cool();
+        }
         self.memory = self.memory - unpacked + entry.weight();
         self.cool(cx);
     }
 
     /// Leaves the texts of some messages to the spool while they take up more memory than they may: of those first that
-    /// were not used since the hand passed them last.
+    /// will not be used soon.
     fn cool(&mut self, cx: &Context<'_>) {
         if self.memory <= cx.schedule.memory || self.keeps_warm {
             return;
@@ -932,7 +933,7 @@ impl Messages {
         let mut looked_at = 0;
         for (id, entry) in self.entries.range_mut(self.hand..).take(COOL_STEP) {
             let before = entry.weight();
-            entry.cool_if_unused();
+            entry.cool_in_turn();
             self.memory -= before - entry.weight();
             self.hand = QueueId(id.0.saturating_add(1));
             looked_at += 1;

@@ -105,9 +105,9 @@ const FAIR_SHARE: usize = 20;
 /// Turns that one step of priority is worth.
 const TURNS_PER_PRIORITY: i64 = 100;
 
-/// Messages in front of a line that are loaded together: a fraction of a millisecond of reading, and a fraction of a
-/// megabyte for a thousand lines of them.
-const WINDOW: usize = 64;
+/// Messages in front of a line that are loaded together: a fraction of a millisecond of reading, and a few megabytes for a
+/// thousand lines of them.
+const WINDOW: usize = 16;
 
 /// Senders whose last turn is remembered, before those are forgotten whose turn has passed.
 const REMEMBERED: usize = 64;
@@ -275,12 +275,14 @@ impl Scheduler {
     }
 
     /// The message whose turn it is must be loaded first: puts it back, and nobody is served until
-    /// [`Scheduler::window_loaded`].
-    pub(crate) fn wait_for_window(&mut self, destination: &Destination, ready: Ready) {
-        if let Some(line) = self.destinations.get_mut(destination) {
-            line.ready.insert((ready.turn, ready.id), ready.indices);
-            (line.loads, line.waits) = (true, true);
-        }
+    /// [`Scheduler::window_loaded`]. Whether to begin to load; else it is being done.
+    pub(crate) fn wait_for_window(&mut self, destination: &Destination, ready: Ready) -> bool {
+        let Some(line) = self.destinations.get_mut(destination) else {
+            return false;
+        };
+        line.ready.insert((ready.turn, ready.id), ready.indices);
+        line.waits = true;
+        !std::mem::replace(&mut line.loads, true)
     }
 
     /// The messages in front of a line.
@@ -825,7 +827,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.push("a", 3);
         let (destination, ready) = bench.scheduler.next().unwrap_or_else(|| panic!("nothing"));
-        bench.scheduler.wait_for_window(&destination, ready.clone());
+        assert!(bench.scheduler.wait_for_window(&destination, ready.clone()));
         bench.scheduler.give_back(&destination, &bench.sending, bench.now);
         assert!(bench.drain().is_empty() && bench.scheduler.next_for(&destination).is_none());
         assert_eq!(bench.scheduler.window(&destination).next(), Some(ready.id), "it keeps its place");
