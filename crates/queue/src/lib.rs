@@ -21,6 +21,7 @@
 //! | `filter` | which messages they take |
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
+//! | [`upkeep`] | what operators ask of the spool: is it whole, a backup, what was set aside |
 //! | [`metrics`] | counters and gauges |
 
 mod codec;
@@ -40,6 +41,7 @@ pub mod scheduler;
 mod state;
 pub mod store;
 pub mod transfer;
+pub mod upkeep;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -150,7 +152,7 @@ impl Queue {
         clock: Arc<dyn Clock>,
         metrics: metrics::Metrics,
     ) -> Result<(Self, Recovery), store::StoreError> {
-        let (store, found) = store::Store::open(config)?;
+        let (store, found) = store::Store::open_metered(config, metrics.spool.clone())?;
         let (reports, owed) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             store: Arc::new(store),
@@ -463,6 +465,8 @@ fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
         StoreError::Damaged(id) => StoreError::Damaged(*id),
         StoreError::NoMessage(id) => StoreError::NoMessage(*id),
         StoreError::Closed => StoreError::Closed,
+        StoreError::Refused(reason) => StoreError::Refused(reason.clone()),
+        StoreError::Interrupted => StoreError::Interrupted,
     }
 }
 

@@ -8,6 +8,8 @@ use prometheus::{
 
 use crate::message::Outcome;
 use crate::operate::Summary;
+use crate::store::meter::Meter;
+use crate::store::status::Figures;
 
 /// What an operator alerts on: messages by state, oldest age, accepted, outcomes, store errors, free space.
 #[derive(Debug, Clone)]
@@ -26,6 +28,12 @@ pub struct Metrics {
     pub(crate) strikes: IntCounter,
     pub(crate) store_errors: IntCounter,
     commit_seconds: Histogram,
+    pub(crate) spool: Meter,
+    segments: IntGauge,
+    dead_octets: IntGauge,
+    index_rows: IntGauge,
+    index_octets: IntGauge,
+    index_in_use: IntGauge,
 }
 
 /// From a fast disk's fdatasync to a disk that is about to fail.
@@ -90,6 +98,15 @@ impl Metrics {
             strikes: counter("postern_queue_strikes_total", "Attempts that ended without an outcome")?,
             store_errors: counter("postern_queue_store_errors_total", "Changes that the spool refused")?,
             commit_seconds,
+            spool: Meter::register(registry)?,
+            segments: gauge("postern_spool_segments", "Segments of the log")?,
+            dead_octets: gauge(
+                "postern_spool_dead_octets",
+                "Octets of the log that count for nothing any more",
+            )?,
+            index_rows: gauge("postern_spool_index_rows", "Rows of the index")?,
+            index_octets: gauge("postern_spool_index_octets", "Octets that the files of the index take")?,
+            index_in_use: gauge("postern_spool_index_in_use", "1, or 0 when the index was given up")?,
         })
     }
 
@@ -107,6 +124,15 @@ impl Metrics {
         self.octets.set(signed(summary.octets));
         self.oldest.set(signed(summary.oldest.unwrap_or(0)));
         self.damaged.set(signed(summary.damaged as u64));
+    }
+
+    /// Brings the gauges of the spool up to date.
+    pub(crate) fn update_spool(&self, figures: &Figures) {
+        self.segments.set(signed(figures.segments));
+        self.dead_octets.set(signed(figures.octets.saturating_sub(figures.live_octets)));
+        self.index_rows.set(signed(figures.index_rows));
+        self.index_octets.set(signed(figures.index_octets));
+        self.index_in_use.set(i64::from(figures.index_in_use));
     }
 
     pub(crate) fn free_space(&self, octets: u64) {
@@ -146,6 +172,8 @@ mod tests {
         let metrics = Metrics::register(&registry).unwrap();
         metrics.report("failed");
         assert!(Metrics::register(&registry).is_err());
-        assert!(registry.gather().iter().all(|family| family.name().starts_with("postern_queue_")));
+        let prefixes = ["postern_queue_", "postern_spool_"];
+        let has_prefix = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        assert!(registry.gather().iter().all(|family| has_prefix(family.name())));
     }
 }

@@ -386,6 +386,7 @@ impl Queue {
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
         self.inner.metrics.free_space(self.inner.store.space().free);
+        self.inner.metrics.update_spool(&self.inner.store.figures());
     }
 
     /// Keeps messages back until they are released. They still expire. Survives a restart. For those that are being

@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use super::catalogue::{Catalogue, Place, Position, Segment, Written, units};
 use super::files::{Access, StoredFile, write_all};
 use super::large::FinishedFile;
+use super::meter::Meter;
 use super::record::{Kind, Record, Seal};
 use super::{Done, Inner, StoreError};
 
@@ -342,12 +343,13 @@ impl Committer {
         let (written, length) = seal(head, &mut beginning, groups, &catalogue);
         drop(catalogue);
 
-        if let Err(source) = write_durably(head, &beginning, groups) {
+        if let Err(source) = write_durably(head, &beginning, groups, &inner.meter) {
             let what = format!("writing segment {:016x}", head.name);
             self.abandon_head();
             return Err(StoreError::Io { what, source });
         }
         head.offset += length;
+        inner.meter.batch(written.len(), length);
 
         catalogue = inner.catalogue.lock();
         catalogue.position = Position { segment: head.name, offset: head.offset };
@@ -606,7 +608,7 @@ fn seal(
     (written, offset - head.offset)
 }
 
-fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group]) -> io::Result<()> {
+fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group], meter: &Meter) -> io::Result<()> {
     let records = groups.iter().flat_map(|group| group.drafts.iter().map(|draft| &draft.record));
     let mut slices: Vec<IoSlice<'_>> = beginning
         .iter()
@@ -619,7 +621,10 @@ fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group]) -> i
         return Ok(());
     }
     write_all(&*head.file, &mut slices, head.offset)?;
-    head.file.sync()
+    let began = Instant::now();
+    let synced = head.file.sync();
+    meter.sync(began.elapsed());
+    synced
 }
 
 fn is_out_of_space(error: &StoreError) -> bool {

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
 
@@ -32,6 +33,10 @@ pub struct Entry {
     pub name: String,
     /// Length in octets.
     pub length: u64,
+    /// Whether it is an ordinary file.
+    pub is_file: bool,
+    /// When its content was last changed, if the system knows.
+    pub modified: Option<SystemTime>,
 }
 
 /// A file system.
@@ -71,6 +76,14 @@ pub trait Files: Debug + Send + Sync {
     /// # Errors
     /// The system's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name (a hard link) on the same file system.
+    ///
+    /// # Errors
+    /// The system's; `Unsupported` where there are none.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Removes a file.
     ///
@@ -213,13 +226,14 @@ impl Files for SystemFiles {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(path)? {
             let entry = entry?;
-            let length = match entry.metadata() {
-                Ok(metadata) => metadata.len(),
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, length });
+                let (length, is_file) = (metadata.len(), metadata.is_file());
+                entries.push(Entry { name, length, is_file, modified: metadata.modified().ok() });
             }
         }
         Ok(entries)
@@ -227,6 +241,10 @@ impl Files for SystemFiles {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

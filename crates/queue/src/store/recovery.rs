@@ -14,11 +14,8 @@ use super::files::{Access, Files, StoredFile, write_all};
 use super::index::{Opening, Row, Unusable};
 use super::record::{Kind, read_meta};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
-use super::{Found, Recovered, StoreError, large};
+use super::{Found, Recovered, StoreError, format, large};
 use crate::message::QueueId;
-
-/// The content of the file FORMAT.
-const FORMAT: &str = "1\n";
 
 /// The directories of a spool.
 #[derive(Debug, Clone)]
@@ -26,7 +23,7 @@ pub(super) struct Layout {
     pub root: PathBuf,
     pub log: PathBuf,
     pub big: PathBuf,
-    damaged: PathBuf,
+    pub damaged: PathBuf,
 }
 
 impl Layout {
@@ -63,32 +60,17 @@ impl Layout {
 
     /// The format is written before anything else, and a spool of another format is not touched.
     fn check_format(&self, files: &dyn Files) -> Result<(), StoreError> {
-        let path = self.root.join("FORMAT");
-        let failed = |e| StoreError::io("reading", &path, e);
-        match files.open(&path, Access::Read) {
-            Ok(file) => {
-                let mut octets = [0; 64];
-                let read = file.read_at(&mut octets, 0).map_err(failed)?;
-                let found = String::from_utf8_lossy(&octets[..read]);
-                if found == FORMAT {
-                    return Ok(());
-                }
-                return Err(StoreError::UnknownFormat(found.trim().to_owned()));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
+        if format::read(files, &self.root)?.is_some() {
+            return Ok(());
         }
-        // Under another name first: half a format would be an unknown one.
-        let unfinished = self.root.join("FORMAT.new");
-        let write = || {
-            let file = files.open(&unfinished, Access::Replace)?;
-            write_all(&*file, &mut [IoSlice::new(FORMAT.as_bytes())], 0)?;
-            file.sync()?;
-            files.rename(&unfinished, &path)?;
-            files.sync_directory(&self.root)
-        };
-        write().map_err(|e| StoreError::io("writing", &path, e))
+        format::write(files, &self.root).map_err(|e| StoreError::io("writing", &self.root.join("FORMAT"), e))
     }
+}
+
+/// The segment whose file has this name.
+pub(super) fn segment_name(file: &str) -> Option<u64> {
+    let digits = file.strip_prefix("seg-").and_then(|name| name.strip_suffix(".log"));
+    digits.filter(|d| d.len() == 16).and_then(|d| u64::from_str_radix(d, 16).ok())
 }
 
 /// What recovery hands on.
@@ -126,7 +108,7 @@ pub(super) fn recover(layout: &Layout, files: &Arc<dyn Files>) -> Result<Recover
             // It must not be found at the next start, nor be written to by a sled that wakes up after all.
             super::index::set_aside(&**files, &layout.root)
                 .map_err(|e| StoreError::io("renaming the index of", &layout.root, e))?;
-            (reason.clone(), Indexer::Lost(reason))
+            (reason.clone(), Indexer::Lost(indexer, reason))
         }
     };
     let mut replay = Replay::default();
@@ -169,8 +151,8 @@ pub(super) enum Indexer {
     Continues(Opening),
     /// It puts aside what is there.
     BeginsAnew(Opening),
-    /// There is none.
-    Lost(String),
+    /// There is none. Its thread may still wait for sled.
+    Lost(Opening, String),
 }
 
 /// The segments that there are.
@@ -188,7 +170,7 @@ struct Log<'a> {
 /// What a start noted beside the log about a segment. The next start may use the index and not look there, and what could
 /// not be read is in no index: without the mark the segment would be removed, and with it what may still be in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Mark {
+pub(super) enum Mark {
     /// A part of it is no record: it is never removed.
     Damaged,
     /// The disk failed to read a part of it. Never removed either, and the next start reads it once more.
@@ -196,14 +178,20 @@ enum Mark {
 }
 
 impl Mark {
-    const ALL: [Self; 2] = [Self::Damaged, Self::Unreadable];
+    pub const ALL: [Self; 2] = [Self::Damaged, Self::Unreadable];
 
-    fn file_name(self, segment: u64) -> String {
+    pub fn file_name(self, segment: u64) -> String {
         let suffix = match self {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
         };
         format!("seg-{segment:016x}.{suffix}")
+    }
+
+    /// The segment that the mark with this name is about.
+    pub fn segment(file: &str) -> Option<(u64, Self)> {
+        let name = u64::from_str_radix(file.strip_prefix("seg-")?.get(..16)?, 16).ok()?;
+        Self::ALL.into_iter().find(|mark| mark.file_name(name) == file).map(|mark| (name, mark))
     }
 }
 
@@ -212,8 +200,7 @@ impl<'a> Log<'a> {
         let mut segments = BTreeMap::new();
         let mut strange = 0;
         for entry in files.list(&layout.log).map_err(|e| StoreError::io("reading", &layout.log, e))? {
-            let digits = entry.name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".log"));
-            let name = digits.filter(|d| d.len() == 16).and_then(|d| u64::from_str_radix(d, 16).ok());
+            let name = segment_name(&entry.name);
             match name.filter(|name| number(*name) != 0 && !segments.contains_key(&number(*name))) {
                 Some(name) => drop(segments.insert(number(name), (name, entry.length))),
                 None => {

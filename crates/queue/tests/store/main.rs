@@ -1,7 +1,10 @@
 //! The promises of the store, kept on real files, on failing ones, and on ones that lose power.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod backup;
+mod check;
 mod collect;
+mod compact;
 mod damage;
 mod disk;
 mod faults;
@@ -9,5 +12,7 @@ mod index;
 mod large;
 mod model;
 mod power;
+mod quarantine;
+mod rebuild;
 mod restart;
 mod support;
