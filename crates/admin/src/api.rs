@@ -12,6 +12,14 @@
 //! | `GET /v1/queue/cat?id=ID&part=headers\|body\|raw` | | the content |
 //! | `GET /v1/queue/export?id=ID` | | one line of [`Transfer`], then the content |
 //! | `POST /v1/queue/import` | the same | [`Imported`] |
+//! | `GET /v1/store/status` | | [`store::Status`] |
+//! | `POST /v1/store/check` | [`store::CheckRequest`] | [`store::Event`]s, the last with [`store::Checked`] |
+//! | `POST /v1/store/rebuild` | [`store::RebuildRequest`] | the same with [`store::Rebuilt`] |
+//! | `POST /v1/store/compact` | [`store::CompactRequest`] | the same with [`store::Compacted`] |
+//! | `POST /v1/store/backup` | [`store::BackupRequest`] | the same with [`store::BackedUp`] |
+//! | `GET /v1/store/quarantine` | | [`store::Quarantine`] |
+//! | `POST /v1/store/quarantine/restore` | [`store::RestoreRequest`] | [`store::Restored`] |
+//! | `POST /v1/store/quarantine/remove` | [`store::RemoveRequest`] | [`store::Removed`] |
 //! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
@@ -24,6 +32,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub mod store;
 
 pub use postern_queue::Transfer;
 pub use postern_queue::operate::{
@@ -88,6 +98,8 @@ pub enum ProblemKind {
     TooMany,
     /// The request is longer than the server reads (413).
     TooLarge,
+    /// It does not go with how things are: another command is at work, a directory is not empty ... (409).
+    Conflict,
     /// The configuration was not reloaded: the old one is in force (422).
     ReloadFailed,
     /// The spool could not be read or written (500).
@@ -240,11 +252,14 @@ pub struct AuditEvent {
     pub time: u64,
     /// Who, as a number.
     pub uid: u32,
-    /// `hold`, `release`, `retry`, `fail`, `drop`, `import`, `cat`, `reload`.
+    /// `hold`, `release`, `retry`, `fail`, `drop`, `import`, `cat`, `reload`, `store backup` ...
     pub verb: String,
     /// The message, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// What it is about, where that is no message: a directory, a piece of the quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
     /// Which messages; of many ids only the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,

@@ -45,6 +45,7 @@ impl Audit {
             verb = event.verb,
             uid = event.uid,
             id = event.id,
+            object = event.object,
             filter = event.filter.as_ref().map(text),
             reason = event.reason,
             matched = event.matched,

@@ -22,6 +22,8 @@ use crate::api::{Problem, ProblemKind, VERSION, Versioned};
 
 /// For the head of an answer, and for each piece of its body. Changing a full queue takes seconds, never so long.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// Octets of one line of an answer that comes line by line: each is about one thing.
+const MAX_LINE: usize = 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +107,37 @@ impl Client {
     ) -> Result<A, ClientError> {
         let response = self.accepted(self.request(Method::POST, path, Pieces(next)).await?).await?;
         parse(&self.collect(response).await?)
+    }
+
+    /// POST of a JSON request whose answer comes line by line, over a long time: each is handed to `line`. Empty lines only
+    /// say that the daemon is still at work.
+    ///
+    /// # Errors
+    /// [`ClientError`], also that of `line`.
+    pub async fn lines(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        mut line: impl FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(request).map_err(|e| ClientError::Protocol(e.to_string()))?;
+        let mut body = self.send(Method::POST, path, body.into()).await?.into_body();
+        let mut unfinished = Vec::new();
+        while let Some(frame) = timed(body.frame()).await? {
+            let frame = frame.map_err(|e| ClientError::Protocol(format!("the answer broke off: {e}")))?;
+            let Some(piece) = frame.data_ref() else { continue };
+            unfinished.extend_from_slice(piece);
+            while let Some(end) = unfinished.iter().position(|octet| *octet == b'\n') {
+                let whole: Vec<u8> = unfinished.drain(..=end).collect();
+                if end > 0 {
+                    line(&whole[..end])?;
+                }
+            }
+            if unfinished.len() > MAX_LINE {
+                return Err(ClientError::Protocol(format!("a line of more than {MAX_LINE} octets")));
+            }
+        }
+        Ok(())
     }
 
     /// GET of what is long: each piece is handed to `sink` as it comes.

@@ -15,6 +15,7 @@
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
 //! | how does a message move to another machine? | `import` |
+//! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
 //! | is the server well? | [`health`] |
@@ -45,6 +46,7 @@ mod import;
 pub mod metrics;
 mod rights;
 pub mod server;
+mod store;
 
 pub use client::{Client, ClientError};
 

@@ -46,12 +46,12 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, metrics};
+use crate::{Shared, explain, health, metrics, store};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
 /// Characters of a reason: it is folded into one field of a delivery report.
-const MAX_REASON: usize = 500;
+pub(crate) const MAX_REASON: usize = 500;
 /// How fast `retry` makes messages due, up to a spread of so many seconds, unless something else is asked.
 const RETRIES_PER_SECOND: u64 = 20;
 const MAX_SPREAD: u64 = 600;
@@ -99,6 +99,8 @@ pub fn serve(
     let app = App {
         audit: Arc::new(Audit::new(&config.queue.path)),
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
+        upkeep: Arc::default(),
+        tasks: tasks.clone(),
         shared,
     };
     tasks.spawn(accept_unix(listener, socket.to_owned(), app, stop, tasks.clone()));
@@ -107,10 +109,14 @@ pub fn serve(
 
 /// What the handlers share.
 #[derive(Clone)]
-struct App {
-    shared: Shared,
-    audit: Arc<Audit>,
-    importing: Importing,
+pub(crate) struct App {
+    pub(crate) shared: Shared,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) importing: Importing,
+    /// Long work on the spool: one at a time.
+    pub(crate) upkeep: Arc<tokio::sync::Mutex<()>>,
+    /// Work that goes on beside a connection.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl FromRef<App> for Shared {
@@ -265,6 +271,7 @@ fn router(app: App) -> Router {
         .route("/v1/queue/retry", post(|s, p, i| change(s, p, Verb::Retry, i)))
         .route("/v1/queue/fail", post(|s, p, i| change(s, p, Verb::Fail, i)))
         .route("/v1/queue/drop", post(|s, p, i| change(s, p, Verb::Drop, i)))
+        .merge(store::routes())
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
@@ -275,15 +282,15 @@ fn router(app: App) -> Router {
 }
 
 /// An answer, or why there is none.
-type Answer<A> = Result<Json<Versioned<A>>, Failure>;
+pub(crate) type Answer<A> = Result<Json<Versioned<A>>, Failure>;
 
-fn answer<A>(answer: A) -> Answer<A> {
+pub(crate) fn answer<A>(answer: A) -> Answer<A> {
     Ok(Json(Versioned::new(answer)))
 }
 
 /// A [`Problem`] on its way out.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure(StatusCode, Problem);
+pub(crate) struct Failure(StatusCode, pub(crate) Problem);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -296,7 +303,7 @@ pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
         ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
         ProblemKind::Denied => StatusCode::FORBIDDEN,
         ProblemKind::NotFound => StatusCode::NOT_FOUND,
-        ProblemKind::TooMany => StatusCode::CONFLICT,
+        ProblemKind::TooMany | ProblemKind::Conflict => StatusCode::CONFLICT,
         ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProblemKind::ReloadFailed => StatusCode::UNPROCESSABLE_ENTITY,
         ProblemKind::Store => StatusCode::INTERNAL_SERVER_ERROR,
@@ -330,7 +337,7 @@ pub(crate) fn health_answer(shared: &Shared) -> Response {
 }
 
 /// A JSON body. The Content-Type is not asked: `curl --data` names another one.
-struct Input<T>(T);
+pub(crate) struct Input<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = Failure;
@@ -408,7 +415,9 @@ fn bad_filter(error: BadFilter) -> Failure {
 }
 
 /// The queue answers from memory, but a walk over a million messages takes too long for the event loop.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| failure(ProblemKind::Store, format!("the queue did not answer: {error}")))
 }
@@ -419,7 +428,7 @@ async fn show(State(shared): State<Shared>, Input(request): Input<ShowRequest>) 
     answer(Shown { message })
 }
 
-fn queue_id(text: &str) -> Result<QueueId, Failure> {
+pub(crate) fn queue_id(text: &str) -> Result<QueueId, Failure> {
     text.parse().map_err(|error| failure(ProblemKind::BadRequest, format!("{text:?}: {error}")))
 }
 

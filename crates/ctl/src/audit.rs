@@ -84,7 +84,7 @@ fn event_row(event: &AuditEvent) -> Vec<String> {
         event.matched.to_string(),
         event.changed.to_string(),
         event.skipped.to_string(),
-        event.id.clone().or_else(filter).unwrap_or_else(|| "-".to_owned()),
+        event.id.clone().or_else(|| event.object.clone()).or_else(filter).unwrap_or_else(|| "-".to_owned()),
         error.or_else(|| event.reason.clone()).unwrap_or_else(|| "-".to_owned()),
     ]
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `status`, `reload` | [`status`] |
 //! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`transfer`]; its filters in [`filter`] |
+//! | `store` | [`store`], with [`quarantine`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -37,9 +38,11 @@ pub mod metrics;
 pub mod output;
 pub mod password;
 pub mod policy;
+pub mod quarantine;
 pub mod queue;
 pub mod shape;
 pub mod status;
+pub mod store;
 pub mod top;
 pub mod transfer;
 
@@ -102,6 +105,9 @@ enum Noun {
     /// See and change the messages that wait.
     #[command(subcommand)]
     Queue(queue::Verb),
+    /// See whether the spool is whole, give room back, make a backup.
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Show who changed what.
     Audit(audit::Options),
     /// Ask what the rules say.
@@ -188,6 +194,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Status => status::status(session).await,
             Noun::Reload => status::reload(session).await,
             Noun::Queue(verb) => verb.run(session).await,
+            Noun::Store(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,

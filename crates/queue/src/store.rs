@@ -472,6 +472,29 @@ impl Store {
         rows.ok_or_else(|| index_gone(control))
     }
 
+    /// The same for a spool that no daemon uses: starts on it, waits until the index is complete, and stops. Blocking.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`StoreError::Refused`]: there is no spool.
+    pub fn rebuild_at_rest(
+        config: &postern_config::Queue,
+        listener: &mut job::Listener<'_>,
+    ) -> Result<u64, StoreError> {
+        let lock = check::claim(&config.path, &SystemFiles)?;
+        index::set_aside(&SystemFiles, &config.path)
+            .map_err(|e| StoreError::io("renaming the index of", &config.path, e))?;
+        drop(lock);
+        let (store, _) = Self::open(config)?;
+        let mut job = Job::new(job::RATE, listener);
+        job.stage("index", 0)?;
+        let control = &store.inner.index;
+        let complete = control.ask(index::Errand::Complete);
+        let rows = job.wait_while(&complete, || Some(control.figures().progress()))?;
+        let rows = rows.ok_or_else(|| index_gone(control));
+        store.close();
+        rows
+    }
+
     /// Begins what [`Store::rebuild_index`] waits for.
     ///
     /// # Errors

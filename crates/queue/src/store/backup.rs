@@ -318,7 +318,7 @@ fn write_marker(files: &dyn Files, root: &Path, backup: &BackedUp) -> std::io::R
     let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let text = format!(
         "A backup of a Postern spool, made {made} seconds after 1970: {} messages, {} findings.\n",
-        backup.checked.messages, backup.checked.findings
+        backup.checked.messages, backup.checked.wrong
     );
     let file = files.open(&root.join(MARKER), Access::CreateNew)?;
     write_all(&*file, &mut [IoSlice::new(text.as_bytes())], 0)?;

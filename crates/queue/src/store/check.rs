@@ -113,8 +113,8 @@ pub struct Checked {
     pub large_files: u64,
     /// Rows of the index; none if there is no index to compare.
     pub rows: Option<u64>,
-    /// What is wrong. Notes do not count.
-    pub findings: u64,
+    /// How much is wrong. Notes do not count.
+    pub wrong: u64,
 }
 
 impl Store {
@@ -139,7 +139,7 @@ impl Store {
             check.log()?;
         }
         check.unknown_segments(unknown)?;
-        check.checked.findings = check.job.findings;
+        check.checked.wrong = check.job.findings;
         Ok(check.checked)
     }
 }
@@ -556,7 +556,7 @@ impl<'a, 'j> Offline<'a, 'j> {
 
     /// What was looked at.
     pub fn finished(self) -> Checked {
-        Checked { findings: self.job.findings, ..self.checked }
+        Checked { wrong: self.job.findings, ..self.checked }
     }
 
     fn rows(&mut self) -> Result<Option<Rows>, StoreError> {

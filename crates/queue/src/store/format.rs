@@ -40,6 +40,11 @@ pub fn current() -> &'static Format {
     &FORMATS[FORMATS.len() - 1]
 }
 
+/// The formats of a table that a spool of one of them goes through to become the last one.
+pub fn steps_from(table: &[Format], number: u32) -> impl Iterator<Item = &Format> {
+    table.iter().filter(move |format| format.number > number)
+}
+
 /// Their numbers in words, for errors.
 pub(super) fn known() -> String {
     let numbers: Vec<String> = FORMATS.iter().map(|format| format.number.to_string()).collect();
@@ -97,6 +102,15 @@ mod tests {
         write(&SystemFiles, directory.path()).unwrap();
         assert_eq!(read(&SystemFiles, directory.path()).unwrap(), Some(current()));
         assert!(!directory.path().join("FORMAT.new").exists());
+    }
+
+    #[test]
+    fn an_older_spool_goes_through_all_formats_behind_its_own() {
+        let format = |number| Format { number, since: "", about: "", records: 1 };
+        let table = [format(1), format(2), format(5)];
+        let steps = |from| steps_from(&table, from).map(|format| format.number).collect::<Vec<_>>();
+        assert_eq!((steps(1), steps(2), steps(5)), (vec![2, 5], vec![5], vec![]));
+        assert_eq!(steps_from(FORMATS, current().number).count(), 0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const LIVE: Options = Options { full: false, rate: u64::MAX };
 fn online(store: &Store, options: Options) -> (Checked, Findings) {
     let mut findings = Findings::default();
     let checked = store.check(options, &mut findings.listener()).unwrap();
-    assert_eq!(checked.findings as usize, findings.about().len(), "{:?}", findings.0);
+    assert_eq!(checked.wrong as usize, findings.about().len(), "{:?}", findings.0);
     (checked, findings)
 }
 
@@ -25,7 +25,7 @@ fn offline(directory: &Path) -> (Checked, Findings) {
     let mut findings = Findings::default();
     let files: Arc<dyn Files> = Arc::new(SystemFiles);
     let checked = check::check_directory(directory, &files, LIVE, &mut findings.listener()).unwrap();
-    assert_eq!(checked.findings as usize, findings.about().len(), "{:?}", findings.0);
+    assert_eq!(checked.wrong as usize, findings.about().len(), "{:?}", findings.0);
     (checked, findings)
 }
 
