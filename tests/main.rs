@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`inbound`] | who may send what to whom; wrong, hostile and slow clients |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
+//! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
@@ -26,4 +27,5 @@ mod manual;
 mod outbound;
 mod peers;
 mod queue;
+mod store;
 mod tidy;

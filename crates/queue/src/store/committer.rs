@@ -349,7 +349,7 @@ impl Committer {
             return Err(StoreError::Io { what, source });
         }
         head.offset += length;
-        inner.meter.batch(written.len(), length);
+        inner.meter.batch(written.len() + usize::from(beginning.is_some()), length);
 
         catalogue = inner.catalogue.lock();
         catalogue.position = Position { segment: head.name, offset: head.offset };
