@@ -216,3 +216,39 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::messages::tests::envelope;
+
+    fn given() -> GivenEnvelope {
+        GivenEnvelope {
+            sender: ReversePath::parse("alice@proseware.test").unwrap(),
+            recipients: vec![Address::parse("carol@adatum.test").unwrap()],
+        }
+    }
+
+    #[test]
+    fn an_envelope_that_was_given_counts_for_more_than_the_one_that_was_read() {
+        let id = QueueId(1 << 60);
+        let read = envelope(2);
+        let encoded = read.encode();
+        assert_eq!(envelope_of(id, Some(&encoded), None).unwrap().recipients, read.recipients);
+        let replaced = envelope_of(id, Some(&encoded), Some(given())).unwrap();
+        assert_eq!((replaced.reverse_path, replaced.helo), (given().sender, read.helo));
+        assert_eq!(replaced.recipients[0].address, given().recipients[0]);
+    }
+
+    #[test]
+    fn without_an_envelope_somebody_must_say_whom_it_is_for() {
+        let id = QueueId(1 << 60);
+        for encoded in [None, Some(&b"nonsense"[..])] {
+            assert!(matches!(envelope_of(id, encoded, None), Err(RestoreError::NoEnvelope(_))));
+            let made = envelope_of(id, encoded, Some(given())).unwrap();
+            assert_eq!((made.recipients.len(), made.body), (1, Body::EightBitMime));
+            assert!(!made.origin.is_signed(), "nobody knows where it came from");
+        }
+    }
+}

@@ -281,13 +281,14 @@ impl Online<'_, '_> {
         let mut from = 0;
         loop {
             let chunk = self.inner.catalogue.lock().messages_from(from, CHUNK);
-            let Some((last, _)) = chunk.last() else { return Ok(()) };
-            from = last.saturating_add(1);
+            let next = chunk.last().and_then(|(last, _)| last.checked_add(1));
             for (id, _) in chunk {
                 self.message(id)?;
                 self.checked.messages += 1;
                 self.job.advance(1)?;
             }
+            let Some(next) = next else { return Ok(()) };
+            from = next;
         }
     }
 

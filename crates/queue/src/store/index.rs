@@ -444,8 +444,12 @@ impl Opening {
     /// Begins to keep the index up to date.
     pub fn begin(self, inner: Arc<Inner>, fresh: bool) -> Running {
         inner.index.serve();
-        // If the thread has ended, it has said why.
-        let _ = self.begin.send(Begin { inner, fresh });
+        if let Err(unsent) = self.begin.send(Begin { inner, fresh }) {
+            let inner = unsent.0.inner;
+            inner.catalogue.lock().index_lost();
+            inner.index.set_lost("the indexer thread has ended".into());
+            inner.index.stop_serving();
+        }
         Running { ended: self.ended, is_abandoned: false }
     }
 

@@ -184,7 +184,7 @@ fn nothing_is_found_wrong_while_mail_flows() {
                 }
             });
         }
-        for round in 0..30 {
+        for round in 0..16 {
             let (_, findings) = online(&store, if round % 2 == 0 { FULL } else { LIVE });
             if !findings.0.is_empty() {
                 stop.store(true, Ordering::Relaxed);
