@@ -548,7 +548,9 @@ impl Committer {
 /// be believed.
 fn drop_stale_copies(group: &mut Group, catalogue: &Catalogue) {
     group.drafts.retain(|draft| match draft.purpose {
-        Purpose::Change | Purpose::Deletion { .. } => true,
+        Purpose::Change => true,
+        // A message that has come back under its id (`queue import` of what was dropped) would end once more.
+        Purpose::Deletion { .. } => catalogue.location(draft.record.id).is_none(),
         Purpose::Copy { from, .. } => {
             let location = catalogue.location(draft.record.id);
             match draft.record.kind {

@@ -50,3 +50,33 @@ fn a_compaction_works_without_an_index_and_ends_when_nobody_waits() {
     // The last one has the two that stay, or nothing else of them.
     assert!(full[..full.len() - 1].iter().all(|path| !path.exists()));
 }
+
+#[test]
+fn a_message_that_came_back_under_its_id_outlives_its_former_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) =
+        Store::open_with(&config(directory.path()), Arc::new(SystemFiles), Tuning::default()).unwrap();
+    // Its first record is in a segment that stays, its end in one that goes.
+    let back = put(&store, 50);
+    (0..8).for_each(|_| _ = put(&store, 900));
+    let first = segments(directory.path())[0].clone();
+    let between: Vec<_> = (0..4).map(|_| put(&store, 900)).collect();
+    delete(&store, back);
+    let second: Vec<_> = (0..8).map(|_| put(&store, 900)).collect();
+    // As `queue import` does with what `queue drop --export` has removed.
+    commit(&store, vec![enqueue(back, 50), state(back, "imported")]);
+    (0..8).for_each(|_| _ = put(&store, 900));
+    let ended = segments(directory.path())[1].clone();
+    between.iter().chain(&second).for_each(|id| delete(&store, *id));
+    store.compact(&mut listen).unwrap();
+    assert!(first.exists() && !ended.exists());
+    store.close();
+    for _ in 0..2 {
+        let (store, found) = open(directory.path());
+        assert!(ids(&found).contains(&back), "the copy of its former end came behind it");
+        assert_eq!(state_of(&found, back).as_deref(), Some("imported"));
+        assert_eq!(read(&store, back).unwrap(), content(back, 50));
+        store.close();
+        std::fs::remove_dir_all(directory.path().join("index")).unwrap();
+    }
+}
