@@ -45,13 +45,16 @@ const SUMMARY: &[u8] = b"summary";
 const SEGMENTS: &[u8] = b"segments";
 const ROW: u8 = b'm';
 
+/// The envelope and the newest state of a message, encoded.
+pub type Texts = (Vec<u8>, Option<Vec<u8>>);
+
 /// What a row says of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Where it is.
     pub location: Location,
     /// The envelope and the newest state. `None`: too long for a row, read them from the log.
-    pub texts: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    pub texts: Option<Texts>,
 }
 
 impl Row {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
 use super::files::{Access, Files, StoredFile, write_all};
-use super::index::{Contents, Opening, Unusable};
+use super::index::{Contents, Opening, Texts, Unusable};
 use super::missing::{Expected, Wrong};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
@@ -449,7 +449,7 @@ fn begins_as_named(layout: &Layout, files: &dyn Files, name: u64) -> bool {
 struct Known {
     location: Location,
     /// Envelope and state, where the index has them and the log may not.
-    texts: Option<Box<(Vec<u8>, Option<Vec<u8>>)>>,
+    texts: Option<Box<Texts>>,
 }
 
 impl Known {
