@@ -7,6 +7,7 @@
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
 //! | [`history`] | what became of messages, and what happens to them |
 //! | [`rules`] | standing rules: what becomes of mail that arrives and matches |
+//! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
@@ -34,4 +35,5 @@ mod peers;
 mod queue;
 mod queue_verbs;
 mod rules;
+mod store;
 mod tidy;

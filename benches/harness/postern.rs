@@ -175,7 +175,7 @@ impl Server for Postern {
     }
 
     fn syncs(&self) -> Option<u64> {
-        self.site.metric("postern_queue_syncs_total")
+        self.site.metric("postern_spool_syncs_total")
     }
 
     fn stop(&mut self) {

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use bytes::Bytes;
 use postern_config::Queue;
 use postern_queue::QueueId;
-use postern_queue::store::{Change, NewBody, Store, StoreError, files};
+use postern_queue::store::{Change, NewBody, Store, StoreError};
 
 use crate::Plan;
 use crate::harness::figures::{Contender, Outcome, Run, Sample, Table, cell, in_turn, ratio};
@@ -59,13 +59,13 @@ fn run(folder: &Path, plan: &Plan, writers: usize, octets: usize) -> Result<Samp
     let (store, _) =
         Store::open(&config, Arc::new(postern_runtime::SystemClock)).map_err(|e| e.to_string())?;
     let body = raw::body(octets);
-    let before = files::syncs();
+    let before = store.status().written.syncs;
     let run = Run::drive(&mut vec![(); writers], plan.until(), |()| {
         let id = enqueue(&store, &config, &body)?;
         store.commit(vec![Change::Delete { id }], Box::new(ignore));
         Ok(())
     });
-    let syncs = files::syncs() - before;
+    let syncs = store.status().written.syncs - before;
     store.close();
     std::fs::remove_dir_all(path).map_err(|e| e.to_string())?;
     Ok(run?.sample(None, Some(syncs)))

@@ -15,6 +15,14 @@
 //! | `POST /v1/queue/import` | the same | [`Imported`] |
 //! | `POST /v1/queue/watch` | [`history::WatchRequest`] | lines |
 //! | `POST /v1/message/history` | [`history::HistoryRequest`] | [`history::History`] |
+//! | `GET /v1/store/status` | | [`store::Status`] |
+//! | `POST /v1/store/check` | [`store::CheckRequest`] | [`store::Event`]s, the last with [`store::Checked`] |
+//! | `POST /v1/store/rebuild` | [`store::RebuildRequest`] | the same with [`store::Rebuilt`] |
+//! | `POST /v1/store/compact` | [`store::CompactRequest`] | the same with [`store::Compacted`] |
+//! | `POST /v1/store/backup` | [`store::BackupRequest`] | the same with [`store::BackedUp`] |
+//! | `GET /v1/store/quarantine` | | [`store::Quarantine`] |
+//! | `POST /v1/store/quarantine/restore` | [`store::RestoreRequest`] | [`store::Restored`] |
+//! | `POST /v1/store/quarantine/remove` | [`store::RemoveRequest`] | [`store::Removed`] |
 //! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
 //! | `/v1/rules`, `/v1/rules/{add,remove,test}` | [`rules`] | |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
@@ -25,14 +33,14 @@
 //! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
 
 pub mod edit;
+pub mod history;
 pub mod rules;
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-
-pub mod history;
 
 pub use postern_queue::operate::{
     Change, Filter, Group, GroupBy, HeaderPattern, InFlight, MessageView, RecipientView, Shape, ShapeBy,
@@ -97,6 +105,8 @@ pub enum ProblemKind {
     TooMany,
     /// The request is longer than the server reads (413).
     TooLarge,
+    /// It does not go with how things are: another command is at work, a directory is not empty ... (409).
+    Conflict,
     /// The configuration was not reloaded: the old one is in force (422).
     ReloadFailed,
     /// The spool could not be read or written (500).
@@ -255,7 +265,7 @@ pub struct AuditEvent {
     /// Who, as a number.
     pub uid: u32,
     /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `reroute`, `requeue`, `import`, `cat`, `reload`, `rule-hold`,
-    /// `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`.
+    /// `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `store backup` ...
     pub verb: String,
     /// The standing rule, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,6 +273,9 @@ pub struct AuditEvent {
     /// The message, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// What it is about, where that is no message: a directory, a piece of the quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
     /// Which messages; of many ids only the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,

@@ -46,6 +46,7 @@ impl Audit {
             uid = event.uid,
             id = event.id,
             rule = event.rule,
+            object = event.object,
             filter = event.filter.as_ref().map(text),
             detail = event.detail,
             reason = event.reason,

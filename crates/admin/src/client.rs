@@ -23,6 +23,8 @@ use crate::api::{Problem, ProblemKind, VERSION, Versioned};
 
 /// For the head of an answer, and for each piece of its body. Changing a full queue takes seconds, never so long.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// Octets of one line of an answer that comes line by line: each is about one thing.
+const MAX_LINE: usize = 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,26 @@ impl Client {
     ) -> Result<A, ClientError> {
         let response = self.accepted(self.request(Method::POST, path, Pieces(next)).await?).await?;
         parse(&self.collect(response).await?)
+    }
+
+    /// POST of a JSON request whose answer comes line by line, over a long time: each is handed to `line`. Empty lines only
+    /// say that the daemon is still at work.
+    ///
+    /// # Errors
+    /// [`ClientError`], also that of `line`.
+    pub async fn lines(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        mut line: impl FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let mut lines = self.follow(path, request).await?;
+        while let Some(text) = lines.next().await? {
+            if !text.is_empty() {
+                line(text.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// GET of what is long: each piece is handed to `sink` as it comes.
@@ -201,9 +223,6 @@ impl Client {
         Ok(body.map_err(|e| ClientError::Protocol(format!("the answer broke off: {e}")))?.to_bytes())
     }
 }
-
-/// Octets of one line at most.
-const MAX_LINE: usize = 1024 * 1024;
 
 /// The lines of an answer, as they come.
 #[derive(Debug)]

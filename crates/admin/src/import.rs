@@ -46,12 +46,13 @@ impl Imported {
         Ok(self.ids.get_or_insert_default())
     }
 
-    fn has(&mut self, id: &str) -> io::Result<bool> {
+    /// Whether a message with this id came in before. Blocking.
+    pub(crate) fn has(&mut self, id: &str) -> io::Result<bool> {
         Ok(self.ids()?.contains(&id.to_ascii_uppercase()))
     }
 
-    /// Blocking.
-    fn add(&mut self, id: &str) -> io::Result<()> {
+    /// Notes that it came in. Blocking.
+    pub(crate) fn add(&mut self, id: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
         writeln!(file, "{id}")?;
         file.sync_data()?;
@@ -123,7 +124,7 @@ pub(crate) async fn take(
     Ok((id, None))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -18,6 +18,7 @@
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
 //! | how does a message move to another machine? | `import` |
+//! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
 //! | is the server well? | [`health`] |
@@ -50,6 +51,7 @@ pub mod metrics;
 mod rights;
 mod rules;
 pub mod server;
+mod store;
 mod verbs;
 
 pub use client::{Client, ClientError};

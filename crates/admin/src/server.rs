@@ -45,7 +45,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, history, metrics, rules, verbs};
+use crate::{Shared, explain, health, history, metrics, rules, store, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -93,6 +93,8 @@ pub fn serve(
     let app = App {
         audit: Arc::new(Audit::new(&config.queue.path)),
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
+        upkeep: Arc::default(),
+        tasks: tasks.clone(),
         shared,
         stop: stop.clone(),
     };
@@ -105,8 +107,12 @@ pub fn serve(
 pub(crate) struct App {
     pub(crate) shared: Shared,
     pub(crate) audit: Arc<Audit>,
-    importing: Importing,
+    pub(crate) importing: Importing,
     stop: CancellationToken,
+    /// Long work on the spool: one at a time.
+    pub(crate) upkeep: Arc<tokio::sync::Mutex<()>>,
+    /// Work that goes on beside a connection.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl FromRef<App> for Shared {
@@ -257,6 +263,7 @@ fn router(app: App) -> Router {
         .route("/v1/audit", post(audit))
         .route("/v1/queue/cat", get(cat))
         .merge(verbs::routes())
+        .merge(store::routes())
         .merge(history::routes(app.stop.clone()).with_state(app.shared.clone()))
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
@@ -290,7 +297,7 @@ pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
         ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
         ProblemKind::Denied => StatusCode::FORBIDDEN,
         ProblemKind::NotFound => StatusCode::NOT_FOUND,
-        ProblemKind::TooMany => StatusCode::CONFLICT,
+        ProblemKind::TooMany | ProblemKind::Conflict => StatusCode::CONFLICT,
         ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProblemKind::ReloadFailed => StatusCode::UNPROCESSABLE_ENTITY,
         ProblemKind::Store => StatusCode::INTERNAL_SERVER_ERROR,

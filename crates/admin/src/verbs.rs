@@ -21,7 +21,7 @@ use crate::server::{
 };
 
 /// Characters of a reason: it is folded into one field of a delivery report.
-const MAX_REASON: usize = 500;
+pub(crate) const MAX_REASON: usize = 500;
 /// How fast messages become due, up to a spread of so many seconds, unless something else is asked.
 const RETRIES_PER_SECOND: u64 = 20;
 const MAX_SPREAD: u64 = 600;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use postern_admin::api::Versioned;
 use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
+use postern_admin::api::store::{self, CheckRequest, Event};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -486,6 +487,86 @@ async fn a_list_is_read_page_by_page() {
     running.stop().await;
 }
 
+/// The lines of the answer to long work.
+async fn lines(running: &Running, path: &str, request: &impl serde::Serialize) -> Vec<serde_json::Value> {
+    let mut lines = Vec::new();
+    let line = |line: &[u8]| {
+        lines.push(serde_json::from_slice(line).unwrap());
+        Ok(())
+    };
+    running.client.lines(path, request, line).await.unwrap();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_is_told_line_by_line_and_what_it_changes_is_in_the_audit_log() {
+    let running = Running::start().await;
+    running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let checked = lines(&running, "/v1/store/check", &CheckRequest { full: true, rate: None }).await;
+    assert!(checked.iter().all(|line| line["version"] == 1));
+    let last = checked.last().unwrap();
+    assert_eq!((&last["event"], &last["messages"], &last["wrong"]), (&"done".into(), &1.into(), &0.into()));
+    assert!(checked[..checked.len() - 1].iter().all(|line| line["event"] == "progress"));
+
+    let refused = serde_json::json!({ "directory": "relative", "reason": "test" });
+    let failed = lines(&running, "/v1/store/backup", &refused).await;
+    assert_eq!(failed.last().unwrap()["event"], "failed");
+    assert_eq!(failed.last().unwrap()["kind"], "conflict");
+    lines(&running, "/v1/store/compact", &serde_json::json!({})).await;
+    let wrong = serde_json::json!({ "reason": "two\nlines" });
+    let problem = running.client.post::<serde_json::Value>("/v1/store/compact", &wrong).await;
+    assert!(matches!(problem, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::BadRequest));
+
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let events: Vec<_> =
+        audit.events.iter().map(|e| (e.verb.as_str(), e.object.as_deref(), e.changed)).collect();
+    assert_eq!(events, [("store backup", Some("relative"), 0), ("store compact", None, 1)]);
+    assert!(audit.events[0].error.is_some() && audit.events[0].reason.as_deref() == Some("test"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_is_done_one_at_a_time_and_ends_with_its_peer_or_the_server() {
+    let running = Running::start().await;
+    running.queue_message("a@client.test", "bob@adatum.test", &vec![b'x'; 100_000]).await;
+    // At this rate it would take a day.
+    let slow = CheckRequest { full: false, rate: Some(1) };
+    let client = running.client.clone();
+    let (begun, is_begun) = tokio::sync::oneshot::channel();
+    let first = tokio::spawn(async move {
+        let mut begun = Some(begun);
+        let line = |_: &[u8]| {
+            begun.take().map(|begun| begun.send(()));
+            Ok(())
+        };
+        client.lines("/v1/store/check", &slow, line).await
+    });
+    tokio::time::timeout(PATIENCE, is_begun).await.unwrap().unwrap();
+    let busy = running.client.lines("/v1/store/check", &CheckRequest::default(), |_| Ok(())).await;
+    assert!(matches!(busy, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::Conflict));
+    first.abort();
+    assert!(first.await.is_err());
+    let free = async {
+        while running.client.lines("/v1/store/check", &CheckRequest::default(), |_| Ok(())).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.unwrap();
+    let client = running.client.clone();
+    let last = tokio::spawn(async move {
+        let slow = CheckRequest { full: false, rate: Some(1) };
+        let line = |line: &[u8]| {
+            let event: Event<store::Checked> = serde_json::from_slice(line).unwrap();
+            assert!(matches!(event, Event::Progress(_)));
+            Ok(())
+        };
+        client.lines("/v1/store/check", &slow, line).await
+    });
+    // Nobody waits for it when the server stops.
+    running.stop().await;
+    assert!(last.await.unwrap().is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_is_in_the_audit_log() {
     let running = Running::start().await;
@@ -846,6 +927,14 @@ const PROBE: &str = "POSTERN_TEST_PROBE_SOCKET";
 /// Set if it may read.
 const PROBE_READS: &str = "POSTERN_TEST_PROBE_READS";
 
+async fn changes_of_the_spool_are_denied(client: &Client) {
+    let body = serde_json::json!({});
+    for verb in ["rebuild", "compact", "backup", "quarantine/restore", "quarantine/remove"] {
+        let refused = client.post::<serde_json::Value>(&format!("/v1/store/{verb}"), &body).await;
+        assert!(matches!(refused, Err(ClientError::Denied { .. })), "{verb}: {refused:?}");
+    }
+}
+
 /// Only root can become somebody else, so only root can run this test to its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_denied() {
@@ -855,6 +944,9 @@ async fn others_are_denied() {
             false => client.get::<Status>("/v1/status").await.unwrap_err(),
             true => {
                 client.get::<Status>("/v1/status").await.unwrap();
+                client.get::<store::Status>("/v1/store/status").await.unwrap();
+                client.lines("/v1/store/check", &store::CheckRequest::default(), |_| Ok(())).await.unwrap();
+                changes_of_the_spool_are_denied(&client).await;
                 let all = ChangeRequest { all: true, ..ChangeRequest::default() };
                 client.post::<Changed>("/v1/queue/hold", &all).await.unwrap_err()
             }

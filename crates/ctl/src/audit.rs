@@ -100,6 +100,7 @@ fn event_row(event: &AuditEvent) -> Vec<String> {
             .rule
             .map(|rule| format!("rule {rule}"))
             .or(event.id.clone())
+            .or(event.object.clone())
             .or_else(filter)
             .unwrap_or_else(|| "-".to_owned()),
         error.or_else(|| why(event)).unwrap_or_else(|| "-".to_owned()),

@@ -91,9 +91,11 @@ fn client_exit(error: &ClientError) -> Exit {
         ClientError::Refused(problem) => match problem.kind {
             ProblemKind::BadRequest | ProblemKind::TooMany | ProblemKind::TooLarge => Exit::Usage,
             ProblemKind::Denied => Exit::Denied,
-            ProblemKind::NotFound | ProblemKind::ReloadFailed | ProblemKind::Store | ProblemKind::Busy => {
-                Exit::Finding
-            }
+            ProblemKind::NotFound
+            | ProblemKind::Conflict
+            | ProblemKind::ReloadFailed
+            | ProblemKind::Store
+            | ProblemKind::Busy => Exit::Finding,
         },
         ClientError::Protocol(_) => Exit::Finding,
         ClientError::Output(error) => io_exit(error),

@@ -6,6 +6,7 @@
 //! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`], [`watch`]; its filters in [`filter`] |
 //! | `message history` | [`message`]; the words for an event in [`event`] |
 //! | `rule` | [`rule`] |
+//! | `store` | [`store`], with [`quarantine`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
@@ -43,10 +44,12 @@ pub mod metrics;
 pub mod output;
 pub mod password;
 pub mod policy;
+pub mod quarantine;
 pub mod queue;
 pub mod rule;
 pub mod shape;
 pub mod status;
+pub mod store;
 pub mod template;
 pub mod top;
 pub mod transfer;
@@ -119,6 +122,9 @@ enum Noun {
     /// Make standing rules: what becomes of messages that arrive and match.
     #[command(subcommand)]
     Rule(rule::Verb),
+    /// See whether the spool is whole, give room back, make a backup.
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Show who changed what.
     Audit(audit::Options),
     /// Ask what the rules say.
@@ -207,6 +213,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Queue(verb) => verb.run(session).await,
             Noun::Message(verb) => verb.run(session).await,
             Noun::Rule(verb) => verb.run(session).await,
+            Noun::Store(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,

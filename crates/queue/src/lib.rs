@@ -29,6 +29,7 @@
 //! | [`rules`] | standing rules: what becomes of messages that arrive and match |
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`store`] | the promise: records durable before they are acknowledged |
+//! | [`upkeep`] | what operators ask of the spool: is it whole, a backup, what was set aside |
 //! | [`metrics`] | counters and gauges |
 
 mod codec;
@@ -56,6 +57,7 @@ pub mod scheduler;
 mod state;
 pub mod store;
 pub mod transfer;
+pub mod upkeep;
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -199,7 +201,9 @@ impl Queue {
             restored.take(news, &cx);
         };
         let (files, tuning) = (Arc::new(store::files::SystemFiles), store::Tuning::default());
-        let (store, found) = store::Store::open_telling(config, files, clock.clone(), tuning, &mut tell)?;
+        let meter = metrics.spool.clone();
+        let (store, found) =
+            store::Store::open_telling(config, files, clock.clone(), tuning, meter, &mut tell)?;
         let lost = found.lost.clone();
         let (messages, recovery) = restored.finish(found);
         let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
@@ -557,6 +561,8 @@ fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
         StoreError::Damaged(id) => StoreError::Damaged(*id),
         StoreError::NoMessage(id) => StoreError::NoMessage(*id),
         StoreError::Closed => StoreError::Closed,
+        StoreError::Refused(reason) => StoreError::Refused(reason.clone()),
+        StoreError::Interrupted => StoreError::Interrupted,
     }
 }
 

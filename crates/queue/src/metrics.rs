@@ -1,15 +1,15 @@
 //! Counters and gauges of the queue.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::message::Outcome;
 use crate::operate::Summary;
+use crate::store::meter::Meter;
+use crate::store::status::Figures;
 
 /// What an operator alerts on: messages by state, oldest age, accepted, outcomes, store errors, free space.
 #[derive(Debug, Clone)]
@@ -32,13 +32,16 @@ pub struct Metrics {
     pub(crate) forced_ends: IntCounter,
     pub(crate) store_errors: IntCounter,
     commit_seconds: Histogram,
-    syncs: IntCounter,
-    /// Of what `syncs` already has.
-    known_syncs: Arc<Mutex<u64>>,
     watchers: IntGauge,
     pub(crate) history_events: IntCounter,
     pub(crate) history_dropped: IntCounterVec,
     history_octets: IntGauge,
+    pub(crate) spool: Meter,
+    segments: IntGauge,
+    dead_octets: IntGauge,
+    index_rows: IntGauge,
+    index_octets: IntGauge,
+    index_in_use: IntGauge,
 }
 
 /// From a fast disk's fdatasync to a disk that is about to fail.
@@ -120,8 +123,6 @@ impl Metrics {
             )?,
             store_errors: counter("postern_queue_store_errors_total", "Changes that the spool refused")?,
             commit_seconds,
-            syncs: counter("postern_queue_syncs_total", "Calls that made something of the spool durable")?,
-            known_syncs: Arc::default(),
             watchers: gauge("postern_queue_watchers", "Operators who watch events")?,
             history_events: counter("postern_history_events_total", "Events written to the journal")?,
             history_dropped: counters(
@@ -130,6 +131,15 @@ impl Metrics {
                 "reason",
             )?,
             history_octets: gauge("postern_history_octets", "Octets of the journal")?,
+            spool: Meter::register(registry)?,
+            segments: gauge("postern_spool_segments", "Segments of the log")?,
+            dead_octets: gauge(
+                "postern_spool_dead_octets",
+                "Octets of the log that count for nothing any more",
+            )?,
+            index_rows: gauge("postern_spool_index_rows", "Rows of the index")?,
+            index_octets: gauge("postern_spool_index_octets", "Octets that the files of the index take")?,
+            index_in_use: gauge("postern_spool_index_in_use", "1, or 0 when the index was given up")?,
         })
     }
 
@@ -149,11 +159,13 @@ impl Metrics {
         self.damaged.set(signed(summary.damaged as u64));
     }
 
-    /// Brings the count of syncs up to date.
-    pub(crate) fn synced(&self, total: u64) {
-        let mut known = self.known_syncs.lock();
-        self.syncs.inc_by(total.saturating_sub(*known));
-        *known = total.max(*known);
+    /// Brings the gauges of the spool up to date.
+    pub(crate) fn update_spool(&self, figures: &Figures) {
+        self.segments.set(signed(figures.segments));
+        self.dead_octets.set(signed(figures.octets.saturating_sub(figures.live_octets)));
+        self.index_rows.set(signed(figures.index_rows));
+        self.index_octets.set(signed(figures.index_octets));
+        self.index_in_use.set(i64::from(figures.index_in_use));
     }
 
     pub(crate) fn watchers(&self, watchers: usize) {
@@ -208,11 +220,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         metrics.report("failed");
-        metrics.synced(7);
-        metrics.synced(9);
-        assert_eq!(metrics.syncs.get(), 9);
         assert!(Metrics::register(&registry).is_err());
-        let is_ours = |name: &str| name.starts_with("postern_queue_") || name.starts_with("postern_history_");
-        assert!(registry.gather().iter().all(|family| is_ours(family.name())));
+        let prefixes = ["postern_queue_", "postern_history_", "postern_spool_"];
+        let has_prefix = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        assert!(registry.gather().iter().all(|family| has_prefix(family.name())));
     }
 }

@@ -27,19 +27,33 @@
 //! | `index.rs` | the thread that keeps the index; the only file that names sled |
 //! | `large.rs`, `body.rs` | writing large messages, reading any |
 //! | `files.rs` | every file call |
+//! | `format.rs` | the formats there have been |
+//! | `meter.rs`, `status.rs` | what is written and how things stand, for operators |
+//! | `check.rs`, `survey.rs` | is everything there and whole? |
+//! | `backup.rs` | a copy of a spool in use |
+//! | `quarantine.rs` | what was set aside, and how it comes back |
+//! | `job.rs` | work over the whole spool that somebody waits for |
 
+pub mod backup;
 mod body;
 mod catalogue;
+pub mod check;
 mod collector;
 mod committer;
 pub mod files;
+pub mod format;
 mod index;
+pub mod job;
 mod large;
+pub mod meter;
 mod missing;
+pub mod quarantine;
 mod record;
 mod recovery;
 mod scan;
 mod space;
+pub mod status;
+mod survey;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Debug};
@@ -55,12 +69,15 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use postern_runtime::Clock;
+use serde::{Deserialize, Serialize};
 
 use crate::message::QueueId;
 use body::Part;
 use catalogue::{Catalogue, Location, Place};
 use committer::{Committer, Draft, Group, Purpose, Waiting};
 use files::{Access, Files, StoredFile, SystemFiles, read_exact};
+use job::Job;
+use meter::Meter;
 use record::{Header, Kind, Record, TooLong, read_meta};
 use recovery::{Indexer, Layout, Recovery, Remains};
 
@@ -94,7 +111,9 @@ pub enum StoreError {
     InUse(InUse),
     /// The spool was written by a version that this one does not know.
     #[error(
-        "unknown spool format {0:?} in the file FORMAT (this version knows \"1\"): the spool is of another version, or the file is damaged"
+        "unknown spool format {0:?} in the file FORMAT (this release knows {known}): a later release wrote the spool, or \
+         the file is damaged. Use that release, or look at the file; nothing was changed",
+        known = format::known()
     )]
     UnknownFormat(String),
     /// A record whose checksum does not fit.
@@ -106,6 +125,12 @@ pub enum StoreError {
     /// The store is closed, or has stopped after an error.
     #[error("the spool is closed")]
     Closed,
+    /// What was asked cannot be done as things are: says why, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// A long job was given up because nobody waits for it any more, or the server stops.
+    #[error("given up before the end: nobody waits for it any more, or the server stops")]
+    Interrupted,
 }
 
 impl StoreError {
@@ -231,6 +256,49 @@ pub struct Space {
     pub inodes: u64,
 }
 
+/// What the spool takes of its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Segments of the log.
+    pub segments: u64,
+    /// Octets that their files take, with the room that is reserved in the newest.
+    pub log: u64,
+    /// Octets of large messages.
+    pub large: u64,
+    /// Octets free on the file system.
+    pub free: u64,
+}
+
+impl Usage {
+    /// As the file system says.
+    fn of(inner: &Inner) -> Result<Self, StoreError> {
+        let list = |path: &Path| inner.files.list(path).map_err(|e| StoreError::io("reading", path, e));
+        let log = list(&inner.layout.log)?;
+        let large = list(&inner.layout.big)?;
+        let sum = |entries: &[files::Entry]| entries.iter().map(|entry| entry.length).sum();
+        let space = inner.files.space(&inner.layout.root);
+        let space = space.map_err(|e| StoreError::io("asking for the room of", &inner.layout.root, e))?;
+        let segments = log.len() as u64;
+        Ok(Self { segments, log: sum(&log), large: sum(&large), free: space.free })
+    }
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// As it was.
+    pub before: Usage,
+    /// As it is.
+    pub after: Usage,
+}
+
+impl Compacted {
+    /// Octets that were given back. Mail that came meanwhile may have taken more.
+    pub fn given_back(&self) -> u64 {
+        (self.before.log + self.before.large).saturating_sub(self.after.log + self.after.large)
+    }
+}
+
 /// How the store looks after itself. The defaults are right for everybody; tests want it to be quicker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
@@ -274,7 +342,7 @@ struct Threads {
     committer: JoinHandle<()>,
     collector: JoinHandle<()>,
     gauge: JoinHandle<()>,
-    indexer: Option<index::Running>,
+    indexer: index::Running,
 }
 
 impl Store {
@@ -297,15 +365,16 @@ impl Store {
         tuning: Tuning,
     ) -> Result<(Self, Found), StoreError> {
         let mut messages = BTreeMap::new();
-        let (store, found) = Self::open_telling(config, files, clock, tuning, &mut |news| match news {
+        let mut tell = |news| match news {
             News::Message(message) | News::Lost(message) => drop(messages.insert(message.id, message)),
             News::Gone(id) => drop(messages.remove(&id)),
             News::Nothing => messages.clear(),
-        })?;
+        };
+        let (store, found) = Self::open_telling(config, files, clock, tuning, own_meter()?, &mut tell)?;
         Ok((store, Found { messages: messages.into_values().collect(), ..found }))
     }
 
-    /// The same; the messages are told one by one, so that they need not all be in memory.
+    /// The same; the messages are told one by one, so that they need not all be in memory. Counts with somebody's counters.
     ///
     /// # Errors
     /// See [`crate::Queue::open`].
@@ -314,6 +383,7 @@ impl Store {
         files: Arc<dyn Files>,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
+        meter: Meter,
         tell: &mut dyn FnMut(News),
     ) -> Result<(Self, Found), StoreError> {
         let layout = Layout::new(&config.path);
@@ -337,6 +407,8 @@ impl Store {
             pressure: AtomicBool::new(false),
             health: Mutex::new(None),
             space: space::Gauge::default(),
+            unfinished: large::Unfinished::default(),
+            meter,
         });
         space::measure(&inner);
         found.damaged += inner.tell(&untold, &found.lost, &remains, tell);
@@ -384,7 +456,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn large_file(&self, id: QueueId) -> Result<LargeFile, StoreError> {
-        LargeFile::create(Arc::clone(&self.inner.files), &self.inner.layout.big, id.0)
+        let inner = &self.inner;
+        let (files, meter) = (Arc::clone(&inner.files), inner.meter.clone());
+        LargeFile::create(files, &inner.layout.big, id.0, &inner.unfinished, meter)
     }
 
     /// Opens the content of a message for reading. Reading does not wait for the committer, and goes on when the message
@@ -432,6 +506,87 @@ impl Store {
         self.inner.index.lost()
     }
 
+    /// Puts the index aside and writes a new one from the log while mail flows; also when it was given up in this run.
+    /// Returns when it is complete, with the number of its rows. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: it was given up, with the reason; [`StoreError::Closed`], [`StoreError::Interrupted`].
+    pub fn rebuild_index(&self, listener: &mut job::Listener<'_>) -> Result<u64, StoreError> {
+        let mut job = Job::new(job::RATE, listener);
+        job.stage("index", 0)?;
+        let written = self.begin_rebuild()?;
+        let control = &self.inner.index;
+        let rows = job.wait_while(&written, || Some(control.figures().progress()))?;
+        rows.ok_or_else(|| index_gone(control))
+    }
+
+    /// The same for a spool that no daemon uses: starts on it, waits until the index is complete, and stops. Blocking.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`StoreError::Refused`]: there is no spool.
+    pub fn rebuild_at_rest(
+        config: &postern_config::Queue,
+        clock: Arc<dyn Clock>,
+        listener: &mut job::Listener<'_>,
+    ) -> Result<u64, StoreError> {
+        let lock = check::claim(&config.path, &SystemFiles)?;
+        index::set_aside(&SystemFiles, &config.path)
+            .map_err(|e| StoreError::io("renaming the index of", &config.path, e))?;
+        drop(lock);
+        let (files, tuning) = (Arc::new(SystemFiles), Tuning::default());
+        let (store, _) = Self::open_telling(config, files, clock, tuning, own_meter()?, &mut |_| ())?;
+        let mut job = Job::new(job::RATE, listener);
+        job.stage("index", 0)?;
+        let control = &store.inner.index;
+        let complete = control.ask(index::Errand::Complete);
+        let rows = job.wait_while(&complete, || Some(control.figures().progress()))?;
+        let rows = rows.ok_or_else(|| index_gone(control));
+        store.close();
+        rows
+    }
+
+    /// Begins what [`Store::rebuild_index`] waits for.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`]; [`StoreError::Refused`]: the index hangs in the system.
+    pub fn begin_rebuild(&self) -> Result<Receiver<u64>, StoreError> {
+        let mut threads = self.threads.lock();
+        let threads = threads.as_mut().ok_or(StoreError::Closed)?;
+        let is_lost = self.inner.index.lost().is_some();
+        // It says that it is lost before it ends.
+        let patience = if is_lost { Duration::from_secs(1) } else { Duration::ZERO };
+        if !threads.indexer.ends_within(patience) {
+            if is_lost {
+                return Err(StoreError::Refused(
+                    "the index hangs in a call that does not return: only a restart of the daemon ends it"
+                        .into(),
+                ));
+            }
+            return Ok(self.inner.index.ask(index::Errand::Rebuild));
+        }
+        let (indexer, complete) = index::begin_again(Arc::clone(&self.inner))
+            .map_err(|source| StoreError::Io { what: "starting the indexer".into(), source })?;
+        threads.indexer = indexer;
+        Ok(complete)
+    }
+
+    /// Gives back what room can be had now, however little it is and however new the segments are, and says what there was
+    /// before and after. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Interrupted`]: what was given back before that stays so.
+    pub fn compact(&self, listener: &mut job::Listener<'_>) -> Result<Compacted, StoreError> {
+        let inner = &self.inner;
+        let mut job = Job::new(job::RATE, listener);
+        let before = Usage::of(inner)?;
+        // What the index does not know yet would be kept for it. Without an index nothing is.
+        job.stage("index", 0)?;
+        job.wait_for(&inner.index.ask(index::Errand::Round))?;
+        collector::compact(inner, &mut job)?;
+        space::measure(inner);
+        Ok(Compacted { before, after: Usage::of(inner)? })
+    }
+
     /// Gives back what room can be given back now. Blocking. The store does it by itself; this is for whoever cannot wait.
     pub fn collect(&self) {
         collector::collect(&self.inner);
@@ -447,9 +602,7 @@ impl Store {
         self.inner.space.close();
         join(threads.gauge);
         self.inner.index.close();
-        if let Some(indexer) = threads.indexer {
-            indexer.join();
-        }
+        threads.indexer.join();
         *self.inner.lock.lock() = None;
     }
 }
@@ -473,12 +626,12 @@ impl Threads {
         let gauge =
             std::thread::Builder::new().name("spool-space".into()).spawn(move || space::run(&measured))?;
         let indexer = match indexer {
-            Indexer::Continues(opening) => Some(opening.begin(Arc::clone(inner), false)),
-            Indexer::BeginsAnew(opening) => Some(opening.begin(Arc::clone(inner), true)),
-            Indexer::Lost(reason) => {
+            Indexer::Continues(opening) => opening.begin(Arc::clone(inner), false),
+            Indexer::BeginsAnew(opening) => opening.begin(Arc::clone(inner), true),
+            Indexer::Lost(opening, reason) => {
                 inner.catalogue.lock().index_lost();
                 inner.index.set_lost(reason);
-                None
+                opening.abandon()
             }
         };
         Ok(Self { committer, collector, gauge, indexer })
@@ -543,6 +696,26 @@ struct Inner {
     pressure: AtomicBool,
     health: Mutex<Option<String>>,
     space: space::Gauge,
+    /// Large messages that are being received.
+    unfinished: large::Unfinished,
+    meter: Meter,
+}
+
+/// Counters that nobody else reads.
+fn own_meter() -> Result<Meter, StoreError> {
+    Meter::new().map_err(|error| StoreError::Io {
+        what: "making the spool's counters".into(),
+        source: io::Error::other(error),
+    })
+}
+
+/// Why the indexer did not do what it was asked.
+fn index_gone(control: &index::Control) -> StoreError {
+    control.lost().map_or(StoreError::Closed, |reason| {
+        StoreError::Refused(format!(
+            "the index was given up ({reason}): `posternctl store rebuild` writes it anew"
+        ))
+    })
 }
 
 impl Inner {

@@ -206,7 +206,7 @@ impl Queue {
     }
 }
 
-fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -> Transfer {
+pub(crate) fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -> Transfer {
     let recipients = envelope.recipients.iter().zip(&state.recipients);
     Transfer {
         format: FORMAT,

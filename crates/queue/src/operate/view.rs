@@ -152,7 +152,7 @@ impl Queue {
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
         self.inner.rules.update_metrics();
-        self.inner.metrics.synced(crate::store::files::syncs());
+        self.inner.metrics.update_spool(&self.inner.store.figures());
         self.inner.metrics.free_space(self.inner.store.space().free);
     }
 }

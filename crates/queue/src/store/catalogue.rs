@@ -2,6 +2,7 @@
 //! the truth and this is what it says.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use super::record::{ALIGNMENT, Kind};
@@ -145,6 +146,19 @@ pub struct Written {
     pub in_file: bool,
 }
 
+/// What is wrong with the row of a message in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFault {
+    /// Its checksum does not fit.
+    Damaged,
+    /// There is none.
+    Missing,
+    /// There is one, and no such message.
+    Ended,
+    /// It names another place.
+    Misplaced,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Catalogue {
@@ -238,6 +252,59 @@ impl Catalogue {
             }
         }
         Some((ids, self.position))
+    }
+
+    /// Some messages with the places they are at, from an id on, in order.
+    pub fn messages_from(&self, id: u64, count: usize) -> Vec<(u64, Location)> {
+        self.messages.range(id..).take(count).map(|(id, location)| (*id, *location)).collect()
+    }
+
+    /// A message that a segment is needed for, and whether it is for its state alone.
+    pub fn user_of(&self, segment: u32) -> Option<(u64, bool)> {
+        let uses = |location: &Location| {
+            let has_message = location.place.segment == segment;
+            let has_state = location.state().is_some_and(|place| place.segment == segment);
+            (has_message || has_state).then_some(!has_message)
+        };
+        self.messages.iter().find_map(|(id, location)| uses(location).map(|is_state| (*id, is_state)))
+    }
+
+    /// How many messages have a row in the index that is missing or old.
+    pub fn behind(&self) -> usize {
+        self.unindexed.as_ref().map_or(self.messages.len(), HashSet::len)
+    }
+
+    /// Compares rows of the index, in order, with what is known. They are all that there are for these ids. Messages whose
+    /// row is still to be written are passed over.
+    pub fn row_faults(
+        &self,
+        ids: RangeInclusive<u64>,
+        rows: &[(u64, Option<Location>)],
+    ) -> Vec<(u64, RowFault)> {
+        let Some(unindexed) = &self.unindexed else { return Vec::new() };
+        let known = self.messages.range(ids).filter(|(_, location)| location.indexed);
+        let mut rows = rows.iter().peekable();
+        let mut faults = Vec::new();
+        for (id, location) in known {
+            while let Some((ended, _)) = rows.next_if(|(other, _)| other < id) {
+                faults.push((*ended, RowFault::Ended));
+            }
+            match rows.next_if(|(other, _)| other == id) {
+                None => faults.push((*id, RowFault::Missing)),
+                Some((_, None)) => faults.push((*id, RowFault::Damaged)),
+                Some((_, Some(row))) if row != location => faults.push((*id, RowFault::Misplaced)),
+                Some(_) => {}
+            }
+        }
+        faults.extend(rows.map(|(id, _)| (*id, RowFault::Ended)));
+        faults.retain(|(id, _)| !unindexed.contains(id));
+        faults
+    }
+
+    /// A new index is begun: it has no rows yet.
+    pub fn index_anew(&mut self) {
+        self.unindexed = Some(self.messages.keys().copied().collect());
+        self.indexed_to = None;
     }
 
     /// There is no index any more.
@@ -380,6 +447,48 @@ mod tests {
         assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
         catalogue.apply(written(Kind::Delete, 7, 1));
         assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_named() {
+        let mut catalogue = catalogue();
+        for id in [1, 3, 5, 7] {
+            catalogue.apply(written(Kind::Enqueue, id, 1));
+        }
+        catalogue.take_unindexed().unwrap();
+        let row = |id: u64| (id, catalogue.location(id).copied());
+        let good = [row(1), row(3), row(5), row(7)];
+        assert_eq!(catalogue.row_faults(0..=u64::MAX, &good), []);
+        assert_eq!(catalogue.row_faults(4..=6, &good[2..3]), [], "the others are outside");
+        let elsewhere = Location { origin: 9, ..*catalogue.location(5).unwrap() };
+        let bad = [(0, None), row(1), (3, None), (5, Some(elsewhere)), (8, good[0].1)];
+        let faults = [
+            (0, RowFault::Ended),
+            (3, RowFault::Damaged),
+            (5, RowFault::Misplaced),
+            (7, RowFault::Missing),
+            (8, RowFault::Ended),
+        ];
+        assert_eq!(catalogue.row_faults(0..=u64::MAX, &bad), faults);
+        // What is yet to be written is no fault.
+        for id in [3, 5, 7] {
+            catalogue.apply(written(Kind::State, id, 2));
+        }
+        assert_eq!(catalogue.row_faults(0..=u64::MAX, &bad), [faults[0], faults[4]]);
+        catalogue.index_anew();
+        assert_eq!(catalogue.behind(), 4);
+        assert_eq!(catalogue.row_faults(0..=u64::MAX, &[]), []);
+    }
+
+    #[test]
+    fn it_is_known_who_needs_a_segment() {
+        let mut catalogue = catalogue();
+        assert_eq!(catalogue.user_of(1), None);
+        catalogue.apply(written(Kind::Enqueue, 7, 1));
+        catalogue.apply(written(Kind::State, 7, 2));
+        assert_eq!((catalogue.user_of(1), catalogue.user_of(2)), (Some((7, false)), Some((7, true))));
+        assert_eq!(catalogue.messages_from(0, 5).len(), 1);
+        assert_eq!(catalogue.messages_from(8, 5).len(), 0);
     }
 
     #[test]

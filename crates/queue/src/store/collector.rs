@@ -12,19 +12,24 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::catalogue::{Place, Segment};
+use super::catalogue::{Catalogue, Place, Segment};
 use super::committer::{Draft, Group, Purpose, is_out_of_space};
 use super::files::{StoredFile, read_exact};
+use super::job::Job;
 use super::record::{Kind, Record};
 use super::scan::{Bodies, Entry, Item, scan};
-use super::{Inner, StoreError, large, missing};
+use super::{Inner, StoreError, large, missing, quarantine};
+use crate::message::QueueId;
 
 /// Copied in one group.
 const COPY_OCTETS: u64 = 2 * 1024 * 1024;
 /// A segment is copied out of when less than this share of it counts, in percent.
 const LIVE_PERCENT: u64 = 30;
+/// The same when an operator asks for room. A segment that was just copied has its head and deletions in it, which count
+/// for nothing: without a limit each compaction would copy everything once more.
+const LIVE_PERCENT_ON_DEMAND: u64 = 90;
 /// How often the collector looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -56,8 +61,13 @@ impl Control {
         self.changed.notify_all();
     }
 
-    fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.state.lock().closed
+    }
+
+    /// Nothing is removed while this is held.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        self.pass.lock()
     }
 
     /// Waits until there is work or `time` has passed. Whether to go on.
@@ -87,10 +97,10 @@ pub(super) fn run(inner: &Arc<Inner>) {
 
 /// Removes what can be removed now.
 pub(super) fn collect(inner: &Arc<Inner>) {
-    let _one_at_a_time = inner.collector.pass.lock();
+    let _one_at_a_time = inner.collector.hold();
     remove_ended_files(inner);
     // Oldest first: a segment that was copied out of before a crash is gone before the deletions behind it are looked at.
-    for (number, segment) in candidates(inner) {
+    for (number, segment) in candidates(inner, worth_while(inner)) {
         if inner.collector.is_closed() {
             return;
         }
@@ -98,6 +108,73 @@ pub(super) fn collect(inner: &Arc<Inner>) {
             tracing::warn!(segment = number, %error, "cannot remove a segment");
             return;
         }
+    }
+}
+
+/// Removes and copies out of all segments from which room can be had, however little it is and however new they are.
+pub(super) fn compact(inner: &Arc<Inner>, job: &mut Job<'_>) -> Result<(), StoreError> {
+    let _one_at_a_time = inner.collector.hold();
+    remove_ended_files(inner);
+    let candidates =
+        candidates(inner, |segment| segment.live_octets() * 100 < segment.length * LIVE_PERCENT_ON_DEMAND);
+    job.stage("segments", candidates.len() as u64)?;
+    for (number, segment) in candidates {
+        if inner.collector.is_closed() {
+            return Err(StoreError::Interrupted);
+        }
+        remove_segment(inner, number, &segment)?;
+        job.advance(1)?;
+    }
+    Ok(())
+}
+
+/// Empties a damaged segment and removes it: what could not be read in it is given up.
+pub(super) fn release(inner: &Arc<Inner>, number: u32) -> Result<(), StoreError> {
+    let _one_at_a_time = inner.collector.hold();
+    let refused = |text: &str| Err(StoreError::Refused(format!("segment {number}: {text}")));
+    let (segment, is_head, is_indexed) = {
+        let catalogue = inner.catalogue.lock();
+        let Some(segment) = catalogue.segments.get(&number) else { return Ok(()) };
+        let is_indexed = catalogue.indexed_to.is_none_or(|to| number < to);
+        (segment.clone(), catalogue.head == Some(number), is_indexed)
+    };
+    if is_head {
+        return refused("it is still written to; ask again when a newer one was begun, or after a restart");
+    }
+    if !is_indexed {
+        return refused("the index does not know yet what is in it; ask again in a moment");
+    }
+    let file = inner.open_segment(segment.name)?;
+    let found = scan(&*file, segment.name, 0, segment.length, Bodies::Skip);
+    let mut copier = Copier::new(inner, number, &*file);
+    for item in &found.items {
+        let entry = match item {
+            Item::Record(entry) => entry,
+            Item::Gap { from, to } => {
+                quarantine::set_aside(inner, segment.name, &*file, *from, *to)?;
+                continue;
+            }
+        };
+        if !copier.copy(entry)? {
+            let id = QueueId(entry.header.id);
+            return refused(&format!(
+                "it holds message {id}, whose content is damaged; end that first (`posternctl queue fail {id}`)"
+            ));
+        }
+    }
+    copier.flush()?;
+    let user = inner.catalogue.lock().user_of(number);
+    match user {
+        None => remove_emptied(inner, number, &segment),
+        Some((id, true)) => refused(&format!(
+            "the state of message {0} is in its damaged part; holding and releasing the message writes it anew \
+             (`posternctl queue hold {0}`, `posternctl queue release {0}`)",
+            QueueId(id)
+        )),
+        Some((id, false)) => refused(&format!(
+            "message {0} is in its damaged part; end that first (`posternctl queue fail {0}`)",
+            QueueId(id)
+        )),
     }
 }
 
@@ -112,32 +189,42 @@ fn remove_ended_files(inner: &Inner) {
     }
 }
 
-/// The segments to remove, oldest first.
-fn candidates(inner: &Inner) -> Vec<(u32, Segment)> {
+/// Sealed segments that may be removed.
+fn sound(catalogue: &Catalogue) -> impl Iterator<Item = (&u32, &Segment)> {
+    let head = catalogue.head.unwrap_or(0);
+    catalogue.segments.range(..head).filter(|(_, segment)| !segment.damaged)
+}
+
+/// Whether it is worth the work to copy out of a segment.
+fn worth_while(inner: &Inner) -> impl Fn(&Segment) -> bool {
+    let catalogue = inner.catalogue.lock();
+    let live: u64 = sound(&catalogue).map(|(_, segment)| segment.live_octets()).sum();
+    let used: u64 = sound(&catalogue).map(|(_, segment)| segment.length).sum();
+    let tuning = inner.tuning.clone();
+    let pressure = inner.pressure.load(std::sync::atomic::Ordering::Relaxed);
+    let compact = pressure || used.saturating_sub(live) > tuning.dead_octets.max(live);
+    move |segment| {
+        let nearly_dead = segment.live_octets() * 100 < segment.length * LIVE_PERCENT;
+        let settled = pressure || segment.sealed.elapsed() >= tuning.compaction_age;
+        nearly_dead && (segment.messages == 0 || (compact && settled))
+    }
+}
+
+/// The segments to remove, oldest first: those that are not used, and those that are `wanted`.
+fn candidates(inner: &Inner, wanted: impl Fn(&Segment) -> bool) -> Vec<(u32, Segment)> {
     let catalogue = inner.catalogue.lock();
     let Some(head) = catalogue.head else { return Vec::new() };
     // What the index does not know yet is read from the segments at the next start.
     let end = catalogue.indexed_to.map_or(head, |number| number.min(head));
-    let sound = || catalogue.segments.range(..head).filter(|(_, segment)| !segment.damaged);
-    let live: u64 = sound().map(|(_, segment)| segment.live_octets()).sum();
-    let used: u64 = sound().map(|(_, segment)| segment.length).sum();
-    let pressure = inner.pressure.load(std::sync::atomic::Ordering::Relaxed);
-    let compact = pressure || used.saturating_sub(live) > inner.tuning.dead_octets.max(live);
-    let wanted = |segment: &Segment| {
-        let nearly_dead = segment.live_octets() * 100 < segment.length * LIVE_PERCENT;
-        let settled = pressure || segment.sealed.elapsed() >= inner.tuning.compaction_age;
-        let unused = segment.messages == 0 && segment.states == 0;
-        unused || (nearly_dead && (segment.messages == 0 || (compact && settled)))
-    };
-    sound()
-        .filter(|(number, segment)| **number < end && wanted(segment))
+    let unused = |segment: &Segment| segment.messages == 0 && segment.states == 0;
+    sound(&catalogue)
+        .filter(|(number, segment)| **number < end && (unused(segment) || wanted(segment)))
         .map(|(number, segment)| (*number, segment.clone()))
         .collect()
 }
 
 /// Copies what counts out of a segment and removes it.
 fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<(), StoreError> {
-    let path = inner.segment_path(segment.name);
     let file = inner.open_segment(segment.name)?;
     let found = scan(&*file, segment.name, 0, segment.length, Bodies::Skip);
     if !found.is_sound() {
@@ -159,7 +246,13 @@ fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<
     if still_used || inner.collector.is_closed() {
         return Ok(());
     }
+    remove_emptied(inner, number, segment)
+}
+
+/// Removes a segment in which nothing counts any more.
+fn remove_emptied(inner: &Inner, number: u32, segment: &Segment) -> Result<(), StoreError> {
     announce(inner, number, segment.name)?;
+    let path = inner.segment_path(segment.name);
     inner.files.remove(&path).map_err(|e| StoreError::io("removing", &path, e))?;
     // Deletions that pointed here are forgotten only when it cannot come back.
     inner

@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use super::catalogue::{Catalogue, Place, Position, Segment, Written, units};
 use super::files::{Access, StoredFile, write_all};
 use super::large::FinishedFile;
+use super::meter::Meter;
 use super::record::{Kind, Record, Seal};
 use super::{Done, Inner, StoreError, missing};
 
@@ -345,12 +346,13 @@ impl Committer {
         let (written, length) = seal(head, &mut beginning, groups, &catalogue);
         drop(catalogue);
 
-        if let Err(source) = write_durably(head, &beginning, groups) {
+        if let Err(source) = write_durably(head, &beginning, groups, &inner.meter) {
             let what = format!("writing segment {:016x}", head.name);
             self.abandon_head();
             return Err(StoreError::Io { what, source });
         }
         head.offset += length;
+        inner.meter.batch(written.len() + usize::from(beginning.is_some()), length);
 
         catalogue = inner.catalogue.lock();
         catalogue.position = Position { segment: head.name, offset: head.offset };
@@ -549,7 +551,9 @@ impl Committer {
 /// be believed.
 fn drop_stale_copies(group: &mut Group, catalogue: &Catalogue) {
     group.drafts.retain(|draft| match draft.purpose {
-        Purpose::Change | Purpose::Deletion { .. } => true,
+        Purpose::Change => true,
+        // A message that has come back under its id (`queue import` of what was dropped) would end once more.
+        Purpose::Deletion { .. } => catalogue.location(draft.record.id).is_none(),
         Purpose::Copy { from, .. } => {
             let location = catalogue.location(draft.record.id);
             match draft.record.kind {
@@ -609,7 +613,7 @@ fn seal(
     (written, offset - head.offset)
 }
 
-fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group]) -> io::Result<()> {
+fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group], meter: &Meter) -> io::Result<()> {
     let records = groups.iter().flat_map(|group| group.drafts.iter().map(|draft| &draft.record));
     let mut slices: Vec<IoSlice<'_>> = beginning
         .iter()
@@ -622,7 +626,7 @@ fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group]) -> i
         return Ok(());
     }
     write_all(&*head.file, &mut slices, head.offset)?;
-    head.file.sync()
+    meter.sync(|| head.file.sync())
 }
 
 /// Whether a write failed for want of room.

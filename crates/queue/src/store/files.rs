@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
 
@@ -33,8 +33,10 @@ pub struct Entry {
     pub name: String,
     /// Length in octets.
     pub length: u64,
-    /// Whether it is a file: no directory, link or other thing.
+    /// Whether it is an ordinary file.
     pub is_file: bool,
+    /// When its content was last changed, if the system knows.
+    pub modified: Option<SystemTime>,
 }
 
 /// A file system.
@@ -74,6 +76,14 @@ pub trait Files: Debug + Send + Sync {
     /// # Errors
     /// The system's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name (a hard link) on the same file system.
+    ///
+    /// # Errors
+    /// The system's; `Unsupported` where there are none.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Removes a file.
     ///
@@ -167,19 +177,6 @@ fn is_missing(path: &Path) -> bool {
     !path.as_os_str().is_empty() && matches!(path.try_exists(), Ok(false))
 }
 
-/// Of the whole process, as the system counts what it reads and writes: a process has one spool.
-static SYNCS: AtomicU64 = AtomicU64::new(0);
-
-/// How often this process has had something made durable (`fdatasync`, or `fsync` of a directory), the index included. What a
-/// disk can do is this many, not this many messages.
-pub fn syncs() -> u64 {
-    SYNCS.load(Ordering::Relaxed)
-}
-
-fn count_sync() {
-    SYNCS.fetch_add(1, Ordering::Relaxed);
-}
-
 /// The file system of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemFiles;
@@ -222,7 +219,6 @@ impl Files for SystemFiles {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        count_sync();
         File::open(path)?.sync_all()
     }
 
@@ -236,7 +232,8 @@ impl Files for SystemFiles {
                 Err(error) => return Err(error),
             };
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, length: metadata.len(), is_file: metadata.is_file() });
+                let (length, is_file) = (metadata.len(), metadata.is_file());
+                entries.push(Entry { name, length, is_file, modified: metadata.modified().ok() });
             }
         }
         Ok(entries)
@@ -244,6 +241,10 @@ impl Files for SystemFiles {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -293,7 +294,6 @@ impl StoredFile for SystemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        count_sync();
         self.0.sync_data()
     }
 
@@ -318,15 +318,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-
-    #[test]
-    fn what_is_made_durable_is_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        let before = syncs();
-        SystemFiles.open(&directory.path().join("a"), Access::CreateNew).unwrap().sync().unwrap();
-        SystemFiles.sync_directory(directory.path()).unwrap();
-        assert!(syncs() >= before + 2);
-    }
 
     #[test]
     fn directories_are_made_with_those_above_them_and_made_again() {

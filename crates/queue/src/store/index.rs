@@ -13,6 +13,8 @@
 //! fail; values that make a page large become files that are never synced, so rows are small; `flush_async` may hang;
 //! room is not given back, so the whole index is rewritten from time to time.
 
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex};
 
 use super::Inner;
-use super::catalogue::{Location, Place, Position, number};
+use super::catalogue::{Location, Place, Position, RowFault, number};
 use super::files::{Access, Files};
 
 /// Without a sign of life for this long, sled counts as stuck.
@@ -43,13 +45,16 @@ const SUMMARY: &[u8] = b"summary";
 const SEGMENTS: &[u8] = b"segments";
 const ROW: u8 = b'm';
 
+/// The envelope and the newest state of a message, encoded.
+pub type Texts = (Vec<u8>, Option<Vec<u8>>);
+
 /// What a row says of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Where it is.
     pub location: Location,
     /// The envelope and the newest state. `None`: too long for a row, read them from the log.
-    pub texts: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    pub texts: Option<Texts>,
 }
 
 impl Row {
@@ -231,9 +236,99 @@ pub(super) struct Control {
     changed: Condvar,
     /// Why there is no index, if there is none.
     lost: Mutex<Option<String>>,
+    /// What the indexer is asked to do beside its rounds. `None`: there is nobody to do it.
+    errands: Mutex<Option<VecDeque<Errand>>>,
+    figures: Mutex<Figures>,
 }
 
+/// What the indexer is asked to do beside its rounds, and whom it tells. It tells nobody when the index is given up or the
+/// store is closed before it is done.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// To write what has changed up to now.
+    Round(SyncSender<()>),
+    /// To put the index aside and write a new one; tells the number of rows.
+    Rebuild(SyncSender<u64>),
+    /// The same where it has just been begun anew: it is done with the first round.
+    Complete(SyncSender<u64>),
+    /// To compare all rows with what is known.
+    Compare(SyncSender<Comparison>),
+}
+
+/// How the index is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    /// Rows in it.
+    pub rows: u64,
+    /// Octets that its files take.
+    pub octets: u64,
+    /// Up to where in the log it is complete. `None`: it never was yet.
+    pub complete_to: Option<Position>,
+    /// Messages whose rows are written in this round, and those that are still to be written.
+    round: u64,
+    pub left: u64,
+}
+
+impl Figures {
+    /// How far the present round is: rows done, rows in all.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.round - self.left, self.round)
+    }
+}
+
+/// What comparing the index with what is known has shown.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// Rows looked at.
+    pub rows: u64,
+    /// Whether the summary fits them.
+    pub is_summed_up: bool,
+    /// Messages whose row is wrong; at most [`MAX_FAULTS`].
+    pub faults: Vec<(u64, RowFault)>,
+    /// More of them.
+    pub more: u64,
+}
+
+/// Wrong rows that are named: one is reason enough for a new index.
+const MAX_FAULTS: usize = 100;
+
 impl Control {
+    /// Asks the indexer for something; it answers on the receiver, or hangs up.
+    pub fn ask<T>(&self, errand: impl FnOnce(SyncSender<T>) -> Errand) -> Receiver<T> {
+        let (told, answer) = sync_channel(1);
+        if let Some(errands) = self.errands.lock().as_mut() {
+            errands.push_back(errand(told));
+        }
+        // The indexer looks for errands under this lock before it waits: it cannot miss this one.
+        let _waiting = self.closed.lock();
+        self.changed.notify_all();
+        answer
+    }
+
+    /// How the index is.
+    pub fn figures(&self) -> Figures {
+        *self.figures.lock()
+    }
+
+    fn next_errand(&self) -> Option<Errand> {
+        self.errands.lock().as_mut()?.pop_front()
+    }
+
+    fn has_errand(&self) -> bool {
+        self.errands.lock().as_ref().is_some_and(|errands| !errands.is_empty())
+    }
+
+    /// Somebody does errands from now on.
+    fn serve(&self) {
+        *self.lost.lock() = None;
+        self.errands.lock().get_or_insert_default();
+    }
+
+    /// Nobody does them any more; those who wait see that.
+    fn stop_serving(&self) {
+        *self.errands.lock() = None;
+    }
+
     pub fn close(&self) {
         *self.closed.lock() = Some(Instant::now());
         self.changed.notify_all();
@@ -245,14 +340,18 @@ impl Control {
     }
 
     pub fn set_lost(&self, reason: String) {
-        tracing::error!(%reason, "the spool's index is not used any more; it is rebuilt at the next start");
+        tracing::error!(
+            %reason,
+            "the spool's index is not used any more; it is rebuilt at the next start, or by `posternctl store rebuild`"
+        );
         *self.lost.lock() = Some(reason);
+        *self.figures.lock() = Figures::default();
     }
 
     /// Waits for one interval. Whether to go on.
     fn wait(&self, interval: Duration) -> bool {
         let mut closed = self.closed.lock();
-        if closed.is_none() {
+        if closed.is_none() && !self.has_errand() {
             self.changed.wait_for(&mut closed, interval);
         }
         closed.is_none()
@@ -327,6 +426,8 @@ pub(super) struct Opening {
 #[derive(Debug)]
 pub(super) struct Running {
     ended: Receiver<()>,
+    /// Whether sled was given up: nobody waits for it.
+    is_abandoned: bool,
 }
 
 /// Why an index cannot be used.
@@ -379,18 +480,58 @@ impl Opening {
 
     /// Begins to keep the index up to date.
     pub fn begin(self, inner: Arc<Inner>, fresh: bool) -> Running {
-        // If the thread has ended, it has said why.
-        let _ = self.orders.send(Order::Begin { inner, fresh });
-        Running { ended: self.ended }
+        inner.index.serve();
+        let served = Arc::clone(&inner);
+        if self.orders.send(Order::Begin { inner, fresh }).is_err() {
+            served.catalogue.lock().index_lost();
+            served.index.set_lost("the indexer thread has ended".into());
+            served.index.stop_serving();
+        }
+        Running { ended: self.ended, is_abandoned: false }
     }
+
+    /// Closes it after it was read, and waits until its files are free.
+    pub fn close(self) {
+        drop(self.orders);
+        drop(self.loaded);
+        Running { ended: self.ended, is_abandoned: false }.join();
+    }
+
+    /// Does without it: the thread ends when sled lets it.
+    pub fn abandon(self) -> Running {
+        Running { ended: self.ended, is_abandoned: true }
+    }
+}
+
+/// Starts an indexer again after the former one has ended, with an empty index that is filled from the log. Tells the
+/// number of rows when it is complete.
+pub(super) fn begin_again(inner: Arc<Inner>) -> std::io::Result<(Running, Receiver<u64>)> {
+    let mut index = Index::new(Directories::new(&inner.layout.root), Arc::clone(&inner.files));
+    let (ended_sender, ended) = sync_channel(1);
+    inner.catalogue.lock().index_anew();
+    inner.index.serve();
+    let complete = inner.index.ask(Errand::Complete);
+    std::thread::Builder::new().name("spool-index".into()).spawn(move || {
+        index.serve(&inner, true);
+        drop(ended_sender);
+    })?;
+    Ok((Running { ended, is_abandoned: false }, complete))
 }
 
 impl Running {
     /// Waits until the thread has ended, but not for ever: sled may be stuck.
     pub fn join(&self) {
+        if self.is_abandoned {
+            return;
+        }
         if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the spool's index did not close in time");
         }
+    }
+
+    /// Whether the thread has ended, or does so in a moment.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        self.ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 }
 
@@ -429,23 +570,14 @@ fn run(
                 let _ = loaded.send(again.map_or_else(Loaded::Failed, Loaded::All));
             }
             Ok(Order::Begin { inner, fresh }) => break (inner, fresh),
-            Err(_) => return,
+            Err(_) => {
+                // Nobody goes on with it. What it says when it is closed changes nothing.
+                let _ = guarded(|| index.close());
+                return;
+            }
         }
     };
-
-    let begun = match fresh {
-        true => guarded(|| index.close()).and_then(|()| guarded(|| index.begin_anew())),
-        false => Ok(()),
-    };
-    let result = begun.and_then(|()| guarded(|| index.keep_up(&inner)));
-    // Not within the same guard: sled writes once more when it is closed, and a panic in that while another one unwinds
-    // would end the process.
-    let closed = guarded(|| index.close());
-    let result = result.and(closed);
-    if let Err(reason) = result {
-        inner.catalogue.lock().index_lost();
-        inner.index.set_lost(reason);
-    }
+    index.serve(&inner, fresh);
 }
 
 /// The index.
@@ -512,6 +644,24 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the index up to date until the store is closed, or sled fails.
+    fn serve(&mut self, inner: &Inner, fresh: bool) {
+        let begun = match fresh {
+            true => guarded(|| self.close()).and_then(|()| guarded(|| self.begin_anew())),
+            false => Ok(()),
+        };
+        let result = begun.and_then(|()| guarded(|| self.keep_up(inner)));
+        // Not within the same guard: sled writes once more when it is closed, and a panic in that while another one unwinds
+        // would end the process.
+        let closed = guarded(|| self.close());
+        let result = result.and(closed);
+        if let Err(reason) = result {
+            inner.catalogue.lock().index_lost();
+            inner.index.set_lost(reason);
+        }
+        inner.index.stop_serving();
     }
 
     fn open(&mut self) -> Result<(), String> {
@@ -593,6 +743,11 @@ impl Index {
             if !self.round(inner)? {
                 return Ok(());
             }
+            while let Some(errand) = inner.index.next_errand() {
+                if !self.run(errand, inner)? {
+                    return Ok(());
+                }
+            }
             if self.batches >= SIZE_CHECK {
                 self.batches = 0;
                 self.rewrite_if_bloated(inner.tuning.index_octets)?;
@@ -601,6 +756,92 @@ impl Index {
                 return self.round(inner).map(drop);
             }
         }
+    }
+
+    /// Whoever asked may have gone away: then nobody is told. False: a round was not finished, as in [`Index::round`].
+    fn run(&mut self, errand: Errand, inner: &Inner) -> Result<bool, String> {
+        match errand {
+            Errand::Round(told) => {
+                if !self.round(inner)? {
+                    return Ok(false);
+                }
+                let _ = told.send(());
+            }
+            Errand::Rebuild(told) => {
+                if !self.rebuild(inner)? {
+                    return Ok(false);
+                }
+                self.tell_if_complete(&told);
+            }
+            Errand::Complete(told) => self.tell_if_complete(&told),
+            Errand::Compare(told) => drop(told.send(self.compare(inner)?)),
+        }
+        Ok(true)
+    }
+
+    /// It is not when the store was closed meanwhile.
+    fn tell_if_complete(&self, told: &SyncSender<u64>) {
+        if self.summary.complete_to.is_some() {
+            let _ = told.send(self.summary.rows);
+        }
+    }
+
+    /// Puts the index aside and writes a new one. Returns whether it is finished.
+    fn rebuild(&mut self, inner: &Inner) -> Result<bool, String> {
+        tracing::info!("the spool's index is rebuilt from the log");
+        self.close()?;
+        // One that is put aside is enough.
+        self.tidy()?;
+        inner.catalogue.lock().index_anew();
+        self.begin_anew()?;
+        self.round(inner)
+    }
+
+    /// Compares all rows with what is known.
+    fn compare(&self, inner: &Inner) -> Result<Comparison, String> {
+        let mut found = Comparison::default();
+        let mut counted = Summary::default();
+        let mut rows = Vec::with_capacity(BATCH);
+        let mut from = 0;
+        let mut look = |ids: RangeInclusive<u64>, rows: &[(u64, Option<Location>)]| {
+            let faults = inner.catalogue.lock().row_faults(ids, rows);
+            for fault in faults {
+                if found.faults.len() < MAX_FAULTS {
+                    found.faults.push(fault);
+                } else {
+                    found.more += 1;
+                }
+            }
+        };
+        for entry in self.db()?.scan_prefix([ROW]) {
+            let (key, value) = entry.map_err(text)?;
+            let id = id(&key).ok_or("a row is damaged")?;
+            counted.add(id, &value);
+            rows.push((id, Row::decode(&value).map(|row| row.location)));
+            if rows.len() == BATCH {
+                look(from..=id, &rows);
+                rows.clear();
+                from = id.saturating_add(1);
+            }
+        }
+        look(from..=u64::MAX, &rows);
+        found.rows = counted.rows;
+        found.is_summed_up = self.summary.describes(&counted);
+        Ok(found)
+    }
+
+    /// Says how the index is.
+    fn publish(&self, inner: &Inner) -> Result<(), String> {
+        let entries = self.files.list(&self.directories.index).map_err(text)?;
+        let octets = entries.iter().map(|entry| entry.length).sum();
+        *inner.index.figures.lock() = Figures {
+            rows: self.summary.rows,
+            octets,
+            complete_to: self.summary.complete_to,
+            round: 0,
+            left: 0,
+        };
+        Ok(())
     }
 
     /// Writes what has changed since the last round, in net. Returns whether that was all of it. When the store has waited long
@@ -614,8 +855,12 @@ impl Index {
         };
         let (ids, position) = taken.ok_or("the index was given up")?;
         if ids.is_empty() && self.summary.complete_to == Some(position) {
+            self.publish(inner)?;
             return Ok(true);
         }
+        let count = ids.len() as u64;
+        let before = inner.index.figures();
+        *inner.index.figures.lock() = Figures { round: count, left: count, ..before };
         let mut chunks = ids.chunks(BATCH).peekable();
         loop {
             let chunk = chunks.next().unwrap_or_default();
@@ -628,6 +873,7 @@ impl Index {
             }
             self.summary.last_id = inner.last_id.load(std::sync::atomic::Ordering::SeqCst);
             self.write(inner, chunk, last.then_some(&segments))?;
+            inner.index.figures.lock().left -= chunk.len() as u64;
             if last {
                 break;
             }
@@ -635,6 +881,8 @@ impl Index {
         let path = self.directories.index.join("db");
         self.files.open(&path, Access::Read).and_then(|file| file.sync()).map_err(text)?;
         inner.catalogue.lock().indexed_to = Some(number(position.segment));
+        inner.meter.index_rounds.inc();
+        self.publish(inner)?;
         Ok(true)
     }
 

@@ -6,12 +6,16 @@
 //! segments while a slow client sends. Removed once the `Delete` record is durable; a file that no record mentions is
 //! removed at start.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::StoreError;
 use super::files::{Access, Files, StoredFile, write_all};
+use super::meter::Meter;
 
 /// Written at once.
 const BLOCK: usize = 256 * 1024;
@@ -58,6 +62,9 @@ impl Mention {
     }
 }
 
+/// The messages whose file belongs to nobody yet: it is being written, or waits for its record.
+pub(super) type Unfinished = Arc<Mutex<BTreeSet<u64>>>;
+
 /// The handle of a large message's file, after [`LargeFile::finish`]. Dropped without a commit, it removes the file.
 #[derive(Debug)]
 pub struct FinishedFile {
@@ -84,14 +91,26 @@ pub struct LargeFile {
     temporary: Temporary,
     buffer: Vec<u8>,
     mention: Mention,
+    meter: Meter,
 }
 
 impl LargeFile {
-    pub(super) fn create(files: Arc<dyn Files>, directory: &Path, id: u64) -> Result<Self, StoreError> {
+    pub(super) fn create(
+        files: Arc<dyn Files>,
+        directory: &Path,
+        id: u64,
+        unfinished: &Unfinished,
+        meter: Meter,
+    ) -> Result<Self, StoreError> {
         let path = directory.join(name(id));
-        let file = files.open(&path, Access::CreateNew).map_err(|e| StoreError::io("creating", &path, e))?;
-        let temporary = Temporary { files, directory: directory.to_owned(), path, armed: true };
-        Ok(Self { file, temporary, buffer: Vec::new(), mention: Mention { length: 0, crc: 0 } })
+        // Before there is a file: nobody may take it for one that is left over.
+        unfinished.lock().insert(id);
+        let (directory, unfinished) = (directory.to_owned(), Arc::clone(unfinished));
+        let mut temporary = Temporary { files, directory, path, armed: false, id, unfinished };
+        let file = temporary.files.open(&temporary.path, Access::CreateNew);
+        let file = file.map_err(|e| StoreError::io("creating", &temporary.path, e))?;
+        temporary.armed = true;
+        Ok(Self { file, temporary, buffer: Vec::new(), mention: Mention { length: 0, crc: 0 }, meter })
     }
 
     /// Appends. Blocking.
@@ -113,8 +132,10 @@ impl LargeFile {
     pub fn finish(mut self) -> Result<FinishedFile, StoreError> {
         self.write_out(&[])?;
         let Temporary { files, directory, path, .. } = &self.temporary;
-        self.file.sync().map_err(|e| StoreError::io("syncing", path, e))?;
-        files.sync_directory(directory).map_err(|e| StoreError::io("syncing", directory, e))?;
+        let meter = &self.meter;
+        meter.sync(|| self.file.sync()).map_err(|e| StoreError::io("syncing", path, e))?;
+        let directory_synced = meter.sync(|| files.sync_directory(directory));
+        directory_synced.map_err(|e| StoreError::io("syncing", directory, e))?;
         Ok(FinishedFile { temporary: self.temporary, mention: self.mention })
     }
 
@@ -137,16 +158,19 @@ struct Temporary {
     directory: PathBuf,
     path: PathBuf,
     armed: bool,
+    id: u64,
+    unfinished: Unfinished,
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        if let Err(error) = self.files.remove(&self.path) {
+        if self.armed
+            && let Err(error) = self.files.remove(&self.path)
+        {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished message file");
         }
+        // Last: as long as the file is there and no message has it, it stands in this list.
+        self.unfinished.lock().remove(&self.id);
     }
 }
 
@@ -156,6 +180,10 @@ mod tests {
 
     use super::*;
     use crate::store::files::SystemFiles;
+
+    fn create(files: Arc<dyn Files>, directory: &Path, id: u64) -> LargeFile {
+        LargeFile::create(files, directory, id, &Unfinished::default(), Meter::new().unwrap()).unwrap()
+    }
 
     #[test]
     fn the_mention_is_read_as_it_was_written() {
@@ -175,7 +203,7 @@ mod tests {
     #[test]
     fn the_file_holds_what_was_written_in_pieces_of_any_size() {
         let directory = tempfile::tempdir().unwrap();
-        let mut file = LargeFile::create(Arc::new(SystemFiles), directory.path(), 1).unwrap();
+        let mut file = create(Arc::new(SystemFiles), directory.path(), 1);
         let mut expected = Vec::new();
         for size in [0, 1, 1000, BLOCK - 1001, BLOCK, 3 * BLOCK + 7, 5] {
             let piece = vec![size as u8; size];
@@ -195,8 +223,8 @@ mod tests {
     fn a_file_that_is_given_up_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let files: Arc<dyn Files> = Arc::new(SystemFiles);
-        let unfinished = LargeFile::create(Arc::clone(&files), directory.path(), 1).unwrap();
-        let finished = LargeFile::create(files, directory.path(), 2).unwrap().finish().unwrap();
+        let unfinished = create(Arc::clone(&files), directory.path(), 1);
+        let finished = create(files, directory.path(), 2).finish().unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
         drop((unfinished, finished));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -114,10 +114,17 @@ pub struct Header {
 impl Header {
     /// Reads a header. `None`: there is none, or it is damaged.
     pub fn parse(octets: &[u8]) -> Option<Self> {
-        let octets: &[u8; HEADER] = octets.first_chunk()?;
-        if octets[..4] != MAGIC || u32_at(octets, 60) != crc32c::crc32c(&octets[..60]) {
+        let fits: &[u8; HEADER] = octets.first_chunk()?;
+        if fits[..4] != MAGIC || u32_at(fits, 60) != crc32c::crc32c(&fits[..60]) {
             return None;
         }
+        Self::parse_unchecked(octets)
+    }
+
+    /// Reads what stands where a header should be, damaged or not. Nothing of it is to be believed before the checksums
+    /// of the parts that it describes fit.
+    pub fn parse_unchecked(octets: &[u8]) -> Option<Self> {
+        let octets: &[u8; HEADER] = octets.first_chunk()?;
         let flags = u16::from_le_bytes([octets[6], octets[7]]);
         let known = octets[5] == VERSION && flags & !(CONTINUES | IN_FILE | LOST) == 0;
         Some(Self {

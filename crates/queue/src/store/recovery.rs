@@ -11,15 +11,15 @@ use std::time::Instant;
 
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
 use super::files::{Access, Files, StoredFile, write_all};
-use super::index::{Contents, Opening, Unusable};
+use super::index::{Contents, Opening, Texts, Unusable};
 use super::missing::{Expected, Wrong};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
-use super::{Found, InUse, News, Recovered, StoreError, large};
+use super::{Found, InUse, News, Recovered, StoreError, format, large};
 use crate::message::QueueId;
 
-/// The content of the file FORMAT.
-const FORMAT: &str = "1\n";
+/// Name and length of segments by number.
+pub(super) type Segments = BTreeMap<u32, (u64, u64)>;
 
 /// The directories of a spool.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ pub(super) struct Layout {
     pub root: PathBuf,
     pub log: PathBuf,
     pub big: PathBuf,
-    damaged: PathBuf,
+    pub damaged: PathBuf,
 }
 
 impl Layout {
@@ -42,7 +42,7 @@ impl Layout {
 
     /// The file of a segment.
     pub fn segment(&self, name: u64) -> PathBuf {
-        self.log.join(format!("seg-{name:016x}.log"))
+        self.log.join(segment_file(name))
     }
 
     /// Makes the spool ours, and makes the directories if it is new.
@@ -62,8 +62,29 @@ impl Layout {
         Ok(lock)
     }
 
+    /// The files of the log: name and length of the segments by number, and the names of files that are none, or twice.
+    pub fn list_segments(&self, files: &dyn Files) -> Result<(Segments, Vec<String>), StoreError> {
+        let mut segments = Segments::new();
+        let mut strange = Vec::new();
+        for entry in files.list(&self.log).map_err(|e| StoreError::io("reading", &self.log, e))? {
+            let Some(name) = segment_name(&entry.name).filter(|_| entry.is_file) else {
+                strange.push(entry.name);
+                continue;
+            };
+            let former = segments.get(&number(name)).map(|(former, _)| *former);
+            // Of two with one number the one that holds what was written for it.
+            if former.is_some_and(|former| begins_as_named(self, files, former)) {
+                strange.push(entry.name);
+                continue;
+            }
+            segments.insert(number(name), (name, entry.length));
+            strange.extend(former.map(segment_file));
+        }
+        Ok((segments, strange))
+    }
+
     /// Who holds the lock, by its own word.
-    fn holder(&self, files: &dyn Files, lock: &Path) -> InUse {
+    pub fn holder(&self, files: &dyn Files, lock: &Path) -> InUse {
         let mut octets = [0; 16];
         let read = files.open(lock, Access::Read).and_then(|file| file.read_at(&mut octets, 0)).unwrap_or(0);
         let process = std::str::from_utf8(&octets[..read]).ok().and_then(|text| text.trim().parse().ok());
@@ -72,31 +93,10 @@ impl Layout {
 
     /// The format is written before anything else, and a spool of another format is not touched.
     fn check_format(&self, files: &dyn Files) -> Result<(), StoreError> {
-        let path = self.root.join("FORMAT");
-        let failed = |e| StoreError::io("reading", &path, e);
-        match files.open(&path, Access::Read) {
-            Ok(file) => {
-                let mut octets = [0; 64];
-                let read = file.read_at(&mut octets, 0).map_err(failed)?;
-                let found = String::from_utf8_lossy(&octets[..read]);
-                if found == FORMAT {
-                    return Ok(());
-                }
-                return Err(StoreError::UnknownFormat(found.trim().to_owned()));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
+        if format::read(files, &self.root)?.is_some() {
+            return Ok(());
         }
-        // Under another name first: half a format would be an unknown one.
-        let unfinished = self.root.join("FORMAT.new");
-        let write = || {
-            let file = files.open(&unfinished, Access::Replace)?;
-            write_all(&*file, &mut [IoSlice::new(FORMAT.as_bytes())], 0)?;
-            file.sync()?;
-            files.rename(&unfinished, &path)?;
-            files.sync_directory(&self.root)
-        };
-        write().map_err(|e| StoreError::io("writing", &path, e))
+        format::write(files, &self.root).map_err(|e| StoreError::io("writing", &self.root.join("FORMAT"), e))
     }
 }
 
@@ -157,7 +157,7 @@ pub(super) fn recover(
             // It must not be found at the next start, nor be written to by a sled that wakes up after all.
             super::index::set_aside(&**files, &layout.root)
                 .map_err(|e| StoreError::io("renaming the index of", &layout.root, e))?;
-            (reason.clone(), Indexer::Lost(reason))
+            (reason.clone(), Indexer::Lost(indexer, reason))
         }
     };
     log.unmark_missing();
@@ -244,16 +244,15 @@ pub(super) enum Indexer {
     Continues(Opening),
     /// It puts aside what is there.
     BeginsAnew(Opening),
-    /// There is none.
-    Lost(String),
+    /// There is none. Its thread may still wait for sled.
+    Lost(Opening, String),
 }
 
 /// The segments that there are.
 struct Log<'a> {
     layout: &'a Layout,
     files: &'a dyn Files,
-    /// Name and length by number.
-    segments: BTreeMap<u32, (u64, u64)>,
+    segments: Segments,
     /// Files that are none of ours, or twice.
     strange: usize,
     /// What earlier starts found wrong with segments.
@@ -265,7 +264,7 @@ struct Log<'a> {
 /// What a start noted beside the log about a segment. The next start may use the index and not look there, and what could
 /// not be read is in no index: without the mark the segment would be removed, and with it what may still be in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Mark {
+pub(super) enum Mark {
     /// A part of it is no record: it is never removed.
     Damaged,
     /// The disk failed to read a part of it. Never removed either, and the next start reads it once more.
@@ -275,9 +274,9 @@ enum Mark {
 }
 
 impl Mark {
-    const ALL: [Self; 3] = [Self::Damaged, Self::Unreadable, Self::Missing];
+    pub const ALL: [Self; 3] = [Self::Damaged, Self::Unreadable, Self::Missing];
 
-    fn file_name(self, segment: u64) -> String {
+    pub fn file_name(self, segment: u64) -> String {
         let suffix = match self {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
@@ -285,31 +284,21 @@ impl Mark {
         };
         format!("seg-{segment:016x}.{suffix}")
     }
+
+    /// The segment that the mark with this name is about.
+    pub fn segment(file: &str) -> Option<(u64, Self)> {
+        let name = u64::from_str_radix(file.strip_prefix("seg-")?.get(..16)?, 16).ok()?;
+        Self::ALL.into_iter().find(|mark| mark.file_name(name) == file).map(|mark| (name, mark))
+    }
 }
 
 impl<'a> Log<'a> {
     fn list(layout: &'a Layout, files: &'a dyn Files) -> Result<Self, StoreError> {
-        let mut segments = BTreeMap::<u32, (u64, u64)>::new();
-        let mut strange = 0;
-        for entry in files.list(&layout.log).map_err(|e| StoreError::io("reading", &layout.log, e))? {
-            let name = segment_name(&entry.name).filter(|_| entry.is_file);
-            let former = name.and_then(|name| segments.get(&number(name)).copied());
-            // Of two with one number the one that holds what was written for it.
-            let is_wanted = former.is_none_or(|(former, _)| !begins_as_named(layout, files, former));
-            match name.filter(|_| is_wanted) {
-                Some(name) => {
-                    let replaced = segments.insert(number(name), (name, entry.length));
-                    strange += usize::from(replaced.is_some());
-                }
-                None => strange += 1,
-            }
-            if name.is_none() || former.is_some() {
-                tracing::error!(
-                    name = entry.name,
-                    "a file in the spool's log is not known, or twice: it is left alone"
-                );
-            }
+        let (segments, strange) = layout.list_segments(files)?;
+        for name in &strange {
+            tracing::error!(name, "a file in the spool's log is not known, or twice: it is left alone");
         }
+        let strange = strange.len();
         let mut log =
             Self { layout, files, segments, strange, marks: HashSet::new(), still_missing: Vec::new() };
         log.read_marks()?;
@@ -323,9 +312,8 @@ impl<'a> Log<'a> {
             result => result.map_err(|e| StoreError::io("reading", directory, e))?,
         };
         let names: HashSet<String> = entries.into_iter().map(|entry| entry.name).collect();
-        let missed = names.iter().filter_map(|name| {
-            u64::from_str_radix(name.strip_prefix("seg-")?.strip_suffix(".missing")?, 16).ok()
-        });
+        let marks = names.iter().filter_map(|name| Mark::segment(name));
+        let missed = marks.filter(|(_, mark)| *mark == Mark::Missing).map(|(name, _)| name);
         self.still_missing = missed.filter(|name| !self.has(*name)).collect();
         for (segment, _) in self.segments.values() {
             let marks = Mark::ALL.into_iter().filter(|mark| names.contains(&mark.file_name(*segment)));
@@ -438,8 +426,12 @@ impl<'a> Log<'a> {
     }
 }
 
+fn segment_file(name: u64) -> String {
+    format!("seg-{name:016x}.log")
+}
+
 /// The name in the name of a segment's file. Numbers that no spool reaches are none: there must be room behind the last.
-fn segment_name(file: &str) -> Option<u64> {
+pub(super) fn segment_name(file: &str) -> Option<u64> {
     let digits = file.strip_prefix("seg-")?.strip_suffix(".log")?;
     let name = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)?;
     (1..=u32::MAX / 2).contains(&number(name)).then_some(name)
@@ -457,7 +449,7 @@ fn begins_as_named(layout: &Layout, files: &dyn Files, name: u64) -> bool {
 struct Known {
     location: Location,
     /// Envelope and state, where the index has them and the log may not.
-    texts: Option<Box<(Vec<u8>, Option<Vec<u8>>)>>,
+    texts: Option<Box<Texts>>,
 }
 
 impl Known {

@@ -111,6 +111,10 @@ impl<S: Say> Files for Disk<S> {
         SystemFiles.rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemFiles.link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.ask(path, Call::Remove)?;
         SystemFiles.remove(path)

@@ -4,20 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use postern_queue::QueueId;
-use postern_queue::store::{Change, NewBody, Store, StoreError};
+use postern_queue::store::StoreError;
 
 use crate::support::*;
-
-const HEADER: &[u8] = b"Received: from client.test\r\n";
-
-fn put_large(store: &Store, length: usize) -> QueueId {
-    let id = store.next_id();
-    let mut file = store.large_file(id).unwrap();
-    content(id, length).chunks(100_000).for_each(|piece| file.write(piece).unwrap());
-    let body = NewBody::File { header: HEADER.to_vec(), file: file.finish().unwrap() };
-    commit(store, vec![Change::Enqueue { id, meta: envelope(id), body }]);
-    id
-}
 
 fn expected(id: QueueId, length: usize) -> Vec<u8> {
     [HEADER, &content(id, length)].concat()

@@ -1,6 +1,8 @@
 //! A small spool with small segments.
 
 use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -8,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use postern_queue::QueueId;
+use postern_queue::store::check::{Finding, Subject};
 use postern_queue::store::files::{Files, SystemFiles};
+use postern_queue::store::job::Tidings;
 use postern_queue::store::{Change, Found, NewBody, Store, StoreError, Tuning};
 use postern_runtime::{Clock, SystemClock};
 
@@ -149,6 +153,52 @@ pub fn setting(name: &str) -> Option<u64> {
 pub fn say(text: &str) {
     // A closed standard error is no reason to fail.
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// A message with a file of its own, behind [`HEADER`].
+pub fn put_large(store: &Store, length: usize) -> QueueId {
+    let id = store.next_id();
+    let mut file = store.large_file(id).unwrap();
+    content(id, length).chunks(100_000).for_each(|piece| file.write(piece).unwrap());
+    let body = NewBody::File { header: HEADER.to_vec(), file: file.finish().unwrap() };
+    commit(store, vec![Change::Enqueue { id, meta: envelope(id), body }]);
+    id
+}
+
+/// Our header fields of a large message.
+pub const HEADER: &[u8] = b"Received: from client.test\r\n";
+
+/// Hears the news of a job and lets it go on.
+pub fn listen(_news: Tidings) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// The findings of a job.
+#[derive(Default)]
+pub struct Findings(pub Vec<Finding>);
+
+impl Findings {
+    pub fn listener(&mut self) -> impl FnMut(Tidings) -> ControlFlow<()> {
+        |news| {
+            if let Tidings::Finding(finding) = news {
+                self.0.push(finding);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    /// What they are about, notes left out.
+    pub fn about(&self) -> Vec<Subject> {
+        self.0.iter().filter(|finding| !finding.is_note).map(|finding| finding.about).collect()
+    }
+}
+
+/// Inverts a bit in a file that may be in use: nothing else of it is touched.
+pub fn flip(path: &Path, at: usize) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut octet = [0];
+    file.read_exact_at(&mut octet, at as u64).unwrap();
+    file.write_all_at(&[octet[0] ^ 4], at as u64).unwrap();
 }
 
 /// Waits for what another thread does.
