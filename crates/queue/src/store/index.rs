@@ -39,7 +39,9 @@ const INLINE: usize = 2048;
 const SIZE_CHECK: u64 = 200;
 /// The index is rewritten when it is this many times larger than its rows.
 const SLACK: u64 = 8;
-const CACHE: u64 = 64 * 1024 * 1024;
+const CACHE: u64 = 16 * 1024 * 1024;
+/// So many rows are worth the second that it takes to close and open the index.
+const MANY_ROWS: u64 = 50_000;
 const VERSION: u8 = 1;
 const SUMMARY: &[u8] = b"summary";
 const SEGMENTS: &[u8] = b"segments";
@@ -650,7 +652,7 @@ impl Index {
     fn serve(&mut self, inner: &Inner, fresh: bool) {
         let begun = match fresh {
             true => guarded(|| self.close()).and_then(|()| guarded(|| self.begin_anew())),
-            false => Ok(()),
+            false => guarded(|| self.forget_pages()),
         };
         let result = begun.and_then(|()| guarded(|| self.keep_up(inner)));
         // Not within the same guard: sled writes once more when it is closed, and a panic in that while another one unwinds
@@ -668,6 +670,15 @@ impl Index {
         self.existed = self.files.list(&self.directories.index).is_ok_and(|entries| !entries.is_empty());
         self.db = Some(open_sled(&*self.files, &self.directories.index)?);
         Ok(())
+    }
+
+    /// Opens it anew when much was read from it: sled keeps what was read in memory, beyond what its cache may take.
+    fn forget_pages(&mut self) -> Result<(), String> {
+        if self.summary.rows < MANY_ROWS {
+            return Ok(());
+        }
+        self.close()?;
+        self.open()
     }
 
     fn close(&mut self) -> Result<(), String> {
