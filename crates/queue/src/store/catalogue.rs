@@ -167,6 +167,8 @@ pub struct Catalogue {
     pub segments: BTreeMap<u32, Segment>,
     /// The segment that is written to.
     pub head: Option<u32>,
+    /// The name of one that is being made: there may be a file already, which may take the disk a while.
+    pub beginning: Option<u64>,
     /// How far the log is durable.
     pub position: Position,
     /// Ids whose row in the index is missing, old, or no longer wanted. `None`: there is no index.
@@ -200,6 +202,7 @@ impl Catalogue {
             messages,
             segments,
             head: None,
+            beginning: None,
             position,
             unindexed: Some(unindexed),
             indexed_to: None,
