@@ -167,6 +167,8 @@ pub struct Catalogue {
     pub segments: BTreeMap<u32, Segment>,
     /// The segment that is written to.
     pub head: Option<u32>,
+    /// The name of one that is being made: there may be a file already, which may take the disk a while.
+    pub beginning: Option<u64>,
     /// How far the log is durable.
     pub position: Position,
     /// Ids whose row in the index is missing, old, or no longer wanted. `None`: there is no index.
@@ -200,6 +202,7 @@ impl Catalogue {
             messages,
             segments,
             head: None,
+            beginning: None,
             position,
             unindexed: Some(unindexed),
             indexed_to: None,
@@ -314,7 +317,9 @@ impl Catalogue {
     }
 
     fn enqueued(&mut self, written: Written) {
-        let location = Location::new(written.place, written.length, written.origin, written.in_file);
+        let mut location = Location::new(written.place, written.length, written.origin, written.in_file);
+        // It was there before, and the index has not been told of its end yet: there may be a row.
+        location.indexed = self.unindexed.as_ref().is_some_and(|ids| ids.contains(&written.id));
         if let Some(former) = self.messages.insert(written.id, location) {
             self.forget(&former);
         }
@@ -446,6 +451,17 @@ mod tests {
         catalogue.apply(written(Kind::Enqueue, 7, 1));
         assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
         catalogue.apply(written(Kind::Delete, 7, 1));
+        assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
+    }
+
+    #[test]
+    fn the_index_is_told_of_the_end_of_a_message_that_came_back_in_between() {
+        let mut catalogue = catalogue();
+        catalogue.apply(written(Kind::Enqueue, 7, 1));
+        catalogue.take_unindexed().unwrap();
+        for kind in [Kind::Delete, Kind::Enqueue, Kind::Delete] {
+            catalogue.apply(written(kind, 7, 2));
+        }
         assert_eq!(catalogue.take_unindexed().unwrap().0, [7]);
     }
 

@@ -316,12 +316,15 @@ impl Online<'_, '_> {
         })
     }
 
-    /// Looks once more for segments that were not known: by now they should be, or be gone.
+    /// Looks once more for segments that were not known: by now they should be, or be gone, or still be begun.
     fn unknown_segments(&mut self, names: Vec<u64>) -> Result<(), StoreError> {
         for name in names {
             let path = self.inner.segment_path(name);
-            let known = self.inner.catalogue.lock().segments.get(&number(name)).map(|segment| segment.name);
-            let is_known = known == Some(name);
+            let is_known = {
+                let catalogue = self.inner.catalogue.lock();
+                let known = catalogue.segments.get(&number(name)).map(|segment| segment.name);
+                known == Some(name) || catalogue.beginning == Some(name)
+            };
             if !is_known && self.inner.files.open(&path, Access::Read).is_ok() {
                 self.job.found(foreign(format!("log/seg-{name:016x}.log")))?;
             }

@@ -399,11 +399,14 @@ impl Committer {
         self.next_number = number.checked_add(1).ok_or(StoreError::Closed)?;
         let name = u64::from(number) << 32 | u64::from(rand::random::<u32>());
         let path = self.inner.segment_path(name);
+        // Before there is a file: nobody may take it for one that is none of ours.
+        self.inner.catalogue.lock().beginning = Some(name);
         let file = match self.create(&path) {
             Ok(file) => file,
             Err(source) => {
                 // Without its name being durable it may be there after a restart or not; empty, it does no harm.
                 let _ = self.inner.files.remove(&path);
+                self.inner.catalogue.lock().beginning = None;
                 return Err(StoreError::io("creating", &path, source));
             }
         };
@@ -411,6 +414,7 @@ impl Committer {
         let mut catalogue = self.inner.catalogue.lock();
         catalogue.segments.insert(number, Segment::new(name, 0, Instant::now()));
         catalogue.head = Some(number);
+        catalogue.beginning = None;
         Ok(Head { number, name, file, offset: 0 })
     }
 

@@ -906,6 +906,8 @@ impl Index {
                 self.summary.subtract(*id, &former);
             }
             let found = inner.load(*id).map_err(text)?;
+            // One that came after the ids were taken is for the next round. Without that its end would not be told to the index.
+            let found = found.filter(|(location, ..)| location.indexed);
             let Some((location, meta, state)) = found else {
                 batch.remove(&key);
                 continue;
@@ -1074,6 +1076,21 @@ mod tests {
             assert_eq!(index.summary.rows == 3 * BATCH as u64, is_complete);
             index.close().unwrap();
         }
+    }
+
+    #[test]
+    fn a_message_that_comes_while_a_round_is_written_is_left_to_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store_with_unindexed(&directory.path().join("spool"), 1);
+        let mut index = Index::new(Directories::new(&directory.path().join("other")), Arc::new(SystemFiles));
+        index.open().unwrap();
+        let id = store.inner.catalogue.lock().messages_from(0, 1)[0].0;
+        index.write(&store.inner, &[id], None).unwrap();
+        assert_eq!(index.summary.rows, 0);
+        let taken = store.inner.catalogue.lock().take_unindexed().unwrap().0;
+        index.write(&store.inner, &taken, None).unwrap();
+        assert_eq!((taken, index.summary.rows), (vec![id], 1));
+        index.close().unwrap();
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! What is wrong with a spool is found, and what is right is not.
 
 use std::fs;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use postern_queue::store::check::{self, Checked, Options, Subject};
 use postern_queue::store::files::{Files, SystemFiles};
 use postern_queue::store::quarantine::KeptKind;
 use postern_queue::store::{Change, Store, StoreError};
 
+use crate::disk::{Call, Disk, Say};
 use crate::support::*;
 
 const FULL: Options = Options { full: true, rate: u64::MAX };
@@ -184,7 +187,8 @@ fn a_segment_that_was_removed_at_rest_is_missed_until_somebody_has_seen_it() {
         assert!(findings.0[1].what.contains("lost"), "{:?}", findings.0[1]);
         found.lost.iter().for_each(|id| delete(&store, *id));
         store.close();
-        assert_eq!(offline(directory.path()).1.about(), [Subject::File], "the mark of the start");
+        let (_, findings) = offline(directory.path());
+        assert_eq!(findings.about(), [Subject::File], "the mark of the start: {:?}", findings.0);
 
         let (store, _) = open(directory.path());
         let mark = name.replace(".log", ".missing");
@@ -196,6 +200,44 @@ fn a_segment_that_was_removed_at_rest_is_missed_until_somebody_has_seen_it() {
         assert_eq!(offline(directory.path()).1.0, []);
         assert_eq!(open(directory.path()).1.damaged, 0);
     }
+}
+
+/// A disk that takes its time for each new segment but the first, until nobody holds the other end of `go_on`.
+#[derive(Debug)]
+struct Slow {
+    begun: SyncSender<()>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Say for Slow {
+    fn before(&self, path: &Path, call: Call<'_>) -> io::Result<()> {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let is_second = name.starts_with("seg-00000002") && name.ends_with(".log");
+        if is_second && matches!(call, Call::Allocate(_)) {
+            let _ = self.begun.try_send(());
+            let _ = self.go_on.lock().unwrap().recv();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_segment_that_is_being_made_is_no_foreign_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (begun, has_begun) = sync_channel(1);
+    let (go, go_on) = sync_channel(1);
+    let slow = Slow { begun, go_on: Mutex::new(go_on) };
+    let (store, _) = open_on(directory.path(), Arc::new(Disk(Arc::new(slow)))).unwrap();
+    std::thread::scope(|scope| {
+        // Goes with this thread, however that ends.
+        let go = go;
+        scope.spawn(|| (0..40).for_each(|_| _ = put(&store, 900)));
+        has_begun.recv().unwrap();
+        assert_eq!(segments(directory.path()).len(), 2);
+        assert_eq!(online(&store, FULL).1.0, []);
+        drop(go);
+    });
+    assert_eq!(online(&store, FULL).0.messages, 40);
 }
 
 #[test]
