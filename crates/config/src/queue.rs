@@ -81,7 +81,7 @@ impl Default for Queue {
             bounce_lifetime: Duration::from_secs(86_400),
             delay_notice: Duration::from_secs(4 * 3600),
             max_messages: 1_000_000,
-            memory: 128 * 1024 * 1024,
+            memory: 32 * 1024 * 1024,
             min_free_space: 256 * 1024 * 1024,
             min_free_inodes: 1000,
             segment_size: 64 * 1024 * 1024,

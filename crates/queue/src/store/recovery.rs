@@ -172,14 +172,15 @@ pub(super) fn recover(
 /// What an index that cannot be used knew: the log may have lost it.
 #[derive(Debug, Default)]
 struct Witness {
-    messages: BTreeMap<u64, Known>,
+    messages: BTreeMap<u64, Location>,
+    texts: HashMap<u64, Texts>,
     segments: Vec<u64>,
     last_id: u64,
 }
 
 impl Witness {
-    fn new(messages: BTreeMap<u64, Known>, contents: Contents) -> Self {
-        Self { messages, segments: contents.segments, last_id: contents.summary.last_id }
+    fn new(messages: BTreeMap<u64, Location>, texts: HashMap<u64, Texts>, contents: Contents) -> Self {
+        Self { messages, texts, segments: contents.segments, last_id: contents.summary.last_id }
     }
 }
 
@@ -192,19 +193,14 @@ fn replay_indexed(
     let mut replay = Replay::default();
     let rows = indexer.load(|id, row| {
         // What is not where the index says is told in the end, when it is known what became of it.
-        let is_there = log.holds(&row.location);
-        let texts = match row.texts {
-            Some((meta, state)) if is_there => {
+        match row.texts {
+            Some((meta, state)) if log.holds(&row.location) => {
                 tell(News::Message(Recovered { id: QueueId(id), meta, state }));
-                None
             }
-            None => {
-                replay.untold.insert(id);
-                None
-            }
-            texts => texts.map(Box::new),
-        };
-        replay.messages.insert(id, Known { location: row.location, texts });
+            Some(texts) => drop(replay.texts.insert(id, texts)),
+            None => drop(replay.untold.insert(id)),
+        }
+        replay.messages.insert(id, row.location);
     });
     let contents = match rows {
         Ok(contents) => contents,
@@ -218,7 +214,7 @@ fn replay_indexed(
     if in_log.is_none_or(|(name, length)| *name != position.segment || position.offset > *length) {
         // Of another spool, or the end of the log is gone.
         let witness = match log.shares(&contents.segments) {
-            true => Witness::new(replay.messages, contents),
+            true => Witness::new(replay.messages, replay.texts, contents),
             false => Witness::default(),
         };
         return unusable("the index is not of this log".into(), witness);
@@ -232,7 +228,7 @@ fn replay_indexed(
         Ok(()) => Ok(Ok(replay)),
         Err(reason) => {
             replay.messages.extend(replay.lost);
-            unusable(reason, Witness::new(replay.messages, contents))
+            unusable(reason, Witness::new(replay.messages, replay.texts, contents))
         }
     }
 }
@@ -444,27 +440,14 @@ fn begins_as_named(layout: &Layout, files: &dyn Files, name: u64) -> bool {
     read.is_ok() && Header::parse(&octets).is_some_and(|header| header.segment == name)
 }
 
-/// A message that is in the queue as far as the log was read.
-#[derive(Debug)]
-struct Known {
-    location: Location,
-    /// Envelope and state, where the index has them and the log may not.
-    texts: Option<Box<Texts>>,
-}
-
-impl Known {
-    fn recovered(self, id: u64) -> Recovered {
-        let (meta, state) = self.texts.map(|texts| *texts).unwrap_or_default();
-        Recovered { id: QueueId(id), meta, state }
-    }
-}
-
 /// The log, read from an end to the other, and what it says in the end.
 #[derive(Debug, Default)]
 struct Replay {
     /// Where the index ends. `None`: the whole log is read.
     behind: Option<Position>,
-    messages: BTreeMap<u64, Known>,
+    messages: BTreeMap<u64, Location>,
+    /// What the index has of messages that are not where it says.
+    texts: HashMap<u64, Texts>,
     /// States of messages whose record comes later, copied out of a segment that is gone.
     states: HashMap<u64, (Place, u32)>,
     /// Messages that the log behind the index says something of.
@@ -478,7 +461,7 @@ struct Replay {
     /// What an index that cannot be used knew, without what the log says the end of.
     witness: Witness,
     /// Messages of which only the index knows.
-    lost: BTreeMap<u64, Known>,
+    lost: BTreeMap<u64, Location>,
     /// The highest number of a segment that is missing. It is not used again: the segment may be put back.
     highest: u32,
     /// States that only the index knows.
@@ -633,7 +616,7 @@ impl Replay {
         match entry.header.kind {
             Some(Kind::Enqueue | Kind::Move) => self.apply_message(place, length, &entry),
             Some(Kind::State) => match self.messages.get_mut(&id) {
-                Some(known) => known.location.set_state(place, length),
+                Some(location) => location.set_state(place, length),
                 None => drop(self.states.insert(id, (place, length))),
             },
             Some(Kind::Delete) => {
@@ -651,11 +634,11 @@ impl Replay {
         let header = &entry.header;
         if let Some(known) = self.messages.get_mut(&header.id) {
             // What stands for a message that was lost does not replace the message, when that is back.
-            let is_worse = header.is_lost && header.origin != known.location.origin;
+            let is_worse = header.is_lost && header.origin != known.origin;
             // A copy whose content did not arrive must not replace the good one.
             if entry.body_fits && !is_worse {
-                known.location.place = place;
-                known.location.length = length;
+                known.place = place;
+                known.length = length;
             }
             return;
         }
@@ -663,13 +646,14 @@ impl Replay {
         if let Some((place, length)) = self.states.remove(&header.id) {
             location.set_state(place, length);
         }
-        self.messages.insert(header.id, Known { location, texts: None });
+        self.messages.insert(header.id, location);
     }
 
     /// Looks for segments that should be there, and for messages that only the index knows of.
     fn miss(&mut self, log: &Log<'_>) {
         let newest = log.segments.keys().next_back().copied().unwrap_or(0);
-        let Witness { messages: witness, segments, .. } = std::mem::take(&mut self.witness);
+        let Witness { messages: witness, texts, segments, .. } = std::mem::take(&mut self.witness);
+        self.texts.extend(texts);
         // Behind the end nothing says what there was, but for the index.
         let behind = segments.into_iter().filter(|name| number(*name) > newest);
         let behind = behind.map(|name| (name, Wrong::Missing));
@@ -691,24 +675,24 @@ impl Replay {
             }
         }
         // A segment is removed when nothing in it counts, but not one that should be there, nor the last.
-        let is_gone = |known: &Known| {
-            let segment = known.location.place.segment;
+        let is_gone = |location: &Location| {
+            let segment = location.place.segment;
             !log.segments.contains_key(&segment) && (self.expected.contains(segment) || segment > newest)
         };
-        self.lost.extend(self.messages.extract_if(.., |_, known| is_gone(known)));
-        for (id, known) in &mut self.messages {
-            let is_gone = known.location.state().is_some_and(|at| !log.segments.contains_key(&at.segment));
-            let state = known.texts.as_ref().and_then(|texts| texts.1.clone());
+        self.lost.extend(self.messages.extract_if(.., |_, location| is_gone(location)));
+        for (id, location) in &mut self.messages {
+            let is_gone = location.state().is_some_and(|at| !log.segments.contains_key(&at.segment));
+            let state = self.texts.get(id).and_then(|texts| texts.1.clone());
             if is_gone && let Some(state) = state {
-                known.location.forget_state();
+                location.forget_state();
                 self.states_left.push((QueueId(*id), state));
             }
         }
         for (id, witness) in witness {
-            let ended = !log.segments.contains_key(&witness.location.place.segment) && !is_gone(&witness);
+            let ended = !log.segments.contains_key(&witness.place.segment) && !is_gone(&witness);
             match self.messages.get_mut(&id) {
                 // Records only move forward.
-                Some(known) if witness.location.state() > known.location.state() => {
+                Some(known) if witness.state() > known.state() => {
                     self.newer.insert(id);
                 }
                 Some(_) => {}
@@ -722,18 +706,18 @@ impl Replay {
 
     /// Asks an index that cannot be used for what only it knows.
     fn ask(&mut self, indexer: &Opening) {
-        let Self { lost, newer, messages, states_left, .. } = self;
-        if newer.is_empty() && lost.values().all(|known| known.texts.is_some()) {
+        let Self { lost, newer, messages, texts: kept, states_left, .. } = self;
+        if newer.is_empty() && lost.keys().all(|id| kept.contains_key(id)) {
             return;
         }
         let answer = indexer.load_again(|id, row| {
             let Some(texts) = row.texts else { return };
-            if let Some(known) = lost.get_mut(&id) {
-                known.texts = Some(Box::new(texts));
+            if lost.contains_key(&id) {
+                kept.insert(id, texts);
             } else if newer.contains(&id)
-                && let (Some(known), (_, Some(state))) = (messages.get_mut(&id), texts)
+                && let (Some(location), (_, Some(state))) = (messages.get_mut(&id), texts)
             {
-                known.location.forget_state();
+                location.forget_state();
                 states_left.push((QueueId(id), state));
             }
         });
@@ -746,14 +730,14 @@ impl Replay {
     fn compare(&mut self) -> Result<(), String> {
         // A segment is removed when nothing in it counts: a message in one that is gone has ended.
         let Self { messages, touched, segments, .. } = self;
-        messages.retain(|id, known| {
-            let there = segments.contains_key(&known.location.place.segment);
+        messages.retain(|id, location| {
+            let there = segments.contains_key(&location.place.segment);
             if !there {
                 touched.insert(*id);
             }
             there
         });
-        for (id, Known { location, .. }) in messages {
+        for (id, location) in messages {
             let fits = |place: Place, length: u32| {
                 let end = place.offset() + u64::from(length) * ALIGNMENT;
                 segments.get(&place.segment).is_some_and(|segment| end <= segment.length)
@@ -779,13 +763,16 @@ impl Replay {
             None => (self.messages.keys().copied().collect(), self.messages.keys().copied().collect()),
         };
         untold.extend(lost.iter().map(|id| id.0));
-        let locations = self.messages.into_iter().map(|(id, known)| (id, known.location)).collect();
-        let envelopes: Vec<Recovered> =
-            self.lost.into_iter().map(|(id, known)| known.recovered(id)).collect();
+        let mut texts = self.texts;
+        let recovered = |id: u64| {
+            let (meta, state) = texts.remove(&id).unwrap_or_default();
+            Recovered { id: QueueId(id), meta, state }
+        };
+        let envelopes: Vec<Recovered> = self.lost.into_keys().map(recovered).collect();
         lost.extend(envelopes.iter().map(|message| message.id));
         self.damaged += envelopes.len();
         let position = self.position.unwrap_or(Position { segment: 0, offset: 0 });
-        let mut catalogue = Catalogue::new(locations, self.segments, position, unindexed);
+        let mut catalogue = Catalogue::new(self.messages, self.segments, position, unindexed);
         catalogue.indexed_to = self.behind.map(|at| number(at.segment));
         Ok(Recovery {
             catalogue,
@@ -805,7 +792,7 @@ impl Replay {
         let mut there = BTreeSet::new();
         for entry in entries {
             let Some(id) = large::id(&entry.name) else { continue };
-            if self.messages.get(&id).is_some_and(|known| known.location.in_file) {
+            if self.messages.get(&id).is_some_and(|location| location.in_file) {
                 there.insert(id);
                 continue;
             }
@@ -822,8 +809,8 @@ impl Replay {
             }
         }
         let mut lost = Vec::new();
-        for (id, known) in &self.messages {
-            if known.location.in_file && !there.contains(id) {
+        for (id, location) in &self.messages {
+            if location.in_file && !there.contains(id) {
                 // Set aside by a start that could not read the record that mentions it.
                 let aside = log.layout.damaged.join(format!("big-{}", large::name(*id)));
                 let back = log.files.rename(&aside, &big.join(large::name(*id)));
@@ -930,7 +917,7 @@ mod tests {
 
     /// The newest state of a message, where the log was found to have it.
     fn state_of(spool: &Spool, replay: &Replay, id: u64) -> Option<String> {
-        let place = replay.messages.get(&id)?.location.state()?;
+        let place = replay.messages.get(&id)?.state()?;
         let name = replay.segments[&place.segment].name;
         let file = SystemFiles.open(&spool.layout.segment(name), Access::Read).unwrap();
         let (_, state) = read_meta(&*file, place.offset(), name, id).unwrap().unwrap();
@@ -1052,7 +1039,7 @@ mod tests {
             let (mut octets, starts) = segment(NEWEST, groups);
             octets[starts[1] as usize - 20] ^= 1;
             spool.write(NEWEST, &octets);
-            assert_eq!(spool.replay().messages[&1].location.place.segment, number(SEALED));
+            assert_eq!(spool.replay().messages[&1].place.segment, number(SEALED));
         }
     }
 
