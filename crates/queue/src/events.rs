@@ -1,6 +1,6 @@
 //! What happens to messages, told to those who watch and kept in the journal.
 //!
-//! An [`Event`] is noted while the messages are locked, and only if somebody wants its kind: it shares the envelope and
+//! An `Event` is noted while the messages are locked, and only if somebody wants its kind: it shares the envelope and
 //! copies the evidence. It is put into words ([`EventView`]) when the lock is free. A watcher that is too slow is told how
 //! much it missed; nobody waits for it.
 

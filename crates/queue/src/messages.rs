@@ -1401,6 +1401,103 @@ pub(crate) mod tests {
         assert_eq!(bench.messages.memory, 0);
     }
 
+    /// A message that was deferred once, and whose texts are left to the spool; and what the spool has of it.
+    fn cold() -> (Bench, Texts) {
+        let mut bench = Bench::with_message(1);
+        bench.surroundings.schedule = Arc::new(config::Queue { memory: 0, ..config::Queue::default() });
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        let Some(Change::State { state, .. }) = bench.writes[0].changes.first() else { panic!() };
+        let texts = Texts::new(&envelope(1).encode(), state);
+        assert_eq!(bench.written(true), "state");
+        assert!(bench.messages.is_cold(ID));
+        assert_eq!(bench.messages.memory, 0);
+        (bench, texts)
+    }
+
+    fn is_due(bench: &mut Bench) {
+        bench.now += Duration::from_secs(3600);
+        bench.running += Duration::from_secs(3600);
+        let mut fx = bench.with(|messages, cx, _| {
+            let mut fx = Effects::default();
+            while messages.run(10, cx, &mut fx) {}
+            fx
+        });
+        assert_eq!(std::mem::take(&mut fx.loads), [ID], "its time has come: it is asked for");
+    }
+
+    fn load(bench: &mut Bench, texts: Result<Texts, StoreError>) {
+        let loaded = Loaded { id: ID, texts: texts.map_err(Arc::new) };
+        bench.with(|messages, cx, fx| messages.loaded(vec![loaded], Vec::new(), cx, fx));
+    }
+
+    #[test]
+    fn a_cold_message_is_tried_when_it_was_read() {
+        let (mut bench, texts) = cold();
+        is_due(&mut bench);
+        assert!(bench.lease().is_none());
+        load(&mut bench, Ok(texts));
+        assert_eq!(bench.lease().unwrap().recipients[0].attempts, 1);
+    }
+
+    #[test]
+    fn what_was_read_of_a_message_that_has_changed_meanwhile_does_not_count() {
+        let (mut bench, _) = cold();
+        is_due(&mut bench);
+        load(&mut bench, Ok(Texts::new(&envelope(1).encode(), &[])));
+        assert!(bench.messages.is_cold(ID) && bench.lease().is_none());
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_now_is_read_later() {
+        let (mut bench, texts) = cold();
+        is_due(&mut bench);
+        let source = std::io::Error::from_raw_os_error(5);
+        load(&mut bench, Err(StoreError::Io { what: "reading".to_owned(), source }));
+        assert!(bench.lease().is_none());
+        bench.now += PAUSE;
+        bench.running += PAUSE;
+        let asked = bench.with(|messages, cx, _| {
+            let mut fx = Effects::default();
+            while messages.run(10, cx, &mut fx) {}
+            fx.loads
+        });
+        assert_eq!(asked, [ID]);
+        load(&mut bench, Ok(texts));
+        assert!(bench.lease().is_some());
+    }
+
+    #[test]
+    fn a_message_whose_record_is_damaged_is_held_and_counted() {
+        let (mut bench, _) = cold();
+        is_due(&mut bench);
+        load(&mut bench, Err(StoreError::Damaged(ID)));
+        assert_eq!((bench.messages.count(Status::Held), bench.messages.damaged), (1, 1));
+        assert!(
+            bench.lease().is_none() && bench.writes.is_empty(),
+            "what is in the spool is not written over"
+        );
+    }
+
+    #[test]
+    fn the_head_of_a_line_is_read_before_it_is_leased() {
+        let (mut bench, texts) = cold();
+        is_due(&mut bench);
+        load(&mut bench, Ok(texts.clone()));
+        // In line now, and then left to the spool again.
+        bench.with(|messages, _, _| messages.entries.get_mut(&ID).unwrap().cool());
+        let windows = bench.with(|messages, cx, _| {
+            let mut fx = Effects::default();
+            assert!(messages.lease(cx, &mut fx).is_none());
+            fx.windows
+        });
+        assert_eq!(windows.len(), 1);
+        assert_eq!(bench.messages.cold_window(&windows[0]).collect::<Vec<_>>(), [ID]);
+        let loaded = Loaded { id: ID, texts: Ok(texts) };
+        bench.with(|messages, cx, fx| messages.loaded(vec![loaded], windows, cx, fx));
+        assert!(bench.lease().is_some());
+    }
+
     #[test]
     fn what_nobody_asks_for_is_not_written_again_with_every_outcome() {
         let mut bench = Bench::with_message(200);
