@@ -9,6 +9,7 @@ use postern_admin::api::history::{EventFilter, EventKind, EventView, Missed, Wat
 use postern_config::units::parse_duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Session;
@@ -98,14 +99,16 @@ impl WatchFilter {
 pub async fn watch(session: &mut Session, options: &WatchOptions) -> Result<Exit, Failure> {
     let is_json = options.jsonl || session.out.json;
     let request = WatchRequest { filter: options.filter.filter() };
+    // Before anybody is told that Ctrl-C ends it.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     // From here on nothing is missed.
     let mut lines = session.client()?.follow("/v1/queue/watch", &request).await?;
     if !is_json {
         session.note("watching; Ctrl-C ends it");
     }
     let end = sleep_until(Instant::now() + options.timeout.unwrap_or(FOR_EVER).min(FOR_EVER));
-    let (reader_gone, interrupted) = (reader_gone(), tokio::signal::ctrl_c());
-    tokio::pin!(end, reader_gone, interrupted);
+    let reader_gone = reader_gone();
+    tokio::pin!(end, reader_gone);
     let mut seen = 0;
     loop {
         let line = tokio::select! {
@@ -115,10 +118,7 @@ pub async fn watch(session: &mut Session, options: &WatchOptions) -> Result<Exit
                 return Ok(if is_enough { Exit::Done } else { Exit::Finding });
             }
             () = &mut reader_gone => return Ok(Exit::Done),
-            result = &mut interrupted => {
-                result?;
-                return Ok(Exit::Done);
-            }
+            _ = interrupts.recv() => return Ok(Exit::Done),
         };
         let Some(line) = line else {
             session.note("the daemon has ended it: it stops");
