@@ -14,7 +14,7 @@ use super::files::{Access, Files, StoredFile, write_all};
 use super::index::{Contents, Opening, Texts, Unusable};
 use super::missing::{Expected, Wrong};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
-use super::scan::{Bodies, Entry, Item, Scan, scan};
+use super::scan::{Bodies, Entry, Item, Scan, scan, whole_groups};
 use super::{Found, InUse, News, Recovered, StoreError, format, large};
 use crate::message::QueueId;
 
@@ -519,7 +519,7 @@ impl Replay {
             end = item.to();
             self.take(log, name, &*file, item);
         }
-        end = self.take_groups(number(name), &mut items, end);
+        end = whole_groups(&mut items, end, |entry| self.apply(number(name), entry));
         let left = if is_unreadable { length } else { end };
         if is_unreadable {
             log.mark(name, Mark::Unreadable);
@@ -542,24 +542,6 @@ impl Replay {
         }
         self.position = Some(Position { segment: name, offset: end });
         Ok(())
-    }
-
-    /// Takes whole groups up to the first record that is not as it was written. Gives where the last group ends.
-    fn take_groups(&mut self, number: u32, items: &mut impl Iterator<Item = Item>, mut end: u64) -> u64 {
-        let mut group: Vec<Entry> = Vec::new();
-        for item in items {
-            let Item::Record(entry) = item else { break };
-            if !entry.body_fits || entry.header.place as usize != group.len() {
-                break;
-            }
-            let (continues, entry_end) = (entry.header.continues, entry.end());
-            group.push(entry);
-            if !continues {
-                end = entry_end;
-                group.drain(..).for_each(|entry| self.apply(number, entry));
-            }
-        }
-        end
     }
 
     /// Behind the end of the log there may be good records all the same: written by blocks in another order before a

@@ -108,6 +108,28 @@ pub fn scan(file: &dyn StoredFile, segment: u64, from: u64, length: u64, bodies:
     scan
 }
 
+/// Gives the records of whole groups, up to the first that is not as it was written. Returns where the last group ends.
+pub fn whole_groups(
+    items: &mut impl Iterator<Item = Item>,
+    mut end: u64,
+    mut give: impl FnMut(Entry),
+) -> u64 {
+    let mut group: Vec<Entry> = Vec::new();
+    for item in items {
+        let Item::Record(entry) = item else { break };
+        if !entry.body_fits || entry.header.place as usize != group.len() {
+            break;
+        }
+        let (continues, entry_end) = (entry.header.continues, entry.end());
+        group.push(entry);
+        if !continues {
+            end = entry_end;
+            group.drain(..).for_each(&mut give);
+        }
+    }
+    end
+}
+
 /// A piece of the file in memory.
 struct Window<'a> {
     file: &'a dyn StoredFile,

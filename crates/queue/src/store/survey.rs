@@ -8,7 +8,7 @@ use super::files::{StoredFile, read_exact};
 use super::large::Mention;
 use super::missing::Expected;
 use super::record::Kind;
-use super::scan::{Bodies, Entry, Item, Scan, scan};
+use super::scan::{Bodies, Entry, Item, Scan, scan, whole_groups};
 
 /// A message that is in the log and has not ended.
 #[derive(Debug, Clone, Copy)]
@@ -93,21 +93,7 @@ impl Survey {
             end = item.to();
             self.take(name, file, item, &mut parts);
         }
-        let mut group: Vec<Entry> = Vec::new();
-        for item in items {
-            let Item::Record(entry) = item else { break };
-            if !entry.body_fits || entry.header.place as usize != group.len() {
-                break;
-            }
-            let (continues, entry_end) = (entry.header.continues, entry.end());
-            group.push(entry);
-            if !continues {
-                end = entry_end;
-                for entry in group.drain(..) {
-                    self.apply(name, file, &entry);
-                }
-            }
-        }
+        end = whole_groups(&mut items, end, |entry| self.apply(name, file, &entry));
         if end < last {
             parts.push(Part::Unfinished { from: end, to: last });
         }
