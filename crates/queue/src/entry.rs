@@ -330,10 +330,15 @@ impl Entry {
         }
     }
 
-    /// Has other texts: of a message that cannot be read.
+    /// Has other texts than the spool, of a message that cannot be read.
     pub(crate) fn replace(&mut self, texts: Texts) {
-        self.saved = texts.checksum();
         self.texts = Some(texts);
+        self.keep();
+    }
+
+    /// The spool does not have its texts as they are: they stay in memory until a state is written.
+    pub(crate) fn keep(&mut self) {
+        self.saved = !self.texts.as_ref().map_or(0, Texts::checksum);
     }
 }
 

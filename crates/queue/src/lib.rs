@@ -482,6 +482,7 @@ impl Restored {
         let state = state.unwrap_or_default();
         let state = if is_lost { lost::hold(id, &meta, state) } else { state };
         let arrival = messages::Arrival::new(id, &meta, &state, cx);
+        let arrival = arrival.map(|arrival| if is_lost { arrival.kept() } else { arrival });
         let arrival = arrival.or_else(|damage| {
             self.damaged += 1;
             held_as_damaged(id, meta, damage, cx)
@@ -520,7 +521,7 @@ fn held_as_damaged(
     };
     error!(id = %id, reason, "message held");
     let state = state::MessageState { held: Some(reason), ..state::MessageState::fresh(recipients) };
-    messages::Arrival::new(id, &meta, &state.encode(), cx)
+    messages::Arrival::new(id, &meta, &state.encode(), cx).map(messages::Arrival::kept)
 }
 
 /// A change on its way to the disk. [`Queue::close`] waits for its end, also when that is a panic.

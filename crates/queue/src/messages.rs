@@ -191,6 +191,12 @@ impl Arrival {
         entry.pack();
         Ok(Self { id, entry: Box::new(entry), domain, wake, ready })
     }
+
+    /// The same message; what is known of it is not what the spool has.
+    pub(crate) fn kept(mut self) -> Self {
+        self.entry.keep();
+        self
+    }
 }
 
 /// All messages.
@@ -1477,6 +1483,7 @@ pub(crate) mod tests {
             bench.lease().is_none() && bench.writes.is_empty(),
             "what is in the spool is not written over"
         );
+        assert!(!bench.messages.is_cold(ID), "the spool does not know that it is held");
     }
 
     #[test]
