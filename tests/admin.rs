@@ -37,7 +37,7 @@ fn metric(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
 fn metrics_have_names_and_move() {
     let hop = NextHop::start(Script::default().reply("RCPT TO:<busy", "451 4.2.1 busy"));
     let daemon = Setup::new().next_hop("adatum.test", &hop).start();
-    let refused = ["stage=\"rcpt\"", "verdict=\"reject\"", "reason=\"relay-not-permitted\""];
+    let refused = ["stage=\"rcpt\"", "verdict=\"reject\"", "reason=\"not-trusted-not-local\""];
     assert_eq!(metric(&daemon, "postern_policy_decisions_total", &refused), 0.0);
     let mut client = Client::connect(daemon.mx());
     client.ehlo();
@@ -52,7 +52,7 @@ fn metrics_have_names_and_move() {
     daemon.wait_in_queue("a deferred message", |m| m["state"] == "deferred");
     for (name, labels, least) in [
         ("postern_smtp_accepted_messages_total", "listener=\"submission\"", 1.0),
-        ("postern_smtp_refusals_total", "reason=\"relay-not-permitted\"", 1.0),
+        ("postern_smtp_refusals_total", "reason=\"not-trusted-not-local\"", 1.0),
         ("postern_smtp_logins_total", "", 1.0),
         ("postern_queue_accepted_total", "", 1.0),
         ("postern_queue_messages", "", 1.0),

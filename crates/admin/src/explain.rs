@@ -4,6 +4,7 @@
 //! explanation cannot differ from what happens.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use postern_config::ListenerKind;
 use postern_policy::Policy;
@@ -11,6 +12,7 @@ use postern_policy::accounts::Login;
 use postern_policy::directory::Resolution;
 use postern_policy::record::Record;
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Verdict, decide};
+use postern_policy::remedies::remedies;
 use postern_policy::sender::header_senders;
 use postern_queue::Recipient;
 use postern_queue::rules::Refused;
@@ -166,6 +168,8 @@ impl Asked {
             certificate: None,
             login: self.login.as_ref(),
             helo: request.helo.as_deref(),
+            now: SystemTime::now(),
+            recipients: 0,
             reverse_path: &self.reverse_path,
             stage,
         }
@@ -236,87 +240,18 @@ fn view(decision: &Decision, remedies: Vec<String>) -> DecisionView {
     }
 }
 
+/// All that a reason says beside its name.
 fn facts(reason: &Reason) -> BTreeMap<String, String> {
-    let pairs: Vec<(&str, &String)> = match reason {
-        Reason::TrustedNetwork { label } => vec![("label", label)],
-        Reason::Authenticated { login } => vec![("login", login)],
-        Reason::SenderNotOwned { login, sender } => vec![("login", login), ("sender", sender)],
-        Reason::HeaderNotOwned { login, field, address } => {
-            vec![("login", login), ("field", field), ("address", address)]
-        }
-        Reason::HeaderFromUnusable { problem } => vec![("problem", problem)],
-        Reason::RouteRejects { text } => vec![("text", text)],
-        Reason::StandingRule { rule, why, text } => vec![("rule", rule), ("why", why), ("text", text)],
-        Reason::LocalRecipient
-        | Reason::RelayDomain
-        | Reason::SenderAllowed
-        | Reason::AuthenticationRequired
-        | Reason::RelayNotPermitted
-        | Reason::UnknownRecipient
-        | Reason::AliasLoop
-        | Reason::BadDestination => Vec::new(),
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::String(text) => Some(text),
+        serde_json::Value::Null => None,
+        other => Some(other.to_string()),
     };
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()
-}
-
-/// What would have allowed it, each way by itself, with the setting or the command for it. Empty for what is allowed.
-fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<String> {
-    let recipient = recipient.map(without_brackets).unwrap_or_default();
-    let (local, domain) = recipient.rsplit_once('@').unwrap_or((recipient, ""));
-    match reason {
-        Reason::LocalRecipient
-        | Reason::RelayDomain
-        | Reason::TrustedNetwork { .. }
-        | Reason::Authenticated { .. }
-        | Reason::SenderAllowed => Vec::new(),
-        Reason::RelayNotPermitted => vec![
-            LOG_IN.to_owned(),
-            trust(client),
-            format!("relay for the domain: relay.relay_domains = [{{ name = {domain:?} }}]"),
-        ],
-        Reason::AuthenticationRequired => vec![LOG_IN.to_owned(), trust(client)],
-        Reason::SenderNotOwned { login, sender } => grant(login, sender),
-        Reason::HeaderNotOwned { login, field, address } => match Address::parse(address) {
-            Ok(_) => grant(login, address),
-            Err(_) => vec![format!("the {field} field of the message names only addresses that {login} may use")],
-        },
-        Reason::HeaderFromUnusable { .. } => {
-            vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
-        }
-        Reason::UnknownRecipient => vec![
-            format!("add {local:?} to the mailboxes or aliases of [[domain]] {domain:?}, or set its catch_all"),
-            format!("for a relay domain: add {local:?} to its recipients in relay.relay_domains"),
-        ],
-        Reason::AliasLoop => {
-            vec![format!("change the aliases of [[domain]] {domain:?} so that {local:?} does not lead back to itself")]
-        }
-        Reason::BadDestination => vec!["the recipient's address has a domain name instead of an address".to_owned()],
-        Reason::StandingRule { rule, .. } => {
-            vec![format!("remove the standing rule: `posternctl rule remove {rule}` (see `posternctl rule list`)")]
-        }
-        Reason::RouteRejects { .. } => vec![
-            "remove the [[route]] with via = \"reject\" that matches, or put a route before it that matches first"
-                .to_owned(),
-        ],
-    }
-}
-
-const LOG_IN: &str = "log in on port 587 or 465; `posternctl account add NAME` makes a login";
-
-fn trust(client: &str) -> String {
-    let bits = if client.contains(':') { 128 } else { 32 };
-    format!(
-        "trust the client: relay.trusted_networks = [{{ network = \"{client}/{bits}\", label = \"...\" }}]"
-    )
-}
-
-fn grant(login: &str, address: &str) -> Vec<String> {
-    let mut ways =
-        vec![format!("grant the sender to account {login:?} in accounts.toml: send_as = [{address:?}]")];
-    if let Some((_, domain)) = address.rsplit_once('@') {
-        ways.push(format!("or its whole domain: domains = [{domain:?}]"));
-    }
-    ways
+    let Ok(serde_json::Value::Object(all)) = serde_json::to_value(reason) else { return BTreeMap::new() };
+    all.into_iter()
+        .filter(|(name, _)| name != "kind")
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -369,7 +304,7 @@ mod tests {
             answer.stages.iter().map(|s| (s.stage.as_str(), s.decision.verdict.as_str())).collect();
         assert_eq!(stages, [("mail", "accept"), ("rcpt", "reject")]);
         let decision = &answer.stages[1].decision;
-        assert_eq!(decision.reason.kind, "relay-not-permitted");
+        assert_eq!(decision.reason.kind, "not-trusted-not-local");
         let remedies = decision.remedies.join("\n");
         for way in ["587 or 465", "198.51.100.9/32", "name = \"adatum.test\""] {
             assert!(remedies.contains(way), "{remedies}");

@@ -387,7 +387,7 @@ async fn an_explanation_ends_with_the_reply_or_the_route() {
     let refused: Explanation =
         running.client.post("/v1/policy/explain", &request("bob@adatum.test")).await.unwrap();
     let last = refused.stages.last().unwrap();
-    assert_eq!(last.reply.as_deref(), Some("said because of relay-not-permitted"));
+    assert_eq!(last.reply.as_deref(), Some("said because of not-trusted-not-local"));
     assert!(refused.deliveries.is_empty());
     let accepted: Explanation =
         running.client.post("/v1/policy/explain", &request("alice@proseware.test")).await.unwrap();
@@ -407,6 +407,8 @@ async fn a_refusal_is_found_by_its_reference() {
         certificate: None,
         login: None,
         helo: Some("client.test"),
+        now: SystemTime::UNIX_EPOCH,
+        recipients: 0,
         reverse_path: &ReversePath::Null,
         stage: Stage::Rcpt(&recipient),
     };
@@ -414,7 +416,7 @@ async fn a_refusal_is_found_by_its_reference() {
     let reference = running.shared.records.keep(&question, &decision, SystemTime::now());
     let refusal: Refusal = running.client.get(&format!("/v1/explain/{reference}")).await.unwrap();
     assert_eq!(refusal.recipient.as_deref(), Some("bob@adatum.test"));
-    assert_eq!((refusal.decision.reason.kind.as_str(), refusal.tls), ("relay-not-permitted", true));
+    assert_eq!((refusal.decision.reason.kind.as_str(), refusal.tls), ("not-trusted-not-local", true));
     assert!(!refusal.decision.remedies.is_empty());
     running.stop().await;
 }

@@ -74,7 +74,7 @@ mod tests {
             recipient: Some("bob@adatum.test".to_owned()),
             decision: DecisionView {
                 verdict: "reject".to_owned(),
-                reason: ReasonView { kind: "relay-not-permitted".to_owned(), facts: BTreeMap::new() },
+                reason: ReasonView { kind: "not-trusted-not-local".to_owned(), facts: BTreeMap::new() },
                 rules: vec![Rule {
                     rule: "login".to_owned(),
                     matched: false,
@@ -94,7 +94,7 @@ mod tests {
   recipient  <bob@adatum.test>
 
   no   login  not logged in
-  reject: relay-not-permitted
+  reject: not-trusted-not-local
   what would allow it:
     - log in
 ";

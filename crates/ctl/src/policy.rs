@@ -247,7 +247,7 @@ mod tests {
             &[("sender of login", false, "nobody is logged in")],
         );
         let rules = [("local recipient", false, "not local"), ("login", false, "not logged in")];
-        let mut rcpt = stage("rcpt", "reject", "relay-not-permitted", &[], &rules);
+        let mut rcpt = stage("rcpt", "reject", "not-trusted-not-local", &[], &rules);
         rcpt.reply = Some("550 5.7.1 <bob@adatum.test>: relay not permitted".to_owned());
         rcpt.decision.remedies = vec!["log in".to_owned(), "trust the client".to_owned()];
         let explanation = Explanation { stages: vec![mail, rcpt], deliveries: Vec::new() };
@@ -259,7 +259,7 @@ MAIL FROM:<a@client.test>
 RCPT TO:<bob@adatum.test>
   no   local recipient  not local
   no   login            not logged in
-  reject: relay-not-permitted
+  reject: not-trusted-not-local
   what would allow it:
     - log in
     - trust the client

@@ -6,7 +6,9 @@
 //! | may this login use this sender? | [`sender`] |
 //! | who is behind a local address? | [`directory`] |
 //! | is this the right password? | [`accounts`] |
+//! | what holds beside the configuration, for now? | [`standing`] |
 //! | why was this refused? | [`record`] |
+//! | what would have allowed it? | [`remedies`] |
 //!
 //! Nothing here waits, logs or opens a socket: a decision is a function of values. The words of a refusal are
 //! written by `postern-smtp-inbound`'s `replies.rs`; who is sent to is decided by `postern-outbound`'s `route.rs`.
@@ -16,9 +18,15 @@ pub mod directory;
 pub mod metrics;
 pub mod record;
 pub mod relay;
+pub mod remedies;
 pub mod sender;
+pub mod standing;
+
+use std::sync::Arc;
 
 use postern_config::Config;
+
+use standing::Standing;
 
 /// The rules of one configuration, ready to be asked. Made anew at every reload and swapped whole.
 #[derive(Debug)]
@@ -29,15 +37,24 @@ pub struct Policy {
     pub directory: directory::Directory,
     /// Logins.
     pub accounts: accounts::Accounts,
+    /// What holds beside the configuration.
+    pub standing: Arc<Standing>,
 }
 
 impl Policy {
     /// Compiles the rules. The configuration was checked when it was loaded, so this cannot fail.
+    /// Nothing holds beside it.
     pub fn new(config: &Config) -> Self {
+        Self::over(config, Arc::default())
+    }
+
+    /// The same over what holds beside the configuration.
+    pub fn over(config: &Config, standing: Arc<Standing>) -> Self {
         Self {
             relay: relay::Rules::new(config),
             directory: directory::Directory::new(config),
             accounts: accounts::Accounts::new(&config.accounts),
+            standing,
         }
     }
 }

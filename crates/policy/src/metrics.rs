@@ -40,11 +40,14 @@ mod tests {
     fn decisions_are_counted_by_stage_verdict_and_reason() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        let decision =
-            Decision { verdict: Verdict::Reject, reason: Reason::RelayNotPermitted, trace: Trace::default() };
+        let decision = Decision {
+            verdict: Verdict::Reject,
+            reason: Reason::NotTrustedNotLocal,
+            trace: Trace::default(),
+        };
         metrics.decided("rcpt", &decision);
         metrics.decided("rcpt", &decision);
-        let counter = metrics.decisions.with_label_values(&["rcpt", "reject", "relay-not-permitted"]);
+        let counter = metrics.decisions.with_label_values(&["rcpt", "reject", "not-trusted-not-local"]);
         assert_eq!(counter.get(), 2);
         assert!(Metrics::register(&registry).is_err());
     }

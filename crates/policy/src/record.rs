@@ -173,11 +173,16 @@ mod tests {
             certificate: None,
             login: None,
             helo: Some("client.test"),
+            now: UNIX_EPOCH,
+            recipients: 0,
             reverse_path: &ReversePath::Null,
             stage: Stage::Rcpt(&recipient),
         };
-        let decision =
-            Decision { verdict: Verdict::Reject, reason: Reason::RelayNotPermitted, trace: Trace::default() };
+        let decision = Decision {
+            verdict: Verdict::Reject,
+            reason: Reason::NotTrustedNotLocal,
+            trace: Trace::default(),
+        };
         records.keep(&question, &decision, UNIX_EPOCH + Duration::from_secs(7))
     }
 

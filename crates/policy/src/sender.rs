@@ -20,6 +20,14 @@ pub fn owns(login: &Login, address: &Address, directory: &Directory) -> bool {
     }
 }
 
+/// Whether some address in the domain of `address` is the login's.
+pub fn owns_in_domain(login: &Login, address: &Address, directory: &Directory) -> bool {
+    let Some(domain) = address.domain() else { return false };
+    login.domains.contains(domain)
+        || login.addresses.iter().any(|owned| owned.domain() == Some(domain))
+        || (login.permission == Permission::Local && directory.is_configured(domain))
+}
+
 fn is_listed(login: &Login, address: &Address, directory: &Directory) -> bool {
     if address.domain().is_some_and(|domain| login.domains.contains(domain)) {
         return true;

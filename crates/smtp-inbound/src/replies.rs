@@ -306,7 +306,7 @@ pub fn refused(question: &Question<'_>, decision: &Decision, reference: Option<R
         text.push_str(&format!(" (ref {reference})"));
     }
     // A deferral has the words of the refusal: only the first digits say that it may pass later.
-    let code = if decision.verdict == Verdict::Reject { code } else { 450 };
+    let code = if decision.verdict == Verdict::Reject || code < 500 { code } else { 450 };
     reply(code, subject, detail, text)
 }
 
@@ -315,48 +315,103 @@ fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
         Stage::Rcpt(path) => format!("<{path}>"),
         Stage::Mail | Stage::Message(_) => format!("<{}>", question.reverse_path),
     };
-    let client = question.client.to_canonical();
     match reason {
-        Reason::AuthenticationRequired if question.tls => {
+        Reason::NotAuthenticated if question.tls => {
             (530, 7, 0, "authentication required: log in with AUTH first".to_owned())
         }
-        Reason::AuthenticationRequired => {
+        Reason::NotAuthenticated => {
             let text =
                 "authentication required: use STARTTLS and log in here on port 587, or use TLS on port 465";
             (530, 7, 0, text.to_owned())
         }
-        Reason::RelayNotPermitted => {
+        Reason::NotTrustedNotLocal => {
+            let client = question.client.to_canonical();
             let who = match question.login {
                 Some(login) => format!("{} may not relay", login.name),
                 None => format!("{client} is not logged in and not a trusted network"),
             };
             (550, 7, 1, format!("{subject}: relay not permitted: {who}; {LOG_IN}"))
         }
-        Reason::SenderNotOwned { login, sender } => {
-            (550, 7, 1, format!("<{sender}>: sender not permitted: {login} may not send as this address"))
-        }
-        Reason::HeaderNotOwned { login, field, address } => {
-            (550, 7, 1, format!("{field} header not permitted: {login} may not send as {address}"))
-        }
-        Reason::HeaderFromUnusable { problem } => (550, 6, 0, format!("unusable From header: {problem}")),
+        Reason::GrantTooNarrow { label, what } => (
+            550,
+            7,
+            1,
+            format!("{subject}: relay not permitted: the grant {label} does not cover the {what}"),
+        ),
+        Reason::Rate { .. } | Reason::Quota { .. } => (451, 7, 1, limit_words(reason)),
         Reason::UnknownRecipient => (550, 1, 1, format!("{subject}: no such user here")),
         Reason::AliasLoop => (550, 4, 6, format!("{subject}: alias leads back to itself")),
         Reason::BadDestination => (550, 1, 2, format!("{subject}: no mail can be sent to this address")),
-        Reason::RouteRejects { text } | Reason::StandingRule { text, .. } => {
-            (550, 7, 1, format!("{subject}: {text}"))
+        Reason::RecipientPolicy { text }
+        | Reason::StandingRule { text, .. }
+        | Reason::HeaderBlockedSender { text, .. } => (550, 7, 1, format!("{subject}: {text}")),
+        Reason::HeaderFromUnusable { problem } => (550, 6, 0, format!("unusable From header: {problem}")),
+        Reason::LoginSuspended { login, state, .. } => {
+            (535, 7, 13, format!("{login} is {state}: ask postmaster"))
         }
-        // Reasons for accepting; a verdict other than that is not given with them.
-        Reason::LocalRecipient
-        | Reason::RelayDomain
-        | Reason::TrustedNetwork { .. }
-        | Reason::Authenticated { .. }
-        | Reason::SenderAllowed => (550, 7, 1, format!("{subject}: not permitted")),
+        _ => (550, 7, 1, sender_words(reason).unwrap_or_else(|| format!("{subject}: not permitted"))),
     }
+}
+
+/// Limits of a login or a grant.
+fn limit_words(reason: &Reason) -> String {
+    let again = |seconds: u64| format!("try again in {}", duration_words(seconds));
+    match reason {
+        Reason::Rate { who, limit, resets_in } => {
+            format!("{who} has a limit of {limit}: {}", again(*resets_in))
+        }
+        Reason::Quota { login, limit, used, resets_in } => {
+            let advice = resets_in.map_or_else(|| "send to fewer at once".to_owned(), again);
+            format!("{login} has a limit of {limit}, and this would make {used}: {advice}")
+        }
+        _ => String::new(),
+    }
+}
+
+/// `90 seconds`, `12 minutes`, `3 hours`.
+fn duration_words(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} seconds"),
+        120..=7199 => format!("{} minutes", seconds.div_ceil(60)),
+        _ => format!("{} hours", seconds.div_ceil(3600)),
+    }
+}
+
+/// Senders that a login may not use. `None`: it is about something else.
+fn sender_words(reason: &Reason) -> Option<String> {
+    Some(match reason {
+        Reason::LoginLacksPermission { login, sender } => {
+            format!("<{sender}>: sender not permitted: {login} may not send as this address")
+        }
+        Reason::SenderDomainNotListed { login, sender } => {
+            format!("<{sender}>: sender not permitted: {login} may not send from this domain")
+        }
+        Reason::HeaderFromMismatch { login, field, address } => {
+            format!("{field} header not permitted: {login} may not send as {address}")
+        }
+        Reason::DomainNotVerified { domain, state, missing } => {
+            format!("mail from {domain} is not permitted yet: its DNS is {state}, {missing} is missing")
+        }
+        Reason::OwnersLock { login, domain } => {
+            format!(
+                "mail from {domain} is not permitted: its owner does not name {login} at _postern.{domain}"
+            )
+        }
+        Reason::SpfDoesNotCover { domain, result, .. } => {
+            format!("mail from {domain} is not permitted: its SPF record says {result} of this server")
+        }
+        Reason::ClientAddressNotAllowed { login, client } => {
+            format!("{login} may not log in from {client}")
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::UNIX_EPOCH;
+
     use postern_config::ListenerKind;
     use postern_policy::relay::Trace;
     use postern_smtp::{ForwardPath, ReversePath};
@@ -374,11 +429,16 @@ mod tests {
             certificate: None,
             login: None,
             helo: None,
+            now: UNIX_EPOCH,
+            recipients: 0,
             reverse_path: &ReversePath::Null,
             stage: Stage::Rcpt(&recipient),
         };
-        let mut decision =
-            Decision { verdict: Verdict::Reject, reason: Reason::RelayNotPermitted, trace: Trace::default() };
+        let mut decision = Decision {
+            verdict: Verdict::Reject,
+            reason: Reason::NotTrustedNotLocal,
+            trace: Trace::default(),
+        };
         let reference = "4QX7-93KD".parse().ok();
         assert_eq!(
             refused(&question, &decision, reference).to_string(),

@@ -175,6 +175,22 @@ pub(crate) struct Transaction {
     pub size: u64,
 }
 
+/// What the policy is asked about, beside the session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matter<'a> {
+    pub hello: &'a Hello,
+    pub reverse_path: &'a ReversePath,
+    /// Final recipients so far.
+    pub recipients: usize,
+}
+
+impl Transaction {
+    /// As the policy is asked about it.
+    pub fn matter(&self) -> Matter<'_> {
+        Matter { hello: &self.hello, reverse_path: &self.reverse_path, recipients: self.recipients.len() }
+    }
+}
+
 /// Why a sender, a recipient or a message is not taken.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -206,24 +222,18 @@ impl Context {
     }
 
     /// Asks the policy. A refusal is kept, so that its reference can be explained.
-    pub fn ask(
-        &self,
-        hello: &Hello,
-        reverse_path: &ReversePath,
-        stage: Stage<'_>,
-    ) -> Result<Decision, Refusal> {
-        self.ask_with_rules(hello, reverse_path, stage, || None)
+    pub fn ask(&self, matter: Matter<'_>, stage: Stage<'_>) -> Result<Decision, Refusal> {
+        self.ask_with_rules(matter, stage, || None)
     }
 
     /// The same, and, where the policy says yes, what the operators' standing rules say.
     pub fn ask_with_rules(
         &self,
-        hello: &Hello,
-        reverse_path: &ReversePath,
+        matter: Matter<'_>,
         stage: Stage<'_>,
         rules: impl FnOnce() -> Option<Refused>,
     ) -> Result<Decision, Refusal> {
-        let question = self.question(hello, reverse_path, stage);
+        let question = self.question(matter, stage);
         let mut decision = decide(&question, &self.policy);
         if decision.verdict == Verdict::Accept
             && let Some(refused) = rules()
@@ -240,20 +250,15 @@ impl Context {
     }
 
     /// A standing rule refuses the whole message.
-    pub fn refused_by_rule(&self, hello: &Hello, reverse_path: &ReversePath, refused: &Refused) -> Refusal {
+    pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &Refused) -> Refusal {
         let senders = HeaderSenders::default();
-        let question = self.question(hello, reverse_path, Stage::Message(&senders));
+        let question = self.question(matter, Stage::Message(&senders));
         let accepted =
             Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() };
         self.refusal(&question, &by_rule(accepted, refused))
     }
 
-    fn question<'a>(
-        &'a self,
-        hello: &'a Hello,
-        reverse_path: &'a ReversePath,
-        stage: Stage<'a>,
-    ) -> Question<'a> {
+    fn question<'a>(&'a self, matter: Matter<'a>, stage: Stage<'a>) -> Question<'a> {
         Question {
             listener: self.peer.listener,
             client: self.peer.client,
@@ -261,8 +266,10 @@ impl Context {
             tls: self.tls.is_some(),
             certificate: None,
             login: self.login.as_ref(),
-            helo: Some(&hello.name),
-            reverse_path,
+            helo: Some(&matter.hello.name),
+            now: self.shared.clock.now(),
+            recipients: matter.recipients,
+            reverse_path: matter.reverse_path,
             stage,
         }
     }
@@ -458,8 +465,7 @@ impl Session {
             Err(AcceptError::Rule(refused)) => {
                 let refusal = match &self.state {
                     State::Receiving(transaction) => {
-                        let Transaction { hello, reverse_path, .. } = &**transaction;
-                        self.context.refused_by_rule(hello, reverse_path, &refused)
+                        self.context.refused_by_rule(transaction.matter(), &refused)
                     }
                     _ => data::not_stored(&AcceptError::Rule(refused)),
                 };

@@ -45,7 +45,7 @@ pub(crate) fn finish(
     }
     if context.login.is_some() {
         let senders = header_senders(&content.header);
-        context.ask(&transaction.hello, &transaction.reverse_path, Stage::Message(&senders))?;
+        context.ask(transaction.matter(), Stage::Message(&senders))?;
         // What we do not see as a From field, another reader may.
         if !is_well_formed(&content.header) {
             return Err(Refusal::new("malformed-header", replies::malformed_header()));

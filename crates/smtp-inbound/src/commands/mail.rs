@@ -9,7 +9,7 @@ use postern_smtp::command::{Mail, MailParameters};
 
 use super::data::not_stored;
 use crate::replies;
-use crate::session::{Context, Hello, Refusal, Transaction};
+use crate::session::{Context, Hello, Matter, Refusal, Transaction};
 
 /// Begins a transaction, if this client may use this sender and there is room for its message.
 pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Result<Transaction, Refusal> {
@@ -17,7 +17,7 @@ pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Resu
     if let Some(parameter) = not_announced(&parameters) {
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
     }
-    context.ask(&hello, &path, Stage::Mail)?;
+    context.ask(Matter { hello: &hello, reverse_path: &path, recipients: 0 }, Stage::Mail)?;
     let limit = context.config.smtp.max_message_size;
     let size = parameters.size.unwrap_or(0);
     if size > limit {

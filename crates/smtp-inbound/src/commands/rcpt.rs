@@ -26,7 +26,7 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     }
     let mut recipients = Vec::new();
     let rules = context.shared.queue.rules();
-    context.ask_with_rules(&transaction.hello, &transaction.reverse_path, Stage::Rcpt(&path), || {
+    context.ask_with_rules(transaction.matter(), Stage::Rcpt(&path), || {
         recipients = final_recipients(context, &path);
         if rules.is_empty() {
             return None;

@@ -1,0 +1,256 @@
+//! Why a decision is as it is.
+
+use serde::Serialize;
+
+use super::Verdict;
+
+/// Why. One variant a cause, so that replies, metrics and explanations can tell them apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Reason {
+    /// The recipient is ours: not relaying.
+    LocalRecipient,
+    /// The recipient's domain is one that we relay for.
+    RelayDomain,
+    /// The client is in a trusted network.
+    TrustedNetwork {
+        /// The label of the network in the configuration.
+        label: String,
+    },
+    /// The client has a grant for this sender and this recipient.
+    AddressGrant {
+        /// The label of the grant in the configuration.
+        label: String,
+    },
+    /// The client's address was let in for a while.
+    TemporaryGrant {
+        /// The address or network.
+        network: String,
+        /// Why, as whoever gave it said.
+        why: String,
+    },
+    /// A host name that may relay leads to the client's address, and back.
+    HostName {
+        /// The name.
+        name: String,
+    },
+    /// The client showed a certificate that may relay.
+    ClientCertificate {
+        /// The label of the certificate in the configuration.
+        label: String,
+    },
+    /// The client logged in.
+    Authenticated {
+        /// The login.
+        login: String,
+    },
+    /// The login may be used from here (at AUTH).
+    LoginAllowed {
+        /// The login.
+        login: String,
+    },
+    /// The sender may be used (at MAIL, and at the end of data).
+    SenderAllowed,
+    /// A submission port, and nobody logged in (530 5.7.0).
+    NotAuthenticated,
+    /// Foreign client, foreign recipient (550 5.7.1).
+    NotTrustedNotLocal,
+    /// The client has a grant, but not for this sender or recipient (550 5.7.1).
+    GrantTooNarrow {
+        /// The label of the grant.
+        label: String,
+        /// What it does not cover: `sender ...` or `recipient ...`.
+        what: String,
+    },
+    /// A client or a login sends too much at once (451 4.7.1).
+    Rate {
+        /// Whose rate: `the grant printer`, an address, a login.
+        who: String,
+        /// What is allowed: `100 recipients an hour`.
+        limit: String,
+        /// When there is room again, in seconds from now.
+        resets_in: u64,
+    },
+    /// A login has sent to as many recipients as it may (451 4.7.1).
+    Quota {
+        /// The login.
+        login: String,
+        /// Which limit: `200 recipients an hour`.
+        limit: String,
+        /// How many it would have had.
+        used: u64,
+        /// When there is room again, in seconds from now; none where waiting does not help.
+        resets_in: Option<u64>,
+    },
+    /// The login may use no address of this domain (550 5.7.1).
+    SenderDomainNotListed {
+        /// The login.
+        login: String,
+        /// The sender.
+        sender: String,
+    },
+    /// The login may use addresses of the domain, but not this one (550 5.7.1).
+    LoginLacksPermission {
+        /// The login.
+        login: String,
+        /// The sender.
+        sender: String,
+    },
+    /// The sender's domain has not been verified (550 5.7.1).
+    DomainNotVerified {
+        /// The domain.
+        domain: String,
+        /// `pending` or `failed`.
+        state: String,
+        /// What its DNS lacks.
+        missing: String,
+    },
+    /// The owner of the domain has named the logins that may use it, and this is none of them (550 5.7.1).
+    OwnersLock {
+        /// The login.
+        login: String,
+        /// The domain.
+        domain: String,
+    },
+    /// The login may use any domain that lists this server in its SPF record, and this one does not (550 5.7.1).
+    SpfDoesNotCover {
+        /// The login.
+        login: String,
+        /// The domain.
+        domain: String,
+        /// What its SPF record says of this server.
+        result: String,
+    },
+    /// A header From, Sender or Reply-To address is not the login's (550 5.7.1).
+    HeaderFromMismatch {
+        /// The login.
+        login: String,
+        /// `From`, `Sender` or `Reply-To`.
+        field: String,
+        /// The address, or what is wrong with the field.
+        address: String,
+    },
+    /// A login's message without a usable From (550 5.6.0, RFC 5322 §3.6).
+    HeaderFromUnusable {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The login is locked (535 5.7.13 at AUTH, 550 5.7.13 later).
+    LoginSuspended {
+        /// The login.
+        login: String,
+        /// `suspended`, `quota-locked` or `disabled`.
+        state: String,
+        /// Why, for operators.
+        why: String,
+    },
+    /// The login may not be used from the client's address (535 5.7.1).
+    ClientAddressNotAllowed {
+        /// The login.
+        login: String,
+        /// The address seen.
+        client: String,
+    },
+    /// A domain of ours, no such mailbox; or the server that we relay to says so (550 5.1.1).
+    UnknownRecipient,
+    /// An alias that leads back to itself (550 5.4.6).
+    AliasLoop,
+    /// An address literal that is not ours, or another address we cannot send to (550 5.1.2).
+    BadDestination,
+    /// A route refuses the recipient (550 5.7.1).
+    RecipientPolicy {
+        /// The text of the route.
+        text: String,
+    },
+    /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1).
+    StandingRule {
+        /// Its number.
+        rule: String,
+        /// Why it is there, for operators.
+        why: String,
+        /// Its text for the client.
+        text: String,
+    },
+    /// A standing rule of an operator refuses a sender that the header names (550 5.7.1, or 450 4.7.1).
+    HeaderBlockedSender {
+        /// Its number.
+        rule: String,
+        /// Why it is there, for operators.
+        why: String,
+        /// Its text for the client.
+        text: String,
+    },
+}
+
+impl Reason {
+    /// The word in logs, metrics and JSON.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::LocalRecipient => "local-recipient",
+            Self::RelayDomain => "relay-domain",
+            Self::TrustedNetwork { .. } => "trusted-network",
+            Self::AddressGrant { .. } => "address-grant",
+            Self::TemporaryGrant { .. } => "temporary-grant",
+            Self::HostName { .. } => "host-name",
+            Self::ClientCertificate { .. } => "client-certificate",
+            Self::Authenticated { .. } => "authenticated",
+            Self::LoginAllowed { .. } => "login-allowed",
+            Self::SenderAllowed => "sender-allowed",
+            Self::NotAuthenticated => "not-authenticated",
+            Self::NotTrustedNotLocal => "not-trusted-not-local",
+            Self::GrantTooNarrow { .. } => "grant-too-narrow",
+            Self::Rate { .. } => "rate",
+            Self::Quota { .. } => "quota",
+            Self::SenderDomainNotListed { .. } => "sender-domain-not-listed",
+            Self::LoginLacksPermission { .. } => "login-lacks-permission",
+            Self::DomainNotVerified { .. } => "domain-not-verified",
+            Self::OwnersLock { .. } => "owners-lock",
+            Self::SpfDoesNotCover { .. } => "spf-does-not-cover",
+            Self::HeaderFromMismatch { .. } => "header-from-mismatch",
+            Self::HeaderFromUnusable { .. } => "header-from-unusable",
+            Self::LoginSuspended { .. } => "login-suspended",
+            Self::ClientAddressNotAllowed { .. } => "client-address-not-allowed",
+            Self::UnknownRecipient => "unknown-recipient",
+            Self::AliasLoop => "alias-loop",
+            Self::BadDestination => "bad-destination",
+            Self::RecipientPolicy { .. } => "recipient-policy",
+            Self::StandingRule { .. } => "standing-rule",
+            Self::HeaderBlockedSender { .. } => "header-blocked-sender",
+        }
+    }
+
+    /// What follows from it: yes, no, or later. (Standing rules say it themselves.)
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::LocalRecipient
+            | Self::RelayDomain
+            | Self::TrustedNetwork { .. }
+            | Self::AddressGrant { .. }
+            | Self::TemporaryGrant { .. }
+            | Self::HostName { .. }
+            | Self::ClientCertificate { .. }
+            | Self::Authenticated { .. }
+            | Self::LoginAllowed { .. }
+            | Self::SenderAllowed => Verdict::Accept,
+            Self::Rate { .. } | Self::Quota { .. } => Verdict::Defer,
+            Self::NotAuthenticated
+            | Self::NotTrustedNotLocal
+            | Self::GrantTooNarrow { .. }
+            | Self::SenderDomainNotListed { .. }
+            | Self::LoginLacksPermission { .. }
+            | Self::DomainNotVerified { .. }
+            | Self::OwnersLock { .. }
+            | Self::SpfDoesNotCover { .. }
+            | Self::HeaderFromMismatch { .. }
+            | Self::HeaderFromUnusable { .. }
+            | Self::LoginSuspended { .. }
+            | Self::ClientAddressNotAllowed { .. }
+            | Self::UnknownRecipient
+            | Self::AliasLoop
+            | Self::BadDestination
+            | Self::RecipientPolicy { .. }
+            | Self::StandingRule { .. }
+            | Self::HeaderBlockedSender { .. } => Verdict::Reject,
+        }
+    }
+}
