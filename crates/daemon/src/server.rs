@@ -13,6 +13,7 @@ use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
 use postern_outbound::{Outbound, QueueSurroundings};
+use postern_policy::facts::NobodyToAsk;
 use postern_policy::record::Records;
 use postern_queue::Queue;
 use postern_runtime::{Clock, SystemClock};
@@ -132,6 +133,7 @@ impl Server {
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
             policy: live.policy.clone(),
+            facts: Arc::new(NobodyToAsk),
             records: records.clone(),
             queue: queue.clone(),
             tls: live.tls.clone(),

@@ -7,6 +7,7 @@
 //! | who is behind a local address? | [`directory`] |
 //! | is this the right password? | [`accounts`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
+//! | what must be asked for elsewhere first? | [`facts`] |
 //! | why was this refused? | [`record`] |
 //! | what would have allowed it? | [`remedies`] |
 //!
@@ -15,6 +16,7 @@
 
 pub mod accounts;
 pub mod directory;
+pub mod facts;
 pub mod metrics;
 pub mod record;
 pub mod relay;

@@ -302,6 +302,11 @@ impl Connection {
                     let check = Box::pin(self.check_password(credentials)).await;
                     self.session.password_checked(check)
                 }
+                Action::Find(wanted, postponed) => {
+                    self.flush().await?;
+                    self.session.find(wanted).await;
+                    self.session.informed(postponed)
+                }
                 Action::ReceiveData(reply, receiver) => {
                     self.say(&reply);
                     self.flush().await?;

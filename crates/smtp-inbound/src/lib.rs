@@ -19,6 +19,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::facts::Finder;
 use postern_policy::record::Records;
 use postern_queue::Queue;
 use postern_runtime::Clock;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub config: Arc<ArcSwap<Config>>,
     /// Its rules, compiled.
     pub policy: Arc<ArcSwap<Policy>>,
+    /// Whom to ask for facts that decisions need.
+    pub facts: Arc<dyn Finder>,
     /// Where refusals are kept for whoever asks about them.
     pub records: Arc<Records>,
     /// Where accepted messages go.

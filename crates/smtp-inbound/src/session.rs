@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::accounts::Login;
+use postern_policy::facts::{Wanted, wanted};
 use postern_policy::record::Reference;
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
 use postern_queue::rules::Refused;
 use postern_queue::{AcceptError, Envelope, Incoming, QueueId, Recipient};
-use postern_smtp::command::{Auth, Command, Mail};
+use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
 use crate::commands::auth::{self, Exchange};
@@ -49,10 +50,21 @@ pub enum Action {
     StartTls(Reply),
     /// Check a password, then call [`Session::password_checked`].
     CheckPassword(Credentials),
+    /// Find these facts, then call [`Session::informed`] with the rest.
+    Find(Vec<Wanted>, Postponed),
     /// Answer, give the message to the receiver, then call [`Session::data_received`].
     ReceiveData(Reply, Box<Receiver>),
     /// Make the message durable, then call [`Session::committed`].
     Commit(Box<Commit>),
+}
+
+/// What goes on when some facts are known.
+#[derive(Debug)]
+pub enum Postponed {
+    /// A command, and whether more input waits behind it.
+    Command(Box<Command>, Ahead),
+    /// A message that came in.
+    Message(Box<Received>),
 }
 
 /// A name and a password. Nothing prints them.
@@ -258,7 +270,7 @@ impl Context {
         self.refusal(&question, &by_rule(accepted, refused))
     }
 
-    fn question<'a>(&'a self, matter: Matter<'a>, stage: Stage<'a>) -> Question<'a> {
+    pub fn question<'a>(&'a self, matter: Matter<'a>, stage: Stage<'a>) -> Question<'a> {
         Question {
             listener: self.peer.listener,
             client: self.peer.client,
@@ -354,6 +366,44 @@ impl Session {
 
     /// Takes one command.
     pub fn handle(&mut self, command: Command, ahead: Ahead) -> Action {
+        let wanted = self.wanted(&command);
+        match wanted.is_empty() {
+            true => self.obey(command, ahead),
+            false => Action::Find(wanted, Postponed::Command(Box::new(command), ahead)),
+        }
+    }
+
+    /// Has facts found, wherever they are.
+    pub fn find(&self, wanted: Vec<Wanted>) -> impl Future<Output = ()> + Send + use<> {
+        let facts = Arc::clone(&self.context.shared.facts);
+        async move { facts.find(wanted).await }
+    }
+
+    /// Goes on with what had to wait for facts.
+    pub fn informed(&mut self, postponed: Postponed) -> Action {
+        match postponed {
+            Postponed::Command(command, ahead) => self.obey(*command, ahead),
+            Postponed::Message(received) => self.finish_message(*received),
+        }
+    }
+
+    /// What must be known before a command can be decided about.
+    fn wanted(&self, command: &Command) -> Vec<Wanted> {
+        let question = match (&self.state, command) {
+            (State::Greeted(hello), Command::Mail(Mail { path, .. })) => {
+                let matter = Matter { hello, reverse_path: path, recipients: 0 };
+                self.context.question(matter, Stage::Mail)
+            }
+            (State::Transaction(transaction), Command::Rcpt(Rcpt { path, .. })) => {
+                self.context.question(transaction.matter(), Stage::Rcpt(path))
+            }
+            _ => return Vec::new(),
+        };
+        wanted(&question, &self.context.policy)
+    }
+
+    /// Does what a command says, everything that it needs being known.
+    fn obey(&mut self, command: Command, ahead: Ahead) -> Action {
         self.commands += 1;
         if self.commands > self.context.config.smtp.max_commands {
             return Action::Close(replies::too_many_commands());
@@ -449,6 +499,18 @@ impl Session {
 
     /// The whole message came in.
     pub fn data_received(&mut self, received: Received) -> Action {
+        let State::Receiving(transaction) = &self.state else {
+            return self.error(replies::bad_sequence("no message was asked for"));
+        };
+        let wanted = data::wanted(&self.context, transaction, &received);
+        match wanted.is_empty() {
+            true => self.finish_message(received),
+            false => Action::Find(wanted, Postponed::Message(Box::new(received))),
+        }
+    }
+
+    /// Decides about a message, everything being known.
+    fn finish_message(&mut self, received: Received) -> Action {
         let State::Receiving(transaction) = &mut self.state else {
             return self.error(replies::bad_sequence("no message was asked for"));
         };

@@ -326,6 +326,10 @@ impl Player {
                     let login = policy.accounts.verify(&credentials.name, &credentials.password);
                     self.session.password_checked(login.map_or(PasswordCheck::Wrong, PasswordCheck::Right))
                 }
+                Action::Find(wanted, postponed) => {
+                    self.session.find(wanted).await;
+                    self.session.informed(postponed)
+                }
                 Action::ReceiveData(reply, receiver) => {
                     self.say(&reply);
                     self.receiver = Some(receiver);

@@ -1,5 +1,6 @@
 //! DATA and the end of a message (RFC 5321 §4.1.1.4).
 
+use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::Stage;
 use postern_policy::sender::header_senders;
 use postern_queue::{AcceptError, Envelope, Origin};
@@ -21,6 +22,13 @@ pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Rece
     }
     let incoming = context.shared.queue.incoming().map_err(|error| not_stored(&error))?;
     Ok(Receiver::new(incoming, &context.config, context.peer))
+}
+
+/// What must be known before a message that came in can be decided about.
+pub(crate) fn wanted(context: &Context, transaction: &Transaction, received: &Received) -> Vec<Wanted> {
+    let (Some(_), Ok(content)) = (&context.login, &received.content) else { return Vec::new() };
+    let senders = header_senders(&content.header);
+    facts::wanted(&context.question(transaction.matter(), Stage::Message(&senders)), &context.policy)
 }
 
 /// Decides about the whole message and makes it ready to be stored.

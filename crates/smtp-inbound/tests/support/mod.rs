@@ -9,6 +9,7 @@ use postern_config::Config;
 use postern_config::account::AccountsFile;
 use postern_policy::Policy;
 use postern_policy::accounts::hash_password;
+use postern_policy::facts::NobodyToAsk;
 use postern_policy::record::Records;
 use postern_queue::{Destination, Queue, Surroundings};
 use postern_runtime::{Clock, ManualClock};
@@ -93,6 +94,7 @@ impl Server {
         let shared = Shared {
             policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
             config: Arc::new(ArcSwap::new(config)),
+            facts: Arc::new(NobodyToAsk),
             records: Arc::new(Records::new(100)),
             queue,
             tls: Arc::new(ArcSwapOption::from(Some(certificate(&directory)))),

@@ -1,0 +1,45 @@
+//! Facts that a decision needs and that must be asked for elsewhere first: in DNS, or of another server.
+//!
+//! A decision does not wait. Whoever asks for one calls [`wanted`] before, has the [`Finder`] find what is missing, and then
+//! decides with what is known in [`crate::standing::Standing`]. A fact that could not be found is known as such: nobody
+//! asks twice for one decision.
+
+use std::fmt::Debug;
+use std::pin::Pin;
+
+use postern_smtp::{Address, Domain};
+
+use crate::Policy;
+use crate::relay::Question;
+
+/// One missing fact.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// Whether the server that we relay to takes mail for the recipient.
+    Recipient(Address),
+    /// Which logins the owner of a domain allows (the TXT record at `_postern.<domain>`).
+    OwnersLock(Domain),
+    /// Whether the domain's SPF record covers this server.
+    SenderPolicy(Domain),
+}
+
+/// Finds facts, and puts them where decisions look.
+pub trait Finder: Debug + Send + Sync {
+    /// Returns when each is known, or known not to be found. Bounded in time.
+    fn find(&self, wanted: Vec<Wanted>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// What must be found before the question is decided. Mostly nothing.
+pub fn wanted(_question: &Question<'_>, _policy: &Policy) -> Vec<Wanted> {
+    Vec::new()
+}
+
+/// Knows nobody to ask: for tests, and where no decision needs more than the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NobodyToAsk;
+
+impl Finder for NobodyToAsk {
+    fn find(&self, _wanted: Vec<Wanted>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
