@@ -7,6 +7,7 @@
 //! | who is behind a local address? | [`directory`] |
 //! | is this the right password? | [`accounts`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
+//! | which of many networks is it in? | [`networks`] |
 //! | what must be asked for elsewhere first? | [`facts`] |
 //! | why was this refused? | [`record`] |
 //! | what would have allowed it? | [`remedies`] |
@@ -18,6 +19,7 @@ pub mod accounts;
 pub mod directory;
 pub mod facts;
 pub mod metrics;
+pub mod networks;
 pub mod record;
 pub mod relay;
 pub mod remedies;
