@@ -171,14 +171,29 @@ impl Draft {
             self.append(b"\r")?;
         }
         self.file.sync_all().map_err(failed("sync", &self.new))?;
+        // Opened before anybody can see the file: from then on a failure must not lead to another copy.
+        let directory = self.new.parent().map(|new| File::open(new).map_err(failed("open", new)));
+        let directory = directory.transpose()?;
         if let Some(tmp) = &self.tmp {
             std::fs::rename(tmp, &self.new).map_err(failed("rename to", &self.new))?;
         }
         self.tmp = None;
-        if let Some(directory) = self.new.parent() {
-            sync_directory(directory)?;
+        match directory.map_or(Ok(()), |directory| directory.sync_all()) {
+            Ok(()) => Ok(std::mem::take(&mut self.new)),
+            Err(error) => self.take_back(error),
         }
-        Ok(std::mem::take(&mut self.new))
+    }
+
+    /// The file is in sight, and nobody knows whether its name is durable. It is hidden again, so that the next attempt makes
+    /// no second copy; a reader that was faster has it, and then it is delivered.
+    fn take_back(mut self, error: io::Error) -> Result<PathBuf, MaildirError> {
+        match std::fs::remove_file(&self.new) {
+            Ok(()) => Err(failed("sync the directory of", &self.new)(error)),
+            Err(_) => {
+                tracing::warn!(path = %self.new.display(), %error, "delivered, but its directory cannot be synced");
+                Ok(std::mem::take(&mut self.new))
+            }
+        }
     }
 }
 
@@ -296,6 +311,23 @@ mod tests {
         std::fs::write(base.join("alice"), "a file").unwrap();
         let blocked = Maildir { path: base.join("alice"), base };
         assert!(deliver_text(&blocked, None, "x").await.is_err());
+    }
+
+    #[test]
+    fn a_file_whose_name_may_not_be_durable_is_not_left_in_sight() {
+        let folder = tempfile::tempdir().unwrap();
+        let maildir = Maildir { path: folder.path().join("alice"), base: folder.path().to_owned() };
+        let in_sight = |name| {
+            let mut draft = Draft::create(&maildir, name, b"x").unwrap();
+            std::fs::rename(draft.tmp.take().unwrap(), &draft.new).unwrap();
+            draft
+        };
+        let error = in_sight("one").take_back(io::Error::other("EIO")).unwrap_err();
+        assert!(matches!(error.verdict(), Verdict::Ours { .. }), "tried again");
+        assert_eq!(count(&maildir.path.join("new")), 0, "the next attempt would make a second copy");
+        let taken = in_sight("two");
+        std::fs::rename(&taken.new, maildir.path.join("cur/two:2,S")).unwrap();
+        assert!(taken.take_back(io::Error::other("EIO")).is_ok(), "a reader has it: it is delivered");
     }
 
     #[test]
