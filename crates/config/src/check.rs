@@ -30,7 +30,8 @@ pub(crate) fn check(
     if let Some(tls) = &config.tls {
         tls.check(&node.key("tls"), findings);
     }
-    config.relay.check(&node.key("relay"), surroundings, findings);
+    let has_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    config.relay.check(has_ca, &node.key("relay"), surroundings, findings);
     for (node, domain) in node.each("domain", &config.domains) {
         domain.check(&node, findings);
     }

@@ -1,5 +1,7 @@
 //! `[relay]`: who may relay without a login, and for which domains.
 
+mod grant;
+
 use ipnet::IpNet;
 use postern_smtp::{Domain, LocalPart};
 use schemars::JsonSchema;
@@ -9,6 +11,8 @@ use crate::source::{Findings, Node};
 use crate::surroundings::Surroundings;
 use crate::units;
 
+pub use grant::{ClientCertificate, Grant, HostName, Rate, Scope, Temporary};
+
 /// Closed by default: nobody is trusted, not even loopback, until it is listed here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +21,14 @@ pub struct Relay {
     pub trusted_networks: Vec<TrustedNetwork>,
     /// Domains of others that we take mail for and pass on: backup MX, gateway.
     pub relay_domains: Vec<RelayDomain>,
+    /// Hosts that may send as some senders to some recipients, without a login.
+    pub grants: Vec<Grant>,
+    /// Hosts with changing addresses that may send to anywhere, without a login.
+    pub hosts: Vec<HostName>,
+    /// Clients that may send to anywhere because of the certificate they show.
+    pub certificates: Vec<ClientCertificate>,
+    /// Rights for a while.
+    pub temporary: Temporary,
 }
 
 /// A network whose clients may relay.
@@ -56,9 +68,21 @@ const SHORTEST_V6_PREFIX: u8 = 20;
 const UNREACHABLE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 impl Relay {
-    pub(crate) fn check(&self, node: &Node<'_>, surroundings: &Surroundings, findings: &mut Findings<'_>) {
+    pub(crate) fn check(
+        &self,
+        has_ca: bool,
+        node: &Node<'_>,
+        surroundings: &Surroundings,
+        findings: &mut Findings<'_>,
+    ) {
         for (node, trusted) in node.each("trusted_networks", &self.trusted_networks) {
             trusted.check(&node, surroundings, findings);
+        }
+        for (node, grant) in node.each("grants", &self.grants) {
+            grant.check(&node, findings);
+        }
+        for (node, certificate) in node.each("certificates", &self.certificates) {
+            certificate.check(has_ca, &node, findings);
         }
         self.check_sum(node, findings);
         for (node, domain) in node.each("relay_domains", &self.relay_domains) {
@@ -112,10 +136,15 @@ impl TrustedNetwork {
             _ => return,
         };
         let message = format!("trusting {} ({}) would relay for {danger}", self.network, self.label);
-        match self.accept_open_relay_risk {
-            true => findings.warning(&at, message, "accept_open_relay_risk = true lets it load"),
-            false => findings.error(&at, message, HELP),
-        }
+        risk(&at, message, self.accept_open_relay_risk, findings);
+    }
+}
+
+/// A network that is too large is an error, unless its entry says that this is known.
+fn risk(at: &Node<'_>, message: String, is_accepted: bool, findings: &mut Findings<'_>) {
+    match is_accepted {
+        true => findings.warning(at, message, "accept_open_relay_risk = true lets it load"),
+        false => findings.error(at, message, HELP),
     }
 }
 

@@ -61,4 +61,13 @@ impl Policy {
             standing,
         }
     }
+
+    /// Counts what a decision in favour uses up. The live server calls it; dry runs do not.
+    pub fn count(&self, question: &relay::Question<'_>, decision: &relay::Decision) {
+        if let relay::Reason::AddressGrant { label } = &decision.reason
+            && let Some(rate) = self.relay.rate(question.client, label)
+        {
+            self.standing.rates.take(label, rate, question.now);
+        }
+    }
 }

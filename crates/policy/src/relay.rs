@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::Policy;
 
-pub use question::{HeaderSenders, Question, Stage};
+pub use question::{Certificate, HeaderSenders, Question, Stage};
 pub use reason::Reason;
 pub use rules::Rules;
 

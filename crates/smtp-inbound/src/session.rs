@@ -255,6 +255,7 @@ impl Context {
         match decision.verdict {
             Verdict::Accept => {
                 self.shared.decisions.decided(question.stage.as_str(), &decision);
+                self.policy.count(&question, &decision);
                 Ok(decision)
             }
             _ => Err(self.refusal(&question, &decision)),

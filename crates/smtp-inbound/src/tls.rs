@@ -86,7 +86,8 @@ mod tests {
     use super::*;
 
     fn files(directory: &Path, certificate: &str, key: &str) -> Tls {
-        let tls = Tls { certificate: directory.join("cert.pem"), key: directory.join("key.pem") };
+        let tls =
+            Tls { certificate: directory.join("cert.pem"), key: directory.join("key.pem"), client_ca: None };
         std::fs::write(&tls.certificate, certificate).unwrap();
         std::fs::write(&tls.key, key).unwrap();
         tls

@@ -1,9 +1,12 @@
 //! Who the client is, and what that gives it.
 
+use postern_smtp::Address;
+
+use super::rules::GrantRule;
 use super::{Question, Reason, Trace, counted};
 use crate::Policy;
 
-/// Who may do anything at all on a submission port: a login or a trusted network (RFC 6409 §4.3).
+/// Who may do anything at all on a submission port: a login, or a client that may relay without one (RFC 6409 §4.3).
 pub(super) fn require_client(
     question: &Question<'_>,
     policy: &Policy,
@@ -12,31 +15,202 @@ pub(super) fn require_client(
     if !question.listener.is_submission() {
         return Ok(());
     }
-    let trusted = policy.relay.trusted_network(question.client).is_some();
-    let fact = match (question.login, trusted) {
+    let client = question.client.to_canonical();
+    let known = match question.login {
+        Some(_) => None,
+        None => known_client(question, policy),
+    };
+    let fact = match (question.login, known) {
         (Some(login), _) => format!("logged in as {}", login.name),
-        (None, true) => {
-            format!("not logged in, but {} is in a trusted network", question.client.to_canonical())
-        }
-        (None, false) => "not logged in and not in a trusted network".to_owned(),
+        (None, Some(known)) => format!("not logged in, but {client} {known}"),
+        (None, None) => "not logged in and not in a trusted network".to_owned(),
     };
     let fact = format!("on the {} port: {fact}", question.listener.as_str());
-    if !trace.rule("submission client", question.login.is_some() || trusted, fact) {
+    if !trace.rule("submission client", question.login.is_some() || known.is_some(), fact) {
         return Err(Reason::NotAuthenticated);
     }
     Ok(())
 }
 
-/// Whether the client may send to anywhere, and why.
-pub(super) fn right_of_client(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Option<Reason> {
-    let client = question.client.to_canonical();
-    if let Some(trusted) = policy.relay.trusted_network(client) {
+/// By what the client may do something without a login, in words.
+fn known_client(question: &Question<'_>, policy: &Policy) -> Option<&'static str> {
+    let rules = &policy.relay;
+    if rules.trusted_network(question.client).is_some() {
+        return Some("is in a trusted network");
+    }
+    if rules.temporary && policy.standing.grants.find(question.client, question.now).is_some() {
+        return Some("has a temporary grant");
+    }
+    if rules.grants.matching(question.client).next().is_some() {
+        return Some("has a grant");
+    }
+    if host_name(question, policy).is_some() {
+        return Some("is the address of a host that may relay");
+    }
+    certificate(question, policy).map(|_| "showed a certificate that may relay")
+}
+
+/// Whether the client may send to this recipient elsewhere, and why. `Ok(None)`: nothing gives it the right.
+///
+/// # Errors
+/// The reason for refusing, where the client has a right that does not reach so far, or not now.
+pub(super) fn right_of_client(
+    question: &Question<'_>,
+    recipient: &Address,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<Option<Reason>, Reason> {
+    if let Some(right) = by_network(question, policy, trace) {
+        return Ok(Some(right));
+    }
+    let granted = by_grant(question, recipient, policy, trace);
+    if let Some(Ok(right)) = granted {
+        return Ok(Some(right));
+    }
+    let other = by_host_name(question, policy, trace)
+        .or_else(|| by_certificate(question, policy, trace))
+        .or_else(|| by_login(question, trace));
+    match (other, granted) {
+        (None, Some(Err(reason))) => Err(reason),
+        (other, _) => Ok(other),
+    }
+}
+
+fn by_network(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Option<Reason> {
+    let (client, rules) = (question.client.to_canonical(), &policy.relay);
+    if let Some(trusted) = rules.trusted_network(client) {
         let fact = format!("{client} is in {} ({})", trusted.network, trusted.label);
         trace.rule("trusted network", true, fact);
         return Some(Reason::TrustedNetwork { label: trusted.label.clone() });
     }
-    let count = counted(policy.relay.trusted.len(), "trusted network");
+    let count = counted(rules.trusted.len(), "trusted network");
     trace.rule("trusted network", false, format!("{client} is in none of {count}"));
+    if !rules.temporary {
+        return None;
+    }
+    let Some(grant) = policy.standing.grants.find(client, question.now) else {
+        trace.rule("temporary grant", false, format!("{client} has none now"));
+        return None;
+    };
+    let left = grant.left(question.now).unwrap_or_default().as_secs();
+    let fact = format!("{client} is in {}, for {left} seconds more ({})", grant.network, grant.why);
+    trace.rule("temporary grant", true, fact);
+    Some(Reason::TemporaryGrant { network: grant.network.to_string(), why: grant.why })
+}
+
+/// The first grant of the client that covers sender and recipient and has room; else why the nearest one does not.
+/// `None`: the client has no grant.
+fn by_grant(
+    question: &Question<'_>,
+    recipient: &Address,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Option<Result<Reason, Reason>> {
+    const RULE: &str = "address grant";
+    let (client, rules) = (question.client.to_canonical(), &policy.relay);
+    if rules.grants.is_empty() {
+        return None;
+    }
+    let mut refused = None;
+    for grant in rules.grants.matching(client) {
+        let label = grant.label.clone();
+        match covers(grant, question, recipient, policy) {
+            Ok(()) => {
+                let fact =
+                    format!("{client} is in {} ({label}), sender and recipient are covered", grant.network);
+                trace.rule(RULE, true, fact);
+                return Some(Ok(Reason::AddressGrant { label }));
+            }
+            Err(reason) => {
+                let fact = match &reason {
+                    Reason::GrantTooNarrow { what, .. } => format!("does not cover the {what}"),
+                    _ => format!("its rate of {} is used up", grant.rate),
+                };
+                trace.rule(RULE, false, format!("{client} is in {} ({label}), which {fact}", grant.network));
+                // What would pass in a while is the better answer.
+                if refused.is_none() || matches!(reason, Reason::Rate { .. }) {
+                    refused = Some(Err(reason));
+                }
+            }
+        }
+    }
+    if refused.is_none() {
+        trace.rule(RULE, false, format!("{client} is in none of {}", counted(rules.grants.len(), "grant")));
+    }
+    refused
+}
+
+fn covers(
+    grant: &GrantRule,
+    question: &Question<'_>,
+    recipient: &Address,
+    policy: &Policy,
+) -> Result<(), Reason> {
+    let narrow = |what: String| Reason::GrantTooNarrow { label: grant.label.clone(), what };
+    if !grant.senders.iter().any(|scope| scope.holds_sender(question.reverse_path)) {
+        return Err(narrow(format!("sender <{}>", question.reverse_path)));
+    }
+    if !grant.recipients.iter().any(|scope| scope.holds(recipient)) {
+        return Err(narrow(format!("recipient <{recipient}>")));
+    }
+    policy.standing.rates.room(&grant.label, grant.rate, question.now).map_err(|wait| Reason::Rate {
+        who: format!("the grant {}", grant.label),
+        limit: grant.rate.to_string(),
+        resets_in: wait.as_secs().max(1),
+    })
+}
+
+fn by_host_name(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Option<Reason> {
+    let (client, hosts) = (question.client.to_canonical(), &policy.relay.hosts);
+    if hosts.is_empty() {
+        return None;
+    }
+    let Some(name) = host_name(question, policy) else {
+        let count = counted(hosts.len(), "host name");
+        trace.rule("host name", false, format!("{client} is the address of none of {count} now"));
+        return None;
+    };
+    trace.rule("host name", true, format!("{client} is an address of {name} now"));
+    Some(Reason::HostName { name })
+}
+
+fn host_name(question: &Question<'_>, policy: &Policy) -> Option<String> {
+    let has = |name: &&postern_smtp::Domain| policy.standing.hosts.has(name, question.client, question.now);
+    policy.relay.hosts.iter().find(has).map(ToString::to_string)
+}
+
+fn by_certificate(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Option<Reason> {
+    const RULE: &str = "client certificate";
+    if policy.relay.certificates.is_empty() {
+        return None;
+    }
+    let Some(shown) = question.certificate else {
+        trace.rule(RULE, false, "the client showed none");
+        return None;
+    };
+    let Some(label) = certificate(question, policy) else {
+        let names = match shown.names.is_empty() {
+            true => "no name that counts".to_owned(),
+            false => format!("the names {}", shown.names.join(", ")),
+        };
+        trace.rule(
+            RULE,
+            false,
+            format!("the one with the fingerprint {} and {names} is not listed", shown.sha256),
+        );
+        return None;
+    };
+    trace.rule(RULE, true, format!("the one with the fingerprint {} is {label}", shown.sha256));
+    Some(Reason::ClientCertificate { label })
+}
+
+fn certificate(question: &Question<'_>, policy: &Policy) -> Option<String> {
+    let (shown, listed) = (question.certificate?, &policy.relay.certificates);
+    let label = listed.get(&shown.sha256).or_else(|| shown.names.iter().find_map(|name| listed.get(name)));
+    label.cloned()
+}
+
+fn by_login(question: &Question<'_>, trace: &mut Trace) -> Option<Reason> {
     let Some(login) = question.login else {
         trace.rule("login", false, "not logged in");
         return None;

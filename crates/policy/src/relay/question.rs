@@ -19,8 +19,8 @@ pub struct Question<'a> {
     pub local: Option<IpAddr>,
     /// Whether the session is under TLS.
     pub tls: bool,
-    /// SHA-256 of the client's certificate, if it showed one.
-    pub certificate: Option<&'a str>,
+    /// The client's certificate, if it showed one.
+    pub certificate: Option<&'a Certificate>,
     /// Who logged in.
     pub login: Option<&'a Login>,
     /// The argument of EHLO or HELO.
@@ -64,4 +64,13 @@ pub struct HeaderSenders {
     pub from: Vec<Result<Vec<Address>, String>>,
     /// Every Sender field.
     pub sender: Vec<Result<Vec<Address>, String>>,
+}
+
+/// What counts of a client's certificate. The client has proved that it has the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// SHA-256 over it, in hexadecimal, lower case, without colons.
+    pub sha256: String,
+    /// Its DNS names in lower case, if an authority that counts has signed it; else none.
+    pub names: Vec<String>,
 }

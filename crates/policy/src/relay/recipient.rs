@@ -28,7 +28,7 @@ pub(super) fn rcpt(
     };
     let right = match relay_domain(recipient, domain, policy, trace)? {
         Some(right) => Some(right),
-        None => right_of_client(question, policy, trace),
+        None => right_of_client(question, recipient, policy, trace)?,
     };
     let right = right.ok_or(Reason::NotTrustedNotLocal)?;
     refusing_route(question.reverse_path, recipient, policy, trace)?;
@@ -67,7 +67,7 @@ fn address_literal(
     policy: &Policy,
     trace: &mut Trace,
 ) -> Answer {
-    right_of_client(question, policy, trace).ok_or(Reason::NotTrustedNotLocal)?;
+    right_of_client(question, recipient, policy, trace)?.ok_or(Reason::NotTrustedNotLocal)?;
     trace.rule("destination", false, format!("{} is an address literal, and not ours", recipient.host));
     Err(Reason::BadDestination)
 }

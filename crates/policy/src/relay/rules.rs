@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use postern_config::relay::TrustedNetwork;
+use ipnet::IpNet;
+use postern_config::relay::{Grant, Rate, Relay, Scope, TrustedNetwork};
 use postern_config::{Config, Route};
 use postern_smtp::{Domain, LocalPart};
 
@@ -15,6 +16,13 @@ pub struct Rules {
     pub(super) trusted: Networks<TrustedNetwork>,
     /// With the folded local parts that exist there, where they are known.
     pub(super) relay_domains: HashMap<Domain, Option<HashSet<String>>>,
+    pub(super) grants: Networks<GrantRule>,
+    /// Whether temporary grants count.
+    pub(super) temporary: bool,
+    /// Names whose addresses may relay.
+    pub(super) hosts: Vec<Domain>,
+    /// Labels of certificates, by fingerprint (hexadecimal, lower case) and by name (lower case).
+    pub(super) certificates: HashMap<String, String>,
     /// All of them: a route refuses only where no earlier one matches.
     pub(super) routes: Vec<Route>,
 }
@@ -30,6 +38,10 @@ impl Rules {
         Self {
             trusted: networks(&config.relay.trusted_networks),
             relay_domains: relay_domains.collect(),
+            grants: config.relay.grants.iter().map(GrantRule::new).map(|rule| (rule.network, rule)).collect(),
+            temporary: config.relay.temporary.enabled,
+            hosts: config.relay.hosts.iter().map(|host| host.name.clone()).collect(),
+            certificates: certificates(&config.relay),
             routes: config.routes.clone(),
         }
     }
@@ -37,6 +49,16 @@ impl Rules {
     /// The trusted network that the client is in, the smallest if there are several. An IPv4 client on an IPv6 socket counts as IPv4.
     pub fn trusted_network(&self, client: IpAddr) -> Option<&TrustedNetwork> {
         self.trusted.matching(client).next()
+    }
+
+    /// The rate of a grant.
+    pub fn rate(&self, client: IpAddr, label: &str) -> Option<Rate> {
+        self.grants.matching(client).find(|grant| grant.label == label).map(|grant| grant.rate)
+    }
+
+    /// Host names that may relay: somebody must look up where they are.
+    pub fn hosts(&self) -> &[Domain] {
+        &self.hosts
     }
 
     /// Whether we take mail for the domain and pass it on.
@@ -47,4 +69,37 @@ impl Rules {
 
 fn networks(list: &[TrustedNetwork]) -> Networks<TrustedNetwork> {
     list.iter().map(|trusted| (trusted.network, trusted.clone())).collect()
+}
+
+/// `[[relay.grants]]`, compiled.
+#[derive(Debug)]
+pub(super) struct GrantRule {
+    pub label: String,
+    pub network: IpNet,
+    pub senders: Vec<Scope>,
+    pub recipients: Vec<Scope>,
+    pub rate: Rate,
+}
+
+impl GrantRule {
+    /// What cannot be read was refused when the configuration was loaded; here it covers nothing.
+    fn new(grant: &Grant) -> Self {
+        let scopes = |texts: &[String]| texts.iter().filter_map(|text| Scope::parse(text).ok()).collect();
+        Self {
+            label: grant.label.clone(),
+            network: grant.network,
+            senders: scopes(&grant.senders),
+            recipients: scopes(&grant.recipients),
+            rate: grant.rate,
+        }
+    }
+}
+
+fn certificates(relay: &Relay) -> HashMap<String, String> {
+    let entries = relay.certificates.iter().filter_map(|certificate| {
+        let key =
+            certificate.fingerprint().or_else(|| certificate.name.as_ref().map(|name| name.to_lowercase()));
+        Some((key?, certificate.label.clone()))
+    });
+    entries.collect()
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-use std::time::UNIX_EPOCH;
+mod grants;
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_config::{Config, ListenerKind};
 use postern_smtp::{ForwardPath, ReversePath};

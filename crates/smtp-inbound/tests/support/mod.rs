@@ -113,8 +113,11 @@ pub fn now() -> SystemTime {
 
 fn certificate(directory: &TempDir) -> Arc<rustls::ServerConfig> {
     let issued = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
-    let files =
-        config::Tls { certificate: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
+    let files = config::Tls {
+        certificate: directory.path().join("cert.pem"),
+        key: directory.path().join("key.pem"),
+        client_ca: None,
+    };
     std::fs::write(&files.certificate, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();
     tls::load(&files).unwrap()
