@@ -326,6 +326,10 @@ impl Player {
                     let login = policy.accounts.verify(&credentials.name, &credentials.password);
                     self.session.password_checked(login.map_or(PasswordCheck::Wrong, PasswordCheck::Right))
                 }
+                Action::AwaitQueue => {
+                    let queue = self.shared.door.queue().await;
+                    self.session.queue_opened(Some(queue))
+                }
                 Action::ReceiveData(reply, receiver) => {
                     self.say(&reply);
                     self.receiver = Some(receiver);

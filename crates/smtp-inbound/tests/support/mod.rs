@@ -94,7 +94,7 @@ impl Server {
             policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
             config: Arc::new(ArcSwap::new(config)),
             records: Arc::new(Records::new(100)),
-            queue,
+            door: queue.into(),
             tls: Arc::new(ArcSwapOption::from(Some(certificate(&directory)))),
             metrics: Metrics::register(&registry).unwrap(),
             decisions: postern_policy::metrics::Metrics::register(&registry).unwrap(),
