@@ -11,6 +11,7 @@
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
+//! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
 //! | [`docs`] | every example in the documentation loads |
@@ -35,5 +36,6 @@ mod peers;
 mod queue;
 mod queue_verbs;
 mod rules;
+mod start;
 mod store;
 mod tidy;

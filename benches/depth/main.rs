@@ -40,6 +40,9 @@ struct Plan {
 /// How long the daemon may know of no more messages than before, while it loads its queue.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often the daemon is asked how far it is: each time costs it, and so the loading, a few milliseconds.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// An index that has not grown for so long is complete: it is written once a second.
 const STEADY: Duration = Duration::from_secs(3);
 
@@ -120,6 +123,13 @@ fn routes(sink: &Sink) -> Result<String, String> {
     ))
 }
 
+/// What the daemon says of its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    messages: usize,
+    is_loading: bool,
+}
+
 struct Bench<'a> {
     plan: &'a Plan,
     site: Site,
@@ -142,18 +152,18 @@ impl Bench<'_> {
         self.row("log, index on disk", format!("{}, {} MiB", mebibytes(log), mebibytes(index)));
     }
 
-    /// Starts the daemon and waits until it knows so many messages.
+    /// Starts the daemon, waits until it greets, and then until it has loaded so many messages.
     fn start(&self, when: &str, messages: usize) -> Result<Daemon, String> {
         let begin = Instant::now();
         let daemon = self.site.start()?;
         wait_for_greeting(self.site.address())?;
         self.seconds(&format!("start {when}: greets after"), begin.elapsed());
         let (mut known, mut since) = (self.known()?, Instant::now());
-        while known < messages {
+        while known.is_loading || known.messages < messages {
             if since.elapsed() > PATIENCE {
-                return Err(format!("it knows {known} of {messages} messages {when}"));
+                return Err(format!("it knows {} of {messages} messages {when}", known.messages));
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(LOOK);
             let now = self.known()?;
             if now != known {
                 (known, since) = (now, Instant::now());
@@ -177,12 +187,14 @@ impl Bench<'_> {
         self.seconds("  index rebuilt, beside its work, after", grown);
     }
 
-    /// Messages that the daemon says it has.
-    fn known(&self) -> Result<usize, String> {
+    /// Messages that the daemon says it has, or has read so far.
+    fn known(&self) -> Result<Known, String> {
         let status = self.site.ctl(&["status", "--json"])?;
         let status: serde_json::Value = serde_json::from_str(&status).map_err(|e| format!("status: {e}"))?;
-        let messages = status["queue"]["messages"].as_u64().ok_or("status has no queue.messages")?;
-        usize::try_from(messages).map_err(|e| e.to_string())
+        let read = status["loading"].as_u64();
+        let messages = read.or(status["queue"]["messages"].as_u64()).ok_or("status has no queue.messages")?;
+        let messages = usize::try_from(messages).map_err(|e| e.to_string())?;
+        Ok(Known { messages, is_loading: read.is_some() })
     }
 
     fn memory(&self, daemon: &Daemon) {
@@ -238,7 +250,7 @@ impl Bench<'_> {
         }
         pulse.end()?;
         let left = self.plan.fill.messages - share;
-        match self.known()? {
+        match self.known()?.messages {
             known if known >= left => Ok(left),
             known => Err(format!("{known} messages are left, not {left}")),
         }

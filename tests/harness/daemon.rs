@@ -203,6 +203,12 @@ struct Run {
 impl Daemon {
     /// Starts it on its folder and waits until it is ready.
     pub fn start(&mut self) {
+        self.launch();
+        self.wait_for("ready", |_| true);
+    }
+
+    /// Starts it on its folder and does not wait.
+    pub fn launch(&mut self) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_posternd"))
             .args(["run", "--config"])
             .arg(self.config())
@@ -219,7 +225,6 @@ impl Daemon {
             writer.end();
         });
         self.run = Some(Run { child, log, reader });
-        self.wait_for("ready", |_| true);
     }
 
     /// Waits for an event of the log of this run; those that were logged before count too.
@@ -314,7 +319,8 @@ impl Daemon {
         kill_process(pid, signal).unwrap();
     }
 
-    fn finish(&mut self) -> ExitStatus {
+    /// Waits until it ends by itself, and tells what it ended with.
+    pub fn finish(&mut self) -> ExitStatus {
         let mut run = self.run.take().expect("a daemon that runs");
         // The log ends when the process does, so this has a deadline and the wait below takes no time.
         let ended = run.log.wait_for_end();

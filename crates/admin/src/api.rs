@@ -113,6 +113,8 @@ pub enum ProblemKind {
     Store,
     /// Too many ask for this at once: come again later (503).
     Busy,
+    /// The daemon has just started and still reads its queue: come again in a moment (503).
+    Loading,
 }
 
 /// `GET /v1/status`.
@@ -130,7 +132,10 @@ pub struct Status {
     pub started: u64,
     /// Where mail is accepted.
     pub listeners: Vec<ListenerView>,
-    /// Totals of the queue.
+    /// While the queue is being loaded: how many messages were read so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loading: Option<usize>,
+    /// Totals of the queue; all 0 while it is being loaded.
     pub queue: Summary,
     /// Whether all is well.
     pub health: Health,

@@ -69,7 +69,9 @@ impl Beyond for crate::Shared {
         let account = question.login.map(|login| login.name.as_str());
         let origin = rules::origin(account, Some(question.client), &self.policy.load());
         let client = Some(question.client.to_canonical());
-        self.queue.rules().would_refuse_recipient(question.reverse_path, &origin, client, recipients)
+        // Nobody is asked before the queue is there: see `explain_policy`.
+        let queue = self.door.now()?;
+        queue.rules().would_refuse_recipient(question.reverse_path, &origin, client, recipients)
     }
 }
 

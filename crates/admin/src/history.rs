@@ -41,7 +41,7 @@ async fn watch(
     Extension(stop): Extension<CancellationToken>,
     Input(request): Input<WatchRequest>,
 ) -> Result<Response, Failure> {
-    let watcher = shared.queue.watch(&request.filter).map_err(|error| match error {
+    let watcher = shared.queue()?.watch(&request.filter).map_err(|error| match error {
         WatchError::Filter(_) => failure(ProblemKind::BadRequest, error.to_string()),
         WatchError::TooMany => failure(ProblemKind::Busy, error.to_string()),
     })?;
@@ -54,7 +54,8 @@ async fn message_history(
     Input(request): Input<HistoryRequest>,
 ) -> Answer<History> {
     let query = query(request);
-    let found = blocking(move || shared.queue.history(&query)).await?;
+    let queue = shared.queue()?;
+    let found = blocking(move || queue.history(&query)).await?;
     answer(found.map_err(|error| match error {
         HistoryError::Key(_) => failure(ProblemKind::BadRequest, error.to_string()),
         HistoryError::Io(_) => failure(ProblemKind::Store, error.to_string()),

@@ -36,7 +36,7 @@ use postern_config::Config;
 use postern_policy::Policy;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question};
-use postern_queue::Queue;
+use postern_queue::{Door, Queue};
 use postern_runtime::clock::Pending;
 use postern_smtp::{Address, ReversePath};
 
@@ -59,8 +59,8 @@ pub use client::{Client, ClientError};
 /// What the answers are made from. Cheap to clone.
 #[derive(Clone)]
 pub struct Shared {
-    /// The queue.
-    pub queue: Queue,
+    /// The queue, which may still be loaded: then requests that need it are answered with [`api::ProblemKind::Loading`].
+    pub door: Door,
     /// Refusals by their reference.
     pub records: Arc<Records>,
     /// The rules in force.
@@ -75,6 +75,13 @@ pub struct Shared {
     pub started: SystemTime,
     /// The version of the program.
     pub release: &'static str,
+}
+
+impl Shared {
+    /// The queue, or the answer that it is still being loaded.
+    pub(crate) fn queue(&self) -> Result<Queue, server::Failure> {
+        self.door.now().ok_or_else(|| server::failure(api::ProblemKind::Loading, health::loading(&self.door)))
+    }
 }
 
 /// What is asked of the daemon around the control socket; it knows the services that this one may not use.

@@ -96,9 +96,11 @@ fn listen(
     Ok(address)
 }
 
-/// The page of all metrics as they are now: the queue's gauges are taken at this moment.
+/// The page of all metrics as they are now: the queue's gauges are taken at this moment. They are 0 while it is loaded.
 pub(crate) fn current(shared: &Shared) -> Response {
-    shared.queue.update_metrics();
+    if let Some(queue) = shared.door.now() {
+        queue.update_metrics();
+    }
     page(text(&shared.registry))
 }
 

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use postern_policy::Policy;
 use postern_policy::directory::Resolution;
 use postern_queue::rules::{NewRule, Rule, RuleError, Rules};
-use postern_queue::{Envelope, Origin, Recipient};
+use postern_queue::{Envelope, Origin, Queue, Recipient};
 use postern_smtp::header::fields;
 use postern_smtp::{Address, Body, ForwardPath, ReversePath};
 
@@ -43,7 +43,8 @@ impl From<RuleError> for Failure {
 }
 
 async fn list(State(shared): State<Shared>) -> Answer<RuleList> {
-    let rules = shared.queue.rules();
+    let queue = shared.queue()?;
+    let rules = queue.rules();
     answer(RuleList { rules: rules.list(), problem: rules.problem() })
 }
 
@@ -54,18 +55,19 @@ async fn add(
 ) -> Answer<RuleAdded> {
     let new = new_rule(&request)?;
     let wait = checked_wait(request.wait)?;
-    app.shared.queue.rules().check(&new)?;
-    let found = queued(&app.shared, &request, request.filter.clone(), request.max).await?;
+    let queue = app.shared.queue()?;
+    queue.rules().check(&new)?;
+    let found = queued(&queue, &request, request.filter.clone(), request.max).await?;
     if request.dry_run {
         let existing = found.map(|ids| Change { matched: ids.len(), ..Change::default() });
         return answer(RuleAdded { dry_run: true, rule: None, existing });
     }
     let uid = peer.uid;
-    let rule = changing(&app.shared, move |rules| rules.add(new, uid)).await;
+    let rule = changing(&queue, move |rules| rules.add(new, uid)).await;
     let id = rule.as_ref().ok().map(|rule| rule.id);
     let added = match rule {
         Ok(rule) => {
-            let existing = apply_to_queued(&app.shared, &request, &rule, wait).await;
+            let existing = apply_to_queued(&queue, &request, &rule, wait).await;
             existing.map(|existing| RuleAdded { dry_run: false, rule: Some(rule), existing })
         }
         Err(error) => Err(error.into()),
@@ -116,7 +118,7 @@ fn now() -> u64 {
 
 /// The queued messages that the rule is to be applied to, if it is.
 async fn queued(
-    shared: &Shared,
+    queue: &Queue,
     request: &AddRule,
     filter: Filter,
     max: Option<usize>,
@@ -125,12 +127,12 @@ async fn queued(
         return Ok(None);
     }
     let request = ChangeRequest { filter, all: request.all, max, ..ChangeRequest::default() };
-    selected(shared, &request).await.map(Some)
+    selected(queue, &request).await.map(Some)
 }
 
 /// Does to queued messages what the rule does to new ones. What came since it is in force was seen by it.
 async fn apply_to_queued(
-    shared: &Shared,
+    queue: &Queue,
     request: &AddRule,
     rule: &Rule,
     wait: Duration,
@@ -138,8 +140,8 @@ async fn apply_to_queued(
     let mut filter = request.filter.clone();
     filter.not.push(Filter { held_by: Some(rule.id), ..Filter::default() });
     // How many may be changed was asked before the rule was added.
-    let applied = match queued(shared, request, filter, Some(usize::MAX)).await {
-        Ok(Some(ids)) => shared.queue.apply_rule(rule.id, &ids, wait).await.map_err(Failure::from),
+    let applied = match queued(queue, request, filter, Some(usize::MAX)).await {
+        Ok(Some(ids)) => queue.apply_rule(rule.id, &ids, wait).await.map_err(Failure::from),
         Ok(None) => return Ok(None),
         Err(failure) => Err(failure),
     };
@@ -155,7 +157,8 @@ async fn remove(
     Writer(peer): Writer,
     Input(request): Input<RemoveRules>,
 ) -> Answer<RulesRemoved> {
-    let all = app.shared.queue.rules().list();
+    let queue = app.shared.queue()?;
+    let all = queue.rules().list();
     let ids = match (request.ids.is_empty(), request.all) {
         (true, true) => all.iter().map(|rule| rule.id).collect(),
         (false, false) => request.ids,
@@ -168,9 +171,8 @@ async fn remove(
             }
             all.into_iter().filter(|rule| ids.contains(&rule.id)).collect()
         }
-        false => changing(&app.shared, move |rules| rules.remove(&ids)).await?,
+        false => changing(&queue, move |rules| rules.remove(&ids)).await?,
     };
-    let queue = app.shared.queue.clone();
     let held = blocking(move || queue.held_by_rules()).await?.map_err(bad_filter)?;
     let removed: Vec<RemovedRule> = removed
         .into_iter()
@@ -189,10 +191,10 @@ async fn remove(
 
 /// Changes the rules, which waits for the disk.
 async fn changing<T: Send + 'static>(
-    shared: &Shared,
+    queue: &Queue,
     change: impl FnOnce(&Rules) -> Result<T, RuleError> + Send + 'static,
 ) -> Result<T, RuleError> {
-    let queue = shared.queue.clone();
+    let queue = queue.clone();
     let done = tokio::task::spawn_blocking(move || change(queue.rules())).await;
     done.unwrap_or_else(|error| Err(RuleError::Store(error.to_string())))
 }
@@ -202,7 +204,8 @@ async fn test(State(shared): State<Shared>, Input(request): Input<TestRules>) ->
     let message = request.message.as_deref().map(crate::explain::crlf).unwrap_or_default();
     let envelope = imagined(&request, &message, &policy)?;
     let header = message.into_bytes();
-    let found = blocking(move || shared.queue.rules().test(&envelope, &header)).await?;
+    let queue = shared.queue()?;
+    let found = blocking(move || queue.rules().test(&envelope, &header)).await?;
     answer(RuleTest { matching: found.matching, decides: found.decides, at_rcpt: found.at_rcpt })
 }
 

@@ -28,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use postern_queue::operate::{BadFilter, Cursor, OperateError};
 use postern_queue::store::StoreError;
-use postern_queue::{Content, QueueId};
+use postern_queue::{Content, Queue, QueueId};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -301,7 +301,7 @@ pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
         ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProblemKind::ReloadFailed => StatusCode::UNPROCESSABLE_ENTITY,
         ProblemKind::Store => StatusCode::INTERNAL_SERVER_ERROR,
-        ProblemKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        ProblemKind::Busy | ProblemKind::Loading => StatusCode::SERVICE_UNAVAILABLE,
     };
     Failure(status, Problem { kind, error: error.into(), matched: None })
 }
@@ -357,6 +357,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
 
 async fn status(State(shared): State<Shared>) -> Answer<Status> {
     let config = shared.config.load();
+    let queue = shared.door.now();
     let listener =
         |open: crate::Listening| ListenerView { kind: open.kind, address: open.address.to_string() };
     answer(Status {
@@ -366,18 +367,19 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         configuration: config.path.display().to_string(),
         started: shared.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         listeners: shared.daemon.listening().into_iter().map(listener).collect(),
-        queue: shared.queue.summary(),
+        loading: queue.is_none().then(|| shared.door.messages_read()),
+        queue: queue.as_ref().map(Queue::summary).unwrap_or_default(),
         health: health::check(&shared),
-        warnings: [shared.daemon.warnings(), lost(&shared)].concat(),
-        rules: shared.queue.rules().totals(),
+        warnings: [shared.daemon.warnings(), queue.as_ref().map(lost).unwrap_or_default()].concat(),
+        rules: queue.as_ref().map(|queue| queue.rules().totals()).unwrap_or_default(),
     })
 }
 
 /// What the spool has lost, so that somebody tells the people concerned.
-fn lost(shared: &Shared) -> Vec<String> {
+fn lost(queue: &Queue) -> Vec<String> {
     /// More are in the log, and in the list of held messages.
     const NAMED: usize = 10;
-    let (count, named) = shared.queue.lost(NAMED);
+    let (count, named) = queue.lost(NAMED);
     let warning = |message: &postern_queue::MessageView| {
         let recipients: Vec<&str> = message.recipients.iter().map(|r| r.address.as_str()).collect();
         format!("the content of {} from <{}> to {} is gone", message.id, message.sender, recipients.join(" "))
@@ -404,9 +406,10 @@ async fn reload(State(app): State<App>, Writer(peer): Writer) -> Answer<Reloaded
 }
 
 async fn list(State(shared): State<Shared>, Input(request): Input<ListRequest>) -> Answer<List> {
+    let queue = shared.queue()?;
     let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let after: Option<Cursor> = request.cursor.map(|text| text.parse()).transpose().map_err(bad_filter)?;
-    let found = blocking(move || shared.queue.list(&request.filter, request.sort, after, limit)).await?;
+    let found = blocking(move || queue.list(&request.filter, request.sort, after, limit)).await?;
     let page = found.map_err(bad_filter)?;
     tracing::debug!(event = "listed", examined = page.examined, listed = page.messages.len());
     let cursor = page.next.map(|next| next.to_string());
@@ -414,14 +417,16 @@ async fn list(State(shared): State<Shared>, Input(request): Input<ListRequest>) 
 }
 
 async fn count(State(shared): State<Shared>, Input(request): Input<CountRequest>) -> Answer<Counts> {
-    let found = blocking(move || shared.queue.count(&request.filter, request.by)).await?;
+    let queue = shared.queue()?;
+    let found = blocking(move || queue.count(&request.filter, request.by)).await?;
     answer(Counts { groups: found.map_err(bad_filter)? })
 }
 
 async fn shape(State(shared): State<Shared>, Input(request): Input<ShapeRequest>) -> Answer<Shape> {
+    let queue = shared.queue()?;
     let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let ShapeRequest { filter, by, buckets, .. } = request;
-    let found = blocking(move || shared.queue.shape(&filter, by, &buckets, limit)).await?;
+    let found = blocking(move || queue.shape(&filter, by, &buckets, limit)).await?;
     answer(found.map_err(bad_filter)?)
 }
 
@@ -439,7 +444,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 async fn show(State(shared): State<Shared>, Input(request): Input<ShowRequest>) -> Answer<Shown> {
     let id = queue_id(&request.id)?;
-    let message = shared.queue.show(id).ok_or_else(|| no_message(id))?;
+    let message = shared.queue()?.show(id).ok_or_else(|| no_message(id))?;
     answer(Shown { message })
 }
 
@@ -471,7 +476,7 @@ async fn cat(
 ) -> Result<Response, Failure> {
     let Query(query) = query.map_err(|error| failure(ProblemKind::BadRequest, error.body_text()))?;
     let id = queue_id(&query.id)?;
-    let content = app.shared.queue.content(id).ok_or_else(|| no_message(id))?;
+    let content = app.shared.queue()?.content(id).ok_or_else(|| no_message(id))?;
     app.audit.note(AuditEvent { id: Some(id.to_string()), ..AuditEvent::new("cat", peer.uid) }).await;
     let mut stream = ContentStream::new(content, query.part);
     stream.first = stream.read_first().await.map_err(|error| unreadable(id, &error))?;
@@ -498,9 +503,10 @@ async fn export(
 ) -> Result<Response, Failure> {
     let Query(query) = query.map_err(|error| failure(ProblemKind::BadRequest, error.body_text()))?;
     let id = queue_id(&query.id)?;
-    let content = shared.queue.content(id).ok_or_else(|| no_message(id))?;
+    let queue = shared.queue()?;
+    let content = queue.content(id).ok_or_else(|| no_message(id))?;
     let in_flight = || failure(ProblemKind::NotFound, format!("message {id} is being delivered"));
-    let transfer = shared.queue.transfer(id).ok_or_else(in_flight)?;
+    let transfer = queue.transfer(id).ok_or_else(in_flight)?;
     tracing::info!(event = "operator", verb = "export", uid = peer.uid, id = %id);
     let mut stream = ContentStream::new(content, Part::Raw);
     let first = stream.read_first().await.map_err(|error| unreadable(id, &error))?;
@@ -511,8 +517,8 @@ async fn export(
 
 async fn import(State(app): State<App>, Writer(peer): Writer, request: Request) -> Answer<api::Imported> {
     let max_size = app.shared.config.load().smtp.max_message_size;
-    let queue = &app.shared.queue;
-    let (id, skipped) = import::take(queue, &app.importing, max_size, request.into_body()).await?;
+    let queue = app.shared.queue()?;
+    let (id, skipped) = import::take(&queue, &app.importing, max_size, request.into_body()).await?;
     let was_taken = skipped.is_none();
     let event = AuditEvent {
         id: Some(id.clone()),
@@ -655,6 +661,8 @@ async fn explain_policy(
     State(shared): State<Shared>,
     Input(request): Input<ExplainRequest>,
 ) -> Answer<Explanation> {
+    // The standing rules are part of it.
+    shared.queue()?;
     let policy = shared.policy.load_full();
     let explanation = explain::explain(&request, &policy, &shared);
     answer(explanation.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?)

@@ -58,7 +58,8 @@ pub(crate) fn routes() -> Router<App> {
 }
 
 async fn status(State(shared): State<Shared>) -> Answer<Status> {
-    answer(blocking(move || shared.queue.spool().status()).await?)
+    let queue = shared.queue()?;
+    answer(blocking(move || queue.spool().status()).await?)
 }
 
 async fn check(State(app): State<App>, Input(request): Input<CheckRequest>) -> Result<Response, Failure> {
@@ -108,6 +109,7 @@ fn work<A: Serialize + Send + 'static>(
     event: Option<AuditEvent>,
     work: impl FnOnce(&Store, &mut Listener<'_>) -> Result<A, StoreError> + Send + 'static,
 ) -> Result<Response, Failure> {
+    let queue = app.shared.queue()?;
     let Ok(turn) = app.upkeep.clone().try_lock_owned() else {
         return Err(failure(
             ProblemKind::Conflict,
@@ -115,7 +117,7 @@ fn work<A: Serialize + Send + 'static>(
         ));
     };
     let (lines, receiver) = mpsc::channel(LINES);
-    let (store, audit, told) = (app.shared.queue.spool(), app.audit.clone(), lines.clone());
+    let (store, audit, told) = (queue.spool(), app.audit.clone(), lines.clone());
     app.tasks.spawn(async move {
         let done = tokio::task::spawn_blocking(move || work(&store, &mut |news| tell(&told, news)));
         let result = done.await.unwrap_or(Err(StoreError::Interrupted));
@@ -204,7 +206,8 @@ fn reason(reason: Option<String>) -> Result<Option<String>, Failure> {
 }
 
 async fn quarantine(State(shared): State<Shared>) -> Answer<Quarantine> {
-    answer(Quarantine { pieces: blocking(move || shared.queue.quarantine()).await?? })
+    let queue = shared.queue()?;
+    answer(Quarantine { pieces: blocking(move || queue.quarantine()).await?? })
 }
 
 async fn restore(
@@ -215,6 +218,7 @@ async fn restore(
     let why = reason(request.reason.clone())?;
     let id = queue_id(&request.id)?;
     let given = given_envelope(&request)?;
+    let queue = app.shared.queue()?;
     let was = id.to_string();
     // One at a time, as an import: an id must not come in by two of them.
     let mut importing = app.importing.clone().lock_owned().await;
@@ -225,7 +229,7 @@ async fn restore(
         let text = format!("message {was} was put back or imported before; --again does it once more");
         return Err(failure(ProblemKind::Conflict, text));
     }
-    let result = app.shared.queue.restore(id, given).await;
+    let result = queue.restore(id, given).await;
     let event = AuditEvent {
         id: Some(was.clone()),
         object: result.as_ref().ok().map(ToString::to_string),
@@ -284,7 +288,7 @@ async fn remove(
         false => request.names.join(" "),
     };
     let dry_run = request.dry_run;
-    let store = app.shared.queue.spool();
+    let store = app.shared.queue()?.spool();
     let removed = blocking(move || remove_pieces(&store, request)).await??;
     if !dry_run {
         let event = AuditEvent {

@@ -5,12 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use postern_queue::QueueId;
 use postern_queue::operate::{Edit, OperateError, RecipientPick, Requeue, Retry};
+use postern_queue::{Queue, QueueId};
 use postern_smtp::date::rfc3339;
 use postern_smtp::{Address, ReversePath};
 
-use crate::Shared;
 use crate::api::edit::EditRequest;
 use crate::api::{
     AuditEvent, Change, ChangeRequest, Changed, DEFAULT_MAX, Filter, MAX_WAIT, Problem, ProblemKind,
@@ -123,17 +122,15 @@ impl<'a> Asked<'a> {
     }
 
     /// What would be refused whatever the messages are.
-    fn check(&self, shared: &Shared) -> Result<(), Failure> {
-        let queue = &shared.queue;
+    fn check(&self, queue: &Queue) -> Result<(), Failure> {
         queue.check_until(self.until)?;
         queue.check_retry(&self.retry)?;
         self.via.map(|via| queue.checked_route(via)).transpose().map_err(bad)?;
         Ok(())
     }
 
-    async fn run(&self, shared: &Shared, ids: &[QueueId]) -> Result<Change, OperateError> {
+    async fn run(&self, queue: &Queue, ids: &[QueueId]) -> Result<Change, OperateError> {
         let Self { reason, wait, pick, .. } = self;
-        let queue = &shared.queue;
         let Retry { spread, reset_backoff, .. } = self.retry;
         match self.verb {
             Verb::Hold => queue.hold(ids, reason, self.until, *wait).await,
@@ -168,8 +165,9 @@ async fn change(
     Input(request): Input<ChangeRequest>,
 ) -> Answer<Changed> {
     let mut asked = Asked::new(verb, &request)?;
-    asked.check(&app.shared)?;
-    let ids = selected(&app.shared, &request).await?;
+    let queue = app.shared.queue()?;
+    asked.check(&queue)?;
+    let ids = selected(&queue, &request).await?;
     let matched = ids.len();
     let mut warnings = Vec::new();
     if verb.makes_due() {
@@ -180,7 +178,7 @@ async fn change(
         let change = Change { matched, ..Change::default() };
         return answer(Changed { dry_run: true, change, warnings });
     }
-    let result = asked.run(&app.shared, &ids).await;
+    let result = asked.run(&queue, &ids).await;
     let event = AuditEvent {
         detail: asked.detail(),
         ..AuditEvent::new(verb.as_str(), peer.uid).with_filter(&request.filter)
@@ -287,11 +285,11 @@ fn one_line(reason: Option<&str>) -> Result<&str, Failure> {
 
 /// The messages that match, if the request may change so many. These are the ones that are changed: what arrives later
 /// is not meant.
-pub(crate) async fn selected(shared: &Shared, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
+pub(crate) async fn selected(queue: &Queue, request: &ChangeRequest) -> Result<Vec<QueueId>, Failure> {
     if request.filter == Filter::default() && !request.all {
         return Err(failure(ProblemKind::TooMany, "which messages? Give a filter, or `all`"));
     }
-    let (queue, filter) = (shared.queue.clone(), request.filter.clone());
+    let (queue, filter) = (queue.clone(), request.filter.clone());
     let ids = blocking(move || queue.select(&filter)).await?.map_err(bad_filter)?;
     let matched = ids.len();
     let max = request.max.unwrap_or(DEFAULT_MAX);
@@ -318,7 +316,7 @@ async fn edit(
         remove: addresses(&request.remove)?,
         mark_delivered: addresses(&request.mark_delivered)?,
     };
-    let queue = &app.shared.queue;
+    let queue = app.shared.queue()?;
     queue.show(id).ok_or_else(|| no_message(id))?;
     if request.dry_run {
         let change = Change { matched: 1, ..Change::default() };

@@ -28,7 +28,9 @@ use postern_policy::Policy;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question, Stage, decide};
 use postern_queue::events::MAX_WATCHERS;
-use postern_queue::{Destination, Envelope, Feedback, Origin, Queue, QueueId, Recipient, Surroundings};
+use postern_queue::{
+    Destination, Door, Envelope, Feedback, Opener, Origin, Queue, QueueId, Recipient, Surroundings,
+};
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
 use postern_smtp::{Address, Body, Domain, ForwardPath, Notify, ReversePath};
@@ -100,6 +102,7 @@ impl Daemon for TestDaemon {
 
 struct Running {
     folder: TempDir,
+    queue: Queue,
     shared: Shared,
     client: Client,
     stop: CancellationToken,
@@ -108,27 +111,34 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let shared = shared(folder.path()).await;
+        let (running, opener) = Self::start_loading(tempfile::tempdir().unwrap()).await;
+        opener.open(running.queue.clone());
+        running
+    }
+
+    /// The same, with all messages read and the door still closed.
+    async fn start_loading(folder: TempDir) -> (Self, Opener) {
+        let (shared, opener, queue) = shared(folder.path()).await;
         let socket = folder.path().join("control.sock");
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         server::serve(&socket, shared.clone(), stop.clone(), &tasks).unwrap();
-        Self { client: Client::new(&socket), folder, shared, stop, tasks }
+        (Self { client: Client::new(&socket), folder, queue, shared, stop, tasks }, opener)
     }
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("control.sock")
     }
 
-    async fn stop(self) {
+    async fn stop(self) -> TempDir {
         self.stop.cancel();
         self.tasks.close();
         tokio::time::timeout(PATIENCE, self.tasks.wait()).await.unwrap();
-        self.shared.queue.close().await;
+        self.queue.close().await;
+        self.folder
     }
 
     async fn queue_message(&self, from: &str, to: &str, body: &[u8]) -> QueueId {
-        let mut incoming = self.shared.queue.incoming().unwrap();
+        let mut incoming = self.queue.incoming().unwrap();
         for piece in body.chunks(100_000) {
             incoming.write(Bytes::copy_from_slice(piece)).await.unwrap();
         }
@@ -171,7 +181,7 @@ impl Running {
     }
 }
 
-async fn shared(folder: &Path) -> Shared {
+async fn shared(folder: &Path) -> (Shared, Opener, Queue) {
     let mut config: Config = toml::from_str(
         r#"
         hostname = "mail.proseware.test"
@@ -188,12 +198,16 @@ async fn shared(folder: &Path) -> Shared {
     let registry = prometheus::Registry::new();
     let settings = config.queue.clone();
     let queue_metrics = postern_queue::metrics::Metrics::register(&registry).unwrap();
-    let opened = tokio::task::spawn_blocking(move || {
-        Queue::open(&settings, Arc::new(TestSurroundings), Arc::new(SystemClock), queue_metrics)
+    let (door, opener) = Door::closed();
+    let loaded = tokio::task::spawn_blocking(move || {
+        let (surroundings, clock) = (Arc::new(TestSurroundings), Arc::new(SystemClock));
+        let claim = Queue::claim(&settings).unwrap();
+        let (queue, _) = opener.load(claim, &settings, surroundings, clock, queue_metrics).unwrap();
+        (opener, queue)
     });
-    let (queue, _) = opened.await.unwrap().unwrap();
-    Shared {
-        queue,
+    let (opener, queue) = loaded.await.unwrap();
+    let shared = Shared {
+        door,
         records: Arc::new(Records::new(10)),
         policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
         config: Arc::new(ArcSwap::from_pointee(config)),
@@ -201,7 +215,8 @@ async fn shared(folder: &Path) -> Shared {
         daemon: Arc::new(TestDaemon),
         started: SystemTime::now(),
         release: "0.1.0",
-    }
+    };
+    (shared, opener, queue)
 }
 
 fn by_id(id: QueueId) -> Filter {
@@ -225,6 +240,85 @@ async fn status_tells_listeners_health_and_warnings() {
     assert_eq!(status.queue.messages, 1);
     assert!(status.health.ok, "{:?}", status.health);
     assert_eq!(status.warnings.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_queue_is_loaded_status_says_so_and_what_needs_it_is_told_to_come_again() {
+    let running = Running::start().await;
+    let id = running
+        .queue_message("a@client.test", "bob@adatum.test", b"Subject: x\r\n\r\nx\r\n")
+        .await
+        .to_string();
+    let (running, opener) = Running::start_loading(running.stop().await).await;
+    let reason = "the queue is being loaded: 1 messages so far";
+    let status: Status = running.client.get("/v1/status").await.unwrap();
+    assert_eq!((status.loading, status.queue.messages, status.listeners.len()), (Some(1), 0, 1));
+    assert_eq!((status.health.ok, status.health.reasons), (false, vec![reason.to_owned()]));
+    let any = "127.0.0.1:0".parse().unwrap();
+    let pages = metrics::serve(any, running.shared.clone(), running.stop.clone(), &running.tasks).unwrap();
+    let health = tcp_get(pages, "/healthz").await;
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains(reason), "{health}");
+    let page = tcp_get(pages, "/metrics").await;
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("\npostern_queue_"), "{page}");
+
+    let told = |answer: Result<serde_json::Value, ClientError>, path: &str| match answer {
+        Err(ClientError::Refused(problem)) => {
+            assert_eq!((problem.kind, problem.error.as_str()), (ProblemKind::Loading, reason), "{path}");
+        }
+        other => panic!("{path}: {other:?}"),
+    };
+    let one = serde_json::json!({ "id": id });
+    let some = serde_json::json!({ "all": true, "reason": "x", "via": null });
+    let rule =
+        serde_json::json!({ "action": "hold", "filter": { "sender": "a@client.test" }, "reason": "x" });
+    let mail =
+        serde_json::json!({ "client": "192.0.2.7", "from": "a@client.test", "to": ["bob@adatum.test"] });
+    let question =
+        serde_json::json!({ "client": "192.0.2.7", "from": "a@client.test", "to": "bob@adatum.test" });
+    let route = serde_json::json!({ "all": true, "via": "mx" });
+    let nothing = serde_json::json!({});
+    for (path, request) in [
+        ("/v1/queue/list", &nothing),
+        ("/v1/queue/count", &serde_json::json!({ "by": "domain" })),
+        ("/v1/queue/shape", &nothing),
+        ("/v1/queue/show", &one),
+        ("/v1/queue/hold", &some),
+        ("/v1/queue/release", &some),
+        ("/v1/queue/retry", &some),
+        ("/v1/queue/fail", &some),
+        ("/v1/queue/drop", &some),
+        ("/v1/queue/reroute", &route),
+        ("/v1/queue/requeue", &some),
+        ("/v1/queue/edit", &one),
+        ("/v1/queue/import", &nothing),
+        ("/v1/queue/watch", &nothing),
+        ("/v1/message/history", &serde_json::json!({ "key": id })),
+        ("/v1/store/check", &nothing),
+        ("/v1/store/rebuild", &nothing),
+        ("/v1/store/compact", &nothing),
+        ("/v1/store/backup", &serde_json::json!({ "directory": "/nowhere" })),
+        ("/v1/store/quarantine/restore", &one),
+        ("/v1/store/quarantine/remove", &serde_json::json!({ "all": true })),
+        ("/v1/rules/add", &rule),
+        ("/v1/rules/remove", &serde_json::json!({ "all": true })),
+        ("/v1/rules/test", &mail),
+        ("/v1/policy/explain", &question),
+    ] {
+        told(running.client.post(path, request).await, path);
+    }
+    let (cat, export) = (format!("/v1/queue/cat?id={id}"), format!("/v1/queue/export?id={id}"));
+    for path in [cat.as_str(), &export, "/v1/store/status", "/v1/store/quarantine", "/v1/rules"] {
+        told(running.client.get(path).await, path);
+    }
+    // What was asked was not done, and is in no log as if it were.
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    assert!(audit.events.is_empty(), "{audit:?}");
+
+    opener.open(running.queue.clone());
+    let status: Status = running.client.get("/v1/status").await.unwrap();
+    assert_eq!((status.loading, status.queue.messages, status.health.ok), (None, 1, true));
+    assert_eq!(running.list(Filter::default()).await.messages[0].id, id);
     running.stop().await;
 }
 
@@ -791,7 +885,7 @@ async fn a_history_is_asked_by_key() {
 async fn waiting_has_a_limit() {
     let running = Running::start().await;
     let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
-    let held = running.shared.queue.lease().await;
+    let held = running.queue.lease().await;
     let with = |wait| ChangeRequest {
         filter: by_id(id),
         reason: Some("x".to_owned()),
@@ -803,7 +897,7 @@ async fn waiting_has_a_limit() {
     assert_eq!((change.changed, change.in_flight[0].open), (1, 1), "held, and still being delivered");
     let request = with(100);
     let (change, ()) = tokio::join!(running.change("drop", &request), async {
-        running.shared.queue.settle(held, Vec::new(), Feedback::Nothing);
+        running.queue.settle(held, Vec::new(), Feedback::Nothing);
     });
     let change = change.unwrap().change;
     // It may have come before or after the end of the attempt.

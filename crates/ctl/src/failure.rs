@@ -17,7 +17,7 @@ pub enum Exit {
     Usage,
     /// 3: some messages were changed and others not, or none of those that matched.
     Partial,
-    /// 4: the daemon does not answer.
+    /// 4: the daemon does not answer, or still loads its queue.
     Unreachable,
     /// 5: this user may not.
     Denied,
@@ -76,6 +76,10 @@ impl Failure {
                     "{error}\n  Run this as root, as the daemon's own user, or as a member of a group that [admin] names."
                 )
             }
+            Self::Client(ClientError::Refused(problem)) if problem.kind == ProblemKind::Loading => format!(
+                "{}\n  The daemon has just started: ask again in a moment. `posternctl status` says how far it is.",
+                problem.error
+            ),
             Self::Client(ClientError::Output(error)) | Self::Io(error) if is_closed(error) => return None,
             Self::Client(error) => error.to_string(),
             Self::Io(error) => error.to_string(),
@@ -91,6 +95,7 @@ fn client_exit(error: &ClientError) -> Exit {
         ClientError::Refused(problem) => match problem.kind {
             ProblemKind::BadRequest | ProblemKind::TooMany | ProblemKind::TooLarge => Exit::Usage,
             ProblemKind::Denied => Exit::Denied,
+            ProblemKind::Loading => Exit::Unreachable,
             ProblemKind::NotFound
             | ProblemKind::Conflict
             | ProblemKind::ReloadFailed
@@ -149,6 +154,7 @@ mod tests {
             (Failure::Usage(String::new()), Exit::Usage),
             (refused(ProblemKind::NotFound), Exit::Finding),
             (refused(ProblemKind::TooMany), Exit::Usage),
+            (refused(ProblemKind::Loading), Exit::Unreachable),
             (
                 Failure::Client(ClientError::Unreachable { socket: socket(), source: gone() }),
                 Exit::Unreachable,

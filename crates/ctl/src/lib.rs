@@ -74,7 +74,7 @@ Exit codes:
   1  a finding: refused, nothing matched, not well, the configuration is wrong
   2  usage
   3  partly done: some messages were skipped
-  4  the daemon does not answer
+  4  the daemon does not answer, or still loads its queue
   5  not allowed";
 
 /// Ask a Postern mail server what it does, and tell it what to do.

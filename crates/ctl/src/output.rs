@@ -43,7 +43,7 @@ impl Look {
         let code = match word {
             "accept" | "yes" | "ok" | "delivered" => 32,
             "reject" | "failed" | "not ok" => 31,
-            "defer" | "hold" | "held" | "deferred" => 33,
+            "defer" | "hold" | "held" | "deferred" | "loading" => 33,
             _ => return word.into(),
         };
         format!("\x1b[{code}m{word}\x1b[0m").into()

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use postern_admin::api::{Reloaded, Status};
+use postern_admin::api::{Reloaded, Status, Summary};
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
@@ -32,16 +32,12 @@ pub async fn reload(session: &mut Session) -> Result<Exit, Failure> {
 
 fn text(status: &Status, now: SystemTime, look: Look) -> String {
     let queue = &status.queue;
-    let health = look.paint(if status.health.ok { "ok" } else { "not ok" });
-    let queue_text = format!(
-        "{}, {} ({} ready, {} active, {} deferred, {} held)",
-        output::counted(queue.messages, "message"),
-        output::size(queue.octets),
-        queue.ready,
-        queue.active,
-        queue.deferred,
-        queue.held,
-    );
+    let health = look.paint(match (status.loading, status.health.ok) {
+        (Some(_), _) => "loading",
+        (None, true) => "ok",
+        (None, false) => "not ok",
+    });
+    let queue_text = status.loading.is_none().then(|| queue_text(queue));
     let listeners: Vec<String> =
         status.listeners.iter().map(|l| format!("{} {}", l.kind, l.address)).collect();
     let damaged =
@@ -54,7 +50,7 @@ fn text(status: &Status, now: SystemTime, look: Look) -> String {
             ("started", Some(output::past(status.started, now))),
             ("configuration", Some(status.configuration.clone())),
             ("listeners", Some(listeners.join(", ")).filter(|list| !list.is_empty())),
-            ("queue", Some(queue_text)),
+            ("queue", queue_text),
             ("oldest", queue.oldest.map(|seconds| output::duration(Duration::from_secs(seconds)))),
             ("damaged", damaged),
             ("rules", rules_text(status, now)),
@@ -67,6 +63,18 @@ fn text(status: &Status, now: SystemTime, look: Look) -> String {
         let _ = writeln!(text, "warning: {}", output::clean(warning));
     }
     text
+}
+
+fn queue_text(queue: &Summary) -> String {
+    format!(
+        "{}, {} ({} ready, {} active, {} deferred, {} held)",
+        output::counted(queue.messages, "message"),
+        output::size(queue.octets),
+        queue.ready,
+        queue.active,
+        queue.deferred,
+        queue.held,
+    )
 }
 
 /// Rules decide about mail that nobody looks at: they are named wherever somebody looks.
@@ -98,7 +106,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use postern_admin::api::rules::RuleTotals;
-    use postern_admin::api::{Health, ListenerView, Summary};
+    use postern_admin::api::{Health, ListenerView};
 
     use super::*;
 
@@ -110,6 +118,7 @@ mod tests {
             configuration: "/etc/postern/postern.toml".to_owned(),
             started: 1_795_284_325,
             listeners: vec![ListenerView { kind: "mx".to_owned(), address: "0.0.0.0:25".to_owned() }],
+            loading: None,
             queue: Summary {
                 messages: 3,
                 ready: 1,
@@ -142,6 +151,29 @@ problem: the queue is full: 3 messages
 warning: tls.key: others may read it
 ";
         assert_eq!(text(&status(), now, Look::PLAIN), expected);
+    }
+
+    #[test]
+    fn a_queue_that_is_being_loaded_is_not_shown_as_empty() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_325 + 2);
+        let reasons = vec!["the queue is being loaded: 250000 messages so far".to_owned()];
+        let health = Health { ok: false, reasons };
+        let status = Status {
+            loading: Some(250_000),
+            queue: Summary::default(),
+            health,
+            warnings: Vec::new(),
+            ..status()
+        };
+        let expected = "\
+loading  mail.proseware.test (postern 0.1.0, process 4711)
+  started        2026-11-21T18:05:25Z (2s ago)
+  configuration  /etc/postern/postern.toml
+  listeners      mx 0.0.0.0:25
+problem: the queue is being loaded: 250000 messages so far
+";
+        assert_eq!(text(&status, now, Look::PLAIN), expected);
+        assert!(output::json(&status).unwrap().contains(r#","loading":250000,"queue":{"messages":0,"#));
     }
 
     #[test]

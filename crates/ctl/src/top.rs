@@ -133,6 +133,7 @@ mod tests {
             configuration: String::new(),
             started: 1000,
             listeners: Vec::new(),
+            loading: None,
             queue,
             health: Health { ok: true, reasons: Vec::new() },
             warnings: Vec::new(),

@@ -172,6 +172,9 @@ pub async fn import(session: &mut Session, options: &ImportOptions) -> Result<Ex
             Err(failure @ Failure::Client(ClientError::Unreachable { .. } | ClientError::Denied { .. })) => {
                 return Err(failure);
             }
+            Err(Failure::Client(ClientError::Refused(problem))) if problem.kind == ProblemKind::Loading => {
+                return Err(ClientError::Refused(problem).into());
+            }
             Err(failure) => moved.failed.push((name, failure.text().unwrap_or_default())),
         }
     }

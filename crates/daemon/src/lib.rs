@@ -3,6 +3,7 @@
 //! | question | module |
 //! |---|---|
 //! | how do the parts come together, and how do they end? | [`server`] |
+//! | how is the queue loaded beside them? | [`loading`] |
 //! | what does a reload change, and what not? | [`reload`] |
 //! | who are we after start as root? | [`privileges`] |
 //! | where does the log go? | [`logging`] |
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use postern_config::Loaded;
 
 pub mod demo;
+pub mod loading;
 pub mod logging;
 pub mod privileges;
 pub mod reload;

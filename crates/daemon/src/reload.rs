@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -91,7 +91,8 @@ pub struct Reloader {
     /// What the process started with: some settings count only from there.
     at_start: Arc<Config>,
     inbound: Inbound,
-    outbound: Arc<Outbound>,
+    /// Once the queue is loaded.
+    outbound: OnceLock<Arc<Outbound>>,
     log: Arc<LogHandle>,
     listeners: Mutex<HashMap<Listener, Open>>,
     tasks: TaskTracker,
@@ -107,18 +108,24 @@ struct Open {
 }
 
 impl Reloader {
-    /// Nothing is listened on yet.
+    /// Nothing is listened on and nothing delivered yet.
     pub fn new(
         live: Live,
         inbound: Inbound,
-        outbound: Arc<Outbound>,
         log: Arc<LogHandle>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         let turn = tokio::sync::Mutex::new(());
         let at_start = live.config.load_full();
-        Self { live, at_start, inbound, outbound, log, listeners: Mutex::default(), tasks, stop, turn }
+        let (outbound, listeners) = (OnceLock::new(), Mutex::default());
+        Self { live, at_start, inbound, outbound, log, listeners, tasks, stop, turn }
+    }
+
+    /// Lets these deliveries know of reloads from now on.
+    pub fn deliver(&self, outbound: Arc<Outbound>) {
+        // It is called once.
+        let _ = self.outbound.set(outbound);
     }
 
     /// Serves a socket until it is no longer configured or the server stops.
@@ -127,6 +134,7 @@ impl Reloader {
     /// When the system does not tell its address.
     pub fn listen(&self, listener: Listener, bound: BoundListener) -> std::io::Result<()> {
         let open = Open { address: bound.local_addr()?, stop: self.stop.child_token() };
+        tracing::info!(event = "listening", listener = listener.kind.as_str(), address = %open.address);
         let (inbound, stop, tasks) = (self.inbound.clone(), open.stop.clone(), self.tasks.clone());
         self.listeners.lock().insert(listener, open);
         self.tasks.spawn(async move {
@@ -211,7 +219,10 @@ impl Reloader {
         self.live.tls.store(generation.tls);
         self.live.config.store(generation.config);
         self.live.warnings.store(Arc::new(generation.warnings));
-        self.outbound.reload(generation.settings);
+        match self.outbound.get() {
+            Some(outbound) => outbound.reload(generation.settings),
+            None => self.live.settings.store(Arc::new(generation.settings)),
+        }
         for (listener, bound) in added {
             if let Err(error) = self.listen(listener, bound) {
                 tracing::error!(event = "listener-failed", %error);

@@ -1,10 +1,12 @@
 //! The parts of a server, how they start and how they end.
 //!
-//! Start: ports as root, then an ordinary user, then keys and spool with the rights of that user, then everybody at
-//! once. Stop: no new connections; sessions and deliveries get `GRACE` to come to an end; the spool is closed last.
+//! Start: ports as root, then an ordinary user, then keys with the rights of that user; the spool is made ours; clients and
+//! operators are served; the queue is loaded; deliveries begin. Stop: no new connections; sessions and deliveries get `GRACE`
+//! to come to an end; the spool is closed last. A queue that is still being loaded is not waited for.
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +14,10 @@ use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
-use postern_outbound::{Outbound, QueueSurroundings};
+use postern_outbound::Outbound;
 use postern_policy::facts::NobodyToAsk;
 use postern_policy::record::Records;
-use postern_queue::Queue;
+use postern_queue::Door;
 use postern_runtime::{Clock, SystemClock};
 use postern_smtp_inbound::{BoundListener, Inbound};
 use prometheus::Registry;
@@ -24,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::loading::Loading;
 use crate::logging::LogHandle;
 use crate::privileges;
 use crate::reload::{Generation, Live, Reloader};
@@ -36,7 +39,8 @@ const REFUSALS_KEPT: usize = 10_000;
 /// Runs a server until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What kept it from starting: a port in use, an unreadable key, a spool that cannot be used.
+/// What kept it from starting: a port in use, an unreadable key, a spool that cannot be used. What was served meanwhile was
+/// stopped in order.
 pub fn run(loaded: Loaded, log: Arc<LogHandle>) -> anyhow::Result<()> {
     // The one provider of the build; installing it twice is no harm.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -52,10 +56,10 @@ pub fn run(loaded: Loaded, log: Arc<LogHandle>) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Before anybody is told that the server is there: a signal that nobody waits for would end it at once.
         let signals = Signals::expect().context("waiting for signals")?;
-        let server = Server::start(loaded, listeners, log).await?;
-        server.until_told_to_stop(signals).await;
+        let (server, loading) = Server::start(loaded, listeners, log)?;
+        let ended = server.until_told_to_stop(signals, loading).await;
         server.stop().await;
-        Ok(())
+        ended
     })
 }
 
@@ -109,45 +113,43 @@ impl Signals {
 
 /// A running server.
 struct Server {
-    queue: Queue,
+    door: Door,
+    live: Live,
     reloader: Arc<Reloader>,
+    /// The counters of deliveries, which begin when the queue is loaded.
+    deliveries: postern_outbound::Metrics,
+    clock: Arc<dyn Clock>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Server {
-    async fn start(loaded: Loaded, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<Self> {
+    /// Serves clients and operators, who wait for the queue where they need it. Inside a runtime.
+    fn start(loaded: Loaded, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<(Self, Loading)> {
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
         let live = Live::from(Generation::prepare(loaded, &addresses)?);
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let queue = open_queue(&live, &clock, &registry).await?;
+        let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
         let records = Arc::new(Records::new(REFUSALS_KEPT));
-        let outbound = Outbound::new(postern_outbound::Shared {
-            settings: live.settings.clone(),
-            queue: queue.clone(),
-            metrics: postern_outbound::Metrics::register(&registry)?,
-            clock: clock.clone(),
-        });
+        let deliveries = postern_outbound::Metrics::register(&registry)?;
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
             policy: live.policy.clone(),
             facts: Arc::new(NobodyToAsk),
             records: records.clone(),
-            queue: queue.clone(),
+            door: door.clone(),
             tls: live.tls.clone(),
             metrics: postern_smtp_inbound::Metrics::register(&registry)?,
             decisions: postern_policy::metrics::Metrics::register(&registry)?,
-            clock,
+            clock: clock.clone(),
         });
-        let reloader =
-            Reloader::new(live.clone(), inbound, outbound.clone(), log, tasks.clone(), stop.clone());
-        let reloader = Arc::new(reloader);
+        let reloader = Arc::new(Reloader::new(live.clone(), inbound, log, tasks.clone(), stop.clone()));
         let shared = admin::Shared {
-            queue: queue.clone(),
+            door: door.clone(),
             records,
-            policy: live.policy,
+            policy: live.policy.clone(),
             config: live.config.clone(),
             registry,
             daemon: reloader.clone(),
@@ -158,27 +160,52 @@ impl Server {
         for (listener, bound) in listeners {
             reloader.listen(listener, bound)?;
         }
-        tasks.spawn(outbound.run(stop.clone(), tasks.clone()));
-        tracing::info!(event = "ready", version = env!("CARGO_PKG_VERSION"), "accepting mail");
-        tell_systemd(&[NotifyState::Ready]);
-        Ok(Self { queue, reloader, tasks, stop })
+        Ok((Self { door, live, reloader, deliveries, clock, tasks, stop }, loading))
     }
 
-    /// Reloads on SIGHUP; ends on SIGTERM or SIGINT.
-    async fn until_told_to_stop(&self, mut signals: Signals) {
+    /// Loads the queue, then begins to deliver.
+    async fn load(&self, loading: Loading) -> anyhow::Result<()> {
+        let queue = loading.run().await?;
+        let outbound = Outbound::new(postern_outbound::Shared {
+            settings: self.live.settings.clone(),
+            queue,
+            metrics: self.deliveries.clone(),
+            clock: self.clock.clone(),
+        });
+        self.reloader.deliver(outbound.clone());
+        self.tasks.spawn(outbound.run(self.stop.clone(), self.tasks.clone()));
+        tracing::info!(event = "ready", version = env!("CARGO_PKG_VERSION"), "accepting mail");
+        tell_systemd(&[NotifyState::Ready, NotifyState::Status("")]);
+        Ok(())
+    }
+
+    /// Loads the queue; reloads on SIGHUP; ends on SIGTERM or SIGINT, or when the queue cannot be loaded.
+    async fn until_told_to_stop(&self, mut signals: Signals, loading: Loading) -> anyhow::Result<()> {
         let mut watchdog = tokio::time::interval(watchdog_period());
+        let mut loading = pin!(self.load(loading));
+        let mut is_ready = false;
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return,
-                _ = signals.interrupt.recv() => return,
-                _ = signals.hang_up.recv() => {
-                    tell_systemd(&[NotifyState::Reloading]);
-                    self.reloader.on_signal().await;
-                    tell_systemd(&[NotifyState::Ready]);
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.hang_up.recv() => self.reload(is_ready).await,
+                loaded = &mut loading, if !is_ready => {
+                    loaded?;
+                    is_ready = true;
                 }
                 _ = watchdog.tick() => tell_systemd(&[NotifyState::Watchdog]),
             }
         }
+    }
+
+    /// To systemd it is a reload only if the start is over: READY would end it.
+    async fn reload(&self, is_ready: bool) {
+        if !is_ready {
+            return self.reloader.on_signal().await;
+        }
+        tell_systemd(&[NotifyState::Reloading]);
+        self.reloader.on_signal().await;
+        tell_systemd(&[NotifyState::Ready]);
     }
 
     async fn stop(self) {
@@ -194,36 +221,11 @@ impl Server {
                 "sessions or deliveries did not end in time"
             );
         }
-        self.queue.close().await;
+        if let Some(queue) = self.door.now() {
+            queue.close().await;
+        }
         tracing::info!(event = "stopped");
     }
-}
-
-async fn open_queue(live: &Live, clock: &Arc<dyn Clock>, registry: &Registry) -> anyhow::Result<Queue> {
-    let config = live.config.load().queue.clone();
-    let surroundings = Arc::new(QueueSurroundings::new(live.settings.clone()));
-    let metrics = postern_queue::metrics::Metrics::register(registry)?;
-    let (clock, runtime) = (clock.clone(), tokio::runtime::Handle::current());
-    let path = config.path.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let _runtime = runtime.enter();
-        Queue::open(&config, surroundings, clock, metrics)
-    });
-    let (queue, recovery) = opened.await?.with_context(|| format!("opening the spool {}", path.display()))?;
-    tracing::info!(
-        event = "recovered",
-        messages = recovery.messages,
-        damaged = recovery.damaged,
-        index_rebuilt = recovery.index_rebuilt,
-        "spool is open"
-    );
-    if let Err(problem) = queue.admits(0) {
-        tracing::warn!(
-            event = "no-new-mail",
-            "mail in the queue is delivered, new mail is refused: {problem}"
-        );
-    }
-    Ok(queue)
 }
 
 /// The control socket, and the metrics page where it is configured.
@@ -242,7 +244,7 @@ fn serve_operators(
 }
 
 /// Without systemd nobody listens, and that is well.
-fn tell_systemd(states: &[NotifyState<'_>]) {
+pub(crate) fn tell_systemd(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 

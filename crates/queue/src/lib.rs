@@ -10,6 +10,7 @@
 //! | `state` | what became of its recipients so far, and its encoding |
 //! | `codec` | tag, length, value |
 //! | [`message`] | states, outcomes, views |
+//! | [`door`] | a queue for those who need it before it is loaded |
 //! | [`incoming`] | a message while it is being received |
 //! | [`lease`] | the right to work on some recipients of a message |
 //! | [`progress`] | whether attempts get on |
@@ -35,6 +36,7 @@
 mod codec;
 mod cold;
 mod domains;
+pub mod door;
 pub mod dsn;
 mod edits;
 mod entry;
@@ -74,6 +76,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+pub use door::{Door, Opener};
 pub use envelope::{Envelope, Origin, Recipient};
 pub use incoming::{AcceptError, Incoming};
 pub use lease::{Content, Lease, LeasedRecipient};
@@ -176,7 +179,7 @@ pub struct Recovery {
 
 impl Queue {
     /// Opens the spool, recovers what is in it, and starts the threads that write. Call it off the event loop, inside a
-    /// tokio runtime.
+    /// tokio runtime. How to begin without waiting for all of it: [`Door`].
     ///
     /// # Errors
     /// When the directory cannot be used at all: no right to write, another daemon has it, an unknown format.
@@ -186,6 +189,28 @@ impl Queue {
         surroundings: Arc<dyn Surroundings>,
         clock: Arc<dyn Clock>,
         metrics: metrics::Metrics,
+    ) -> Result<(Self, Recovery), store::StoreError> {
+        let claim = Self::claim(config)?;
+        Self::load(claim, config, surroundings, clock, metrics, &AtomicUsize::new(0))
+    }
+
+    /// The beginning of [`Queue::open`]: makes the spool ours. It takes no time, and finds what most often keeps a spool
+    /// from being used.
+    ///
+    /// # Errors
+    /// When the directory cannot be written, another daemon has it, or it is of an unknown format.
+    pub fn claim(config: &config::Queue) -> Result<store::Claim, store::StoreError> {
+        store::Store::claim(&config.path, Arc::new(store::files::SystemFiles))
+    }
+
+    /// The rest of [`Queue::open`]. `read` is how many messages are known so far.
+    fn load(
+        claim: store::Claim,
+        config: &config::Queue,
+        surroundings: Arc<dyn Surroundings>,
+        clock: Arc<dyn Clock>,
+        metrics: metrics::Metrics,
+        read: &AtomicUsize,
     ) -> Result<(Self, Recovery), store::StoreError> {
         let mut restored = Restored::default();
         let mut tell = |news| {
@@ -199,11 +224,11 @@ impl Queue {
                 events: events::Interest::default(),
             };
             restored.take(news, &cx);
+            read.store(restored.messages.len(), Ordering::Relaxed);
         };
-        let (files, tuning) = (Arc::new(store::files::SystemFiles), store::Tuning::default());
-        let meter = metrics.spool.clone();
+        let (tuning, meter) = (store::Tuning::default(), metrics.spool.clone());
         let (store, found) =
-            store::Store::open_telling(config, files, clock.clone(), tuning, meter, &mut tell)?;
+            store::Store::open_claimed(claim, config, clock.clone(), tuning, meter, &mut tell)?;
         let lost = found.lost.clone();
         let (messages, recovery) = restored.finish(found);
         let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));

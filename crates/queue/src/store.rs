@@ -326,6 +326,14 @@ impl Default for Tuning {
     }
 }
 
+/// A spool that is ours, and of which nothing was read yet. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Claim {
+    layout: Layout,
+    files: Arc<dyn Files>,
+    lock: File,
+}
+
 /// The spool.
 pub struct Store {
     inner: Arc<Inner>,
@@ -386,8 +394,34 @@ impl Store {
         meter: Meter,
         tell: &mut dyn FnMut(News),
     ) -> Result<(Self, Found), StoreError> {
-        let layout = Layout::new(&config.path);
+        let claim = Self::claim(&config.path, files)?;
+        Self::open_claimed(claim, config, clock, tuning, meter, tell)
+    }
+
+    /// Makes a spool ours, and makes its directories if it is new. Reads nothing of it: takes no time, however much is in
+    /// it. Blocking.
+    ///
+    /// # Errors
+    /// See [`crate::Queue::claim`].
+    pub(crate) fn claim(path: &Path, files: Arc<dyn Files>) -> Result<Claim, StoreError> {
+        let layout = Layout::new(path);
         let lock = layout.claim(&*files)?;
+        Ok(Claim { layout, files, lock })
+    }
+
+    /// The rest of [`Store::open_telling`].
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn open_claimed(
+        claim: Claim,
+        config: &postern_config::Queue,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+        meter: Meter,
+        tell: &mut dyn FnMut(News),
+    ) -> Result<(Self, Found), StoreError> {
+        let Claim { layout, files, lock } = claim;
         let Recovery { catalogue, mut found, untold, next_number, last_id, indexer, remains } =
             recovery::recover(&layout, &files, tell)?;
         let inner = Arc::new(Inner {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 use postern_config::ListenerKind;
+use postern_queue::{Door, Queue};
 use postern_smtp::Reply;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -40,6 +41,9 @@ const ENDLESS_LINE: usize = 64 * 1024;
 /// a socket with unread input would reset the connection, and the reply with it.
 const LINGER: Duration = Duration::from_secs(2);
 const MAX_LINGER_OCTETS: usize = 1024 * 1024;
+/// How long MAIL waits for a queue that is being loaded. Servers wait five minutes for the reply (RFC 5321 §4.5.3.2.2), but
+/// mail programs and scripts often not much longer than this; a queue of millions of messages is loaded by then.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a connection ended, where nothing more can be said.
 #[derive(Debug, thiserror::Error)]
@@ -307,6 +311,11 @@ impl Connection {
                     self.session.find(wanted).await;
                     self.session.informed(postponed)
                 }
+                Action::AwaitQueue => {
+                    self.flush().await?;
+                    let queue = Box::pin(queue_in_time(&self.house.shared.door, &self.stop)).await;
+                    self.session.queue_opened(queue)
+                }
                 Action::ReceiveData(reply, receiver) => {
                     self.say(&reply);
                     self.flush().await?;
@@ -405,6 +414,11 @@ impl Connection {
     }
 }
 
+/// The queue, when it is loaded; `None` when that takes too long, or the server stops.
+async fn queue_in_time(door: &Door, stop: &CancellationToken) -> Option<Queue> {
+    stop.run_until_cancelled(timeout(QUEUE_PATIENCE, door.queue())).await?.ok()
+}
+
 /// What comes after an action.
 enum Next {
     Line,
@@ -467,5 +481,25 @@ impl AsyncWrite for Wire {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_waits_a_minute_for_the_queue_and_no_longer_than_the_server_runs() {
+        let (door, _opener) = Door::closed();
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        assert!(queue_in_time(&door, &stop).await.is_none());
+        assert_eq!(began.elapsed(), QUEUE_PATIENCE);
+        let stopped = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        };
+        let (queue, ()) = tokio::join!(queue_in_time(&door, &stop), stopped);
+        assert!(queue.is_none());
+        assert_eq!(began.elapsed(), QUEUE_PATIENCE + Duration::from_secs(1));
     }
 }

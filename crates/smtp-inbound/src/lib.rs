@@ -21,7 +21,7 @@ use postern_config::Config;
 use postern_policy::Policy;
 use postern_policy::facts::Finder;
 use postern_policy::record::Records;
-use postern_queue::Queue;
+use postern_queue::Door;
 use postern_runtime::Clock;
 use rustls::ServerConfig;
 
@@ -49,8 +49,8 @@ pub struct Shared {
     pub facts: Arc<dyn Finder>,
     /// Where refusals are kept for whoever asks about them.
     pub records: Arc<Records>,
-    /// Where accepted messages go.
-    pub queue: Queue,
+    /// Where accepted messages go. Clients are served before it is open, up to MAIL.
+    pub door: Door,
     /// Certificate and key; without them there is no STARTTLS and no login.
     pub tls: Arc<ArcSwapOption<ServerConfig>>,
     /// Counters of sessions.

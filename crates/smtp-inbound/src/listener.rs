@@ -119,7 +119,6 @@ impl Inbound {
     ) -> io::Result<()> {
         let kind = bound.kind;
         let socket = tokio::net::TcpListener::from_std(bound.socket)?;
-        tracing::info!(event = "listening", listener = kind.as_str(), address = %socket.local_addr()?);
         loop {
             let accepted = tokio::select! {
                 biased;

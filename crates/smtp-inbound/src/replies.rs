@@ -214,6 +214,11 @@ pub fn not_stored(error: &AcceptError) -> Reply {
     }
 }
 
+/// MAIL while the queue is being loaded, for longer than a client can wait (RFC 3463 §3.4: 4.3.2, not accepting messages).
+pub fn queue_is_loading() -> Reply {
+    reply(451, 3, 2, "the queue is being loaded, try again later")
+}
+
 /// What of AUTH.
 pub fn auth_challenge(challenge: &str) -> Reply {
     Reply::plain(334, challenge)

@@ -16,7 +16,7 @@ use postern_policy::facts::{Wanted, wanted};
 use postern_policy::record::Reference;
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
 use postern_queue::rules::Refused;
-use postern_queue::{AcceptError, Envelope, Incoming, QueueId, Recipient};
+use postern_queue::{AcceptError, Envelope, Incoming, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
@@ -52,6 +52,8 @@ pub enum Action {
     CheckPassword(Credentials),
     /// Find these facts, then call [`Session::informed`] with the rest.
     Find(Vec<Wanted>, Postponed),
+    /// Wait for the queue, which is being loaded, then call [`Session::queue_opened`].
+    AwaitQueue,
     /// Answer, give the message to the receiver, then call [`Session::data_received`].
     ReceiveData(Reply, Box<Receiver>),
     /// Make the message durable, then call [`Session::committed`].
@@ -149,6 +151,8 @@ enum State {
     Authenticating(Arc<Hello>, Exchange),
     /// A password is being checked.
     CheckingPassword(Arc<Hello>, String),
+    /// MAIL waits for the queue.
+    AwaitingQueue(Arc<Hello>, Box<Mail>),
     /// MAIL was taken.
     Transaction(Box<Transaction>),
     /// The message is on its way.
@@ -166,6 +170,8 @@ pub(crate) struct Hello {
 /// From MAIL to the end of the message.
 #[derive(Debug)]
 pub(crate) struct Transaction {
+    /// Where the message will go.
+    pub queue: Queue,
     pub hello: Arc<Hello>,
     pub reverse_path: ReversePath,
     pub body: Body,
@@ -427,7 +433,10 @@ impl Session {
             }
             (State::Greeted(hello), Command::Mail(command)) => {
                 let hello = Arc::clone(hello);
-                self.mail(hello, command)
+                match self.context.shared.door.now() {
+                    Some(queue) => self.mail(hello, command, queue),
+                    None => self.await_queue(hello, command),
+                }
             }
             (State::Greeted(_), Command::Rcpt(_) | Command::Data) => {
                 self.error(replies::bad_sequence("MAIL first"))
@@ -448,9 +457,13 @@ impl Session {
                 self.error(replies::bad_sequence("not inside a transaction"))
             }
             // The connection gives no lines in these states.
-            (State::Authenticating(..) | State::CheckingPassword(..) | State::Receiving(_), _) => {
-                self.error(replies::bad_sequence("wait for the reply"))
-            }
+            (
+                State::Authenticating(..)
+                | State::CheckingPassword(..)
+                | State::AwaitingQueue(..)
+                | State::Receiving(_),
+                _,
+            ) => self.error(replies::bad_sequence("wait for the reply")),
         }
     }
 
@@ -496,6 +509,21 @@ impl Session {
                 Action::Reply(replies::login_not_available())
             }
         }
+    }
+
+    /// The queue that MAIL waits for; `None`: it is still being loaded, and the client has waited for long enough.
+    pub fn queue_opened(&mut self, queue: Option<Queue>) -> Action {
+        let State::AwaitingQueue(hello, command) = std::mem::replace(&mut self.state, State::Connected)
+        else {
+            return self.error(replies::bad_sequence("no queue was waited for"));
+        };
+        self.state = State::Greeted(Arc::clone(&hello));
+        if let Some(queue) = queue {
+            return self.mail(hello, *command, queue);
+        }
+        let refusal = Refusal::new("queue-loading", replies::queue_is_loading());
+        self.log_refusal("mail", &refusal, &command.path.to_string(), None);
+        self.error(refusal.reply)
     }
 
     /// The whole message came in.
@@ -586,14 +614,19 @@ impl Session {
         }
     }
 
-    fn mail(&mut self, hello: Arc<Hello>, command: Mail) -> Action {
+    fn await_queue(&mut self, hello: Arc<Hello>, command: Mail) -> Action {
+        self.state = State::AwaitingQueue(hello, Box::new(command));
+        Action::AwaitQueue
+    }
+
+    fn mail(&mut self, hello: Arc<Hello>, command: Mail, queue: Queue) -> Action {
         if self.messages >= self.context.config.smtp.max_messages {
             return Action::Close(replies::too_many_messages());
         }
         self.context.refresh();
         self.utf8 |= command.parameters.smtputf8;
         let sender = command.path.to_string();
-        match mail::begin(&self.context, hello, command) {
+        match mail::begin(&self.context, hello, command, queue) {
             Ok(transaction) => {
                 self.state = State::Transaction(Box::new(transaction));
                 self.progress();

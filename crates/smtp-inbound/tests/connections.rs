@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_config::{Listener, ListenerKind};
-use postern_queue::{Envelope, Origin, Queue};
+use postern_queue::{Door, Envelope, Opener, Origin, Queue};
 use postern_smtp_inbound::{Inbound, bind};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -46,14 +46,22 @@ struct Service {
 
 impl Service {
     fn start(kind: ListenerKind, config: &str) -> Self {
-        let Server { shared, registry, directory } = Server::new(config);
-        let queue = shared.queue.clone();
+        let (service, opener) = Self::start_loading(kind, config);
+        opener.open(service.queue.clone());
+        service
+    }
+
+    /// The same while the queue is still being loaded: until the test opens it.
+    fn start_loading(kind: ListenerKind, config: &str) -> (Self, Opener) {
+        let Server { mut shared, registry, directory } = Server::new(config);
+        let (door, opener) = Door::closed();
+        let queue = std::mem::replace(&mut shared.door, door).now().unwrap();
         let bound = bind(&Listener { kind, address: "127.0.0.1:0".parse().unwrap() }).unwrap();
         let address = bound.local_addr().unwrap();
         let (inbound, stop, tracker) = (Inbound::new(shared), CancellationToken::new(), TaskTracker::new());
         let (token, tasks) = (stop.clone(), tracker.clone());
         tracker.spawn(async move { inbound.run(bound, token, tasks).await.unwrap() });
-        Self { address, queue, registry, directory, stop, tracker }
+        (Self { address, queue, registry, directory, stop, tracker }, opener)
     }
 
     async fn connect(&self) -> Client<TcpStream> {
@@ -214,6 +222,52 @@ async fn a_login_over_starttls_submits_mail() {
     assert!(text.contains("\r\nDate: ") && !text.contains("Bcc"), "{text}");
     assert_eq!(envelope.origin, Origin::Login("alice@proseware.test".to_owned()));
     assert_eq!(service.counter("postern_smtp_tls_handshakes_total"), 1.0);
+}
+
+#[tokio::test]
+async fn while_the_queue_is_loaded_a_client_may_greet_secure_and_log_in_and_mail_waits() {
+    let (service, opener) = Service::start_loading(ListenerKind::Submission, CONFIG);
+    let mut client = service.greeted().await;
+    assert_eq!(client.ask("STARTTLS").await, "220 2.0.0 Ready to start TLS");
+    let mut client = service.shake_hands(client.stream).await;
+    assert!(client.ask("EHLO client.test").await.contains("250 AUTH PLAIN LOGIN"));
+    let response = base64(&format!("\0alice@proseware.test\0{PASSWORD}"));
+    assert_eq!(client.ask(&format!("AUTH PLAIN {response}")).await, "235 2.7.0 Authentication successful");
+    // What was answered before goes out when the wait begins: more cannot come until the door is open.
+    client.send("NOOP\r\nMAIL FROM:<alice@proseware.test>\r\nRCPT TO:<b@adatum.test>\r\nDATA\r\n").await;
+    assert_eq!(client.reply().await, "250 2.0.0 Ok");
+    assert!(client.buffer.is_empty());
+    let mut other = service.greeted().await;
+    assert!(other.ask("NOOP").await.starts_with("250"), "one that waits keeps nobody else waiting");
+    assert!(other.ask("QUIT").await.starts_with("221"));
+
+    opener.open(service.queue.clone());
+    for code in ["250 2.1.0", "250 2.1.5", "354"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    assert!(
+        client.ask("From: alice@proseware.test\r\n\r\nHello\r\n.").await.starts_with("250 2.0.0 Ok: queued")
+    );
+    let (envelope, _) = service.message().await;
+    assert_eq!(envelope.origin, Origin::Login("alice@proseware.test".to_owned()));
+}
+
+#[tokio::test]
+async fn a_server_that_stops_while_its_queue_is_loaded_defers_the_mail_that_waits() {
+    let (service, _opener) = Service::start_loading(ListenerKind::Mx, CONFIG);
+    let (mut waiting, mut idle) = (service.greeted().await, service.greeted().await);
+    waiting.send("NOOP\r\nMAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\n").await;
+    assert_eq!(waiting.reply().await, "250 2.0.0 Ok");
+    service.stop.cancel();
+    assert_eq!(waiting.reply().await, "451 4.3.2 the queue is being loaded, try again later");
+    assert_eq!(waiting.reply().await, "503 5.5.1 bad sequence of commands: MAIL first");
+    for client in [&mut waiting, &mut idle] {
+        assert_eq!(client.reply().await, "421 4.3.2 service is shutting down, try again later");
+        assert!(client.is_closed().await);
+    }
+    service.tracker.close();
+    service.tracker.wait().await;
+    assert_eq!(service.counter("postern_smtp_refusals_total"), 1.0);
 }
 
 #[tokio::test]

@@ -330,6 +330,10 @@ impl Player {
                     self.session.find(wanted).await;
                     self.session.informed(postponed)
                 }
+                Action::AwaitQueue => {
+                    let queue = self.shared.door.queue().await;
+                    self.session.queue_opened(Some(queue))
+                }
                 Action::ReceiveData(reply, receiver) => {
                     self.say(&reply);
                     self.receiver = Some(receiver);

@@ -80,7 +80,7 @@ pub struct RecipientView {
 }
 
 /// A summary for `posternctl status` and health checks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Messages in all.
     pub messages: usize,

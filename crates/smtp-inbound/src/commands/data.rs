@@ -20,7 +20,7 @@ pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Rece
             (false, false) => Refusal::new("bad-sequence", replies::bad_sequence("RCPT first")),
         });
     }
-    let incoming = context.shared.queue.incoming().map_err(|error| not_stored(&error))?;
+    let incoming = transaction.queue.incoming().map_err(|error| not_stored(&error))?;
     Ok(Receiver::new(incoming, &context.config, context.peer))
 }
 

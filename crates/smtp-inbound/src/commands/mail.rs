@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use postern_policy::relay::Stage;
+use postern_queue::Queue;
 use postern_smtp::Body;
 use postern_smtp::command::{Mail, MailParameters};
 
@@ -12,7 +13,12 @@ use crate::replies;
 use crate::session::{Context, Hello, Matter, Refusal, Transaction};
 
 /// Begins a transaction, if this client may use this sender and there is room for its message.
-pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Result<Transaction, Refusal> {
+pub(crate) fn begin(
+    context: &Context,
+    hello: Arc<Hello>,
+    command: Mail,
+    queue: Queue,
+) -> Result<Transaction, Refusal> {
     let Mail { path, parameters } = command;
     if let Some(parameter) = not_announced(&parameters) {
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
@@ -23,8 +29,9 @@ pub(crate) fn begin(context: &Context, hello: Arc<Hello>, command: Mail) -> Resu
     if size > limit {
         return Err(Refusal::new("message-too-large", replies::message_too_large(limit)));
     }
-    context.shared.queue.admits(size).map_err(|error| not_stored(&error))?;
+    queue.admits(size).map_err(|error| not_stored(&error))?;
     Ok(Transaction {
+        queue,
         hello,
         reverse_path: path,
         body: parameters.body.unwrap_or_default(),

@@ -25,7 +25,7 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
         return Err(Refusal::new("too-many-recipients", replies::too_many_recipients(limit)));
     }
     let mut recipients = Vec::new();
-    let rules = context.shared.queue.rules();
+    let rules = transaction.queue.rules();
     context.ask_with_rules(transaction.matter(), Stage::Rcpt(&path), || {
         recipients = final_recipients(context, &path);
         if rules.is_empty() {

@@ -96,7 +96,7 @@ impl Server {
             config: Arc::new(ArcSwap::new(config)),
             facts: Arc::new(NobodyToAsk),
             records: Arc::new(Records::new(100)),
-            queue,
+            door: queue.into(),
             tls: Arc::new(ArcSwapOption::from(Some(certificate(&directory)))),
             metrics: Metrics::register(&registry).unwrap(),
             decisions: postern_policy::metrics::Metrics::register(&registry).unwrap(),
