@@ -14,18 +14,20 @@
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
+//! | [`doctor`] | the checks of `posternctl doctor`, against us, Postfix, Exim and servers that are wrong |
 //! | [`docs`] | every example in the documentation loads |
 //! | [`manual`] | the manual pages say what --help says |
 //! | [`tidy`] | the crates depend on lower lines only |
 //!
 //! Environment: `POSTERN_CRASH_ROUNDS` and `POSTERN_SEED` for [`crash`], `POSTERN_REQUIRE_PEERS=1` makes a missing peer
-//! a failure, `POSTERN_PEERS_DIR` is where `node_modules/nodemailer` is.
+//! a failure, `POSTERN_PEERS_DIR` is where `node_modules/nodemailer` and `exim` are.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
 mod crash;
 mod docs;
+mod doctor;
 mod harness;
 mod history;
 mod inbound;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -12,20 +12,13 @@ use tempfile::TempDir;
 use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::mail::{Maildir, contains};
+use crate::harness::mail_servers::{self, peer};
 use crate::harness::tls::Identity;
-use crate::harness::{Client, Daemon, NextHop, Script, Setup, installed, is_root, loopback, say, skip};
+use crate::harness::{Client, Daemon, NextHop, Script, Setup, installed, loopback, say};
 
 const ALICE: &str = "alice@proseware.test";
 const CAROL: &str = "carol@adatum.test";
 const BODY: &str = "first line\r\n.dot\r\n..two dots\r\n\r\ncaf\u{e9} \u{2014} last line\r\n";
-
-/// A program that somebody may not have.
-fn peer(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
-    if found.is_none() {
-        skip(&format!("{name} is not installed"));
-    }
-    found
-}
 
 /// A server, its next hop, and a message in a file: what every submitting client needs.
 struct Submission {
@@ -258,13 +251,7 @@ struct Postfix {
 impl Postfix {
     /// `None` where it is not installed or may not be started.
     fn start(setup: impl Fn(SocketAddr) -> Setup) -> Option<Self> {
-        let program =
-            installed("postfix").or_else(|| Some(PathBuf::from("/usr/sbin/postfix")).filter(|p| p.is_file()));
-        peer("postfix", program)?;
-        if !is_root() {
-            skip("Postfix can be started by root only");
-            return None;
-        }
+        mail_servers::postfix()?;
         let address = SocketAddr::from((loopback(), 2525));
         let setup = setup(address);
         setup.dns().mx("adatum.test", &[(10, "mx.adatum.test")]);
@@ -284,7 +271,7 @@ impl Postfix {
         for name in ["etc", "queue", "data", "mail"] {
             fs::create_dir(folder.join(name)).unwrap();
         }
-        let (user, group) = owner_of("postfix");
+        let (user, group) = mail_servers::owner_of("postfix");
         for name in ["data", "mail"] {
             chown(folder.join(name), Some(user), Some(group)).unwrap();
         }
@@ -293,7 +280,7 @@ impl Postfix {
         fs::write(folder.join("etc/key.pem"), identity.key_pem).unwrap();
         fs::write(folder.join("etc/mailboxes"), "carol@adatum.test carol/\n").unwrap();
         fs::write(folder.join("etc/main.cf"), self.main_cf(user, group)).unwrap();
-        fs::write(folder.join("etc/master.cf"), self.master_cf()).unwrap();
+        fs::write(folder.join("etc/master.cf"), mail_servers::postfix_services(self.address)).unwrap();
     }
 
     fn main_cf(&self, user: u32, group: u32) -> String {
@@ -330,18 +317,6 @@ impl Postfix {
         )
     }
 
-    fn master_cf(&self) -> String {
-        let mut lines = format!("{} inet n - n - - smtpd\n", self.address);
-        lines += "pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n\
-                  tlsmgr unix - - n 1000? 1 tlsmgr\nrewrite unix - - n - - trivial-rewrite\nbounce unix - - n - 0 bounce\n\
-                  defer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\nverify unix - - n - 1 verify\n\
-                  flush unix n - n 1000? 0 flush\nproxymap unix - - n - - proxymap\nsmtp unix - - n - - smtp\n\
-                  showq unix n - n - - showq\nerror unix - - n - - error\nretry unix - - n - - error\n\
-                  virtual unix - n n - - virtual\nanvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n\
-                  postlog unix-dgram n - n - 1 postlogd\n";
-        lines
-    }
-
     fn run(&self, verb: &str) {
         let program = installed("postfix").unwrap_or_else(|| PathBuf::from("/usr/sbin/postfix"));
         let config = self.folder.path().join("etc");
@@ -369,12 +344,4 @@ fn ip(address: SocketAddr) -> Ipv4Addr {
         SocketAddr::V4(address) => *address.ip(),
         SocketAddr::V6(_) => panic!("peers are on 127/8"),
     }
-}
-
-/// User and group of a name in /etc/passwd.
-fn owner_of(name: &str) -> (u32, u32) {
-    let users = fs::read_to_string(Path::new("/etc/passwd")).unwrap();
-    let line = users.lines().find(|line| line.split(':').next() == Some(name)).expect("a user for Postfix");
-    let numbers: Vec<u32> = line.split(':').skip(2).take(2).map(|number| number.parse().unwrap()).collect();
-    (numbers[0], numbers[1])
 }

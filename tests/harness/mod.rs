@@ -12,6 +12,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod dns;
 pub mod mail;
+pub mod mail_servers;
 pub mod next_hop;
 pub mod tls;
 

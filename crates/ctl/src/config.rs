@@ -140,6 +140,13 @@ pub fn control_socket(config: &Path) -> Result<PathBuf, Failure> {
     Ok(folder.join(named.unwrap_or_else(|| Admin::default().socket)))
 }
 
+/// The main file and those of `conf.d`, in the order in which they count.
+pub(crate) fn files(config: &Path) -> Vec<PathBuf> {
+    let mut parts = parts(config.parent().unwrap_or(Path::new(".")));
+    parts.sort();
+    [vec![config.to_owned()], parts].concat()
+}
+
 fn parts(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("conf.d")).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path());

@@ -10,6 +10,7 @@
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
+//! | `doctor` | [`doctor`] |
 //! | `account` | [`account`], passwords in [`password`] |
 //! | `dkim` | [`dkim`] |
 //! | `metrics` | [`metrics`] |
@@ -33,6 +34,7 @@ pub mod audit;
 pub mod change;
 pub mod config;
 pub mod dkim;
+pub mod doctor;
 pub mod edit;
 pub mod event;
 pub mod explain;
@@ -132,6 +134,8 @@ enum Noun {
     Policy(policy::Verb),
     /// Explain a refusal by the reference in its reply.
     Explain(explain::Explain),
+    /// Ask a server from outside whether it is as it should be.
+    Doctor(doctor::Doctor),
     /// Edit the logins.
     #[command(subcommand)]
     Account(account::Verb),
@@ -217,6 +221,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,
+            Noun::Doctor(doctor) => doctor.run(session).await,
             Noun::Account(verb) => verb.run(session).await,
             Noun::Dkim(verb) => verb.run(session),
             Noun::Metrics(metrics) => metrics.run(session).await,

@@ -41,9 +41,9 @@ impl Look {
             return word.into();
         }
         let code = match word {
-            "accept" | "yes" | "ok" | "delivered" => 32,
-            "reject" | "failed" | "not ok" => 31,
-            "defer" | "hold" | "held" | "deferred" | "loading" => 33,
+            "accept" | "yes" | "ok" | "delivered" | "closed" => 32,
+            "reject" | "failed" | "not ok" | "OPEN" => 31,
+            "defer" | "hold" | "held" | "deferred" | "loading" | "doubtful" => 33,
             _ => return word.into(),
         };
         format!("\x1b[{code}m{word}\x1b[0m").into()

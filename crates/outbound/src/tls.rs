@@ -115,7 +115,7 @@ impl ClientTls {
     ///
     /// # Errors
     /// Those of the handshake.
-    pub(crate) async fn handshake(
+    pub async fn handshake(
         &self,
         stream: TcpStream,
         name: ServerName<'static>,
