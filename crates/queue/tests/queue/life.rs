@@ -1,4 +1,4 @@
-//! The queue from outside: a real spool in a temporary directory, and a clock that stands until it is moved.
+//! Messages from their acceptance to their end.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::future::Future;
@@ -17,7 +17,7 @@ use postern_queue::{
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
 
-#[path = "queue/verbs.rs"]
+#[path = "verbs.rs"]
 mod verbs;
 
 const ALICE: &str = "alice@proseware.test";
