@@ -30,6 +30,7 @@
 //! | [`transfer`] | moving a message to another machine's queue |
 //! | [`spool`] | what all of this asks of the store below it |
 //! | [`store`] | the store on a disk, and the promise: records durable before they are acknowledged |
+//! | [`memory`] | a store for tests that keeps nothing |
 //! | [`upkeep`] | what operators ask of the spool: is it whole, a backup, what was set aside |
 //! | [`metrics`] | counters and gauges |
 
@@ -46,6 +47,7 @@ pub mod history;
 pub mod incoming;
 pub mod lease;
 mod lost;
+pub mod memory;
 pub mod message;
 mod messages;
 pub mod metrics;

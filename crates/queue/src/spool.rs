@@ -1,11 +1,16 @@
 //! The line between the queue and whatever keeps it: what the engine asks of a store, and nothing else.
 //!
-//! The engine, all of this crate but [`store`](crate::store), holds in memory what waits, until
+//! The engine, all of this crate but [`store`](crate::store) and [`memory`](crate::memory), holds in memory what waits, until
 //! when, and who works on it. A [`Spool`] keeps what must outlive the process: of each message its envelope, its state (both
 //! opaque octets to the store) and its content. Every verb of the queue that changes something ends in [`Spool::commit`],
 //! and a start in the [`News`] of what was committed before.
 //!
-//! The implementation is [`store::Store`](crate::store::Store), a log on a local disk.
+//! | implementation | for |
+//! |---|---|
+//! | [`store::Store`](crate::store::Store) | mail: a log on a local disk |
+//! | [`memory::MemorySpool`](crate::memory::MemorySpool) | tests, and trying things |
+//!
+//! What both promise is written down as tests in `tests/spool.rs`; another implementation is one more line there.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -21,8 +26,8 @@ pub const PIECE: usize = 256 * 1024;
 
 /// A store of messages that one process uses at a time. Its verbs block or call back, and any thread may call them.
 pub trait Spool: Debug + Send + Sync {
-    /// A new id: greater than all before it, those that came with [`Change::Enqueue`] from elsewhere included, also across
-    /// restarts. See [`QueueId::after`].
+    /// A new id, greater than all that this store gave before, and than all that were ever committed: those of earlier starts
+    /// and those from elsewhere included. See [`QueueId::after`].
     fn next_id(&self) -> QueueId;
 
     /// Takes the changes as one group: either all of them count or none, now and after a crash at any moment. `done(Ok)` is
