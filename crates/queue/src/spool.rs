@@ -31,8 +31,10 @@ pub trait Spool: Debug + Send + Sync {
     fn next_id(&self) -> QueueId;
 
     /// Takes the changes as one group: either all of them count or none, now and after a crash at any moment. `done(Ok)` is
-    /// called when they are durable, `done(Err)` when they do not count and never will. Groups take effect, and are told, in the
-    /// order in which they were handed in; one that is refused at once may be told before others.
+    /// called when they are durable, `done(Err)` when they do not count; what a failed write has left of them is taken back
+    /// before anything else is acknowledged. (A crash just then may bring the group back, whole: a message twice, none lost.)
+    /// Groups take effect, and are told, in the order in which they were handed in; one that is refused at once may be told
+    /// before others.
     ///
     /// Never waits. `done` may be called on a thread of the store's or in this one, also before this returns: hold no lock
     /// that it takes. One that panics harms no other.
