@@ -20,6 +20,12 @@ const LINES: [&[&str]; 5] = [
 const SEAMS: [(&str, &str); 3] =
     [("sled", "queue"), ("mail_send", "outbound"), ("hickory_resolver", "runtime")];
 
+/// The store on the disk is one of several that the queue can stand on. Of the engine these files know it: `lib.rs` opens it,
+/// `upkeep.rs` and `metrics.rs` are about it, `spool.rs` has the words of its errors.
+const KNOW_THE_DISK: [&str; 4] = ["lib.rs", "upkeep.rs", "metrics.rs", "spool.rs"];
+/// And of the others those that operators look after it with.
+const LOOK_AFTER_IT: [&str; 2] = ["admin", "ctl"];
+
 fn crates() -> Vec<(String, PathBuf)> {
     let folders = fs::read_dir(repository().join("crates")).unwrap();
     folders
@@ -99,6 +105,28 @@ fn names(line: &str, library: &str) -> bool {
         let after = &line[at + library.len()..];
         is_whole && (after.starts_with("::") || (line.starts_with("use ") && after.starts_with(';')))
     })
+}
+
+#[test]
+fn few_know_that_the_queue_is_on_a_disk() {
+    let engine = repository().join("crates/queue/src");
+    let is_store =
+        |file: &Path| file.starts_with(engine.join("store")) || file == engine.join("store.rs").as_path();
+    let knows = |file: &Path, path: &str| {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().map(str::trim_start).any(|line| !line.starts_with("//") && line.contains(path))
+    };
+    for file in sources(&engine).into_iter().filter(|file| !is_store(file)) {
+        let may = KNOW_THE_DISK.iter().any(|name| file == engine.join(name));
+        assert!(may || !knows(&file, "crate::store"), "{} should speak to a Spool", file.display());
+    }
+    for (name, path) in crates().into_iter().filter(|(name, _)| !LOOK_AFTER_IT.contains(&name.as_str())) {
+        let naming: Vec<PathBuf> = sources(&path.join("src"))
+            .into_iter()
+            .filter(|file| knows(file, "postern_queue::store"))
+            .collect();
+        assert!(naming.is_empty(), "{name} should speak to the Queue: {naming:?}");
+    }
 }
 
 #[test]

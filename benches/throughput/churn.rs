@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postern_config::Queue;
-use postern_queue::QueueId;
 use postern_queue::store::{Change, Store};
+use postern_queue::{QueueId, Spool};
 
 use crate::Plan;
 use crate::harness::figures::{Run, Table, Until, cell, mebibytes};

@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 
 use bytes::Bytes;
 use postern_config::Queue;
-use postern_queue::QueueId;
 use postern_queue::store::{Change, NewBody, Store, StoreError};
+use postern_queue::{QueueId, Spool};
 
 use crate::Plan;
 use crate::harness::figures::{Contender, Outcome, Run, Sample, Table, cell, in_turn, ratio};
@@ -79,11 +79,11 @@ pub fn enqueue(store: &Store, config: &Queue, body: &Bytes) -> Result<QueueId, S
         false => NewBody::Inline(vec![body.clone()]),
         true => {
             let finish = || -> Result<_, StoreError> {
-                let mut file = store.large_file(id)?;
+                let mut file = store.begin_body(id)?;
                 file.write(body)?;
                 file.finish()
             };
-            NewBody::File { header: Vec::new(), file: finish().map_err(|e| e.to_string())? }
+            NewBody::Large { header: Vec::new(), body: finish().map_err(|e| e.to_string())? }
         }
     };
     let (done, told) = channel();

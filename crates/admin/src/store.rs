@@ -59,7 +59,7 @@ pub(crate) fn routes() -> Router<App> {
 
 async fn status(State(shared): State<Shared>) -> Answer<Status> {
     let queue = shared.queue()?;
-    answer(blocking(move || queue.spool().status()).await?)
+    answer(blocking(move || queue.disk().map(|store| store.status())).await??)
 }
 
 async fn check(State(app): State<App>, Input(request): Input<CheckRequest>) -> Result<Response, Failure> {
@@ -117,7 +117,7 @@ fn work<A: Serialize + Send + 'static>(
         ));
     };
     let (lines, receiver) = mpsc::channel(LINES);
-    let (store, audit, told) = (queue.spool(), app.audit.clone(), lines.clone());
+    let (store, audit, told) = (queue.disk()?, app.audit.clone(), lines.clone());
     app.tasks.spawn(async move {
         let done = tokio::task::spawn_blocking(move || work(&store, &mut |news| tell(&told, news)));
         let result = done.await.unwrap_or(Err(StoreError::Interrupted));
@@ -288,7 +288,7 @@ async fn remove(
         false => request.names.join(" "),
     };
     let dry_run = request.dry_run;
-    let store = app.shared.queue()?.spool();
+    let store = app.shared.queue()?.disk()?;
     let removed = blocking(move || remove_pieces(&store, request)).await??;
     if !dry_run {
         let event = AuditEvent {

@@ -1,8 +1,7 @@
 //! The content of a message while it is sent: whole in memory when it is small, else read from the spool in pieces.
 
 use bytes::{Bytes, BytesMut};
-use postern_queue::store::StoreError;
-use postern_queue::{Content, Lease};
+use postern_queue::{Content, Lease, StoreError};
 use postern_smtp::header::{body_offset, fields};
 
 /// Up to this size a message is read once, for the signature and for every host that is tried.

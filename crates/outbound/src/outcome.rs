@@ -4,8 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use postern_queue::store::StoreError;
-use postern_queue::{Outcome, Report};
+use postern_queue::{Outcome, Report, StoreError};
 use postern_smtp::reply::ReplyError;
 use postern_smtp::{EnhancedStatus, Reply, ReplyClass};
 

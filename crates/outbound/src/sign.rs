@@ -11,8 +11,7 @@ use mail_auth::common::crypto::{Algorithm, DkimKey, Ed25519Key, RsaKey, Sha256, 
 use mail_auth::common::headers::{HeaderWriter, Writable};
 use mail_auth::dkim::{Canonicalization, DkimSigner};
 use postern_config::Config;
-use postern_queue::store::StoreError;
-use postern_queue::{Envelope, Origin};
+use postern_queue::{Envelope, Origin, StoreError};
 use postern_smtp::header::{addresses, fields};
 use postern_smtp::{Address, Domain};
 use rustls_pki_types::pem::PemObject;

@@ -14,8 +14,8 @@ use crate::entry::{Entry, Loaded, Texts};
 use crate::envelope::Envelope;
 use crate::message::{Destination, QueueId};
 use crate::messages::{Context, Effects, Messages};
+use crate::spool::{Spool, StoreError};
 use crate::state::MessageState;
-use crate::store::{Store, StoreError};
 
 /// How often it is tried to get hold of messages that others change and leave to the spool again meanwhile.
 const TRIES: usize = 8;
@@ -77,9 +77,9 @@ pub(crate) async fn run(
 impl Inner {
     /// Reads messages from the spool.
     pub(crate) async fn load(self: &Arc<Self>, ids: Vec<QueueId>) -> Vec<Loaded> {
-        let store = self.store.clone();
+        let spool = self.spool.clone();
         let wanted = ids.clone();
-        let read = tokio::task::spawn_blocking(move || load(&store, &wanted)).await;
+        let read = tokio::task::spawn_blocking(move || load(&*spool, &wanted)).await;
         read.unwrap_or_else(|panic| {
             error!(%panic, "reading messages from the spool failed");
             let closed = |id| Loaded { id, texts: Err(Arc::new(StoreError::Closed)) };
@@ -102,7 +102,7 @@ impl Inner {
                 return (messages, loaded);
             }
             drop(messages);
-            loaded.extend(load(&self.store, &missing).into_iter().map(|found| (found.id, found)));
+            loaded.extend(load(&*self.spool, &missing).into_iter().map(|found| (found.id, found)));
         }
         (self.messages.lock(), loaded)
     }
@@ -167,10 +167,10 @@ impl Inner {
 }
 
 /// Blocking.
-fn load(store: &Store, ids: &[QueueId]) -> Vec<Loaded> {
+fn load(spool: &dyn Spool, ids: &[QueueId]) -> Vec<Loaded> {
     let read = |id: &QueueId| {
         let texts =
-            store.load(*id).map(|found| Texts::new(&found.meta, found.state.as_deref().unwrap_or(&[])));
+            spool.load(*id).map(|found| Texts::new(&found.meta, found.state.as_deref().unwrap_or(&[])));
         Loaded { id: *id, texts: texts.map_err(Arc::new) }
     };
     ids.iter().map(read).collect()

@@ -16,8 +16,8 @@ use crate::message::{Destination, Outcome, QueueId, Report};
 use crate::messages::{Context, Leased, PAUSE};
 use crate::reports::{NewReport, Owed};
 use crate::retry;
+use crate::spool::StoreError;
 use crate::state::{Ending, EndingKind, MessageState, Phase, RecipientState, shortened};
-use crate::store::StoreError;
 use crate::watch::Watch;
 
 /// The state of a message as a whole.

@@ -16,9 +16,9 @@ use crate::message::QueueId;
 use crate::messages::Arrival;
 use crate::operate::MAX_HEADER;
 use crate::rules::{Fate, Refused};
-use crate::store::{Change, FinishedFile, LargeFile, NewBody, StoreError};
+use crate::spool::{Change, FinishedBody, LargeBody, NewBody, StoreError};
 
-/// Large messages go to disk in blocks of this size.
+/// Large messages go to the spool in blocks of this size.
 const BLOCK: usize = 256 * 1024;
 
 /// Smaller pieces are copied together: a piece costs some memory of its own, and may keep a larger buffer alive.
@@ -60,13 +60,13 @@ fn is_full(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Takes the content piece by piece. Small messages stay in memory until [`Incoming::commit`]; large ones go to disk as
+/// Takes the content piece by piece. Small messages stay in memory until [`Incoming::commit`]; large ones go to the spool as
 /// they arrive. Dropped without a commit, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Incoming {
     queue: Arc<Inner>,
     id: QueueId,
-    /// What is not yet on disk.
+    /// What is not yet in the spool.
     pieces: Vec<Bytes>,
     /// The end of it, while it is put together from small pieces.
     tail: BytesMut,
@@ -74,27 +74,27 @@ pub struct Incoming {
     in_memory: usize,
     /// Octets written so far.
     size: u64,
-    /// The beginning of what went into the file: rules may look at the header.
+    /// The beginning of what went into the large body: rules may look at the header.
     beginning: Vec<u8>,
-    file: File,
+    large: Large,
     /// The encoded state of a message that comes from another queue; empty: nothing has happened yet.
     state: Vec<u8>,
 }
 
 /// Where the content of a message goes.
 #[derive(Debug)]
-enum File {
-    /// Into the record, as far as is known.
-    None,
-    /// Into a file of its own.
-    Open(LargeFile),
-    /// The file was lost with a write that failed or was interrupted.
+enum Large {
+    /// Into the change that brings the message, as far as is known.
+    No,
+    /// To the spool, as it arrives.
+    Open(Box<dyn LargeBody>),
+    /// It was lost with a write that failed or was interrupted.
     Lost,
 }
 
 impl Incoming {
     pub(crate) fn new(queue: Arc<Inner>) -> Self {
-        let id = queue.store.next_id();
+        let id = queue.spool.next_id();
         Self::transferred(queue, id, Vec::new())
     }
 
@@ -109,7 +109,7 @@ impl Incoming {
             in_memory: 0,
             size: 0,
             beginning: Vec::new(),
-            file: File::None,
+            large: Large::No,
             state,
         }
     }
@@ -122,7 +122,7 @@ impl Incoming {
     /// Appends content: lines with CRLF, dots unstuffed.
     ///
     /// # Errors
-    /// When a large message cannot be written to disk.
+    /// When a large message cannot be written to the spool.
     pub async fn write(&mut self, piece: Bytes) -> Result<(), AcceptError> {
         self.size += piece.len() as u64;
         self.in_memory += piece.len();
@@ -132,11 +132,11 @@ impl Incoming {
             self.end_tail();
             self.pieces.push(piece);
         }
-        let most = match self.file {
-            File::None => usize::try_from(self.queue.inline_limit).unwrap_or(usize::MAX),
-            File::Open(_) | File::Lost => BLOCK,
+        let most = match self.large {
+            Large::No => usize::try_from(self.queue.inline_limit).unwrap_or(usize::MAX),
+            Large::Open(_) | Large::Lost => BLOCK,
         };
-        if self.in_memory > most { self.write_to_file().await } else { Ok(()) }
+        if self.in_memory > most { self.write_large().await } else { Ok(()) }
     }
 
     fn end_tail(&mut self) {
@@ -145,30 +145,30 @@ impl Incoming {
         }
     }
 
-    /// Writes what is in memory to the file of this message, and begins it if need be.
-    async fn write_to_file(&mut self) -> Result<(), AcceptError> {
+    /// Writes what is in memory to the large body of this message, and begins it if need be.
+    async fn write_large(&mut self) -> Result<(), AcceptError> {
         self.end_tail();
         self.in_memory = 0;
-        if matches!(self.file, File::None) {
+        if matches!(self.large, Large::No) {
             self.beginning = header(&self.pieces);
         }
         let pieces = std::mem::take(&mut self.pieces);
-        let file = std::mem::replace(&mut self.file, File::Lost);
+        let large = std::mem::replace(&mut self.large, Large::Lost);
         let queue = self.queue.clone();
         let id = self.id;
-        let file = blocking(move || {
-            let mut file = match file {
-                File::None => queue.store.large_file(id)?,
-                File::Open(file) => file,
-                File::Lost => return Err(StoreError::Closed),
+        let body = blocking(move || {
+            let mut body = match large {
+                Large::No => queue.spool.begin_body(id)?,
+                Large::Open(body) => body,
+                Large::Lost => return Err(StoreError::Closed),
             };
             for piece in &pieces {
-                file.write(piece)?;
+                body.write(piece)?;
             }
-            Ok(file)
+            Ok(body)
         })
         .await?;
-        self.file = File::Open(file);
+        self.large = Large::Open(body);
         Ok(())
     }
 
@@ -198,9 +198,9 @@ impl Incoming {
             return Fate::Queued(std::mem::take(&mut self.state));
         }
         self.end_tail();
-        let whole = || match self.file {
-            File::None => [own, &header(&self.pieces)].concat(),
-            File::Open(_) | File::Lost => [own, &self.beginning].concat(),
+        let whole = || match self.large {
+            Large::No => [own, &header(&self.pieces)].concat(),
+            Large::Open(_) | Large::Lost => [own, &self.beginning].concat(),
         };
         self.queue.rules.apply(self.id, envelope, &whole)
     }
@@ -236,22 +236,22 @@ impl Incoming {
 
     /// The whole content, as the spool takes it.
     async fn finish(&mut self, header: Vec<u8>) -> Result<NewBody, AcceptError> {
-        if matches!(self.file, File::None) {
+        if matches!(self.large, Large::No) {
             self.end_tail();
             let mut pieces = Vec::with_capacity(self.pieces.len() + 1);
             pieces.push(Bytes::from(header));
             pieces.append(&mut self.pieces);
             return Ok(NewBody::Inline(pieces));
         }
-        self.write_to_file().await?;
-        let file = std::mem::replace(&mut self.file, File::Lost);
-        let finish = || -> Result<FinishedFile, StoreError> {
-            match file {
-                File::Open(file) => file.finish(),
-                File::None | File::Lost => Err(StoreError::Closed),
+        self.write_large().await?;
+        let large = std::mem::replace(&mut self.large, Large::Lost);
+        let finish = || -> Result<FinishedBody, StoreError> {
+            match large {
+                Large::Open(body) => body.finish(),
+                Large::No | Large::Lost => Err(StoreError::Closed),
             }
         };
-        Ok(NewBody::File { header, file: blocking(finish).await? })
+        Ok(NewBody::Large { header, body: blocking(finish).await? })
     }
 }
 
@@ -397,7 +397,7 @@ mod tests {
     /// Hands a message to the spool, and lets the session go away in between if `is_abandoned`.
     async fn write(queue: &Queue, is_abandoned: bool) -> QueueId {
         let inner = &queue.inner;
-        let id = inner.store.next_id();
+        let id = inner.spool.next_id();
         let envelope = crate::Envelope { received: std::time::SystemTime::now(), ..envelope(1) };
         let meta = envelope.encode();
         let arrival = Arrival::new(id, &meta, &[], &inner.context()).unwrap();
@@ -422,7 +422,7 @@ mod tests {
         let inner = &queue.inner;
         for is_queued in [true, false] {
             let meta = envelope(1).encode();
-            let arrival = Arrival::new(inner.store.next_id(), &meta, &[], &inner.context()).unwrap();
+            let arrival = Arrival::new(inner.spool.next_id(), &meta, &[], &inner.context()).unwrap();
             let (waiting, arriving) = handover(arrival, inner.backlog_room(1).await.unwrap());
             let fate = waiting.fate.clone();
             assert!(!is_queued || decide(&fate, DECIDED));
@@ -462,7 +462,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let queue = open(dir.path());
         let kept = write(&queue, false).await;
-        let id = queue.inner.store.next_id();
+        let id = queue.inner.spool.next_id();
         let body = NewBody::Inline(vec![Bytes::from_static(b"x")]);
         let (told, written) = oneshot::channel();
         let change = Change::Enqueue { id, meta: b"nonsense".to_vec(), body };
@@ -517,7 +517,7 @@ mod tests {
     async fn a_panic_in_a_completion_does_not_keep_the_queue_from_closing() {
         let dir = tempfile::tempdir().unwrap();
         let queue = open(dir.path());
-        let id = queue.inner.store.next_id();
+        let id = queue.inner.spool.next_id();
         queue.inner.commit(vec![Change::Delete { id }], |_, _| panic!("as the test wants it"));
         tokio::time::timeout(Duration::from_secs(60), queue.close()).await.unwrap();
     }

@@ -14,7 +14,7 @@ use crate::envelope::Envelope;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::messages::{Leased, Settlement};
 use crate::progress::{Attempt, Progress, nothing_known};
-use crate::store::{Store, StoreError, StoredBody};
+use crate::spool::{Spool, StoreError, StoredBody};
 
 /// Recipients of one message that share a destination, owned by one delivery attempt. A lease that is dropped without
 /// [`crate::Queue::settle`] (a panic in the attempt) counts as a strike; after three the message is held. So does one whose
@@ -114,7 +114,7 @@ impl Drop for Claim {
 
 /// The content of a queued message: our header fields and then what the client sent.
 pub struct Content {
-    store: Option<Arc<Store>>,
+    spool: Option<Arc<dyn Spool>>,
     id: QueueId,
     len: u64,
     given: u64,
@@ -137,8 +137,8 @@ impl Content {
     pub(crate) fn new(queue: Option<&Inner>, id: QueueId, len: u64, received: SystemTime) -> Self {
         let age = queue.and_then(|queue| queue.clock.now().duration_since(received).ok());
         let is_warm = age.is_some_and(|age| age < WARM);
-        let store = queue.map(|queue| queue.store.clone());
-        Self { store, id, len, given: 0, is_warm, body: None }
+        let spool = queue.map(|queue| queue.spool.clone());
+        Self { spool, id, len, given: 0, is_warm, body: None }
     }
 
     /// Its length in octets.
@@ -161,10 +161,10 @@ impl Content {
         }
         let is_warm = self.body.as_ref().map_or(self.is_warm, StoredBody::is_warm);
         let body = self.body.take();
-        let store = self.store.clone().ok_or(StoreError::Closed)?;
+        let spool = self.spool.clone().ok_or(StoreError::Closed)?;
         let id = self.id;
         let read = move || {
-            let mut body = body.map_or_else(|| store.read(id), Ok)?;
+            let mut body = body.map_or_else(|| spool.read(id), Ok)?;
             let piece = body.next()?;
             Ok((body, piece))
         };

@@ -2,7 +2,7 @@
 //!
 //! Inbound and outbound meet only here. A message is accepted with [`Queue::incoming`], worked on under a [`Lease`],
 //! and every outcome is told with [`Queue::settle`]; operators list and change it with the verbs at the end of [`Queue`].
-//! Nothing outside this crate may know that the spool is on a local disk.
+//! Nothing outside this crate may know that the spool is on a local disk, and inside it the engine only knows a [`Spool`].
 //!
 //! | module | what |
 //! |---|---|
@@ -29,7 +29,9 @@
 //! | [`history`] | the journal of it, and its search |
 //! | [`rules`] | standing rules: what becomes of messages that arrive and match |
 //! | [`transfer`] | moving a message to another machine's queue |
-//! | [`store`] | the promise: records durable before they are acknowledged |
+//! | [`spool`] | what all of this asks of the store below it |
+//! | [`store`] | the store on a disk, and the promise: records durable before they are acknowledged |
+//! | [`memory`] | a store for tests that keeps nothing |
 //! | [`upkeep`] | what operators ask of the spool: is it whole, a backup, what was set aside |
 //! | [`metrics`] | counters and gauges |
 
@@ -47,6 +49,7 @@ pub mod history;
 pub mod incoming;
 pub mod lease;
 mod lost;
+pub mod memory;
 pub mod message;
 mod messages;
 pub mod metrics;
@@ -56,6 +59,7 @@ mod reports;
 pub mod retry;
 pub mod rules;
 pub mod scheduler;
+pub mod spool;
 mod state;
 pub mod store;
 pub mod transfer;
@@ -71,6 +75,7 @@ use parking_lot::Mutex;
 use postern_config as config;
 use postern_runtime::Clock;
 use postern_smtp::{Address, Domain, ReversePath};
+use spool::{Found, News, Recovered};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,6 +88,7 @@ pub use lease::{Content, Lease, LeasedRecipient};
 pub use message::{Destination, Feedback, Outcome, QueueId, Report};
 pub use operate::{Change, Filter, MessageView, RecipientView};
 pub use progress::{AttemptView, Progress};
+pub use spool::{Spool, StoreError};
 pub use transfer::Transfer;
 
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.
@@ -114,7 +120,7 @@ pub trait Surroundings: Send + Sync + std::fmt::Debug {
     fn sending(&self) -> Arc<config::Outbound>;
 }
 
-/// A queue over one spool directory. Cheap to clone.
+/// A queue over one [`Spool`]. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Queue {
     inner: Arc<Inner>,
@@ -122,7 +128,9 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct Inner {
-    store: Arc<store::Store>,
+    spool: Arc<dyn Spool>,
+    /// The same, if it is on a disk: for what only such a store can do.
+    disk: Option<Arc<store::Store>>,
     surroundings: Arc<dyn Surroundings>,
     clock: Arc<dyn Clock>,
     metrics: metrics::Metrics,
@@ -142,11 +150,11 @@ struct Inner {
     reports: mpsc::UnboundedSender<QueueId>,
     /// Messages that must be read from the spool.
     loads: mpsc::UnboundedSender<cold::Load>,
-    /// Room for what is on its way to the disk, in KiB.
+    /// Room for what is on its way to the spool, in KiB.
     backlog: Arc<Semaphore>,
     /// Messages being received.
     arriving: AtomicUsize,
-    /// Changes on their way to the disk.
+    /// Changes on their way to the spool.
     pending: AtomicUsize,
     /// No change is on its way any more.
     quiet: Notify,
@@ -160,7 +168,7 @@ struct Inner {
     tasks: TaskTracker,
 }
 
-/// Octets on their way to the disk at most, in KiB; more wait for [`Incoming::commit`]'s time-out.
+/// Octets on their way to the spool at most, in KiB; more wait for [`Incoming::commit`]'s time-out.
 const BACKLOG_UNITS: usize = 64 * 1024;
 
 /// Messages that the timer works on before it lets others at the lock.
@@ -189,7 +197,7 @@ impl Queue {
         surroundings: Arc<dyn Surroundings>,
         clock: Arc<dyn Clock>,
         metrics: metrics::Metrics,
-    ) -> Result<(Self, Recovery), store::StoreError> {
+    ) -> Result<(Self, Recovery), StoreError> {
         let claim = Self::claim(config)?;
         Self::load(claim, config, surroundings, clock, metrics, &AtomicUsize::new(0))
     }
@@ -199,7 +207,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the directory cannot be written, another daemon has it, or it is of an unknown format.
-    pub fn claim(config: &config::Queue) -> Result<store::Claim, store::StoreError> {
+    pub fn claim(config: &config::Queue) -> Result<store::Claim, StoreError> {
         store::Store::claim(&config.path, Arc::new(store::files::SystemFiles))
     }
 
@@ -211,7 +219,40 @@ impl Queue {
         clock: Arc<dyn Clock>,
         metrics: metrics::Metrics,
         read: &AtomicUsize,
-    ) -> Result<(Self, Recovery), store::StoreError> {
+    ) -> Result<(Self, Recovery), StoreError> {
+        let (tuning, meter, time) = (store::Tuning::default(), metrics.spool.clone(), clock.clone());
+        Self::start(config, surroundings, clock, metrics, read, |tell| {
+            let (store, found) = store::Store::open_claimed(claim, config, time, tuning, meter, tell)?;
+            let store = Arc::new(store);
+            Ok(Opened { spool: store.clone(), disk: Some(store), found })
+        })
+    }
+
+    /// The same over any store: `open` opens it, and tells what is in it. The standing rules and the journal are still where
+    /// `config` has them; whoever wants them makes the directory `config.path`.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open_on(
+        config: &config::Queue,
+        surroundings: Arc<dyn Surroundings>,
+        clock: Arc<dyn Clock>,
+        metrics: metrics::Metrics,
+        open: impl FnOnce(&mut dyn FnMut(News)) -> Result<(Arc<dyn Spool>, Found), StoreError>,
+    ) -> Result<(Self, Recovery), StoreError> {
+        Self::start(config, surroundings, clock, metrics, &AtomicUsize::new(0), |tell| {
+            open(tell).map(|(spool, found)| Opened { spool, disk: None, found })
+        })
+    }
+
+    fn start(
+        config: &config::Queue,
+        surroundings: Arc<dyn Surroundings>,
+        clock: Arc<dyn Clock>,
+        metrics: metrics::Metrics,
+        read: &AtomicUsize,
+        open: impl FnOnce(&mut dyn FnMut(News)) -> Result<Opened, StoreError>,
+    ) -> Result<(Self, Recovery), StoreError> {
         let mut restored = Restored::default();
         let mut tell = |news| {
             let cx = messages::Context {
@@ -226,9 +267,7 @@ impl Queue {
             restored.take(news, &cx);
             read.store(restored.messages.len(), Ordering::Relaxed);
         };
-        let (tuning, meter) = (store::Tuning::default(), metrics.spool.clone());
-        let (store, found) =
-            store::Store::open_claimed(claim, config, clock.clone(), tuning, meter, &mut tell)?;
+        let Opened { spool, disk, found } = open(&mut tell)?;
         let lost = found.lost.clone();
         let (messages, recovery) = restored.finish(found);
         let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
@@ -241,7 +280,8 @@ impl Queue {
         });
         let events = Arc::new(events::Hub::new(journal, config.history_path(), metrics.clone()));
         let inner = Arc::new(Inner {
-            store: Arc::new(store),
+            spool,
+            disk,
             surroundings,
             clock,
             metrics,
@@ -281,7 +321,7 @@ impl Queue {
         if messages >= schedule.max_messages {
             return Err(AcceptError::Full(messages));
         }
-        let space = self.inner.store.space();
+        let space = self.inner.spool.space();
         let wanted = schedule.min_free_space.max(announced_size.saturating_mul(2));
         if space.free < wanted {
             return Err(AcceptError::NoSpace(format!("{} octets free, {wanted} wanted", space.free)));
@@ -350,9 +390,9 @@ impl Queue {
             }
             quiet.await;
         }
-        let (store, events) = (self.inner.store.clone(), self.inner.events.clone());
+        let (spool, events) = (self.inner.spool.clone(), self.inner.events.clone());
         let close = move || {
-            store.close();
+            spool.close();
             events.journal().into_iter().for_each(history::Journal::close);
         };
         if tokio::task::spawn_blocking(close).await.is_err() {
@@ -439,16 +479,16 @@ impl Inner {
         self.with(|messages, cx, _| messages.insert(arrival, cx));
     }
 
-    /// Hands changes to the spool; `then` is called on its thread.
+    /// Hands changes to the spool; `then` is called when it answers, on a thread of its own or in this one.
     fn commit(
         self: &Arc<Self>,
-        changes: Vec<store::Change>,
-        then: impl FnOnce(&Arc<Self>, Result<(), Arc<store::StoreError>>) + Send + 'static,
+        changes: Vec<spool::Change>,
+        then: impl FnOnce(&Arc<Self>, Result<(), Arc<StoreError>>) + Send + 'static,
     ) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         let started = Instant::now();
         let inner = Arc::downgrade(self);
-        let done = move |result: Result<(), Arc<store::StoreError>>| {
+        let done = move |result: Result<(), Arc<StoreError>>| {
             let Some(inner) = inner.upgrade() else {
                 return;
             };
@@ -459,11 +499,11 @@ impl Inner {
             drop(pending);
             release(inner);
         };
-        self.store.commit(changes, Box::new(done));
+        self.spool.commit(changes, Box::new(done));
     }
 
     /// Says once that the spool refuses changes, and once that it takes them again.
-    fn note_health(&self, result: &Result<(), Arc<store::StoreError>>) {
+    fn note_health(&self, result: &Result<(), Arc<StoreError>>) {
         if let Err(error) = result {
             self.metrics.store_errors.inc();
             if !self.failing.swap(true, Ordering::Relaxed) {
@@ -478,7 +518,7 @@ impl Inner {
         self: &Arc<Self>,
         id: QueueId,
         then: messages::AfterWrite,
-        result: Result<(), Arc<store::StoreError>>,
+        result: Result<(), Arc<StoreError>>,
     ) {
         let waiters = self.with(|messages, cx, fx| messages.written(id, then, result.is_ok(), cx, fx));
         self.progress.notify_waiters();
@@ -489,6 +529,13 @@ impl Inner {
     }
 }
 
+/// A store that was opened.
+struct Opened {
+    spool: Arc<dyn Spool>,
+    disk: Option<Arc<store::Store>>,
+    found: Found,
+}
+
 /// What the spool holds, while it is told.
 #[derive(Debug, Default)]
 struct Restored {
@@ -497,12 +544,12 @@ struct Restored {
 }
 
 impl Restored {
-    fn take(&mut self, news: store::News, cx: &messages::Context<'_>) {
-        let (store::Recovered { id, meta, state }, is_lost) = match news {
-            store::News::Message(message) => (message, false),
-            store::News::Lost(message) => (message, true),
-            store::News::Gone(id) => return self.messages.forget(id),
-            store::News::Nothing => return *self = Self::default(),
+    fn take(&mut self, news: News, cx: &messages::Context<'_>) {
+        let (Recovered { id, meta, state }, is_lost) = match news {
+            News::Message(message) => (message, false),
+            News::Lost(message) => (message, true),
+            News::Gone(id) => return self.messages.forget(id),
+            News::Nothing => return *self = Self::default(),
         };
         let state = state.unwrap_or_default();
         let state = if is_lost { lost::hold(id, &meta, state) } else { state };
@@ -518,7 +565,7 @@ impl Restored {
         }
     }
 
-    fn finish(mut self, found: store::Found) -> (messages::Messages, Recovery) {
+    fn finish(mut self, found: Found) -> (messages::Messages, Recovery) {
         self.messages.damaged = found.damaged + self.damaged;
         let recovery = Recovery {
             messages: self.messages.len(),
@@ -549,7 +596,7 @@ fn held_as_damaged(
     messages::Arrival::new(id, &meta, &state.encode(), cx).map(messages::Arrival::kept)
 }
 
-/// A change on its way to the disk. [`Queue::close`] waits for its end, also when that is a panic.
+/// A change on its way to the spool. [`Queue::close`] waits for its end, also when that is a panic.
 struct Pending<'a>(&'a Inner);
 
 impl Drop for Pending<'_> {
@@ -567,7 +614,8 @@ impl Drop for Inner {
     }
 }
 
-/// Gives up a reference on the spool's own thread. The last one ends that thread and waits for it: elsewhere, then.
+/// Gives up a reference on a thread that may be the spool's own. The last one ends that thread and waits for it: elsewhere,
+/// then.
 fn release(inner: Arc<Inner>) {
     if let Some(last) = Arc::into_inner(inner) {
         std::thread::spawn(move || drop(last));
@@ -575,8 +623,7 @@ fn release(inner: Arc<Inner>) {
 }
 
 /// An error of one's own from one that several have.
-fn owned(error: &Arc<store::StoreError>) -> store::StoreError {
-    use store::StoreError;
+fn owned(error: &Arc<StoreError>) -> StoreError {
     match &**error {
         StoreError::Io { what, source } => {
             let source = std::io::Error::new(source.kind(), source.to_string());

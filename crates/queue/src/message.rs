@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_smtp::EnhancedStatus;
 
@@ -11,6 +11,15 @@ use postern_smtp::EnhancedStatus;
 /// characters of Crockford base 32, so that ids sort by age.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
+
+impl QueueId {
+    /// The id that follows `last`: greater, and growing with the time, so that ids of different spools hardly meet. Its upper
+    /// 56 bits are the microseconds since 1970 unless the clock went back.
+    pub fn after(last: Self, now: SystemTime) -> Self {
+        let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(last.0.saturating_add(1).max((since_1970.as_micros() as u64) << 8))
+    }
+}
 
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const ID_LENGTH: usize = 13;
@@ -119,6 +128,19 @@ mod tests {
             assert_eq!(text.to_lowercase().parse(), Ok(QueueId(value)));
         }
         assert!(QueueId(31).to_string() < QueueId(32).to_string());
+    }
+
+    #[test]
+    fn ids_grow_with_the_time_and_when_the_clock_stands_or_goes_back() {
+        let at = |micros| UNIX_EPOCH + Duration::from_micros(micros);
+        let first = QueueId::after(QueueId(0), at(1000));
+        assert_eq!(first, QueueId(1000 << 8));
+        let others = [at(1000), at(7), UNIX_EPOCH - Duration::from_secs(1)];
+        let ids = others.into_iter().scan(first, |last, now| {
+            *last = QueueId::after(*last, now);
+            Some(*last)
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), [1, 2, 3].map(|more| QueueId(first.0 + more)));
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
 use crate::reports::{NewReport, Owed};
 use crate::scheduler::{Event, Ready, Scheduler, Share};
+use crate::spool::{Change, StoreError};
 use crate::state::MessageState;
-use crate::store::{Change, StoreError};
 
 /// After so many attempts that ended without an outcome a message is held.
 const MAX_STRIKES: u8 = 3;

@@ -15,8 +15,8 @@ use crate::envelope::{Envelope, Origin, Recipient};
 use crate::message::QueueId;
 use crate::messages::{Arrival, Context};
 use crate::rules::{Fate, Rules};
+use crate::spool::{Change, NewBody, Spool, StoreError};
 use crate::state::{MessageState, Phase};
-use crate::store::{Change, NewBody, Store, StoreError};
 
 /// What a message owes its sender.
 #[derive(Debug)]
@@ -85,13 +85,13 @@ impl Inner {
         let Some(owed) = self.with(|messages, cx, _| messages.owed(about, cx)) else {
             return;
         };
-        let report = new_report(&self.store, &self.rules, about, owed, &self.context());
+        let report = new_report(&*self.spool, &self.rules, about, owed, &self.context());
         self.with(|messages, cx, fx| messages.report_composed(about, report, cx, fx));
     }
 }
 
 fn new_report(
-    store: &Store,
+    spool: &dyn Spool,
     rules: &Rules,
     about: QueueId,
     owed: Owed,
@@ -108,11 +108,11 @@ fn new_report(
         info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
         return Some(report);
     }
-    let original = read_original(store, about, &envelope).unwrap_or_else(|error| {
+    let original = read_original(spool, about, &envelope).unwrap_or_else(|error| {
         warn!(id = %about, %error, "the message cannot be read for its report");
         Original::Unreadable
     });
-    let id = store.next_id();
+    let id = spool.next_id();
     let composed = dsn::compose(&Facts {
         hostname: &cx.surroundings.hostname(),
         id,
@@ -166,9 +166,9 @@ fn report_recipient(address: Address) -> Recipient {
 }
 
 /// Reads what a report returns: never more than [`FULL_RETURN_LIMIT`].
-fn read_original(store: &Store, id: QueueId, envelope: &Envelope) -> Result<Original, StoreError> {
+fn read_original(spool: &dyn Spool, id: QueueId, envelope: &Envelope) -> Result<Original, StoreError> {
     let most = FULL_RETURN_LIMIT as usize;
-    let mut body = store.read(id)?;
+    let mut body = spool.read(id)?;
     let mut content = Vec::new();
     while content.len() <= most {
         match body.next()? {

@@ -1,4 +1,4 @@
-//! The promise: what [`Store::commit`] has acknowledged survives kill -9 and power loss.
+//! The [`Spool`] on a disk. The promise: what its [`commit`](Spool::commit) has acknowledged survives kill -9 and power loss.
 //!
 //! The truth is an append-only log of checksummed records in segment files; one committer thread writes what waits
 //! with one `fdatasync`. sled holds an index over it that may be lost at any time and is rebuilt from the log.
@@ -66,7 +66,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use postern_runtime::Clock;
 use serde::{Deserialize, Serialize};
@@ -77,12 +76,15 @@ use catalogue::{Catalogue, Location, Place};
 use committer::{Committer, Draft, Group, Purpose, Waiting};
 use files::{Access, Files, StoredFile, SystemFiles, read_exact};
 use job::Job;
+use large::{LargeFile, Mention};
 use meter::Meter;
 use record::{Header, Kind, Record, TooLong, read_meta};
 use recovery::{Indexer, Layout, Recovery, Remains};
 
-pub use body::StoredBody;
-pub use large::{FinishedFile, LargeFile};
+pub use crate::spool::{
+    Change, Done, FinishedBody, Found, InUse, LargeBody, NewBody, News, Recovered, Space, Spool, StoreError,
+    StoredBody,
+};
 
 /// How often a deletion is written, one copy behind the other: a flipped bit in the only one would bring a message back
 /// that was delivered.
@@ -94,166 +96,10 @@ const WARM: Duration = Duration::from_secs(60);
 /// How often a record is looked up again that was moved while it was opened.
 const LOOKUPS: usize = 16;
 
-/// What can go wrong with the spool.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A system call failed.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was being done, with the file.
-        what: String,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another process uses the spool: the directory, and which process it is as far as is known.
-    #[error("the spool {0}")]
-    InUse(InUse),
-    /// The spool was written by a version that this one does not know.
-    #[error(
-        "unknown spool format {0:?} in the file FORMAT (this release knows {known}): a later release wrote the spool, or \
-         the file is damaged. Use that release, or look at the file; nothing was changed",
-        known = format::known()
-    )]
-    UnknownFormat(String),
-    /// A record whose checksum does not fit.
-    #[error("damaged record of message {0}")]
-    Damaged(QueueId),
-    /// The message is not in the spool.
-    #[error("no message {0}")]
-    NoMessage(QueueId),
-    /// The store is closed, or has stopped after an error.
-    #[error("the spool is closed")]
-    Closed,
-    /// What was asked cannot be done as things are: says why, and what to do.
-    #[error("{0}")]
-    Refused(String),
-    /// A long job was given up because nobody waits for it any more, or the server stops.
-    #[error("given up before the end: nobody waits for it any more, or the server stops")]
-    Interrupted,
-}
-
-impl StoreError {
-    fn io(what: &str, path: &Path, source: io::Error) -> Self {
-        Self::Io { what: format!("{what} {}", path.display()), source }
-    }
-}
-
 impl From<TooLong> for StoreError {
     fn from(_: TooLong) -> Self {
         Self::Io { what: "writing a record".into(), source: io::ErrorKind::FileTooLarge.into() }
     }
-}
-
-/// A spool that another process uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InUse {
-    /// The directory.
-    pub path: PathBuf,
-    /// The number of the process, if it has written it down.
-    pub process: Option<u32>,
-}
-
-impl fmt::Display for InUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is in use by ", self.path.display())?;
-        match self.process {
-            Some(process) => {
-                write!(f, "process {process}: stop it first, or give this one a spool of its own")
-            }
-            None => write!(f, "another process: stop it first, or give this one a spool of its own"),
-        }
-    }
-}
-
-/// A change to the spool.
-#[derive(Debug)]
-pub enum Change {
-    /// A new message: its encoded envelope and its content.
-    Enqueue {
-        /// Its id, from [`Store::next_id`].
-        id: QueueId,
-        /// The envelope, opaque to the store.
-        meta: Vec<u8>,
-        /// The content.
-        body: NewBody,
-    },
-    /// The state of a message, replacing the former one: opaque to the store.
-    State {
-        /// The message.
-        id: QueueId,
-        /// The encoded state.
-        state: Vec<u8>,
-    },
-    /// The message has ended.
-    Delete {
-        /// The message.
-        id: QueueId,
-    },
-}
-
-/// The content of a new message.
-#[derive(Debug)]
-pub enum NewBody {
-    /// In the record itself: written one after the other.
-    Inline(Vec<Bytes>),
-    /// In a file of its own, already synced; `header` goes in front of it.
-    File {
-        /// Our header fields.
-        header: Vec<u8>,
-        /// The finished file.
-        file: FinishedFile,
-    },
-}
-
-/// Called once, on the committer thread: keep it short.
-pub type Done = Box<dyn FnOnce(Result<(), std::sync::Arc<StoreError>>) + Send>;
-
-/// A message found at start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recovered {
-    /// Its id.
-    pub id: QueueId,
-    /// The encoded envelope.
-    pub meta: Vec<u8>,
-    /// The newest state, if there was one.
-    pub state: Option<Vec<u8>>,
-}
-
-/// What is told of the messages while a spool is opened, in no particular order: later news of a message count in the
-/// place of earlier ones.
-#[derive(Debug)]
-pub enum News {
-    /// A message is in the queue.
-    Message(Recovered),
-    /// A message is in the queue, but its content is gone.
-    Lost(Recovered),
-    /// It is not, as it turns out.
-    Gone(QueueId),
-    /// Nothing that was said so far holds.
-    Nothing,
-}
-
-/// What a start found.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// All messages, by id; none where they were told one by one.
-    pub messages: Vec<Recovered>,
-    /// Records that were set aside as damaged, segments that are missing, messages whose content is gone.
-    pub damaged: usize,
-    /// Messages, among all, of which only the envelope is left.
-    pub lost: Vec<QueueId>,
-    /// Why the index was not used, if it was not.
-    pub index_rebuilt: Option<String>,
-}
-
-/// Free room of the spool's filesystem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Octets.
-    pub free: u64,
-    /// Inodes.
-    pub inodes: u64,
 }
 
 /// What the spool takes of its disk.
@@ -455,62 +301,9 @@ impl Store {
         Ok((Self { inner, threads: Mutex::new(Some(threads)) }, found))
     }
 
-    /// A new id: greater than all before it, also across restarts. It grows with the time: its upper 56 bits are the
-    /// microseconds since 1970 unless the clock went back.
-    pub fn next_id(&self) -> QueueId {
-        let now = (self.inner.since_1970().as_micros() as u64) << 8;
-        let next = |last: u64| last.saturating_add(1).max(now);
-        let last =
-            self.inner.last_id.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
-        QueueId(next(last.unwrap_or_else(|last| last)))
-    }
-
-    /// Writes the changes as one group with the next batch: all become durable before `done(Ok)`, or `done(Err)` and none
-    /// counts. Never waits. When the store is closed or a change cannot be written at all, `done` is called at once in
-    /// this thread.
-    pub fn commit(&self, changes: Vec<Change>, done: Done) {
-        match drafts(changes) {
-            Ok((drafts, files)) => {
-                // They are from `next_id`, or should be: if not, later ones are above them all the same.
-                let last = drafts.iter().map(|draft| draft.record.id).max().unwrap_or(0);
-                self.inner.last_id.fetch_max(last, Ordering::SeqCst);
-                self.inner.waiting.push(Group { drafts, files, done });
-            }
-            Err(error) => done(Err(Arc::new(error))),
-        }
-    }
-
     /// Octets that wait to be written, or are being written. Whoever commits should wait while they are many.
     pub fn backlog(&self) -> u64 {
         self.inner.waiting.octets()
-    }
-
-    /// Begins a file for a large message.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn large_file(&self, id: QueueId) -> Result<LargeFile, StoreError> {
-        let inner = &self.inner;
-        let (files, meter) = (Arc::clone(&inner.files), inner.meter.clone());
-        LargeFile::create(files, &inner.layout.big, id.0, &inner.unfinished, meter)
-    }
-
-    /// Opens the content of a message for reading. Reading does not wait for the committer, and goes on when the message
-    /// is deleted meanwhile. Blocking.
-    ///
-    /// # Errors
-    /// [`StoreError::NoMessage`], [`StoreError::Io`], [`StoreError::Damaged`].
-    pub fn read(&self, id: QueueId) -> Result<StoredBody, StoreError> {
-        self.inner.open_body(id)
-    }
-
-    /// The envelope and the newest state of a message, from the log. Blocking.
-    ///
-    /// # Errors
-    /// [`StoreError::NoMessage`], [`StoreError::Io`], [`StoreError::Damaged`].
-    pub fn load(&self, id: QueueId) -> Result<Recovered, StoreError> {
-        let (_, meta, state) = self.inner.load(id.0)?.ok_or(StoreError::NoMessage(id))?;
-        Ok(Recovered { id, meta, state })
     }
 
     /// How many messages are in the spool.
@@ -521,18 +314,6 @@ impl Store {
     /// Whether there is no message in the spool.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Free room, as it was a second ago. Never waits: a file system that hangs would take all who ask with it. If the
-    /// system does not say, there is none.
-    pub fn space(&self) -> Space {
-        self.inner.space.known()
-    }
-
-    /// Why nothing, or no new mail, can be written, if so: cleared by the next write that succeeds. While it is set a write
-    /// is tried every second.
-    pub fn health(&self) -> Option<String> {
-        self.inner.health.lock().clone()
     }
 
     /// Why the index is not used any more, if so. Nothing is lost; the next start takes longer.
@@ -625,9 +406,63 @@ impl Store {
     pub fn collect(&self) {
         collector::collect(&self.inner);
     }
+}
 
-    /// Writes what waits, ends the threads, brings the index up to date. Blocking.
-    pub fn close(&self) {
+/// What is durable here is durable: `done(Ok)` is called after the `fdatasync` that covers the group.
+impl Spool for Store {
+    fn next_id(&self) -> QueueId {
+        let now = self.inner.clock.now();
+        let next = |last: u64| QueueId::after(QueueId(last), now).0;
+        let last =
+            self.inner.last_id.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
+        QueueId(next(last.unwrap_or_else(|last| last)))
+    }
+
+    /// The group is written with the next batch, by the committer thread, which also calls `done`. When the store is closed
+    /// or a change cannot be written at all, it is called at once in this thread.
+    fn commit(&self, changes: Vec<Change>, done: Done) {
+        match drafts(changes) {
+            Ok((drafts, files)) => {
+                // They are from `next_id`, or should be: if not, later ones are above them all the same.
+                let last = drafts.iter().map(|draft| draft.record.id).max().unwrap_or(0);
+                self.inner.last_id.fetch_max(last, Ordering::SeqCst);
+                self.inner.waiting.push(Group { drafts, files, done });
+            }
+            Err(error) => done(Err(Arc::new(error))),
+        }
+    }
+
+    /// A large message has a file of its own.
+    fn begin_body(&self, id: QueueId) -> Result<Box<dyn LargeBody>, StoreError> {
+        let inner = &self.inner;
+        let (files, meter) = (Arc::clone(&inner.files), inner.meter.clone());
+        let file = LargeFile::create(files, &inner.layout.big, id.0, &inner.unfinished, meter)?;
+        Ok(Box::new(file))
+    }
+
+    fn read(&self, id: QueueId) -> Result<StoredBody, StoreError> {
+        self.inner.open_body(id)
+    }
+
+    /// From the log.
+    fn load(&self, id: QueueId) -> Result<Recovered, StoreError> {
+        let (_, meta, state) = self.inner.load(id.0)?.ok_or(StoreError::NoMessage(id))?;
+        Ok(Recovered { id, meta, state })
+    }
+
+    /// As it was a second ago: a file system that hangs would take all who ask with it. If the system does not say, there is
+    /// none.
+    fn space(&self) -> Space {
+        self.inner.space.known()
+    }
+
+    /// While it is set a write is tried every second.
+    fn health(&self) -> Option<String> {
+        self.inner.health.lock().clone()
+    }
+
+    /// Also ends the threads and brings the index up to date.
+    fn close(&self) {
         let Some(threads) = self.threads.lock().take() else { return };
         self.inner.waiting.close();
         join(threads.committer);
@@ -680,7 +515,7 @@ fn join(thread: JoinHandle<()>) {
 }
 
 /// The records of some changes. Their checksums are computed here.
-fn drafts(changes: Vec<Change>) -> Result<(Vec<Draft>, Vec<FinishedFile>), StoreError> {
+fn drafts(changes: Vec<Change>) -> Result<(Vec<Draft>, Vec<FinishedBody>), StoreError> {
     let mut drafts = Vec::with_capacity(changes.len());
     let mut files = Vec::new();
     let mut add = |record| drafts.push(Draft { record, purpose: Purpose::Change });
@@ -689,10 +524,10 @@ fn drafts(changes: Vec<Change>) -> Result<(Vec<Draft>, Vec<FinishedFile>), Store
             Change::Enqueue { id, meta, body: NewBody::Inline(body) } => {
                 add(Record::new(Kind::Enqueue, id.0, &meta, body)?);
             }
-            Change::Enqueue { id, meta, body: NewBody::File { mut header, file } } => {
-                header.extend_from_slice(&file.mention.encode());
+            Change::Enqueue { id, meta, body: NewBody::Large { mut header, body } } => {
+                header.extend_from_slice(&Mention::of(&body).encode());
                 add(Record::new(Kind::Enqueue, id.0, &meta, vec![header.into()])?.in_file());
-                files.push(file);
+                files.push(body);
             }
             Change::State { id, state } => add(Record::new(Kind::State, id.0, &state, Vec::new())?),
             Change::Delete { id } => {
@@ -869,7 +704,7 @@ impl Inner {
             crc: found.header.body_crc,
             file: found.file,
         };
-        Ok(StoredBody::new(id, self.is_recent(id), [part]))
+        Ok(body::stored(id, self.is_recent(id), [part]))
     }
 
     /// Writes down what only the index knew, so that messages without a content stay in sight, and nobody who has a message
@@ -920,7 +755,7 @@ impl Inner {
         let reading = |e| StoreError::Io { what: format!("reading message {id}"), source: e };
         read_exact(&*found.file, &mut body, offset).map_err(reading)?;
         let sound = crc32c::crc32c(&body) == found.header.body_crc;
-        let Some((header, mention)) = large::Mention::split(&body).filter(|_| sound) else {
+        let Some((header, mention)) = Mention::split(&body).filter(|_| sound) else {
             return Err(StoreError::Damaged(id));
         };
         let path = self.layout.big.join(large::name(id.0));
@@ -934,7 +769,7 @@ impl Inner {
         let length = header.len() as u64;
         let front = Part { file: found.file, offset, length, crc: crc32c::crc32c(header) };
         let rest = Part { file, offset: 0, length: mention.length, crc: mention.crc };
-        Ok(StoredBody::new(id, false, [front, rest]))
+        Ok(body::stored(id, false, [front, rest]))
     }
 }
 

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::{Envelope, Recipient};
 use crate::incoming::AcceptError;
 use crate::message::QueueId;
+use crate::spool::{StoreError, StoredBody};
 use crate::state::MessageState;
+use crate::store::Store;
 use crate::store::quarantine::{Kept, KeptKind, KeptRecord, Salvaged};
-use crate::store::{Store, StoreError, StoredBody};
 use crate::transfer::{TransferError, describe};
 use crate::{Inner, Queue};
 
@@ -93,17 +94,25 @@ impl From<AcceptError> for RestoreError {
 }
 
 impl Queue {
-    /// The spool itself, for the verbs of operators. All of them block.
-    pub fn spool(&self) -> Arc<Store> {
-        self.inner.store.clone()
+    /// The store on the disk, for the verbs of operators that are about it. All of them block.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: the queue is kept elsewhere.
+    pub fn disk(&self) -> Result<Arc<Store>, StoreError> {
+        self.inner.disk.clone().ok_or_else(|| {
+            StoreError::Refused(
+                "this queue's store is not on a disk of this machine: look after it with the means of its own"
+                    .into(),
+            )
+        })
     }
 
     /// What was set aside because it could not be read. Blocking: reads all of it.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`]; as [`Queue::disk`].
     pub fn quarantine(&self) -> Result<Vec<KeptView>, StoreError> {
-        let kept = self.inner.store.quarantine()?;
+        let kept = self.disk()?.quarantine()?;
         Ok(kept.into_iter().map(|kept| self.inner.kept_view(kept)).collect())
     }
 
@@ -116,7 +125,7 @@ impl Queue {
         if self.inner.messages.lock().entry(id).is_some() {
             return Err(RestoreError::InQueue(id));
         }
-        let store = self.inner.store.clone();
+        let store = self.disk()?;
         let salvaged = blocking(move || store.salvage(id)).await.map_err(|error| match error {
             StoreError::NoMessage(id) => RestoreError::NoContent(id),
             error => error.into(),
@@ -127,7 +136,7 @@ impl Queue {
         envelope.size = body.len();
         let held = format!("put back from damaged/{name}, was {id}: some recipients may have it already");
         let state = MessageState { held: Some(held), ..MessageState::fresh(envelope.recipients.len()) };
-        let transfer = describe(self.inner.store.next_id(), &envelope, &state);
+        let transfer = describe(self.inner.spool.next_id(), &envelope, &state);
         let (mut incoming, envelope) = self.incoming_transfer(&transfer)?;
         loop {
             let (rest, piece) = blocking(move || next(body)).await?;

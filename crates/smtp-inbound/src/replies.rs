@@ -460,7 +460,7 @@ mod tests {
             (AcceptError::NoSpace("1 MiB".to_owned()), "452 4.3.1"),
             (AcceptError::Full(7), "452 4.3.1"),
             (AcceptError::Timeout, "451 4.3.0"),
-            (AcceptError::Store(postern_queue::store::StoreError::Closed), "451 4.3.0"),
+            (AcceptError::Store(postern_queue::StoreError::Closed), "451 4.3.0"),
         ] {
             assert!(not_stored(&error).to_string().starts_with(text), "{error}");
         }

@@ -15,8 +15,8 @@ use crate::events::{EventKind, Noted};
 use crate::filter::RecipientPick;
 use crate::message::QueueId;
 use crate::messages::{Context, Effects, Messages, Refusal};
+use crate::spool::StoreError;
 use crate::state::MessageState;
-use crate::store::StoreError;
 use crate::watch::Watch;
 use crate::{Inner, Queue};
 

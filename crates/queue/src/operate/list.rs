@@ -12,8 +12,8 @@ use crate::entry::{Entry, Loaded};
 use crate::filter::{BadFilter, Filter, Found, Matcher};
 use crate::message::QueueId;
 use crate::messages::{Context, Messages};
+use crate::spool::StoreError;
 use crate::state::Phase;
-use crate::store::StoreError;
 use crate::{Inner, Queue};
 
 /// How a list is ordered.
@@ -217,7 +217,7 @@ impl Inner {
 
     /// The beginning of a message: its header, at most [`MAX_HEADER`] octets of it and something of what follows.
     fn header(&self, id: QueueId) -> Result<Vec<u8>, StoreError> {
-        let mut body = self.store.read(id)?;
+        let mut body = self.spool.read(id)?;
         let mut header = Vec::new();
         while header.len() < MAX_HEADER && !header.windows(4).any(|window| window == b"\r\n\r\n") {
             let Some(piece) = body.next()? else {

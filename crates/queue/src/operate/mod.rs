@@ -28,7 +28,7 @@ pub use verbs::Retry;
 pub(crate) use view::origin;
 pub use view::{MessageView, RecipientView, Summary};
 
-use crate::store::StoreError;
+use crate::spool::StoreError;
 
 /// Why a changing verb did nothing.
 #[derive(Debug, thiserror::Error)]

@@ -129,7 +129,7 @@ impl Queue {
     /// The totals.
     pub fn summary(&self) -> Summary {
         let now = self.inner.clock.now();
-        let store_error = self.inner.store.health();
+        let store_error = self.inner.spool.health();
         let oldest_attempt = self.inner.attempts.oldest(None);
         let messages = self.inner.messages.lock();
         let oldest =
@@ -152,8 +152,10 @@ impl Queue {
     pub fn update_metrics(&self) {
         self.inner.metrics.update(&self.summary());
         self.inner.rules.update_metrics();
-        self.inner.metrics.update_spool(&self.inner.store.figures());
-        self.inner.metrics.free_space(self.inner.store.space().free);
+        self.inner.metrics.free_space(self.inner.spool.space().free);
+        if let Some(disk) = &self.inner.disk {
+            self.inner.metrics.update_spool(&disk.figures());
+        }
     }
 }
 

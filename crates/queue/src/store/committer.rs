@@ -17,10 +17,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::catalogue::{Catalogue, Place, Position, Segment, Written, units};
 use super::files::{Access, StoredFile, write_all};
-use super::large::FinishedFile;
 use super::meter::Meter;
 use super::record::{Kind, Record, Seal};
-use super::{Done, Inner, StoreError, missing};
+use super::{Done, FinishedBody, Inner, StoreError, missing};
 
 /// One batch is at most this large, so that the first in it does not wait long for the last.
 const BATCH_OCTETS: u64 = 8 * 1024 * 1024;
@@ -48,7 +47,7 @@ pub(super) struct Draft {
 /// Records that become durable together or not at all.
 pub(super) struct Group {
     pub drafts: Vec<Draft>,
-    pub files: Vec<FinishedFile>,
+    pub files: Vec<FinishedBody>,
     pub done: Done,
 }
 
@@ -68,7 +67,7 @@ impl Group {
 
     fn complete(self, result: Result<(), Arc<StoreError>>) {
         if result.is_ok() {
-            self.files.into_iter().for_each(FinishedFile::keep);
+            self.files.into_iter().for_each(FinishedBody::keep);
         }
         // Whatever the one who is told does, the others must be told too.
         if catch_unwind(AssertUnwindSafe(|| (self.done)(result))).is_err() {
@@ -300,7 +299,7 @@ impl Committer {
             if in_doubt {
                 // The record may still be there after a restart: then its file must be there too. If it is not, the
                 // file is removed then.
-                group.files.drain(..).for_each(FinishedFile::keep);
+                group.files.drain(..).for_each(FinishedBody::keep);
             }
             group.complete(Err(Arc::clone(error)));
         }

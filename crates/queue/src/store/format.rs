@@ -46,7 +46,7 @@ pub fn steps_from(table: &[Format], number: u32) -> impl Iterator<Item = &Format
 }
 
 /// Their numbers in words, for errors.
-pub(super) fn known() -> String {
+pub(crate) fn known() -> String {
     let numbers: Vec<String> = FORMATS.iter().map(|format| format.number.to_string()).collect();
     numbers.join(", ")
 }

@@ -983,7 +983,7 @@ mod tests {
 
     use super::*;
     use crate::store::files::SystemFiles;
-    use crate::store::{Change, NewBody, Store};
+    use crate::store::{Change, NewBody, Spool, Store};
 
     fn location() -> Location {
         let mut location = Location::new(Place { segment: 3, unit: 40 }, 12, 2, true);

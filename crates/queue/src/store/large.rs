@@ -7,15 +7,15 @@
 //! removed at start.
 
 use std::collections::BTreeSet;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::StoreError;
 use super::files::{Access, Files, StoredFile, write_all};
 use super::meter::Meter;
+use crate::spool::{FinishedBody, LargeBody, StoreError, Unclaimed};
 
 /// Written at once.
 const BLOCK: usize = 256 * 1024;
@@ -45,6 +45,11 @@ pub struct Mention {
 }
 
 impl Mention {
+    /// Of the file of a message that is to be committed.
+    pub fn of(body: &FinishedBody) -> Self {
+        Self { length: body.length(), crc: body.crc() }
+    }
+
     /// As it stands in the record.
     pub fn encode(self) -> [u8; MENTION] {
         let mut octets = [0; MENTION];
@@ -65,28 +70,9 @@ impl Mention {
 /// The messages whose file belongs to nobody yet: it is being written, or waits for its record.
 pub(super) type Unfinished = Arc<Mutex<BTreeSet<u64>>>;
 
-/// The handle of a large message's file, after [`LargeFile::finish`]. Dropped without a commit, it removes the file.
+/// A large message while it is written. Dropped before it is finished, it removes its file.
 #[derive(Debug)]
-pub struct FinishedFile {
-    temporary: Temporary,
-    pub(super) mention: Mention,
-}
-
-impl FinishedFile {
-    /// Octets in the file.
-    pub fn length(&self) -> u64 {
-        self.mention.length
-    }
-
-    /// The file belongs to a message now.
-    pub(super) fn keep(mut self) {
-        self.temporary.armed = false;
-    }
-}
-
-/// A large message while it is written. Dropped before [`LargeFile::finish`], it removes its file.
-#[derive(Debug)]
-pub struct LargeFile {
+pub(super) struct LargeFile {
     file: Arc<dyn StoredFile>,
     temporary: Temporary,
     buffer: Vec<u8>,
@@ -104,39 +90,15 @@ impl LargeFile {
     ) -> Result<Self, StoreError> {
         let path = directory.join(name(id));
         // Before there is a file: nobody may take it for one that is left over.
-        unfinished.lock().insert(id);
+        if !unfinished.lock().insert(id) {
+            return Err(StoreError::io("creating", &path, ErrorKind::AlreadyExists.into()));
+        }
         let (directory, unfinished) = (directory.to_owned(), Arc::clone(unfinished));
         let mut temporary = Temporary { files, directory, path, armed: false, id, unfinished };
         let file = temporary.files.open(&temporary.path, Access::CreateNew);
         let file = file.map_err(|e| StoreError::io("creating", &temporary.path, e))?;
         temporary.armed = true;
         Ok(Self { file, temporary, buffer: Vec::new(), mention: Mention { length: 0, crc: 0 }, meter })
-    }
-
-    /// Appends. Blocking.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        if self.buffer.len() + piece.len() < BLOCK {
-            self.buffer.extend_from_slice(piece);
-            return Ok(());
-        }
-        self.write_out(piece)
-    }
-
-    /// Makes the file and its directory entry durable. Blocking.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn finish(mut self) -> Result<FinishedFile, StoreError> {
-        self.write_out(&[])?;
-        let Temporary { files, directory, path, .. } = &self.temporary;
-        let meter = &self.meter;
-        meter.sync(|| self.file.sync()).map_err(|e| StoreError::io("syncing", path, e))?;
-        let directory_synced = meter.sync(|| files.sync_directory(directory));
-        directory_synced.map_err(|e| StoreError::io("syncing", directory, e))?;
-        Ok(FinishedFile { temporary: self.temporary, mention: self.mention })
     }
 
     fn write_out(&mut self, piece: &[u8]) -> Result<(), StoreError> {
@@ -151,6 +113,27 @@ impl LargeFile {
     }
 }
 
+impl LargeBody for LargeFile {
+    fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
+        if self.buffer.len() + piece.len() < BLOCK {
+            self.buffer.extend_from_slice(piece);
+            return Ok(());
+        }
+        self.write_out(piece)
+    }
+
+    /// Makes the file and its directory entry durable.
+    fn finish(mut self: Box<Self>) -> Result<FinishedBody, StoreError> {
+        self.write_out(&[])?;
+        let Self { file, temporary, mention, meter, .. } = *self;
+        let Temporary { files, directory, path, .. } = &temporary;
+        meter.sync(|| file.sync()).map_err(|e| StoreError::io("syncing", path, e))?;
+        let directory_synced = meter.sync(|| files.sync_directory(directory));
+        directory_synced.map_err(|e| StoreError::io("syncing", directory, e))?;
+        Ok(FinishedBody::new(mention.length, mention.crc, Box::new(temporary)))
+    }
+}
+
 /// A file that is removed unless it is kept.
 #[derive(Debug)]
 struct Temporary {
@@ -160,6 +143,12 @@ struct Temporary {
     armed: bool,
     id: u64,
     unfinished: Unfinished,
+}
+
+impl Unclaimed for Temporary {
+    fn keep(mut self: Box<Self>) {
+        self.armed = false;
+    }
 }
 
 impl Drop for Temporary {
@@ -181,8 +170,9 @@ mod tests {
     use super::*;
     use crate::store::files::SystemFiles;
 
-    fn create(files: Arc<dyn Files>, directory: &Path, id: u64) -> LargeFile {
-        LargeFile::create(files, directory, id, &Unfinished::default(), Meter::new().unwrap()).unwrap()
+    fn create(files: Arc<dyn Files>, directory: &Path, id: u64) -> Box<dyn LargeBody> {
+        let (unfinished, meter) = (Unfinished::default(), Meter::new().unwrap());
+        Box::new(LargeFile::create(files, directory, id, &unfinished, meter).unwrap())
     }
 
     #[test]
@@ -212,7 +202,7 @@ mod tests {
         }
         let finished = file.finish().unwrap();
         assert_eq!(finished.length(), expected.len() as u64);
-        assert_eq!(finished.mention.crc, crc32c::crc32c(&expected));
+        assert_eq!(finished.crc(), crc32c::crc32c(&expected));
         let path = directory.path().join(name(1));
         assert_eq!(std::fs::read(&path).unwrap(), expected);
         finished.keep();

@@ -12,7 +12,7 @@ use super::files::{Access, StoredFile, read_exact, write_all};
 use super::large::{self, Mention};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
 use super::recovery::Mark;
-use super::{Inner, Store, StoreError, StoredBody, collector};
+use super::{Inner, Store, StoreError, StoredBody, body, collector};
 use crate::message::QueueId;
 
 /// Records of one piece that are listed.
@@ -154,7 +154,7 @@ impl Store {
         Ok(Salvaged {
             envelope: found.record.envelope,
             name: found.name,
-            body: StoredBody::new(id, false, found.parts),
+            body: body::stored(id, false, found.parts),
         })
     }
 

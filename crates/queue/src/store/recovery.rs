@@ -821,7 +821,7 @@ mod tests {
     use super::*;
     use crate::store::files::SystemFiles;
     use crate::store::record::{Record, Seal, read_meta};
-    use crate::store::{Change, NewBody, Space, Store, Tuning};
+    use crate::store::{Change, NewBody, Space, Spool as _, Store, Tuning};
 
     const SEALED: u64 = 1 << 32 | 0xAAAA;
     const NEWEST: u64 = 2 << 32 | 0xBBBB;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{Position, number};
 use super::files::Access;
 use super::recovery::Mark;
-use super::{Store, format};
+use super::{Spool, Store, format};
 
 /// What is known without asking the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,7 +1,15 @@
 //! The verbs that change messages: in flight or not, over a restart, and read back.
 
-use super::*;
-use postern_queue::operate::{Edit, InFlight, OperateError, Requeue};
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use postern_queue::operate::{Edit, InFlight, OperateError, RecipientPick, Requeue, Retry, Sort};
+use postern_queue::{Change, Feedback, Filter, MessageView, Queue, QueueId};
+use postern_runtime::Clock;
+use postern_smtp::ReversePath;
+
+use super::World;
+use crate::world::*;
 
 const BOB: &str = "bob@adatum.test";
 const CAROL: &str = "carol@adatum.test";

@@ -38,7 +38,7 @@ fn a_spool_starts_from_a_backup_with_all_that_was_there() {
     let large = put_large(&store, 300_000);
     commit(&store, vec![state(messages[1], "tried")]);
     delete(&store, messages[2]);
-    let unfinished = store.large_file(store.next_id()).unwrap();
+    let unfinished = store.begin_body(store.next_id()).unwrap();
     fs::write(directory.path().join("audit.jsonl"), "{}\n").unwrap();
     fs::write(directory.path().join("rules.json"), "[1]").unwrap();
     fs::write(directory.path().join("rules.json.new"), "[").unwrap();

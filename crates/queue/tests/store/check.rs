@@ -118,9 +118,9 @@ fn files_that_no_message_mentions_are_found_and_those_being_received_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(directory.path());
     put_large(&store, 5000);
-    let mut arriving = store.large_file(store.next_id()).unwrap();
+    let mut arriving = store.begin_body(store.next_id()).unwrap();
     arriving.write(&[b'x'; 300_000]).unwrap();
-    let finished = store.large_file(store.next_id()).unwrap().finish().unwrap();
+    let finished = store.begin_body(store.next_id()).unwrap().finish().unwrap();
     assert_eq!(online(&store, LIVE).1.0, []);
     fs::write(directory.path().join("big/0000000000000007"), "left over").unwrap();
     fs::write(directory.path().join("big/notes"), "mine").unwrap();

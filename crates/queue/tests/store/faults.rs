@@ -82,12 +82,12 @@ impl Told {
 
     fn put_large(&mut self, store: &Store, length: usize) {
         let id = store.next_id();
-        let file = store.large_file(id).and_then(|mut file| {
+        let file = store.begin_body(id).and_then(|mut file| {
             file.write(&content(id, length))?;
             file.finish()
         });
         let Ok(file) = file else { return self.refused.push(id) };
-        let body = NewBody::File { header: Vec::new(), file };
+        let body = NewBody::Large { header: Vec::new(), body: file };
         match try_commit(store, vec![Change::Enqueue { id, meta: envelope(id), body }]) {
             Ok(()) => self.there.push((id, length)),
             Err(_) => self.refused.push(id),

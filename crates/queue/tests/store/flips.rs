@@ -96,9 +96,9 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 
 fn put_large(store: &Store, length: usize) -> QueueId {
     let id = store.next_id();
-    let mut file = store.large_file(id).unwrap();
+    let mut file = store.begin_body(id).unwrap();
     file.write(&content(id, length)).unwrap();
-    let body = NewBody::File { header: Vec::new(), file: file.finish().unwrap() };
+    let body = NewBody::Large { header: Vec::new(), body: file.finish().unwrap() };
     commit(store, vec![Change::Enqueue { id, meta: envelope(id), body }]);
     id
 }

@@ -103,9 +103,9 @@ fn write(store: &Store, mut live: Vec<QueueId>, mut random: StdRng) {
 }
 
 fn large(store: &Store, id: QueueId, length: usize) -> Change {
-    let mut file = store.large_file(id).unwrap();
+    let mut file = store.begin_body(id).unwrap();
     content(id, length).chunks(64 * 1024).for_each(|piece| file.write(piece).unwrap());
-    let body = NewBody::File { header: Vec::new(), file: file.finish().unwrap() };
+    let body = NewBody::Large { header: Vec::new(), body: file.finish().unwrap() };
     Change::Enqueue { id, meta: envelope(id), body }
 }
 

@@ -63,9 +63,9 @@ fn files_that_no_message_mentions_are_removed_at_start() {
 fn a_file_that_is_not_committed_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(directory.path());
-    let mut unfinished = store.large_file(store.next_id()).unwrap();
+    let mut unfinished = store.begin_body(store.next_id()).unwrap();
     unfinished.write(&[0; 300_000]).unwrap();
-    let finished = store.large_file(store.next_id()).unwrap().finish().unwrap();
+    let finished = store.begin_body(store.next_id()).unwrap().finish().unwrap();
     assert_eq!(files(directory.path()), 2);
     drop((unfinished, finished));
     assert_eq!(files(directory.path()), 0);

@@ -215,7 +215,7 @@ impl Load<'_> {
         let length = self.random.random_range(self.scenario.lengths.clone());
         if pick < large {
             let id = self.store.next_id();
-            let file = self.store.large_file(id).and_then(|mut file| {
+            let file = self.store.begin_body(id).and_then(|mut file| {
                 file.write(&content(id, length))?;
                 file.finish()
             });
@@ -225,7 +225,7 @@ impl Load<'_> {
                 Err(error) => panic!("{error}"),
             };
             self.live.push(id);
-            let body = NewBody::File { header: Vec::new(), file };
+            let body = NewBody::Large { header: Vec::new(), body: file };
             return Some((What::Enqueue(id, length), Change::Enqueue { id, meta: envelope(id), body }));
         }
         if self.live.is_empty() || pick < large + enqueue {

@@ -16,6 +16,8 @@ use postern_queue::store::job::Tidings;
 use postern_queue::store::{Change, Found, NewBody, Store, StoreError, Tuning};
 use postern_runtime::{Clock, SystemClock};
 
+pub use postern_queue::Spool as _;
+
 use crate::disk::{Disk, Nothing};
 
 /// Small segments, so that a few messages fill several.
@@ -158,9 +160,9 @@ pub fn say(text: &str) {
 /// A message with a file of its own, behind [`HEADER`].
 pub fn put_large(store: &Store, length: usize) -> QueueId {
     let id = store.next_id();
-    let mut file = store.large_file(id).unwrap();
+    let mut file = store.begin_body(id).unwrap();
     content(id, length).chunks(100_000).for_each(|piece| file.write(piece).unwrap());
-    let body = NewBody::File { header: HEADER.to_vec(), file: file.finish().unwrap() };
+    let body = NewBody::Large { header: HEADER.to_vec(), body: file.finish().unwrap() };
     commit(store, vec![Change::Enqueue { id, meta: envelope(id), body }]);
     id
 }

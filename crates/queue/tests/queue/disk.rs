@@ -1,0 +1,8 @@
+//! Over the store on a disk.
+
+type World = crate::world::World<crate::world::OnDisk>;
+
+#[path = "life.rs"]
+mod life;
+#[path = "verbs.rs"]
+mod verbs;
