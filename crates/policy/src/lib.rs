@@ -4,8 +4,10 @@
 //! |---|---|
 //! | may this client send this message from here to there? | [`relay`] |
 //! | may this login use this sender? | [`sender`] |
+//! | what did DNS say about the sender's domain? | [`sender_domains`], [`owners_lock`] |
 //! | who is behind a local address? | [`directory`] |
 //! | is this the right password? | [`accounts`] |
+//! | is the DNS of a domain of ours in order? | [`verification`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
 //! | what must be asked for elsewhere first? | [`facts`] |
 //! | why was this refused? | [`record`] |
@@ -18,11 +20,14 @@ pub mod accounts;
 pub mod directory;
 pub mod facts;
 pub mod metrics;
+pub mod owners_lock;
 pub mod record;
 pub mod relay;
 pub mod remedies;
 pub mod sender;
+pub mod sender_domains;
 pub mod standing;
+pub mod verification;
 
 use std::sync::Arc;
 
@@ -39,6 +44,8 @@ pub struct Policy {
     pub directory: directory::Directory,
     /// Logins.
     pub accounts: accounts::Accounts,
+    /// What is asked of their senders.
+    pub senders: sender::Rules,
     /// What holds beside the configuration.
     pub standing: Arc<Standing>,
 }
@@ -56,6 +63,7 @@ impl Policy {
             relay: relay::Rules::new(config),
             directory: directory::Directory::new(config),
             accounts: accounts::Accounts::new(&config.accounts),
+            senders: sender::Rules::new(config),
             standing,
         }
     }
