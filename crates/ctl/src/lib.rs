@@ -11,6 +11,7 @@
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`] |
 //! | `account` | [`account`], passwords in [`password`] |
+//! | `domain` | [`domain`] |
 //! | `dkim` | [`dkim`] |
 //! | `metrics` | [`metrics`] |
 //! | `config check` | [`config`] |
@@ -33,6 +34,7 @@ pub mod audit;
 pub mod change;
 pub mod config;
 pub mod dkim;
+pub mod domain;
 pub mod edit;
 pub mod event;
 pub mod explain;
@@ -135,6 +137,9 @@ enum Noun {
     /// Edit the logins.
     #[command(subcommand)]
     Account(account::Verb),
+    /// See whether the DNS of the domains is in order, and what it needs.
+    #[command(subcommand)]
+    Domain(domain::Verb),
     /// Make keys that sign mail.
     #[command(subcommand)]
     Dkim(dkim::Verb),
@@ -218,6 +223,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,
             Noun::Account(verb) => verb.run(session).await,
+            Noun::Domain(verb) => verb.run(session).await,
             Noun::Dkim(verb) => verb.run(session),
             Noun::Metrics(metrics) => metrics.run(session).await,
             Noun::Config(verb) => verb.run(session),

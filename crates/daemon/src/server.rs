@@ -12,9 +12,9 @@ use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
-use postern_outbound::{Outbound, QueueSurroundings};
-use postern_policy::facts::NobodyToAsk;
+use postern_outbound::{Facts, Keeper, Outbound, QueueSurroundings};
 use postern_policy::record::Records;
+use postern_policy::standing::Standing;
 use postern_queue::Queue;
 use postern_runtime::{Clock, SystemClock};
 use postern_smtp_inbound::{BoundListener, Inbound};
@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::logging::LogHandle;
 use crate::privileges;
-use crate::reload::{Generation, Live, Reloader};
+use crate::reload::{Generation, Live, Reloader, Services};
 
 /// How long sessions and deliveries may take to end. systemd's own patience (`TimeoutStopSec`) is longer.
 const GRACE: Duration = Duration::from_secs(10);
@@ -119,21 +119,25 @@ impl Server {
     async fn start(loaded: Loaded, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<Self> {
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
-        let live = Live::from(Generation::prepare(loaded, &addresses)?);
+        let standing = Arc::new(Standing::default());
+        let live = Live::from(Generation::prepare(loaded, &addresses, standing.clone())?);
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let queue = open_queue(&live, &clock, &registry).await?;
         let records = Arc::new(Records::new(REFUSALS_KEPT));
+        let sending = postern_outbound::Metrics::register(&registry)?;
+        let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), sending.clone()));
         let outbound = Outbound::new(postern_outbound::Shared {
             settings: live.settings.clone(),
             queue: queue.clone(),
-            metrics: postern_outbound::Metrics::register(&registry)?,
+            metrics: sending,
             clock: clock.clone(),
         });
+        let facts = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
             policy: live.policy.clone(),
-            facts: Arc::new(NobodyToAsk),
+            facts: facts.clone(),
             records: records.clone(),
             queue: queue.clone(),
             tls: live.tls.clone(),
@@ -141,12 +145,12 @@ impl Server {
             decisions: postern_policy::metrics::Metrics::register(&registry)?,
             clock,
         });
-        let reloader =
-            Reloader::new(live.clone(), inbound, outbound.clone(), log, tasks.clone(), stop.clone());
-        let reloader = Arc::new(reloader);
+        let services = Services { inbound, outbound: outbound.clone(), keeper: keeper.clone(), standing };
+        let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
         let shared = admin::Shared {
             queue: queue.clone(),
             records,
+            facts,
             policy: live.policy,
             config: live.config.clone(),
             registry,
@@ -159,6 +163,7 @@ impl Server {
             reloader.listen(listener, bound)?;
         }
         tasks.spawn(outbound.run(stop.clone(), tasks.clone()));
+        tasks.spawn(keeper.run(stop.clone()));
         tracing::info!(event = "ready", version = env!("CARGO_PKG_VERSION"), "accepting mail");
         tell_systemd(&[NotifyState::Ready]);
         Ok(Self { queue, reloader, tasks, stop })
