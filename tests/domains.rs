@@ -1,10 +1,14 @@
 //! Who may send as whom, where DNS has a say: SPF, the owner's lock, domains that are verified.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
+
+use hickory_proto::rr::RecordType;
+use serde_json::Value as Json;
 
 use crate::harness::client::{Reply, message};
 use crate::harness::daemon::PASSWORD;
-use crate::harness::{Client, Daemon, Setup};
+use crate::harness::{Client, Daemon, Setup, eventually};
 
 /// By which the world knows the server of these tests.
 const OURS: &str = "policy.public_addresses = [\"192.0.2.25\"]\npolicy.sender_dns_refresh = \"0s\"\n";
@@ -105,7 +109,7 @@ fn a_lock_that_was_never_known_defers_while_dns_does_not_answer() {
     let daemon = setup.start();
     let reply = mail_from(&daemon, "alice@proseware.test", "alice@proseware.test");
     assert_says(&reply, 451, &["4.4.3", "_postern.proseware.test"]);
-    assert!(daemon.dns().asked("_postern.proseware.test", hickory_proto::rr::RecordType::TXT) > 0);
+    assert!(daemon.dns().asked("_postern.proseware.test", RecordType::TXT) > 0);
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn without_the_options_dns_is_not_asked_about_senders() {
     let daemon = Setup::new().start();
     assert_says(&mail_from(&daemon, "alice@proseware.test", "alice@proseware.test"), 250, &[]);
     for name in ["_postern.proseware.test", "proseware.test"] {
-        assert_eq!(daemon.dns().asked(name, hickory_proto::rr::RecordType::TXT), 0, "{name}");
+        assert_eq!(daemon.dns().asked(name, RecordType::TXT), 0, "{name}");
     }
 }
 
@@ -151,4 +155,161 @@ fn clients_that_did_not_log_in_are_not_bound_by_the_header() {
     let mut client = Client::connect_from(Ipv4Addr::new(127, 77, 0, 20), daemon.mx());
     client.ehlo();
     assert_says(&header_from(&mut client, "bob@adatum.test"), 250, &[]);
+}
+
+const ALICE: &str = "alice@proseware.test";
+
+/// Domains must be verified, and are looked at all the time. proseware.test signs with a key.
+fn verifying(mode: &str) -> Setup {
+    let setup = Setup::new().with(OURS).with(&format!(
+        "[policy]\nrequire_verified = {mode:?}\nverify_failures = 2\nverify_pending_every = \"100ms\"\nverify_every = \"100ms\""
+    ));
+    let keys = setup.folder().join("keys");
+    let generated = Command::new(env!("CARGO_BIN_EXE_posternctl"))
+        .arg("--config")
+        .arg(setup.folder().join("postern.toml"))
+        .args(["dkim", "generate", "--domain", "proseware.test", "--selector", "2026a", "--out"])
+        .arg(&keys)
+        .output()
+        .unwrap();
+    assert!(generated.status.success(), "{generated:?}");
+    // Not a second [[domain]]: the key is one of the first.
+    let key = keys.join("proseware.test.2026a.pem");
+    setup.with(&format!(
+        "domain = [{{ name = \"signed.test\", mailboxes = [\"dora\"], dkim = [{{ selector = \"2026a\", key = {:?} }}] }}]",
+        key.display().to_string()
+    ))
+    .account("dora@signed.test", "")
+}
+
+/// Publishes what `posternctl domain records` prints.
+fn publish(daemon: &Daemon, arguments: &[&str]) {
+    let printed = daemon.ask(&[&["domain", "records"], arguments].concat());
+    for record in printed["records"].as_array().unwrap() {
+        let text = |key: &str| record[key].as_str().unwrap();
+        match text("type") {
+            "TXT" => daemon.dns().txt(text("name"), text("value")),
+            "CNAME" => daemon.dns().cname(text("name"), text("value")),
+            "MX" => {}
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// What is known of a domain.
+fn known(daemon: &Daemon, domain: &str) -> Json {
+    let list = daemon.ask(&["domain", "list"]);
+    list["domains"].as_array().unwrap().iter().find(|view| view["name"] == domain).unwrap().clone()
+}
+
+fn wait_for_state(daemon: &Daemon, domain: &str, state: &str) {
+    eventually(state, || (known(daemon, domain)["state"] == state).then_some(()));
+}
+
+#[test]
+fn a_domain_may_be_sent_from_once_it_publishes_what_records_prints() {
+    let mut daemon = verifying("enforce").start();
+    eventually("a look-up", || known(&daemon, "signed.test")["checked"].as_u64());
+    let ask = |daemon: &Daemon| mail_from(daemon, "dora@signed.test", "dora@signed.test");
+    let words = ["5.7.1", "signed.test", "SPF", "DKIM 2026a", "DMARC", "(ref "];
+    assert_says(&ask(&daemon), 550, &words);
+    let status = daemon.ctl(&["status"]);
+    assert!(status.stdout.contains("the domain signed.test is "), "{status:?}");
+
+    publish(&daemon, &["signed.test"]);
+    let verified = daemon.ctl(&["domain", "verify", "signed.test"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    assert!(
+        verified.stdout.contains("state      verified") && verified.stdout.contains("is ours"),
+        "{verified:?}"
+    );
+    daemon.wait_for("domain-state", |line| line["domain"] == "signed.test" && line["to"] == "verified");
+    assert_says(&ask(&daemon), 250, &[]);
+    let metrics = daemon.ctl(&["metrics"]).stdout;
+    assert!(metrics.contains("postern_domains{state=\"verified\"} 1"), "{metrics}");
+    assert!(!daemon.ctl(&["status"]).stdout.contains("the domain signed.test is"));
+    let audit = daemon.ask(&["audit"]);
+    let event =
+        audit["events"].as_array().unwrap().iter().find(|event| event["verb"] == "domain-verify").unwrap();
+    assert_eq!((event["object"].as_str(), event["changed"].as_u64()), (Some("signed.test"), Some(1)));
+
+    // What is known outlives a restart while DNS is away.
+    for name in ["signed.test", "_dmarc.signed.test", "2026a._domainkey.signed.test"] {
+        daemon.dns().fail(name, true);
+    }
+    assert!(daemon.terminate().success());
+    daemon.start();
+    assert_says(&ask(&daemon), 250, &[]);
+}
+
+#[test]
+fn aliases_to_names_of_ours_are_enough() {
+    let daemon = verifying("enforce").start();
+    publish(&daemon, &["signed.test", "--cnames"]);
+    daemon.dns().txt("_dmarc.signed.test", "v=DMARC1; p=reject");
+    let verified = daemon.ctl(&["domain", "verify", "signed.test"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    assert!(verified.stdout.contains("postern-return.signed.test is an alias of return.mail.proseware.test"));
+}
+
+#[test]
+fn a_verified_domain_fails_when_its_records_stay_away_but_not_for_trouble_with_dns() {
+    let daemon = verifying("warn").start();
+    publish(&daemon, &["signed.test"]);
+    wait_for_state(&daemon, "signed.test", "verified");
+    daemon.dns().fail("signed.test", true);
+    let before = daemon.dns().asked("signed.test", RecordType::TXT);
+    eventually("several look-ups", || {
+        (daemon.dns().asked("signed.test", RecordType::TXT) > before + 8).then_some(())
+    });
+    let troubled = known(&daemon, "signed.test");
+    assert_eq!(
+        (troubled["state"].as_str(), troubled["outcome"].as_str()),
+        (Some("verified"), Some("undecided"))
+    );
+    daemon.dns().fail("signed.test", false);
+    daemon.dns().txts("signed.test", &["v=spf1 -all", "v=spf1 ip4:192.0.2.25 -all"]);
+    wait_for_state(&daemon, "signed.test", "failed");
+    let shown = daemon.ctl(&["domain", "show", "signed.test"]);
+    assert_eq!(shown.code, 1);
+    assert!(shown.stdout.contains("2 SPF records"), "{shown:?}");
+}
+
+#[test]
+fn with_warn_mail_is_taken_and_said_to_be() {
+    let daemon = verifying("warn").start();
+    assert_says(&mail_from(&daemon, ALICE, ALICE), 250, &[]);
+    let warned = daemon.wait_for("domain-not-verified", |line| line["login"] == ALICE);
+    assert!(warned["message"].as_str().unwrap().contains("proseware.test is "), "{warned}");
+    assert!(daemon.ctl(&["status"]).stdout.contains("its mail is taken all the same"));
+}
+
+#[test]
+fn domains_can_be_looked_up_without_the_daemon() {
+    let daemon = verifying("off").start();
+    let lacking = daemon.ctl(&["domain", "verify", "--all", "--offline"]);
+    assert_eq!(lacking.code, 1, "{lacking:?}");
+    let publish = "publish: signed.test. IN TXT \"v=spf1 ip4:192.0.2.25 ~all\"";
+    assert!(lacking.stdout.contains(publish), "{lacking:?}");
+    // The daemon was not asked, and knows nothing of it.
+    assert_eq!(known(&daemon, "signed.test")["checked"], Json::Null);
+    let zone = daemon.ctl(&["domain", "records", "signed.test", "--format", "zone"]).stdout;
+    // An RSA key is longer than one string of a TXT record.
+    assert!(zone.contains("2026a._domainkey.signed.test. IN TXT ( \"v=DKIM1; k=rsa; p="), "{zone}");
+}
+
+#[test]
+fn domains_that_are_not_here_are_named() {
+    let daemon = verifying("off").start();
+    for arguments in [
+        &["domain", "verify", "nowhere.test"][..],
+        &["domain", "verify", "nowhere.test", "--offline"],
+        &["domain", "show", "nowhere.test"],
+        &["domain", "records", "nowhere.test"],
+    ] {
+        let output = daemon.ctl(arguments);
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.stderr.contains("no [[domain]] nowhere.test"), "{output:?}");
+    }
+    assert_eq!(daemon.ctl(&["domain", "verify"]).code, 2);
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mail_auth::spf::{Directive, Mechanism, Qualifier};
 use postern_config::Config;
 use postern_config::domain::Domain as LocalDomain;
 use postern_policy::verification::{DnsRecord, LookUp, Weight};
@@ -163,8 +162,7 @@ impl Check<'_> {
             let text = "it uses ptr, which is slow and which receivers may ignore (RFC 7208 section 5.5)";
             self.found.add(Weight::Warning, SPF, text, None);
         }
-        let everybody = Directive::new(Qualifier::Pass, Mechanism::All);
-        if spf::parse(record).is_ok_and(|spf| spf.directives.contains(&everybody)) {
+        if spf::lets_everybody(record) {
             self.found.add(Weight::Warning, SPF, "+all lets everybody send for the domain", None);
         }
     }

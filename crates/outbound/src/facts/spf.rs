@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 
 use mail_auth::common::parse::TxtRecordParser;
-use mail_auth::spf::{Macro, Mechanism, Qualifier, Spf, Variables};
+use mail_auth::spf::{Directive, Macro, Mechanism, Qualifier, Spf, Variables};
 use postern_runtime::Dns;
 use postern_runtime::dns::Answer;
 use postern_smtp::Domain;
@@ -144,6 +144,12 @@ fn exists<T>(answer: &Answer<T>) -> bool {
     !matches!(answer, Answer::NoRecords | Answer::NoSuchName)
 }
 
+/// Whether the record lets every address in the world send for the domain.
+pub(crate) fn lets_everybody(record: &str) -> bool {
+    let everybody = Directive::new(Qualifier::Pass, Mechanism::All);
+    parse(record).is_ok_and(|spf| spf.directives.contains(&everybody))
+}
+
 /// What a mechanism asks for.
 #[derive(Debug, Clone, Copy)]
 enum Asking {
@@ -179,7 +185,7 @@ fn fixed_target(target: &Macro, domain: &Domain) -> Option<Domain> {
 
 /// Reads a record, and refuses what mail-auth skips: a mechanism that does not exist is an error, a modifier that does not
 /// is not (RFC 7208 §4.6.1 and §6).
-pub(crate) fn parse(record: &str) -> Result<Spf, String> {
+fn parse(record: &str) -> Result<Spf, String> {
     const MECHANISMS: [&str; 8] = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
     if !record.is_ascii() {
         return Err("it has characters beyond ASCII".to_owned());
@@ -450,6 +456,12 @@ mod tests {
         assert!(matches!(verdict_of(&zone(), "broken.test").await, Verdict::TempError(_)));
         // What matched before is not in doubt.
         assert_eq!(verdict("v=spf1 ip4:192.0.2.25 a:broken.test -all").await, Verdict::Pass);
+    }
+
+    #[test]
+    fn whoever_lets_everybody_send_is_found() {
+        assert!(lets_everybody("v=spf1 ip4:192.0.2.25 +all") && lets_everybody("v=spf1 all"));
+        assert!(!lets_everybody("v=spf1 ~all") && !lets_everybody("v=spf1 ip:1 +all"));
     }
 
     #[tokio::test]
