@@ -183,8 +183,8 @@ fn fixed_target(target: &Macro, domain: &Domain) -> Option<Domain> {
     }
 }
 
-/// Reads a record, and refuses what mail-auth skips: a mechanism that does not exist is an error, a modifier that does not
-/// is not (RFC 7208 §4.6.1 and §6).
+/// Reads a record, and refuses what mail-auth lets through: a mechanism that does not exist is an error, a modifier that does
+/// not is not (RFC 7208 §4.6.1 and §6); so is a prefix longer than an address.
 fn parse(record: &str) -> Result<Spf, String> {
     const MECHANISMS: [&str; 8] = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
     if !record.is_ascii() {
@@ -197,8 +197,30 @@ fn parse(record: &str) -> Result<Spf, String> {
         if !is_modifier && !MECHANISMS.iter().any(|known| known.eq_ignore_ascii_case(&name[..end])) {
             return Err(format!("there is no mechanism {term:?}"));
         }
+        if !has_sound_prefix(&name[..end], name) {
+            return Err(format!("the prefix of {term:?} is none"));
+        }
     }
     Spf::parse(record.as_bytes()).map_err(|_| "it cannot be read as a record of RFC 7208".to_owned())
+}
+
+/// `/24`, `//64`, `/24//64`, or none (RFC 7208 §5.3). In a name with macros a slash may mean something else.
+fn has_sound_prefix(mechanism: &str, term: &str) -> bool {
+    let lengths = match term.split_once('/') {
+        Some((_, lengths)) if !term.contains('%') => lengths,
+        _ => return true,
+    };
+    let is_length = |text: &str, most: u8| text.parse::<u8>().is_ok_and(|length| length <= most);
+    match (mechanism.to_ascii_lowercase().as_str(), lengths.split_once('/')) {
+        ("ip6", None) => is_length(lengths, 128),
+        ("a" | "mx" | "ip4", None) => is_length(lengths, 32),
+        ("a" | "mx", Some(("", ip6))) => is_length(ip6, 128),
+        ("a" | "mx", Some((ip4, ip6))) => {
+            is_length(ip4, 32) && ip6.strip_prefix('/').is_some_and(|ip6| is_length(ip6, 128))
+        }
+        ("ip4" | "ip6", Some(_)) => false,
+        _ => true,
+    }
 }
 
 /// One evaluation. `Err` ends all of it, from whatever depth.
@@ -362,6 +384,7 @@ impl Walk<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use postern_runtime::dns::StaticDns;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -407,6 +430,8 @@ mod tests {
             ("v=spf1 a:mail.proseware.test -all", Verdict::Pass),
             ("v=spf1 a:mail.proseware.test. -all", Verdict::Pass),
             ("v=spf1 mx:mx.test -all", Verdict::Pass),
+            ("v=spf1 a:mail.proseware.test/24//64 -all", Verdict::Pass),
+            ("v=spf1 mx:mx.test//64 -all", Verdict::Pass),
             ("v=spf1 a mx -all", Verdict::Fail),
             ("v=spf1 include:_spf.proseware.test -all", Verdict::Pass),
             ("v=spf1 ?include:_spf.proseware.test -all", Verdict::Neutral),
@@ -426,6 +451,12 @@ mod tests {
             ("v=spf1 ip:192.0.2.25 -all", "no mechanism \"ip:192.0.2.25\""),
             ("v=spf1 ipv4:192.0.2.25 -all", "no mechanism"),
             ("v=spf1 ip4:192.0.2.25.1 -all", "cannot be read"),
+            ("v=spf1 a/64 -all", "prefix"),
+            ("v=spf1 a//200 -all", "prefix"),
+            ("v=spf1 mx/24//129 -all", "prefix"),
+            ("v=spf1 mx/24/64 -all", "prefix"),
+            ("v=spf1 ip4:192.0.2.0/99 -all", "prefix"),
+            ("v=spf1 ip6:2001:db8::/129 -all", "prefix"),
             ("v=spf1 include:nowhere.test -all", "include:nowhere.test"),
             ("v=spf1 include:other.test -all", "include:other.test"),
             ("v=spf1 include:two.test -all", "2 SPF records"),
@@ -475,5 +506,17 @@ mod tests {
         );
         let endless = super::cost(&zone(), "v=spf1 include:loop.test -all", &domain("loop.test")).await;
         assert_eq!(endless.lookups, MOST_COUNTED);
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_panics(terms in "( ?[-+~?]?(a|mx|ip4|ip6|include|exists|redirect|exp|ptr|all|x)?[:=/.%{}a-z0-9_]{0,12}){0,8}") {
+            let record = format!("v=spf1 {terms}");
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                verdict(&record).await;
+                cost(&zone(), &record, &domain("adatum.test")).await;
+            });
+        }
     }
 }
