@@ -9,6 +9,7 @@
 //! | [`rules`] | standing rules: what becomes of mail that arrives and matches |
 //! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
+//! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
 //! | [`start`] | what works while the queue is still being loaded |
@@ -28,6 +29,7 @@ mod admin;
 mod crash;
 mod docs;
 mod doctor;
+mod domains;
 mod harness;
 mod history;
 mod inbound;

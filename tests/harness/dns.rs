@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hickory_proto::op::{Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, MX, SOA, TXT};
+use hickory_proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
@@ -72,10 +72,23 @@ impl Dns {
         self.replace(host, RecordType::A, vec![RData::A(A(address))]);
     }
 
-    /// Sets a TXT record, cut into strings of 255 octets.
+    /// Sets the only TXT record of a name, cut into strings of 255 octets.
     pub fn txt(&self, owner: &str, text: &str) {
-        let strings = text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned());
-        self.replace(owner, RecordType::TXT, vec![RData::TXT(TXT::new(strings.collect()))]);
+        self.txts(owner, &[text]);
+    }
+
+    /// Sets all TXT records of a name.
+    pub fn txts(&self, owner: &str, texts: &[&str]) {
+        let strings = |text: &str| -> Vec<String> {
+            text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned()).collect()
+        };
+        let records = texts.iter().map(|text| RData::TXT(TXT::new(strings(text))));
+        self.replace(owner, RecordType::TXT, records.collect());
+    }
+
+    /// Makes a name an alias; every question about it is answered with that of the other name behind it.
+    pub fn cname(&self, owner: &str, target: &str) {
+        self.replace(owner, RecordType::CNAME, vec![RData::CNAME(CNAME(name(target)))]);
     }
 
     /// From now on questions about this name get SERVFAIL, or an answer again.
@@ -118,12 +131,22 @@ impl Handler {
         let Some(records) = zones.records.get(owner) else {
             return (ResponseCode::NXDomain, Vec::new());
         };
-        let of_kind = records.iter().filter(|record| record.record_type() == kind);
-        (
-            ResponseCode::NoError,
-            of_kind.map(|data| Record::from_rdata(owner.clone(), TTL, data.clone())).collect(),
-        )
+        let mut answers = of_kind(owner, records, kind);
+        let alias = records.iter().find_map(|record| match record {
+            RData::CNAME(target) if kind != RecordType::CNAME => Some(&target.0),
+            _ => None,
+        });
+        if let Some(target) = alias {
+            answers = of_kind(owner, records, RecordType::CNAME);
+            answers.extend(of_kind(target, zones.records.get(target).map_or(&[], Vec::as_slice), kind));
+        }
+        (ResponseCode::NoError, answers)
     }
+}
+
+fn of_kind(owner: &Name, records: &[RData], kind: RecordType) -> Vec<Record> {
+    let of_kind = records.iter().filter(|record| record.record_type() == kind);
+    of_kind.map(|data| Record::from_rdata(owner.clone(), TTL, data.clone())).collect()
 }
 
 #[async_trait]

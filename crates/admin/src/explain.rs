@@ -10,6 +10,7 @@ use postern_config::ListenerKind;
 use postern_policy::Policy;
 use postern_policy::accounts::Login;
 use postern_policy::directory::Resolution;
+use postern_policy::facts::{self, Wanted};
 use postern_policy::record::Record;
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Verdict, decide};
 use postern_policy::remedies::remedies;
@@ -111,6 +112,22 @@ pub fn explain(
         }
     }
     Ok(Explanation { stages, deliveries: asked.deliveries(policy, beyond) })
+}
+
+/// What must be found before [`explain`] can answer as a session would.
+///
+/// # Errors
+/// As [`explain`].
+pub fn wanted(request: &ExplainRequest, policy: &Policy) -> Result<Vec<Wanted>, BadQuestion> {
+    let asked = Asked::read(request, policy)?;
+    let stages = asked.stages().map(|(_, stage)| facts::wanted(&asked.question(request, stage), policy));
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for fact in stages.flatten() {
+        if !wanted.contains(&fact) {
+            wanted.push(fact);
+        }
+    }
+    Ok(wanted)
 }
 
 /// The decision after the standing rules were asked, as a session asks them.

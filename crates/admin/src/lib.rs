@@ -17,6 +17,7 @@
 //! | who changed what? | `audit` |
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
+//! | is the DNS of our domains in order? | `domains` |
 //! | how does a message move to another machine? | `import` |
 //! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
@@ -34,15 +35,17 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::facts::Finder;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question};
 use postern_queue::{Door, Queue};
 use postern_runtime::clock::Pending;
-use postern_smtp::{Address, ReversePath};
+use postern_smtp::{Address, Domain, ReversePath};
 
 pub mod api;
 mod audit;
 pub mod client;
+mod domains;
 pub mod explain;
 pub mod health;
 pub mod history;
@@ -63,6 +66,8 @@ pub struct Shared {
     pub door: Door,
     /// Refusals by their reference.
     pub records: Arc<Records>,
+    /// Whom to ask for facts that decisions need.
+    pub facts: Arc<dyn Finder>,
     /// The rules in force.
     pub policy: Arc<ArcSwap<Policy>>,
     /// The configuration in force.
@@ -101,6 +106,9 @@ pub trait Daemon: Send + Sync {
 
     /// What the operator should know: warnings of the configuration in force, certificates about to expire ...
     fn warnings(&self) -> Vec<String>;
+
+    /// Looks up the DNS of these `[[domain]]`s now, and notes what it finds beside the policy.
+    fn verify(&self, domains: Vec<Domain>) -> Pending<'_, ()>;
 }
 
 /// A listener that is open.

@@ -44,7 +44,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, explain, health, history, metrics, rules, store, verbs};
+use crate::{Shared, domains, explain, health, history, metrics, rules, store, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -267,6 +267,7 @@ fn router(app: App) -> Router {
         .route("/v1/policy/explain", post(explain_policy))
         .route("/v1/explain/{reference}", get(explain_reference))
         .merge(rules::routes())
+        .merge(domains::routes())
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)
@@ -663,8 +664,10 @@ async fn explain_policy(
     // The standing rules are part of it.
     shared.queue()?;
     let policy = shared.policy.load_full();
+    let bad = |error: explain::BadQuestion| failure(ProblemKind::BadRequest, error.to_string());
+    shared.facts.find(explain::wanted(&request, &policy).map_err(bad)?).await;
     let explanation = explain::explain(&request, &policy, &shared);
-    answer(explanation.map_err(|error| failure(ProblemKind::BadRequest, error.to_string()))?)
+    answer(explanation.map_err(bad)?)
 }
 
 async fn explain_reference(

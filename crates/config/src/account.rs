@@ -52,6 +52,10 @@ pub struct Account {
     /// every address.
     #[serde(default)]
     pub send_as: Vec<String>,
+    /// With `permission = "any"`: only domains whose SPF record lets this server send for them, beside those that are
+    /// granted by name. While DNS does not answer, the mail is deferred.
+    #[serde(default)]
+    pub any_if_spf: bool,
     /// A login that is not enabled is refused like a wrong password.
     #[serde(default = "enabled")]
     pub enabled: bool,
@@ -110,7 +114,7 @@ pub enum Permission {
     /// Its own name, `domains` and `send_as`.
     #[default]
     Listed,
-    /// Any address of a `[[domain]]` of this server.
+    /// Any address of a `[[domain]]` of this server; relay domains are not among them.
     Local,
     /// Any address at all.
     Any,
@@ -132,6 +136,12 @@ impl Account {
         if !is_argon2id(&self.password) {
             let message = format!("the password of {:?} is not an argon2id hash", self.name);
             findings.error(&node.key("password"), message, "run posternctl account add, which writes it");
+        }
+        let is_any = self.permission == Permission::Any || self.send_as.iter().any(|grant| grant == "*");
+        if self.any_if_spf && !is_any {
+            let message =
+                format!("`any_if_spf` means nothing for {:?}: its permission is not \"any\"", self.name);
+            findings.error(&node.key("any_if_spf"), message, "set permission = \"any\", or remove it");
         }
         for (node, text) in node.each("send_as", &self.send_as) {
             if let Err(error) = SendAs::parse(text) {

@@ -37,6 +37,7 @@ pub(crate) fn check(
     }
     domains_are_told_apart(config, node, findings);
     aliases::check(config, node, findings);
+    config.policy.check(&node.key("policy"), findings);
     config.queue.check(&node.key("queue"), findings);
     for (at, (node, route)) in node.each("route", &config.routes).enumerate() {
         route.check(&node, findings);

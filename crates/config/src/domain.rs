@@ -113,7 +113,7 @@ fn local_part(node: &Node<'_>, name: &str, seen: &mut HashSet<String>, findings:
             let help = "write the part in front of the \"@\" only";
             findings.error(node, format!("{name:?} is not a local part: {error}"), help);
         }
-        Ok(local) if !seen.insert(local.as_str().to_lowercase()) => {
+        Ok(local) if !seen.insert(local.folded()) => {
             findings.error(
                 node,
                 format!("{name:?} is there twice"),

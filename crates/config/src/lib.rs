@@ -14,6 +14,7 @@
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
 //! | `[auth]`, `[[account]]` | [`account`] |
+//! | `[policy]`: senders and their domains | [`policy`] |
 //! | `[queue]` | [`queue`], the journal in [`history`] |
 //! | `[[route]]` | [`route`] |
 //! | `[outbound]` | [`outbound`] |
@@ -42,6 +43,7 @@ mod load;
 pub mod log;
 pub mod manual;
 pub mod outbound;
+pub mod policy;
 pub mod queue;
 pub mod relay;
 pub mod resolver;
@@ -61,6 +63,7 @@ pub use listener::{Listener, ListenerKind};
 pub use load::{Loaded, load, load_accounts};
 pub use log::Log;
 pub use outbound::Outbound;
+pub use policy::RequireVerified;
 pub use queue::Queue;
 pub use relay::Relay;
 pub use resolver::Resolver;
@@ -97,6 +100,9 @@ pub struct Config {
     /// Where logins are kept.
     #[serde(default)]
     pub auth: Auth,
+    /// What is asked of senders and their domains.
+    #[serde(default)]
+    pub policy: policy::Policy,
     /// The spool, the retry schedule and the lifetime of messages.
     #[serde(default)]
     pub queue: Queue,

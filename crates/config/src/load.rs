@@ -329,6 +329,33 @@ mod tests {
     }
 
     #[test]
+    fn what_senders_are_asked_is_checked() {
+        fine(
+            "[policy]\nrequire_verified = \"enforce\"\npublic_addresses = [\"192.0.2.25\", \"2001:db8::25\"]\n",
+        );
+        one("[policy]\nrequire_verified = \"yes\"\n", "3:20", "cannot be \"yes\"");
+        one("[policy]\nverify_every = \"0s\"\n", "3:16", "is 0");
+        one("[policy]\nverify_failures = 0\n", "3:19", "is 0");
+        one("[policy]\npublic_addresses = [\"127.0.0.1\"]\n", "3:21", "127.0.0.1");
+    }
+
+    #[test]
+    fn any_if_spf_needs_the_permission_it_narrows() {
+        let login = |keys: &str| {
+            let logins =
+                format!("[[account]]\nname = \"agency\"\npassword = \"{HASH}\"\nany_if_spf = true\n{keys}");
+            Folder::new(&[("postern.toml", HOST), ("accounts.toml", &logins)]).problems()
+        };
+        assert_eq!(login("permission = \"any\"\n"), Vec::<String>::new());
+        assert_eq!(login("send_as = [\"*\"]\n"), Vec::<String>::new());
+        let refused = login("");
+        assert!(
+            refused[0].starts_with("accounts.toml:4:") && refused[0].contains("any_if_spf"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
     fn a_missing_host_name_is_said_at_the_top() {
         let folder = Folder::new(&[("postern.toml", "[smtp]\n")]);
         assert_eq!(folder.problems(), ["postern.toml:1:1: error: missing key `hostname`"]);

@@ -58,6 +58,9 @@ pub struct AddOptions {
     /// Which senders the login may use.
     #[arg(long, value_enum, default_value_t)]
     permission: Permission,
+    /// With --permission any: only domains whose SPF record lets this server send for them.
+    #[arg(long)]
+    any_if_spf: bool,
     /// A domain whose every address the login may send as; may be given several times.
     #[arg(long = "domain", value_name = "DOMAIN")]
     domains: Vec<Domain>,
@@ -212,6 +215,8 @@ async fn reload(session: &Session) -> Result<bool, Failure> {
 struct Listed<'a> {
     name: &'a str,
     permission: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    any_if_spf: bool,
     domains: Vec<&'a str>,
     send_as: &'a [String],
     enabled: bool,
@@ -235,6 +240,7 @@ fn listed(accounts: &[Account]) -> Accounts<'_> {
             postern_config::Permission::Local => "local",
             postern_config::Permission::Any => "any",
         },
+        any_if_spf: account.any_if_spf,
         domains: account.domains.iter().map(|domain| domain.0.as_str()).collect(),
         send_as: &account.send_as,
         enabled: account.enabled,
@@ -251,7 +257,8 @@ fn list_text(accounts: &Accounts<'_>, look: Look) -> String {
         let senders: Vec<String> = domains.chain(account.send_as.iter().cloned()).collect();
         let senders = if senders.is_empty() { "-".to_owned() } else { senders.join(" ") };
         let enabled = if account.enabled { "yes" } else { "no" };
-        vec![account.name.to_owned(), enabled.to_owned(), account.permission.to_owned(), senders]
+        let permission = if account.any_if_spf { "any, if SPF allows" } else { account.permission };
+        vec![account.name.to_owned(), enabled.to_owned(), permission.to_owned(), senders]
     });
     output::table(&["NAME", "ENABLED", "PERMISSION", "SENDS ALSO AS"], rows, look)
 }
@@ -375,6 +382,9 @@ fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Resul
     if options.permission != Permission::Listed {
         table.insert("permission", value(options.permission.as_str()));
     }
+    if options.any_if_spf {
+        table.insert("any_if_spf", value(true));
+    }
     if !options.domains.is_empty() {
         table.insert("domains", value(options.domains.iter().map(Domain::as_str).collect::<Array>()));
     }
@@ -434,6 +444,7 @@ send_as = [\"shared@proseware.test\"]
         AddOptions {
             name: name.to_owned(),
             permission: Permission::Local,
+            any_if_spf: false,
             domains: vec![Domain::parse("adatum.test").unwrap()],
             send_as: vec!["shared@proseware.test".to_owned()],
             password_stdin: false,

@@ -12,6 +12,7 @@
 //! | `explain` | [`explain`] |
 //! | `doctor` | [`doctor`] |
 //! | `account` | [`account`], passwords in [`password`] |
+//! | `domain` | [`domain`] |
 //! | `dkim` | [`dkim`] |
 //! | `metrics` | [`metrics`] |
 //! | `config check` | [`config`] |
@@ -35,6 +36,7 @@ pub mod change;
 pub mod config;
 pub mod dkim;
 pub mod doctor;
+pub mod domain;
 pub mod edit;
 pub mod event;
 pub mod explain;
@@ -139,6 +141,9 @@ enum Noun {
     /// Edit the logins.
     #[command(subcommand)]
     Account(account::Verb),
+    /// See whether the DNS of the domains is in order, and what it needs.
+    #[command(subcommand)]
+    Domain(domain::Verb),
     /// Make keys that sign mail.
     #[command(subcommand)]
     Dkim(dkim::Verb),
@@ -223,6 +228,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Explain(explain) => explain.run(session).await,
             Noun::Doctor(doctor) => doctor.run(session).await,
             Noun::Account(verb) => verb.run(session).await,
+            Noun::Domain(verb) => verb.run(session).await,
             Noun::Dkim(verb) => verb.run(session),
             Noun::Metrics(metrics) => metrics.run(session).await,
             Noun::Config(verb) => verb.run(session),

@@ -13,12 +13,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use postern_admin::{Daemon, Listening, ReloadReport};
 use postern_config::{Config, Listener, Loaded, Resolver};
-use postern_outbound::{Outbound, Settings};
+use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
 use postern_policy::relay::{Decision, Question, Verdict};
+use postern_policy::standing::Standing;
+use postern_policy::verification;
 use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
-use postern_smtp::{Address, ReversePath};
+use postern_smtp::{Address, Domain, ReversePath};
 use postern_smtp_inbound::{BoundListener, Inbound};
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
@@ -37,15 +39,15 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Reads everything that the configuration names. `own` are the addresses this server listens at. Blocking; inside a
-    /// runtime.
+    /// Reads everything that the configuration names. `own` are the addresses this server listens at; `standing` is what holds
+    /// beside every configuration. Blocking; inside a runtime.
     ///
     /// # Errors
     /// The first thing that cannot be used.
-    pub fn prepare(loaded: Loaded, own: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub fn prepare(loaded: Loaded, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Self> {
         let config = Arc::new(loaded.config);
         logging::check_level(&config.log.level).context("log.level")?;
-        let policy = Arc::new(Policy::new(&config));
+        let policy = Arc::new(Policy::over(&config, standing));
         let tls = config.tls.as_ref().map(postern_smtp_inbound::tls::load).transpose().context("[tls]")?;
         let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
@@ -90,7 +92,7 @@ pub struct Reloader {
     live: Live,
     /// What the process started with: some settings count only from there.
     at_start: Arc<Config>,
-    inbound: Inbound,
+    services: Services,
     /// Once the queue is loaded.
     outbound: OnceLock<Arc<Outbound>>,
     log: Arc<LogHandle>,
@@ -99,6 +101,16 @@ pub struct Reloader {
     stop: CancellationToken,
     /// One reload at a time.
     turn: tokio::sync::Mutex<()>,
+}
+
+/// What goes on from one configuration to the next.
+pub struct Services {
+    /// Takes mail in.
+    pub inbound: Inbound,
+    /// Looks after the DNS of our domains.
+    pub keeper: Arc<Keeper>,
+    /// What decisions look at beside the configuration.
+    pub standing: Arc<Standing>,
 }
 
 /// A listener that is open.
@@ -111,7 +123,7 @@ impl Reloader {
     /// Nothing is listened on and nothing delivered yet.
     pub fn new(
         live: Live,
-        inbound: Inbound,
+        services: Services,
         log: Arc<LogHandle>,
         tasks: TaskTracker,
         stop: CancellationToken,
@@ -119,7 +131,7 @@ impl Reloader {
         let turn = tokio::sync::Mutex::new(());
         let at_start = live.config.load_full();
         let (outbound, listeners) = (OnceLock::new(), Mutex::default());
-        Self { live, at_start, inbound, outbound, log, listeners, tasks, stop, turn }
+        Self { live, at_start, services, outbound, log, listeners, tasks, stop, turn }
     }
 
     /// Lets these deliveries know of reloads from now on.
@@ -135,7 +147,7 @@ impl Reloader {
     pub fn listen(&self, listener: Listener, bound: BoundListener) -> std::io::Result<()> {
         let open = Open { address: bound.local_addr()?, stop: self.stop.child_token() };
         tracing::info!(event = "listening", listener = listener.kind.as_str(), address = %open.address);
-        let (inbound, stop, tasks) = (self.inbound.clone(), open.stop.clone(), self.tasks.clone());
+        let (inbound, stop, tasks) = (self.services.inbound.clone(), open.stop.clone(), self.tasks.clone());
         self.listeners.lock().insert(listener, open);
         self.tasks.spawn(async move {
             if let Err(error) = inbound.run(bound, stop, tasks).await {
@@ -176,9 +188,10 @@ impl Reloader {
         let path = old.path.clone();
         let own = self.addresses();
         let handle = tokio::runtime::Handle::current();
+        let standing = self.services.standing.clone();
         let prepare = move || {
             let _runtime = handle.enter();
-            prepare(&path, &own)
+            prepare(&path, &own, standing)
         };
         let prepared = tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|panic| Err(panic.into()));
         let generation = prepared.map_err(|error| format!("{error:#}"))?;
@@ -223,6 +236,7 @@ impl Reloader {
             Some(outbound) => outbound.reload(generation.settings),
             None => self.live.settings.store(Arc::new(generation.settings)),
         }
+        self.services.keeper.reloaded();
         for (listener, bound) in added {
             if let Err(error) = self.listen(listener, bound) {
                 tracing::error!(event = "listener-failed", %error);
@@ -243,11 +257,11 @@ impl Reloader {
     }
 }
 
-fn prepare(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Generation> {
+fn prepare(path: &Path, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Generation> {
     let loaded = postern_config::load(path)?;
     let own: Vec<SocketAddr> =
         own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
-    Generation::prepare(loaded, &own)
+    Generation::prepare(loaded, &own, standing)
 }
 
 /// Settings that are read at start only, and differ from what was read then.
@@ -295,6 +309,11 @@ impl Daemon for Reloader {
         let pending = needs_restart(&self.at_start, &self.live.config.load());
         let pending =
             pending.iter().map(|setting| format!("{setting} has changed and counts only after a restart"));
-        self.live.warnings.load().iter().cloned().chain(pending).collect()
+        let domains = verification::warnings(&self.live.config.load(), &self.live.policy.load());
+        self.live.warnings.load().iter().cloned().chain(pending).chain(domains).collect()
+    }
+
+    fn verify(&self, domains: Vec<Domain>) -> Pending<'_, ()> {
+        Box::pin(async move { self.services.keeper.verify(&domains).await })
     }
 }

@@ -14,9 +14,9 @@ use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
-use postern_outbound::Outbound;
-use postern_policy::facts::NobodyToAsk;
+use postern_outbound::{Facts, Keeper, Outbound};
 use postern_policy::record::Records;
+use postern_policy::standing::Standing;
 use postern_queue::Door;
 use postern_runtime::{Clock, SystemClock};
 use postern_smtp_inbound::{BoundListener, Inbound};
@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::loading::Loading;
 use crate::logging::LogHandle;
 use crate::privileges;
-use crate::reload::{Generation, Live, Reloader};
+use crate::reload::{Generation, Live, Reloader, Services};
 
 /// How long sessions and deliveries may take to end. systemd's own patience (`TimeoutStopSec`) is longer.
 const GRACE: Duration = Duration::from_secs(10);
@@ -128,16 +128,19 @@ impl Server {
     fn start(loaded: Loaded, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<(Self, Loading)> {
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
-        let live = Live::from(Generation::prepare(loaded, &addresses)?);
+        let standing = Arc::new(Standing::default());
+        let live = Live::from(Generation::prepare(loaded, &addresses, standing.clone())?);
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
         let records = Arc::new(Records::new(REFUSALS_KEPT));
         let deliveries = postern_outbound::Metrics::register(&registry)?;
+        let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));
+        let facts = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
             policy: live.policy.clone(),
-            facts: Arc::new(NobodyToAsk),
+            facts: facts.clone(),
             records: records.clone(),
             door: door.clone(),
             tls: live.tls.clone(),
@@ -145,10 +148,12 @@ impl Server {
             decisions: postern_policy::metrics::Metrics::register(&registry)?,
             clock: clock.clone(),
         });
-        let reloader = Arc::new(Reloader::new(live.clone(), inbound, log, tasks.clone(), stop.clone()));
+        let services = Services { inbound, keeper: keeper.clone(), standing };
+        let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
         let shared = admin::Shared {
             door: door.clone(),
             records,
+            facts,
             policy: live.policy.clone(),
             config: live.config.clone(),
             registry,
@@ -160,6 +165,7 @@ impl Server {
         for (listener, bound) in listeners {
             reloader.listen(listener, bound)?;
         }
+        tasks.spawn(keeper.run(stop.clone()));
         Ok((Self { door, live, reloader, deliveries, clock, tasks, stop }, loading))
     }
 

@@ -15,6 +15,8 @@
 //! | a mailbox on this machine? | [`maildir`] |
 //! | who hears of a login that is refused? | `postmaster` |
 //! | what does the queue ask about destinations? | [`surroundings`] |
+//! | what do decisions ask of DNS? | [`facts`] |
+//! | which records do our domains need, and do they have them? | [`domains`] |
 //! | what is counted? | [`metrics`] |
 //!
 //! When a recipient is tried again, and what the sender is told, is decided in `postern-queue`; who is local, in
@@ -23,6 +25,8 @@
 pub mod by_hand;
 pub mod client;
 mod content;
+pub mod domains;
+pub mod facts;
 pub mod maildir;
 pub mod metrics;
 pub mod outcome;
@@ -41,6 +45,8 @@ mod transaction;
 mod wire;
 pub mod worker;
 
+pub use domains::Keeper;
+pub use facts::Facts;
 pub use metrics::Metrics;
 pub use settings::{Settings, SettingsError};
 pub use surroundings::QueueSurroundings;

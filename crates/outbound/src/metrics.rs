@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use postern_policy::verification::State;
 use postern_queue::Outcome;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use crate::tls::Protection;
 
@@ -18,6 +21,7 @@ pub struct Metrics {
     phases: HistogramVec,
     panics: IntCounter,
     port_blocked: IntGauge,
+    domains: IntGaugeVec,
 }
 
 /// A part of a delivery attempt.
@@ -60,6 +64,10 @@ impl Metrics {
             "postern_outbound_phase_seconds",
             "Time of the parts of an attempt: route, connect, secure (greeting to login), sign, send",
         );
+        let domains = Opts::new(
+            "postern_domains",
+            "Domains of ours by the state of their DNS: pending, verified, failed",
+        );
         let metrics = Self {
             outcomes: IntCounterVec::new(outcomes, &["kind", "result"])?,
             connections: IntCounterVec::new(connections, &["result"])?,
@@ -69,13 +77,20 @@ impl Metrics {
                 "postern_outbound_port_blocked",
                 "1 while no MX host of many can be connected to: the network seems to block the port",
             )?,
+            domains: IntGaugeVec::new(domains, &["state"])?,
         };
         registry.register(Box::new(metrics.outcomes.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.phases.clone()))?;
         registry.register(Box::new(metrics.panics.clone()))?;
         registry.register(Box::new(metrics.port_blocked.clone()))?;
+        registry.register(Box::new(metrics.domains.clone()))?;
         Ok(metrics)
+    }
+
+    /// How many domains are in a state.
+    pub(crate) fn domains(&self, state: State, count: i64) {
+        self.domains.with_label_values(&[state.as_str()]).set(count);
     }
 
     /// `kind` is the first word of the destination.

@@ -934,6 +934,12 @@ mod tests {
         fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
             Box::pin(std::future::pending())
         }
+        fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {
+            Box::pin(std::future::pending())
+        }
+        fn cname<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Domain>> {
+            Box::pin(std::future::pending())
+        }
     }
 
     #[tokio::test(start_paused = true)]

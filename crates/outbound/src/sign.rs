@@ -1,7 +1,7 @@
 //! DKIM signatures (RFC 6376, RFC 8463): who signs what, with which keys.
 //!
 //! Canonicalisation is relaxed/simple: header fields survive refolding, and the body is what is sent, octet for octet.
-//! The only file that names mail-auth.
+//! The only file that names mail-auth, beside `facts/spf.rs`, which reads SPF records with it.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use argon2::password_hash::phc::{Output, PasswordHash};
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
 use parking_lot::Mutex;
-use postern_config::account::SendAs;
 use postern_config::{Account, Permission};
-use postern_smtp::{Address, Domain};
+
+use crate::sender::Grants;
 
 /// KiB of memory for one hash; with the two below what OWASP gives for argon2id.
 const MEMORY: u32 = 19 * 1024;
@@ -51,10 +52,10 @@ pub struct Login {
     pub name: String,
     /// Which senders.
     pub permission: Permission,
-    /// Addresses it owns.
-    pub addresses: Vec<Address>,
-    /// Domains it owns whole.
-    pub domains: Vec<Domain>,
+    /// Of any domain, only those whose SPF record covers this server.
+    pub any_if_spf: bool,
+    /// What it was granted by name.
+    pub grants: Arc<Grants>,
 }
 
 impl Accounts {
@@ -117,20 +118,13 @@ impl Scratch {
 
 impl Login {
     fn new(account: &Account) -> Self {
-        let mut login = Self {
+        let is_any = account.send_as.iter().any(|grant| grant == "*");
+        Self {
             name: fold(&account.name),
-            permission: account.permission,
-            addresses: Address::parse(&account.name).into_iter().collect(),
-            domains: account.domains.iter().map(|domain| domain.0.clone()).collect(),
-        };
-        for grant in account.send_as.iter().filter_map(|text| SendAs::parse(text).ok()) {
-            match grant {
-                SendAs::Address(address) => login.addresses.push(address),
-                SendAs::Domain(domain) => login.domains.push(domain),
-                SendAs::Anything => login.permission = Permission::Any,
-            }
+            permission: if is_any { Permission::Any } else { account.permission },
+            any_if_spf: account.any_if_spf,
+            grants: Arc::new(Grants::new(account)),
         }
-        login
     }
 }
 
@@ -174,6 +168,7 @@ mod tests {
             permission: Permission::Listed,
             domains: Vec::new(),
             send_as: Vec::new(),
+            any_if_spf: false,
             enabled,
         }
     }

@@ -331,7 +331,7 @@ struct Loop;
 
 /// Local parts of ours are compared without case (RFC 5321 §2.4 leaves that to the host that owns them).
 fn fold(local: &LocalPart) -> String {
-    local.as_str().to_lowercase()
+    local.folded()
 }
 
 /// A mailbox is always named in lower case, however it was written.

@@ -9,8 +9,8 @@ use std::pin::Pin;
 
 use postern_smtp::{Address, Domain};
 
-use crate::Policy;
 use crate::relay::Question;
+use crate::{Policy, sender};
 
 /// One missing fact.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,8 +30,8 @@ pub trait Finder: Debug + Send + Sync {
 }
 
 /// What must be found before the question is decided. Mostly nothing.
-pub fn wanted(_question: &Question<'_>, _policy: &Policy) -> Vec<Wanted> {
-    Vec::new()
+pub fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
+    sender::wanted(question, policy)
 }
 
 /// Knows nobody to ask: for tests, and where no decision needs more than the configuration.

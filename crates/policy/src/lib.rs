@@ -4,8 +4,10 @@
 //! |---|---|
 //! | may this client send this message from here to there? | [`relay`] |
 //! | may this login use this sender? | [`sender`] |
+//! | what did DNS say about the sender's domain? | [`sender_domains`], [`owners_lock`] |
 //! | who is behind a local address? | [`directory`] |
 //! | is this the right password? | [`accounts`] |
+//! | is the DNS of a domain of ours in order? | [`verification`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
 //! | which of many networks is it in? | [`networks`] |
 //! | what must be asked for elsewhere first? | [`facts`] |
@@ -20,11 +22,14 @@ pub mod directory;
 pub mod facts;
 pub mod metrics;
 pub mod networks;
+pub mod owners_lock;
 pub mod record;
 pub mod relay;
 pub mod remedies;
 pub mod sender;
+pub mod sender_domains;
 pub mod standing;
+pub mod verification;
 
 use std::sync::Arc;
 
@@ -41,6 +46,8 @@ pub struct Policy {
     pub directory: directory::Directory,
     /// Logins.
     pub accounts: accounts::Accounts,
+    /// What is asked of their senders.
+    pub senders: sender::Rules,
     /// What holds beside the configuration.
     pub standing: Arc<Standing>,
 }
@@ -58,6 +65,7 @@ impl Policy {
             relay: relay::Rules::new(config),
             directory: directory::Directory::new(config),
             accounts: accounts::Accounts::new(&config.accounts),
+            senders: sender::Rules::new(config),
             standing,
         }
     }

@@ -16,6 +16,8 @@ mod question;
 mod reason;
 mod recipient;
 mod rules;
+#[cfg(test)]
+mod sender_tests;
 mod senders;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use serde::Serialize;
 
 use crate::Policy;
 
-pub use question::{Certificate, HeaderSenders, Question, Stage};
+pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
 pub use rules::Rules;
 
@@ -46,6 +48,12 @@ impl Decision {
         self.trace.rule(&format!("rule {rule}"), true, why);
         let (why, text) = (why.to_owned(), text.to_owned());
         Self { verdict, reason: Reason::StandingRule { rule: rule.to_string(), why, text }, ..self }
+    }
+
+    /// What an operator should hear of although it stopped nothing: domains that should be verified and are not.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        let unverified = self.trace.0.iter().filter(|step| step.rule == senders::VERIFIED && !step.matched);
+        unverified.map(|step| step.fact.as_str())
     }
 }
 

@@ -37,9 +37,15 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
             format!("publish what is missing ({missing}): `posternctl domain records {domain}` prints it"),
             format!("then have it looked at: `posternctl domain verify {domain}`"),
         ],
-        Reason::OwnersLock { login, domain } => vec![format!(
+        Reason::OwnersLock { login, domain, problem: None } => vec![format!(
             "the owner of {domain} adds {login} to the TXT record at _postern.{domain}, or removes the record"
         )],
+        Reason::OwnersLock { login, domain, .. } => vec![format!(
+            "the owner of {domain} mends the TXT record at _postern.{domain}: \"v=postern1; logins={login}\""
+        )],
+        Reason::DnsTrouble { domain, .. } => {
+            vec![format!("wait until the name servers of {domain} answer, or see why the resolver cannot ask them")]
+        }
         Reason::SpfDoesNotCover { domain, .. } => {
             vec![format!("the owner of {domain} lists this server in the domain's SPF record")]
         }
@@ -127,7 +133,9 @@ mod tests {
             Reason::SenderDomainNotListed { login: text(), sender: text() },
             Reason::LoginLacksPermission { login: text(), sender: text() },
             Reason::DomainNotVerified { domain: text(), state: text(), missing: text() },
-            Reason::OwnersLock { login: text(), domain: text() },
+            Reason::OwnersLock { login: text(), domain: text(), problem: None },
+            Reason::OwnersLock { login: text(), domain: text(), problem: Some(text()) },
+            Reason::DnsTrouble { domain: text(), what: text() },
             Reason::SpfDoesNotCover { login: text(), domain: text(), result: text() },
             Reason::HeaderFromMismatch { login: text(), field: text(), address: "not one".to_owned() },
             Reason::HeaderFromUnusable { problem: text() },

@@ -4,6 +4,8 @@ pub mod grants;
 pub mod hosts;
 pub mod rates;
 
+use crate::sender_domains::SenderDomains;
+
 /// Facts that come and go. One for the whole life of the daemon; every generation of the rules looks at the same one.
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -13,4 +15,6 @@ pub struct Standing {
     pub hosts: hosts::HostAddresses,
     /// What address grants have used of their rates.
     pub rates: rates::Rates,
+    /// What is known of the domains that logins send from.
+    pub sender_domains: SenderDomains,
 }

@@ -1,4 +1,4 @@
-//! DNS as delivery needs it. An answer keeps records, "no record", "no such name" and "try later" apart.
+//! DNS as delivery and the checks of senders need it. An answer keeps records, "no record", "no such name" and "try later" apart.
 //!
 //! [`HickoryDns`] asks name servers; [`StaticDns`] knows its answers, for tests and dry runs.
 
@@ -13,7 +13,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use postern_smtp::Domain;
 
 use crate::clock::Pending;
@@ -46,6 +46,10 @@ pub trait Dns: Send + Sync + std::fmt::Debug {
     fn mx<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Mx>>;
     /// A and AAAA records together; `TryLater` only if both types failed or one failed and the other had none.
     fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>>;
+    /// TXT records, the strings of each joined (RFC 7208 §3.3). Octets that are no UTF-8 are replaced.
+    fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>>;
+    /// The name that this one is an alias of; not where that one leads in turn.
+    fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>>;
 }
 
 /// Answers are kept at most this long, whatever their TTL says: a mistake in a zone must not outlive its correction.
@@ -128,6 +132,24 @@ impl Dns for HickoryDns {
             let (v4, v6) =
                 tokio::join!(self.resolver.ipv4_lookup(name.clone()), self.resolver.ipv6_lookup(name));
             both(address_answer(v4), address_answer(v6))
+        })
+    }
+
+    fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>> {
+        Box::pin(async move {
+            match absolute(name) {
+                Ok(name) => txt_answer(self.resolver.txt_lookup(name).await),
+                Err(problem) => Answer::TryLater(problem),
+            }
+        })
+    }
+
+    fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>> {
+        Box::pin(async move {
+            match absolute(name) {
+                Ok(name) => cname_answer(&name, self.resolver.lookup(name.clone(), RecordType::CNAME).await),
+                Err(problem) => Answer::TryLater(problem),
+            }
         })
     }
 }
@@ -224,6 +246,42 @@ fn address_answer(result: Result<Lookup, NetError>) -> Answer<IpAddr> {
     }
 }
 
+fn txt_answer(result: Result<Lookup, NetError>) -> Answer<String> {
+    let lookup = match result {
+        Ok(lookup) => lookup,
+        Err(error) => return failure(error),
+    };
+    let mut texts = Vec::new();
+    for record in lookup.answers() {
+        let RData::TXT(txt) = &record.data else { continue };
+        let octets: Vec<u8> = txt.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
+        texts.push(String::from_utf8_lossy(&octets).into_owned());
+    }
+    match texts.is_empty() {
+        true => Answer::NoRecords,
+        false => Answer::Records(texts),
+    }
+}
+
+fn cname_answer(name: &Name, result: Result<Lookup, NetError>) -> Answer<Domain> {
+    let lookup = match result {
+        Ok(lookup) => lookup,
+        Err(error) => return failure(error),
+    };
+    let mut targets = Vec::new();
+    for record in lookup.answers().iter().filter(|record| record.name == *name) {
+        let RData::CNAME(target) = &record.data else { continue };
+        match Domain::parse_tolerant(&target.0.to_ascii()) {
+            Ok(target) => targets.push(target),
+            Err(error) => return Answer::TryLater(format!("target of the CNAME {name}: {error}")),
+        }
+    }
+    match targets.is_empty() {
+        true => Answer::NoRecords,
+        false => Answer::Records(targets),
+    }
+}
+
 fn failure<T>(error: NetError) -> Answer<T> {
     if let NetError::Dns(DnsError::NoRecordsFound(none)) = &error {
         match none.response_code {
@@ -259,6 +317,8 @@ pub struct StaticDns {
 struct StaticName {
     mx: Vec<Mx>,
     addresses: Vec<IpAddr>,
+    txt: Vec<String>,
+    cname: Vec<Domain>,
     fails: bool,
 }
 
@@ -289,6 +349,20 @@ impl StaticDns {
         self
     }
 
+    /// Adds a TXT record.
+    #[must_use]
+    pub fn txt_record(mut self, name: Domain, text: &str) -> Self {
+        self.names.entry(name).or_default().txt.push(text.to_owned());
+        self
+    }
+
+    /// Makes a name an alias of another. Questions about it are answered by that one, as a resolver does.
+    #[must_use]
+    pub fn cname_record(mut self, name: Domain, target: Domain) -> Self {
+        self.names.entry(name).or_default().cname = vec![target];
+        self
+    }
+
     /// A name whose servers fail: every question about it is answered with [`Answer::TryLater`].
     #[must_use]
     pub fn failing(mut self, name: Domain) -> Self {
@@ -296,7 +370,13 @@ impl StaticDns {
         self
     }
 
+    /// Follows one alias: longer chains are a matter of resolvers.
     fn answer<T: Clone>(&self, name: &Domain, records: impl Fn(&StaticName) -> &Vec<T>) -> Answer<T> {
+        let alias = self.names.get(name).and_then(|known| known.cname.first());
+        self.answer_of(alias.unwrap_or(name), records)
+    }
+
+    fn answer_of<T: Clone>(&self, name: &Domain, records: impl Fn(&StaticName) -> &Vec<T>) -> Answer<T> {
         match self.names.get(name) {
             None => Answer::NoSuchName,
             Some(known) if known.fails => Answer::TryLater("server failure".to_owned()),
@@ -314,6 +394,14 @@ impl Dns for StaticDns {
     fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
         Box::pin(std::future::ready(self.answer(name, |known| &known.addresses)))
     }
+
+    fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>> {
+        Box::pin(std::future::ready(self.answer(name, |known| &known.txt)))
+    }
+
+    fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>> {
+        Box::pin(std::future::ready(self.answer_of(name, |known| &known.cname)))
+    }
 }
 
 #[cfg(test)]
@@ -323,7 +411,7 @@ mod tests {
 
     use hickory_resolver::net::NoRecords;
     use hickory_resolver::proto::op::Query;
-    use hickory_resolver::proto::rr::rdata::{A, CNAME, MX};
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, MX, TXT};
     use hickory_resolver::proto::rr::{Record, RecordType};
     use tokio::net::UdpSocket;
 
@@ -369,6 +457,24 @@ mod tests {
         let host = RData::MX(MX::new(0, name("mx_1.adatum.test.")));
         let Answer::Records(records) = mx_answer(lookup(vec![host])) else { panic!("no records") };
         assert_eq!(records[0].host.as_ref().map(Domain::as_str), Some("mx_1.adatum.test"));
+    }
+
+    #[test]
+    fn the_strings_of_a_txt_record_are_one_text() {
+        let txt = RData::TXT(TXT::new(vec!["v=spf1 ip4:192.0.2.".to_owned(), "25 -all".to_owned()]));
+        let alias = RData::CNAME(CNAME(name("elsewhere.test.")));
+        let expected = Answer::Records(vec!["v=spf1 ip4:192.0.2.25 -all".to_owned()]);
+        assert_eq!(txt_answer(lookup(vec![alias.clone(), txt])), expected);
+        assert_eq!(txt_answer(lookup(vec![alias])), Answer::NoRecords);
+    }
+
+    #[test]
+    fn an_alias_is_told_with_its_first_target_only() {
+        let alias = lookup(vec![RData::CNAME(CNAME(name("Elsewhere.test.")))]);
+        let expected = Answer::Records(vec![domain("elsewhere.test")]);
+        assert_eq!(cname_answer(&name("adatum.test."), alias), expected);
+        let next = lookup(vec![RData::CNAME(CNAME(name("elsewhere.test.")))]);
+        assert_eq!(cname_answer(&name("other.test."), next), Answer::NoRecords);
     }
 
     #[test]
@@ -432,7 +538,13 @@ mod tests {
             .mx_record(domain("adatum.test"), 5, domain("mx.adatum.test"))
             .address_record(domain("mx.adatum.test"), "192.0.2.1".parse().unwrap())
             .null_mx(domain("null.test"))
+            .txt_record(domain("adatum.test"), "v=spf1 -all")
+            .cname_record(domain("alias.test"), domain("adatum.test"))
             .failing(domain("broken.test"));
+        assert_eq!(dns.txt(&domain("alias.test")).await, Answer::Records(vec!["v=spf1 -all".to_owned()]));
+        assert_eq!(dns.cname(&domain("alias.test")).await, Answer::Records(vec![domain("adatum.test")]));
+        assert_eq!(dns.cname(&domain("adatum.test")).await, Answer::NoRecords);
+        assert!(matches!(dns.txt(&domain("broken.test")).await, Answer::TryLater(_)));
         assert!(matches!(dns.mx(&domain("adatum.test")).await, Answer::Records(list) if list.len() == 1));
         assert_eq!(dns.addresses(&domain("adatum.test")).await, Answer::NoRecords);
         assert_eq!(dns.mx(&domain("mx.adatum.test")).await, Answer::NoRecords);

@@ -344,6 +344,9 @@ fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
             format!("{subject}: relay not permitted: the grant {label} does not cover the {what}"),
         ),
         Reason::Rate { .. } | Reason::Quota { .. } => (451, 7, 1, limit_words(reason)),
+        Reason::DnsTrouble { domain, what } => {
+            (451, 4, 3, format!("DNS does not say whether {domain} may be used: {what}; try again later"))
+        }
         Reason::UnknownRecipient => (550, 1, 1, format!("{subject}: no such user here")),
         Reason::AliasLoop => (550, 4, 6, format!("{subject}: alias leads back to itself")),
         Reason::BadDestination => (550, 1, 2, format!("{subject}: no mail can be sent to this address")),
@@ -395,11 +398,20 @@ fn sender_words(reason: &Reason) -> Option<String> {
             format!("{field} header not permitted: {login} may not send as {address}")
         }
         Reason::DomainNotVerified { domain, state, missing } => {
-            format!("mail from {domain} is not permitted yet: its DNS is {state}, {missing} is missing")
+            format!(
+                "mail from {domain} is not permitted: its DNS is not in order ({state}, {missing} is missing); \
+                 ask postmaster"
+            )
         }
-        Reason::OwnersLock { login, domain } => {
+        Reason::OwnersLock { login, domain, problem: None } => {
             format!(
                 "mail from {domain} is not permitted: its owner does not name {login} at _postern.{domain}"
+            )
+        }
+        Reason::OwnersLock { domain, problem: Some(problem), .. } => {
+            format!(
+                "mail from {domain} is not permitted: the TXT record of its owner at _postern.{domain} cannot be \
+                 understood: {problem}"
             )
         }
         Reason::SpfDoesNotCover { domain, result, .. } => {

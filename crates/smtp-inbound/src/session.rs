@@ -262,6 +262,15 @@ impl Context {
             Verdict::Accept => {
                 self.shared.decisions.decided(question.stage.as_str(), &decision);
                 self.policy.count(&question, &decision);
+                for fact in decision.warnings() {
+                    let login = self.login.as_ref().map(|login| login.name.as_str());
+                    tracing::warn!(
+                        event = "domain-not-verified",
+                        stage = question.stage.as_str(),
+                        login,
+                        "{fact}"
+                    );
+                }
                 Ok(decision)
             }
             _ => Err(self.refusal(&question, &decision)),

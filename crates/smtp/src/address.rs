@@ -1,8 +1,11 @@
 //! Domains, address literals, local parts and addresses (RFC 5321 §4.1.2 and §4.1.3, RFC 6531 §3.3).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use icu_normalizer::ComposingNormalizerBorrowed;
 
 /// Why a text is not a domain or an address. The message is fit for an SMTP reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,6 +227,18 @@ impl LocalPart {
     pub fn as_str(&self) -> &str {
         &self.content
     }
+
+    /// The content as local mailboxes are compared: in lower case, and in one of the ways to write a letter with an accent
+    /// (Unicode normalisation form C, RFC 6532 §3.1).
+    pub fn folded(&self) -> String {
+        const COMPOSED: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::new_nfc();
+        if self.content.is_ascii() {
+            return self.content.to_ascii_lowercase();
+        }
+        let composed: Cow<'_, str> = COMPOSED.normalize(&self.content);
+        // Some letters in lower case are two that compose again.
+        COMPOSED.normalize(&composed.to_lowercase()).into_owned()
+    }
 }
 
 /// RFC 5321 §4.1.2 `Dot-string`: needs no quotes.
@@ -315,9 +330,10 @@ impl Address {
         !self.local.content.is_ascii()
     }
 
-    /// The address in lower case: the key under which local mailboxes, logins and duplicates are compared.
+    /// The address in one spelling: the key under which local mailboxes, logins and duplicates are compared. See
+    /// [`LocalPart::folded`].
     pub fn folded(&self) -> String {
-        format!("{}@{}", self.local.content.to_lowercase(), self.host)
+        format!("{}@{}", self.local.folded(), self.host)
     }
 }
 
@@ -425,6 +441,22 @@ mod tests {
         assert!(LocalPart::parse(&"x".repeat(256)).is_err());
         assert_eq!(Address::parse("x@My_Host._corp.test.").unwrap().to_string(), "x@my_host._corp.test");
         assert!(Address::parse("x@-my_host.test").is_err());
+    }
+
+    #[test]
+    fn one_mailbox_in_many_spellings_is_folded_into_one() {
+        let key = |text: &str| Address::parse(text).unwrap().folded();
+        for (one, other) in [
+            ("Alice@Proseware.TEST", "alice@proseware.test"),
+            ("\"alice\"@proseware.test", "alice@proseware.test"),
+            ("\"a\\lice\"@proseware.test", "alice@proseware.test"),
+            ("alice@proseware.test.", "alice@proseware.test"),
+            ("jose\u{301}@bücher.test", "JOS\u{c9}@xn--bcher-kva.test"),
+            ("\u{212b}ngstrom@proseware.test", "a\u{30a}ngstrom@proseware.test"),
+        ] {
+            assert_eq!(key(one), key(other), "{one} {other}");
+        }
+        assert_ne!(key("jose@proseware.test"), key("jos\u{e9}@proseware.test"));
     }
 
     #[test]

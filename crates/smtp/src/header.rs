@@ -342,6 +342,15 @@ impl<'t, 'a> List<'t, 'a> {
 
 /// Words with single dots between them (RFC 5322 §4.4 obs-local-part); two words side by side are none.
 fn local_part(tokens: &[Token<'_>]) -> Result<LocalPart, HeaderAddressError> {
+    let local = plain_local_part(tokens)?;
+    // RFC 2047 §5 (3). A reader that decodes it, in quotes too, shows another address than the one that we see.
+    if local.as_str().contains("=?") && local.as_str().contains("?=") {
+        return Err(malformed("an encoded word in an address"));
+    }
+    Ok(local)
+}
+
+fn plain_local_part(tokens: &[Token<'_>]) -> Result<LocalPart, HeaderAddressError> {
     if let [Token::Quoted(quoted)] = tokens {
         return LocalPart::parse(quoted).map_err(|problem| malformed(problem.to_string()));
     }
@@ -443,6 +452,7 @@ mod tests {
             ("Jörg <jörg@bücher.test>", &["jörg@xn--bcher-kva.test"]),
             ("<a@b.test>", &["a@b.test"]),
             ("a@b_c.test", &["a@b_c.test"]),
+            ("srs0=x=?y@b.test", &["srs0=x=?y@b.test"]),
         ] {
             assert_eq!(read(value), expected, "{value:?}");
         }
@@ -491,6 +501,10 @@ mod tests {
             "a@[x",
             "A\\B <a@b.test>",
             "<@x.test a@b.test>",
+            "=?utf-8?q?a?=@b.test",
+            "A <=?utf-8?q?x=40y.test?=@b.test>",
+            "=?utf-8?q?x=40y.test?=.a@b.test",
+            "\"=?utf-8?q?x=40y.test?=\"@b.test",
         ] {
             assert!(
                 matches!(addresses(value.as_bytes()), Err(HeaderAddressError::Malformed(_))),

@@ -57,13 +57,51 @@ impl Stage<'_> {
     }
 }
 
-/// The senders that a message's header names. `Err` is a field that cannot be read as addresses.
+/// The senders that a message's header names. `Err` is a field that cannot be read as addresses; an empty list one that has
+/// none.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderSenders {
     /// Every From field (there should be one), each with all of its addresses.
-    pub from: Vec<Result<Vec<Address>, String>>,
+    pub from: Vec<SenderField>,
     /// Every Sender field.
-    pub sender: Vec<Result<Vec<Address>, String>>,
+    pub sender: Vec<SenderField>,
+    /// Every Resent-From field: whoever passed the message on by hand.
+    pub resent_from: Vec<SenderField>,
+    /// Every Resent-Sender field.
+    pub resent_sender: Vec<SenderField>,
+    /// Every Reply-To field.
+    pub reply_to: Vec<SenderField>,
+}
+
+/// One field: its addresses, or why it cannot be read.
+pub type SenderField = Result<Vec<Address>, String>;
+
+impl HeaderSenders {
+    /// The fields of this name, in any case; `None` for one that names no sender.
+    pub(crate) fn list(&mut self, name: &[u8]) -> Option<&mut Vec<SenderField>> {
+        let fields = [
+            ("From", &mut self.from),
+            ("Sender", &mut self.sender),
+            ("Resent-From", &mut self.resent_from),
+            ("Resent-Sender", &mut self.resent_sender),
+            ("Reply-To", &mut self.reply_to),
+        ];
+        fields
+            .into_iter()
+            .find_map(|(known, list)| name.eq_ignore_ascii_case(known.as_bytes()).then_some(list))
+    }
+
+    /// What must be the login's beside From, by the name of the field.
+    pub(crate) fn others(&self, with_reply_to: bool) -> impl Iterator<Item = (&'static str, &[SenderField])> {
+        let fields = [
+            ("Sender", &self.sender),
+            ("Resent-From", &self.resent_from),
+            ("Resent-Sender", &self.resent_sender),
+            ("Reply-To", &self.reply_to),
+        ];
+        let asked = fields.into_iter().filter(move |(name, _)| with_reply_to || *name != "Reply-To");
+        asked.map(|(name, list)| (name, list.as_slice()))
+    }
 }
 
 /// What counts of a client's certificate. The client has proved that it has the key.

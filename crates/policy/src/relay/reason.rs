@@ -107,10 +107,19 @@ pub enum Reason {
     },
     /// The owner of the domain has named the logins that may use it, and this is none of them (550 5.7.1).
     OwnersLock {
-        /// The login.
+        /// The login, as a lock names it.
         login: String,
         /// The domain.
         domain: String,
+        /// What keeps the record from being understood; none where it can be.
+        problem: Option<String>,
+    },
+    /// DNS does not say what the decision hangs on (451 4.4.3).
+    DnsTrouble {
+        /// The domain.
+        domain: String,
+        /// What was asked for, and what came instead: `its SPF record: server failure`.
+        what: String,
     },
     /// The login may use any domain that lists this server in its SPF record, and this one does not (550 5.7.1).
     SpfDoesNotCover {
@@ -121,11 +130,11 @@ pub enum Reason {
         /// What its SPF record says of this server.
         result: String,
     },
-    /// A header From, Sender or Reply-To address is not the login's (550 5.7.1).
+    /// An address of From, Sender, Resent-From, Resent-Sender or Reply-To is not the login's (550 5.7.1).
     HeaderFromMismatch {
         /// The login.
         login: String,
-        /// `From`, `Sender` or `Reply-To`.
+        /// `From`, `Sender` ...
         field: String,
         /// The address, or what is wrong with the field.
         address: String,
@@ -205,6 +214,7 @@ impl Reason {
             Self::LoginLacksPermission { .. } => "login-lacks-permission",
             Self::DomainNotVerified { .. } => "domain-not-verified",
             Self::OwnersLock { .. } => "owners-lock",
+            Self::DnsTrouble { .. } => "dns-trouble",
             Self::SpfDoesNotCover { .. } => "spf-does-not-cover",
             Self::HeaderFromMismatch { .. } => "header-from-mismatch",
             Self::HeaderFromUnusable { .. } => "header-from-unusable",
@@ -232,7 +242,7 @@ impl Reason {
             | Self::Authenticated { .. }
             | Self::LoginAllowed { .. }
             | Self::SenderAllowed => Verdict::Accept,
-            Self::Rate { .. } | Self::Quota { .. } => Verdict::Defer,
+            Self::Rate { .. } | Self::Quota { .. } | Self::DnsTrouble { .. } => Verdict::Defer,
             Self::NotAuthenticated
             | Self::NotTrustedNotLocal
             | Self::GrantTooNarrow { .. }
