@@ -11,6 +11,7 @@ use postern_config as config;
 use tracing::{error, info, warn};
 
 use crate::Surroundings;
+use crate::ascending::AscendingMap;
 use crate::codec::{self, milliseconds};
 use crate::domains::{DomainNumber, Domains};
 use crate::entry::{self, Entry, Facts, Loaded, Status, Texts, Unread, Waiter, Work};
@@ -160,7 +161,7 @@ pub(crate) struct Settlement {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) id: QueueId,
-    entry: Box<Entry>,
+    entry: Entry,
     /// The domain of its only recipient.
     domain: Option<String>,
     wake: Option<SystemTime>,
@@ -189,7 +190,7 @@ impl Arrival {
         let wake = if needs_care { Some(cx.now) } else { work.wake(cx) };
         entry.status = work.status();
         entry.pack();
-        Ok(Self { id, entry: Box::new(entry), domain, wake, ready })
+        Ok(Self { id, entry, domain, wake, ready })
     }
 
     /// The same message; what is known of it is not what the spool has.
@@ -203,10 +204,10 @@ impl Arrival {
 #[derive(Default)]
 pub(crate) struct Messages {
     /// By id, which is by age.
-    entries: BTreeMap<QueueId, Box<Entry>>,
+    entries: AscendingMap<QueueId, Entry>,
     pub(crate) scheduler: Scheduler,
     /// When something must be done with a message, in milliseconds since 1970.
-    timers: BTreeSet<(u64, QueueId)>,
+    timers: AscendingMap<(u64, QueueId), ()>,
     counts: [usize; Status::ALL.len()],
     octets: u64,
     pub(crate) domains: Domains,
@@ -262,12 +263,12 @@ impl Messages {
     }
 
     pub(crate) fn entry(&self, id: QueueId) -> Option<&Entry> {
-        self.entries.get(&id).map(|entry| &**entry)
+        self.entries.get(&id)
     }
 
     /// The messages from an id on.
     pub(crate) fn from(&self, id: QueueId) -> impl Iterator<Item = (QueueId, &Entry)> {
-        self.entries.range(id..).map(|(id, entry)| (*id, &**entry))
+        self.entries.range_from(id)
     }
 
     /// The timer goes to sleep: until when.
@@ -288,7 +289,7 @@ impl Messages {
 
     /// When [`Messages::run`] has something to do.
     fn next_wake(&self) -> Option<SystemTime> {
-        let message = self.timers.first().and_then(|(at, _)| codec::time(*at));
+        let message = self.timers.first_key_value().and_then(|((at, _), ())| codec::time(at));
         message.into_iter().chain(self.scheduler.alarm()).min()
     }
 
@@ -320,7 +321,7 @@ impl Messages {
                 .map(|(id, entry)| {
                     entry.clock_went_back();
                     entry.wake = now;
-                    (now, *id)
+                    ((now, id), ())
                 })
                 .collect();
         }
@@ -805,10 +806,10 @@ impl Messages {
         self.scheduler.run(&cx.sending, cx.now);
         let now = milliseconds(cx.now);
         for _ in 0..most {
-            let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) else {
+            let is_due = self.timers.first_key_value().is_some_and(|((at, _), ())| at <= now);
+            let Some(((_, id), ())) = is_due.then(|| self.timers.pop_first()).flatten() else {
                 return false;
             };
-            self.timers.remove(&(at, id));
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.wake = 0;
             }
@@ -901,7 +902,7 @@ impl Messages {
         }
         entry.wake = wake;
         if wake != 0 {
-            self.timers.insert((wake, id));
+            self.timers.insert((wake, id), ());
         }
     }
 
@@ -937,7 +938,7 @@ impl Messages {
             return;
         }
         let mut looked_at = 0;
-        for (id, entry) in self.entries.range_mut(self.hand..).take(COOL_STEP) {
+        for (id, entry) in self.entries.range_from_mut(self.hand).take(COOL_STEP) {
             let before = entry.weight();
             entry.cool_in_turn();
             self.memory -= before - entry.weight();
