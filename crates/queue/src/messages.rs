@@ -211,8 +211,8 @@ pub(crate) struct Messages {
     counts: [usize; Status::ALL.len()],
     octets: u64,
     pub(crate) domains: Domains,
-    /// Octets that envelopes and states take up in memory.
-    memory: u64,
+    /// What envelopes and states take up in memory.
+    memory: Footprint,
     /// What was just loaded must not be left to the spool again before anybody had a chance to work on it.
     keeps_warm: bool,
     /// Where [`Messages::cool`] goes on.
@@ -231,6 +231,26 @@ pub(crate) struct Messages {
     /// Until when the timer sleeps.
     sleeps_until: Option<SystemTime>,
     pub(crate) damaged: usize,
+}
+
+/// What the texts of messages take up in memory.
+#[derive(Debug, Default)]
+struct Footprint {
+    octets: u64,
+    /// Messages whose texts are not there.
+    cold: usize,
+}
+
+impl Footprint {
+    fn add(&mut self, entry: &Entry) {
+        self.octets += entry.weight();
+        self.cold += usize::from(entry.is_cold());
+    }
+
+    fn subtract(&mut self, entry: &Entry) {
+        self.octets -= entry.weight();
+        self.cold -= usize::from(entry.is_cold());
+    }
 }
 
 impl fmt::Debug for Messages {
@@ -340,7 +360,7 @@ impl Messages {
             entry.domain = self.domains.take(&domain);
         }
         self.octets += entry.facts().size;
-        self.memory += entry.weight();
+        self.memory.add(&entry);
         self.counts[entry.status as usize] += 1;
         self.entries.insert(id, entry);
         self.set_wake(id, wake);
@@ -457,6 +477,11 @@ impl Messages {
         self.scheduler.window(destination).filter(|id| self.is_cold(*id))
     }
 
+    /// Whether the texts of any message are in the spool only.
+    pub(crate) fn has_cold(&self) -> bool {
+        self.memory.cold > 0
+    }
+
     /// Whether there is such a message, and its texts are in the spool only.
     pub(crate) fn is_cold(&self, id: QueueId) -> bool {
         self.entries.get(&id).is_some_and(|entry| entry.is_cold())
@@ -506,9 +531,9 @@ impl Messages {
     /// Gives a cold message what was loaded of it.
     pub(crate) fn warm(&mut self, loaded: &Loaded) {
         if let Some(entry) = self.entries.get_mut(&loaded.id) {
-            self.memory -= entry.weight();
+            self.memory.subtract(entry);
             entry.warm(loaded);
-            self.memory += entry.weight();
+            self.memory.add(entry);
         }
     }
 
@@ -525,8 +550,9 @@ impl Messages {
         error!(id = %id, %error, "a message cannot be read from the spool: held");
         let held = Some(format!("it cannot be read from the spool ({error})"));
         let state = MessageState { held, ..MessageState::default() };
+        self.memory.subtract(entry);
         entry.replace(Texts::new(&Envelope::unreadable(id).encode(), &state.encode()));
-        self.memory += entry.weight();
+        self.memory.add(entry);
         self.damaged += 1;
         self.set_wake(id, None);
         let _ = self.work(id);
@@ -921,27 +947,28 @@ impl Messages {
                 self.domains.give_back(std::mem::replace(&mut entry.domain, DomainNumber::NONE));
             }
         }
-        let unpacked = entry.weight();
+        let is_short = self.memory.octets > cx.schedule.memory;
+        self.memory.subtract(entry);
         entry.pack();
         // Of what is in memory the lines' windows are worth most: what waits long makes room for them at once.
-        if entry.waits_long() && self.memory > cx.schedule.memory && !self.keeps_warm {
+        if entry.waits_long() && is_short && !self.keeps_warm {
             entry.cool();
         }
-        self.memory = self.memory - unpacked + entry.weight();
+        self.memory.add(entry);
         self.cool(cx);
     }
 
     /// Leaves the texts of some messages to the spool while they take up more memory than they may: of those first that
     /// will not be used soon.
     fn cool(&mut self, cx: &Context<'_>) {
-        if self.memory <= cx.schedule.memory || self.keeps_warm {
+        if self.memory.octets <= cx.schedule.memory || self.keeps_warm {
             return;
         }
         let mut looked_at = 0;
         for (id, entry) in self.entries.range_from_mut(self.hand).take(COOL_STEP) {
-            let before = entry.weight();
+            self.memory.subtract(entry);
             entry.cool_in_turn();
-            self.memory -= before - entry.weight();
+            self.memory.add(entry);
             self.hand = QueueId(id.0.saturating_add(1));
             looked_at += 1;
         }
@@ -955,7 +982,7 @@ impl Messages {
         self.set_wake(id, None);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
-            self.memory -= entry.weight();
+            self.memory.subtract(&entry);
             self.counts[entry.status as usize] -= 1;
             self.domains.give_back(entry.domain);
         }
@@ -1396,16 +1423,16 @@ pub(crate) mod tests {
         let mut bench = Bench::with_message(1);
         assert!(size_of::<Entry>() <= 64);
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
-        let fresh = bench.messages.memory;
+        let fresh = bench.messages.memory.octets;
         let leased = bench.lease().unwrap();
         bench.settle(leased, &Outcome::Deferred(report(), None));
         assert!(bench.messages.entry(ID).unwrap().work.is_some());
         assert_eq!(bench.written(true), "state");
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
-        assert!(bench.messages.memory > fresh, "the evidence counts");
+        assert!(bench.messages.memory.octets > fresh, "the evidence counts");
         bench.change(Work::discard);
         assert_eq!(bench.written(true), "delete");
-        assert_eq!(bench.messages.memory, 0);
+        assert_eq!(bench.messages.memory.octets, 0);
     }
 
     /// A message that was deferred once, and whose texts are left to the spool; and what the spool has of it.
@@ -1417,8 +1444,8 @@ pub(crate) mod tests {
         let Some(Change::State { state, .. }) = bench.writes[0].changes.first() else { panic!() };
         let texts = Texts::new(&envelope(1).encode(), state);
         assert_eq!(bench.written(true), "state");
-        assert!(bench.messages.is_cold(ID));
-        assert_eq!(bench.messages.memory, 0);
+        assert!(bench.messages.is_cold(ID) && bench.messages.has_cold());
+        assert_eq!(bench.messages.memory.octets, 0);
         (bench, texts)
     }
 
@@ -1444,6 +1471,7 @@ pub(crate) mod tests {
         is_due(&mut bench);
         assert!(bench.lease().is_none());
         load(&mut bench, Ok(texts));
+        assert!(!bench.messages.has_cold());
         assert_eq!(bench.lease().unwrap().recipients[0].attempts, 1);
     }
 
@@ -1453,6 +1481,8 @@ pub(crate) mod tests {
         is_due(&mut bench);
         load(&mut bench, Ok(Texts::new(&envelope(1).encode(), &[])));
         assert!(bench.messages.is_cold(ID) && bench.lease().is_none());
+        bench.messages.forget(ID);
+        assert!(!bench.messages.has_cold());
     }
 
     #[test]
@@ -1485,6 +1515,7 @@ pub(crate) mod tests {
             "what is in the spool is not written over"
         );
         assert!(!bench.messages.is_cold(ID), "the spool does not know that it is held");
+        assert!(!bench.messages.has_cold());
     }
 
     #[test]
@@ -1493,7 +1524,12 @@ pub(crate) mod tests {
         is_due(&mut bench);
         load(&mut bench, Ok(texts.clone()));
         // In line now, and then left to the spool again.
-        bench.with(|messages, _, _| messages.entries.get_mut(&ID).unwrap().cool());
+        bench.with(|messages, _, _| {
+            let entry = messages.entries.get_mut(&ID).unwrap();
+            messages.memory.subtract(entry);
+            entry.cool();
+            messages.memory.add(entry);
+        });
         let windows = bench.with(|messages, cx, _| {
             let mut fx = Effects::default();
             assert!(messages.lease(cx, &mut fx).is_none());
