@@ -7,11 +7,13 @@
 //! | who is behind a local address? | [`directory`] |
 //! | is this the right password? | [`accounts`] |
 //! | why was this refused? | [`record`] |
+//! | what does this bounce mean? | [`bounce`] |
 //!
 //! Nothing here waits, logs or opens a socket: a decision is a function of values. The words of a refusal are
 //! written by `postern-smtp-inbound`'s `replies.rs`; who is sent to is decided by `postern-outbound`'s `route.rs`.
 
 pub mod accounts;
+pub mod bounce;
 pub mod directory;
 pub mod metrics;
 pub mod record;

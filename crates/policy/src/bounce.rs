@@ -1,0 +1,373 @@
+//! What does this bounce mean, and who must do what about it?
+//!
+//! | part | what |
+//! |---|---|
+//! | [`explain`] | reads a bounce, a report, a log line or a reply of any system, and says what it means for each recipient |
+//! | [`codes`] | what the numbers mean: reply codes and enhanced status codes |
+//! | [`texts`] | what the words mean: replies of the mail systems in use, each with who must change what |
+//!
+//! A reply is explained by its words where they are known, else by its enhanced code, else by its reply code. Among known
+//! texts the most specific one wins. All of this is a function of the octets: nothing is asked of the network, and nothing
+//! of the input is put into a command unless it is a domain or an address.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use postern_smtp::{Domain, EnhancedStatus};
+use serde::Serialize;
+
+use crate::record::Reference;
+
+pub mod codes;
+mod html;
+mod mime;
+mod prose;
+mod read;
+mod reply;
+pub mod texts;
+
+use read::Recipient;
+use texts::Known;
+
+/// Input beyond this many octets is not looked at. A bounce says why at its beginning; what is larger is the message.
+pub const MAX_INPUT: usize = 10 * 1024 * 1024;
+
+/// The system whose words were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// A report for programs (RFC 3464).
+    Report,
+    /// Ours, for people.
+    Postern,
+    /// "Hi. This is the qmail-send program".
+    Qmail,
+    /// "This message was created automatically by mail delivery software".
+    Exim,
+    /// "Transcript of session follows".
+    Sendmail,
+    /// "Diagnostic information for administrators": Exchange, Microsoft 365.
+    Exchange,
+    /// "This is the mail system at host".
+    Postfix,
+    /// "The response was".
+    Gmail,
+    /// "Sorry, we were unable to deliver your message to the following address".
+    Yahoo,
+    /// A message whose system is not known.
+    #[default]
+    Text,
+    /// A reply or a line of a log, without a bounce around it.
+    Reply,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Report => "a delivery report (RFC 3464)",
+            Self::Postern => "a bounce of Postern",
+            Self::Qmail => "a bounce of qmail's form",
+            Self::Exim => "a bounce of Exim's form",
+            Self::Sendmail => "a bounce of Sendmail's form",
+            Self::Exchange => "a bounce of Exchange's form",
+            Self::Postfix => "a bounce of Postfix's form",
+            Self::Gmail => "a bounce of Gmail's form",
+            Self::Yahoo => "a bounce of Yahoo's form",
+            Self::Text => "a message in words",
+            Self::Reply => "a reply or log line",
+        })
+    }
+}
+
+/// What became of a recipient (the Action field, RFC 3464 §2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is given up.
+    Failed,
+    /// It is late, and still being tried.
+    Delayed,
+    /// It is there.
+    Delivered,
+    /// It was handed to a server that does not report.
+    Relayed,
+    /// It went on to several addresses.
+    Expanded,
+}
+
+impl Action {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text.to_ascii_lowercase().as_str() {
+            "failed" => Self::Failed,
+            "delayed" => Self::Delayed,
+            "delivered" => Self::Delivered,
+            "relayed" => Self::Relayed,
+            "expanded" => Self::Expanded,
+            _ => return None,
+        })
+    }
+
+    /// The word for it, as in the report.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Relayed => "relayed",
+            Self::Expanded => "expanded",
+        }
+    }
+}
+
+/// Whose move it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The DNS records of the sender's domain or of its mail server's address.
+    SenderDns,
+    /// The mail server that sent: its settings, its address, its reputation.
+    SenderServer,
+    /// The person who sent: the address, the size, the content.
+    SendingUser,
+    /// The recipient's mail administrator, or the recipient.
+    Recipient,
+    /// Nobody: it passes by itself, or there is nothing to change.
+    Nobody,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SenderDns => "the sender's DNS",
+            Self::SenderServer => "the sender's mail server",
+            Self::SendingUser => "the person who sent it",
+            Self::Recipient => "the recipient's side",
+            Self::Nobody => "nobody",
+        })
+    }
+}
+
+/// Whether sending it again helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Again {
+    /// Never: the message as it is will not get there.
+    Never,
+    /// Once what stands in the way has been changed.
+    AfterChange,
+    /// Later: nothing has to change, but the server has given up by now.
+    Later,
+    /// Nobody has to: the server that has it tries by itself.
+    ByItself,
+    /// It is there.
+    NotNeeded,
+}
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "does not help",
+            Self::AfterChange => "helps once that has changed",
+            Self::Later => "helps later; the server that had it has given up",
+            Self::ByItself => "not needed: the server that has it tries by itself",
+            Self::NotNeeded => "not needed",
+        })
+    }
+}
+
+/// What a finding rests on, the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// The words are known.
+    Text,
+    /// The enhanced status code is registered, or its subject is.
+    Code,
+    /// Only the class of the codes is known: for good or for now.
+    Class,
+}
+
+/// What a reply means and who must do what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Its stable name: that of a known text such as `gmail-unauthenticated`, or `code-5.7.1`.
+    pub id: String,
+    /// What it rests on.
+    pub basis: Basis,
+    /// Whose words they are: `Gmail`, `Postfix`, `any server`.
+    pub system: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Whose move it is.
+    pub side: Side,
+    /// What they must change.
+    pub change: String,
+    /// Commands that show whether it is so.
+    pub checks: Vec<String>,
+    /// Whether sending it again helps.
+    pub again: Again,
+}
+
+/// One recipient of a bounce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// The address, if the bounce names it.
+    pub recipient: Option<String>,
+    /// What became of it. A pasted reply does not say.
+    pub action: Option<Action>,
+    /// The server that said it. `None`: the one that wrote the bounce, or it is not known.
+    pub said_by: Option<String>,
+    /// The reply code.
+    pub code: Option<u16>,
+    /// The enhanced status code.
+    #[serde(serialize_with = "as_text")]
+    pub status: Option<EnhancedStatus>,
+    /// The words, on one line.
+    pub text: String,
+    /// The reference of a refusal by a Postern: on that server it leads to every fact.
+    #[serde(serialize_with = "as_text")]
+    pub reference: Option<Reference>,
+    /// What it means. `None`: nothing in it was recognised.
+    pub finding: Option<Finding>,
+}
+
+fn as_text<S: serde::Serializer>(
+    value: &Option<impl fmt::Display>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A bounce, explained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bounce {
+    /// What it was read as.
+    pub form: Form,
+    /// The server that wrote it.
+    pub reported_by: Option<String>,
+    /// Its recipients, at most a thousand.
+    pub recipients: Vec<Told>,
+    /// Whether the input was longer than [`MAX_INPUT`] and only its beginning was looked at.
+    pub cut: bool,
+}
+
+impl Bounce {
+    /// Whether the words or the enhanced code of at least one recipient are known.
+    pub fn is_recognised(&self) -> bool {
+        let mut findings = self.recipients.iter().filter_map(|told| told.finding.as_ref());
+        findings.any(|finding| finding.basis != Basis::Class)
+    }
+}
+
+/// Reads a bounce, a report, a line of a log or a pasted reply, and says for each recipient what it means.
+///
+/// Never fails: what is not understood is returned as far as it was read. At most [`MAX_INPUT`] octets are looked at.
+pub fn explain(octets: &[u8]) -> Bounce {
+    let reading = read::read(octets);
+    let told = |recipient: Recipient| tell(recipient, reading.sender.as_ref());
+    Bounce {
+        form: reading.form,
+        reported_by: reading.reporter,
+        recipients: reading.recipients.into_iter().map(told).collect(),
+        cut: octets.len() > MAX_INPUT,
+    }
+}
+
+fn tell(recipient: Recipient, sender: Option<&Domain>) -> Told {
+    let Recipient { address, action, host, reply, context } = recipient;
+    let names = Names {
+        sender: sender.cloned(),
+        recipient: address.as_deref().and_then(|address| Domain::parse(address.rsplit_once('@')?.1).ok()),
+        client: reply::client(&reply.text),
+        host: host.clone(),
+    };
+    let is_success = matches!(action, Some(Action::Delivered | Action::Relayed | Action::Expanded));
+    let known = if is_success { None } else { recognise(&reply, &context) };
+    let finding = match known {
+        Some(known) => Some(Finding::from_text(known, &names, reply.status)),
+        None => codes::finding(reply.code, reply.status),
+    };
+    Told {
+        recipient: address,
+        action,
+        said_by: host,
+        code: reply.code,
+        status: reply.status,
+        reference: reply::reference(&reply.text),
+        text: reply.text,
+        finding: finding.map(|finding| finding.after(action)),
+    }
+}
+
+/// The known text in a reply, or else in what stands around it.
+fn recognise(reply: &reply::Reply, context: &str) -> Option<&'static Known> {
+    texts::find(&reply.subject()).or_else(|| texts::find(&reply::folded(context).to_lowercase()))
+}
+
+impl Finding {
+    fn from_text(known: &'static Known, names: &Names, status: Option<EnhancedStatus>) -> Self {
+        // The words are those of a refusal; with a 4 in front they are one for now.
+        let is_temporary = status.is_some_and(|status| status.class == 4);
+        let again =
+            if is_temporary && known.again == Again::Never { Again::AfterChange } else { known.again };
+        Self {
+            id: known.id.to_owned(),
+            basis: Basis::Text,
+            system: known.system,
+            meaning: known.meaning,
+            side: known.side,
+            change: names.fill(known.change),
+            checks: known.checks.iter().map(|check| names.fill(check)).collect(),
+            again,
+        }
+    }
+
+    /// What is tried by itself is so only until the server gives up.
+    fn after(mut self, action: Option<Action>) -> Self {
+        if action == Some(Action::Failed) && self.again == Again::ByItself {
+            self.again = Again::Later;
+        }
+        self
+    }
+}
+
+/// What the bounce is about, for commands and sentences. Parsed values only: the input may be hostile, and people copy
+/// commands into a shell.
+#[derive(Debug, Default)]
+struct Names {
+    sender: Option<Domain>,
+    recipient: Option<Domain>,
+    /// The address that was refused.
+    client: Option<IpAddr>,
+    host: Option<String>,
+}
+
+impl Names {
+    /// Puts the names where the template has them; one that is not known stays as a word in capitals to be replaced.
+    fn fill(&self, template: &str) -> String {
+        let text = |name: Option<String>, unknown: &str| name.unwrap_or_else(|| unknown.to_owned());
+        template
+            .replace("{sender}", &text(self.sender.as_ref().map(Domain::to_string), "SENDER-DOMAIN"))
+            .replace("{recipient}", &text(self.recipient.as_ref().map(Domain::to_string), "RECIPIENT-DOMAIN"))
+            .replace("{client}", &text(self.client.map(|client| client.to_string()), "IP"))
+            .replace("{reversed}", &text(self.client.map(reversed), "REVERSED-IP"))
+            .replace("{host}", &text(self.host.clone(), "HOST"))
+    }
+}
+
+/// An address as DNS lists are asked for it (RFC 5782 §2).
+fn reversed(client: IpAddr) -> String {
+    match client {
+        IpAddr::V4(client) => {
+            let [a, b, c, d] = client.octets();
+            format!("{d}.{c}.{b}.{a}")
+        }
+        IpAddr::V6(client) => {
+            let nibbles = client.octets().into_iter().rev().flat_map(|octet| [octet & 15, octet >> 4]);
+            nibbles.map(|nibble| format!("{nibble:x}")).collect::<Vec<_>>().join(".")
+        }
+    }
+}
