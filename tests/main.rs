@@ -10,6 +10,7 @@
 //! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
+//! | [`explain`] | codes and bounces of other systems, explained |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
@@ -25,6 +26,7 @@
 mod admin;
 mod crash;
 mod docs;
+mod explain;
 mod harness;
 mod history;
 mod inbound;

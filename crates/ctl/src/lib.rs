@@ -9,7 +9,7 @@
 //! | `store` | [`store`], with [`quarantine`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
-//! | `explain` | [`explain`] |
+//! | `explain` | [`explain`], with [`explain::refusal`], [`explain::code`], [`explain::bounce`] |
 //! | `account` | [`account`], passwords in [`password`] |
 //! | `dkim` | [`dkim`] |
 //! | `metrics` | [`metrics`] |
@@ -67,6 +67,7 @@ Examples:
   posternctl message history bob@adatum.test
   posternctl policy explain --client 198.51.100.9 --from a@client.test --to b@adatum.test
   posternctl explain 4QX7-93KD
+  posternctl explain --bounce returned.eml
   posternctl account add alice@proseware.test
 
 Exit codes:
@@ -130,7 +131,7 @@ enum Noun {
     /// Ask what the rules say.
     #[command(subcommand)]
     Policy(policy::Verb),
-    /// Explain a refusal by the reference in its reply.
+    /// Explain a refusal by its reference, a code, or a bounce of any mail system.
     Explain(explain::Explain),
     /// Edit the logins.
     #[command(subcommand)]

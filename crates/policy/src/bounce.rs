@@ -288,7 +288,7 @@ fn tell(recipient: Recipient, sender: Option<&Domain>) -> Told {
     let known = if is_success { None } else { recognise(&reply, &context) };
     let finding = match known {
         Some(known) => Some(Finding::from_text(known, &names, reply.status)),
-        None => codes::finding(reply.code, reply.status),
+        None => codes::finding(reply.code, reply.status, action),
     };
     Told {
         recipient: address,
@@ -368,6 +368,140 @@ fn reversed(client: IpAddr) -> String {
         IpAddr::V6(client) => {
             let nibbles = client.octets().into_iter().rev().flat_map(|octet| [octet & 15, octet >> 4]);
             nibbles.map(|nibble| format!("{nibble:x}")).collect::<Vec<_>>().join(".")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    /// The only recipient of a bounce.
+    fn only(bounce: &str) -> Told {
+        let mut recipients = explain(bounce.as_bytes()).recipients;
+        assert_eq!(recipients.len(), 1, "{recipients:?}");
+        recipients.remove(0)
+    }
+
+    fn id(told: &Told) -> &str {
+        told.finding.as_ref().map(|finding| finding.id.as_str()).unwrap_or_default()
+    }
+
+    /// The fields of a report about bob.
+    fn report(fields: &str) -> String {
+        format!(
+            "Reporting-MTA: dns; mail.proseware.test\n\nFinal-Recipient: rfc822; bob@adatum.test\n{fields}\n"
+        )
+    }
+
+    #[test]
+    fn checks_name_the_domains_and_addresses_of_the_bounce() {
+        let bounce = "From: MAILER-DAEMON@mail.proseware.test\nTo: <alice@proseware.test>\n\n\
+            <bob@adatum.test>:\n550-5.7.26 The MAIL FROM domain [proseware.test] has an SPF record with a hard fail policy \
+            (-all) but it fails to pass SPF checks with the ip: [203.0.113.25].\n";
+        let finding = only(bounce).finding.unwrap();
+        assert_eq!(finding.id, "gmail-spf-hard-fail");
+        assert_eq!(finding.checks, ["dig +short TXT proseware.test"]);
+        assert!(finding.change.starts_with("Add 203.0.113.25 to the SPF record of proseware.test"));
+    }
+
+    #[test]
+    fn what_is_not_known_stays_a_word_to_be_replaced() {
+        let told = only("554 5.7.1 Service unavailable; Client host blocked using zen.spamhaus.org");
+        assert_eq!(told.finding.unwrap().checks, ["dig +short REVERSED-IP.zen.spamhaus.org"]);
+    }
+
+    #[test]
+    fn nothing_of_a_hostile_bounce_gets_into_a_command() {
+        let bounce = report(
+            "Action: failed\nStatus: 5.7.1\nRemote-MTA: dns; $(reboot).test\n\
+             Diagnostic-Code: smtp; 550 5.7.1 TLSA of `id`",
+        )
+        .replace("adatum.test", "adatum.test;reboot");
+        let told = only(&bounce);
+        assert_eq!(told.said_by, None);
+        let checks = told.finding.unwrap().checks.join(" ");
+        assert!(checks.contains("_25._tcp.HOST") && !checks.contains("reboot"), "{checks}");
+    }
+
+    #[test]
+    fn dns_lists_are_asked_backwards() {
+        assert_eq!(reversed("203.0.113.25".parse().unwrap()), "25.113.0.203");
+        let v6 = reversed("2001:db8::25".parse().unwrap());
+        assert!(v6.starts_with("5.2.0.0.") && v6.ends_with(".8.b.d.0.1.0.0.2"), "{v6}");
+    }
+
+    #[test]
+    fn a_report_of_success_needs_nothing() {
+        let told = only(&report(
+            "Action: relayed\nStatus: 2.0.0\nDiagnostic-Code: smtp; 250 access denied, says the joker",
+        ));
+        assert_eq!(told.action, Some(Action::Relayed));
+        assert_eq!(told.finding.unwrap().again, Again::NotNeeded);
+    }
+
+    #[test]
+    fn a_deferral_is_over_once_the_server_gave_up() {
+        let again = |action: &str| {
+            let fields =
+                format!("Action: {action}\nStatus: 4.2.0\nDiagnostic-Code: smtp; 450 4.2.0 Greylisted");
+            only(&report(&fields)).finding.unwrap().again
+        };
+        assert_eq!((again("delayed"), again("failed")), (Again::ByItself, Again::Later));
+    }
+
+    #[test]
+    fn the_report_outranks_a_code_that_says_nothing() {
+        let told = only(&report("Action: failed\nStatus: 5.0.0\nDiagnostic-Code: smtp; 550 5.1.1 xyzzy"));
+        assert_eq!(id(&told), "code-5.1.1");
+        let told = only(&report("Action: failed\nStatus: 5.2.2 (full)\nDiagnostic-Code: smtp; 550 xyzzy"));
+        assert_eq!(id(&told), "code-5.2.2");
+    }
+
+    #[test]
+    fn words_without_meaning_are_not_recognised_and_still_told() {
+        for text in ["", "\u{0}\u{1}", "hello", "550 xyzzy", "554 5.0.0 xyzzy"] {
+            let bounce = explain(text.as_bytes());
+            assert!(!bounce.is_recognised(), "{text:?}");
+            assert_eq!(
+                bounce.recipients.first().is_some_and(|told| told.text.contains("xyzzy")),
+                text.contains("xyzzy")
+            );
+        }
+    }
+
+    #[test]
+    fn more_than_the_limit_is_not_looked_at() {
+        let mut octets = b"550 5.1.1 no such user\n".to_vec();
+        assert!(!explain(&octets).cut);
+        octets.resize(MAX_INPUT + 1, b' ');
+        let bounce = explain(&octets);
+        assert!(bounce.cut && bounce.is_recognised());
+    }
+
+    #[test]
+    fn a_flood_of_anything_is_read_in_one_go() {
+        // Each of these would take hours if some step looked at everything again for every piece.
+        let header = "From: a@b.test\nTo: c@d.test\nContent-Type: ";
+        for (head, piece) in [
+            (String::new(), "a@b.test\n550 5.1.1 x\n"),
+            (String::new(), "550 "),
+            (String::new(), "host 1.2.3.4 by x "),
+            (String::new(), "to=<a@b.test>, "),
+            (format!("{header}text/html\n\n"), "<style>&\u{e4}"),
+            (format!("{header}text/html\n\n"), "<!--<"),
+            (format!("{header}multipart/mixed; boundary=b\n\n"), "--b\n\n"),
+            (
+                format!("{header}multipart/mixed; boundary=b\n\n"),
+                "--b\nContent-Type: multipart/mixed; boundary=b\n\n",
+            ),
+            (String::new(), "Content-Type: multipart/mixed; boundary=b\nFrom: a@b.test\n\n--b\n"),
+            (String::new(), "Final-Recipient: rfc822; a@b.test\nAction: failed\n\n"),
+            (String::new(), "Diagnostic-Code: smtp; 550\n 550-5.1.1 x\n"),
+        ] {
+            let flood = head + &piece.repeat(MAX_INPUT / piece.len());
+            assert!(explain(flood.as_bytes()).recipients.len() <= 1000);
         }
     }
 }

@@ -4,7 +4,7 @@
 use postern_smtp::EnhancedStatus;
 
 use super::Side::{self, Nobody, Recipient, SenderDns, SenderServer, SendingUser};
-use super::{Again, Basis, Finding};
+use super::{Action, Again, Basis, Finding};
 
 /// An enhanced status code of the registry, whatever its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,8 @@ pub const REGISTERED: &[Registered] = &[
     code(
         3,
         2,
-        "The recipient's mail system takes nothing now: it is being shut down, or is under too much load.",
+        "The recipient's mail system takes nothing now: it is being shut down, or is under too much \
+         load.",
         Recipient,
         "Start the service again, or lift what holds mail back.",
     ),
@@ -105,7 +106,8 @@ pub const REGISTERED: &[Registered] = &[
     code(
         3,
         5,
-        "The mail system is set up wrongly; often its MX points to a server that does not know the domain.",
+        "The mail system is set up wrongly; often its MX points to a server that does not know the \
+         domain.",
         Recipient,
         "Correct the configuration of the server that said it.",
     ),
@@ -137,7 +139,8 @@ pub const REGISTERED: &[Registered] = &[
         4,
         "No route: the next mail server could not be found.",
         Recipient,
-        "Correct the MX and address records of the recipient's domain, or the route that the sending server has for it.",
+        "Correct the MX and address records of the recipient's domain, or the route that the sending \
+         server has for it.",
     ),
     code(4, 5, "The mail system is congested.", Recipient, "Reduce the load, or allow more."),
     code(
@@ -242,7 +245,8 @@ pub const REGISTERED: &[Registered] = &[
     code(
         7,
         1,
-        "A rule of the refusing server forbids it: relaying, a block list, a filter or a right that is missing.",
+        "A rule of the refusing server forbids it: relaying, a block list, a filter or a right that \
+         is missing.",
         SenderServer,
         READ_THE_TEXT,
     ),
@@ -451,7 +455,11 @@ const REPLIES: &[(u16, &str)] = &[
     (432, "The recipient's server takes nothing at the moment, or a password must be changed first."),
     (441, "The recipient's server does not answer."),
     (442, "The connection broke."),
-    (450, "The mailbox cannot be used at the moment: locked, grey-listed, or its check is still going on."),
+    (
+        450,
+        "The mailbox cannot be used at the moment: locked, grey-listed, or its check is still going \
+         on.",
+    ),
     (451, "An error in the server at the moment, or a delay that it imposes."),
     (452, "The server has no room, or too many recipients came at once."),
     (454, "TLS or logging in is not possible at the moment."),
@@ -540,7 +548,11 @@ pub fn registered(status: EnhancedStatus) -> Option<&'static Registered> {
 }
 
 /// What codes mean where the words are not known.
-pub(super) fn finding(reply: Option<u16>, status: Option<EnhancedStatus>) -> Option<Finding> {
+pub(super) fn finding(
+    reply: Option<u16>,
+    status: Option<EnhancedStatus>,
+    action: Option<Action>,
+) -> Option<Finding> {
     let meaning = Meaning::of(reply, status)?;
     let registered = status.and_then(registered);
     let class = status.map_or_else(|| reply.unwrap_or_default() / 100, |status| u16::from(status.class));
@@ -551,6 +563,8 @@ pub(super) fn finding(reply: Option<u16>, status: Option<EnhancedStatus>) -> Opt
     let change = registered.map_or(READ_THE_TEXT, |code| code.change);
     let (side, change, again) = match class {
         2 | 3 => (Nobody, "Nothing.".to_owned(), Again::NotNeeded),
+        // The server that had it has given up: waiting is over.
+        4 if action == Some(Action::Failed) => (side, change.to_owned(), Again::Later),
         4 => (Nobody, format!("Wait. If it goes on for a day: {change}"), Again::ByItself),
         _ => (side, change.to_owned(), Again::AfterChange),
     };
@@ -612,16 +626,19 @@ mod tests {
 
     #[test]
     fn codes_for_now_ask_for_nothing_but_patience() {
-        let finding = finding(Some(451), Some(EnhancedStatus::new(4, 4, 1))).unwrap();
-        assert_eq!((finding.side, finding.again), (Nobody, Again::ByItself));
-        let done = super::finding(Some(250), None).unwrap();
+        let unreachable = |action| finding(Some(451), Some(EnhancedStatus::new(4, 4, 1)), action).unwrap();
+        let late = unreachable(Some(Action::Delayed));
+        assert_eq!((late.side, late.again), (Nobody, Again::ByItself));
+        let given_up = unreachable(Some(Action::Failed));
+        assert_eq!((given_up.side, given_up.again), (Recipient, Again::Later));
+        let done = finding(Some(250), None, None).unwrap();
         assert_eq!((done.side, done.again, done.basis), (Nobody, Again::NotNeeded, Basis::Class));
     }
 
     #[test]
     fn x_0_0_is_no_recognition() {
-        assert_eq!(finding(Some(554), Some(EnhancedStatus::new(5, 0, 0))).unwrap().basis, Basis::Class);
-        assert_eq!(finding(None, Some(EnhancedStatus::new(5, 1, 1))).unwrap().basis, Basis::Code);
+        assert_eq!(finding(Some(554), Some(EnhancedStatus::new(5, 0, 0)), None).unwrap().basis, Basis::Class);
+        assert_eq!(finding(None, Some(EnhancedStatus::new(5, 1, 1)), None).unwrap().basis, Basis::Code);
     }
 
     #[test]

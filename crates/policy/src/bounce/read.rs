@@ -8,6 +8,9 @@ use super::prose::{self, MAX_BLOCK, MAX_RECIPIENTS, Prose};
 use super::reply::{self, Reply};
 use super::{Action, Form, MAX_INPUT, html};
 
+/// An address field is read as far as one author may need.
+const MAX_FIELD: usize = 4096;
+
 /// What was read, without its meaning.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
@@ -266,6 +269,7 @@ fn author_of(header: &str) -> Option<Domain> {
 }
 
 fn author(header: &[u8], field: &str) -> Option<Domain> {
-    let list = addresses(mime::field(header, field)?.as_bytes()).ok()?;
+    let value = mime::field(header, field)?;
+    let list = addresses(reply::cut(&value, MAX_FIELD).as_bytes()).ok()?;
     list.first().and_then(Address::domain).cloned()
 }

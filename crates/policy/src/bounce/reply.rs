@@ -131,7 +131,7 @@ pub(super) fn statuses(text: &str) -> impl Iterator<Item = EnhancedStatus> {
 
 /// The end of the reply: what the server that writes the bounce says about it again is not the reply.
 fn end_of_reply(text: &str) -> usize {
-    const MARKS: [&str; 5] = [" (in reply to ", " (#end of ", "##", " --- ", " _____"];
+    const MARKS: [&str; 5] = [" (in reply to ", " Giving up on ", "##", " --- ", " _____"];
     let end = MARKS.iter().filter_map(|mark| text.find(mark)).min().unwrap_or(text.len());
     let text = text[..end].trim_end_matches(['\'', ' ', '"']);
     // Sendmail's (reason: ...): the bracket was opened before the codes.

@@ -19,11 +19,12 @@ pub(super) const KNOWN: &[Known] = &[
             "rejected by header based anti-spoofing policy",
             "anti-spoofing policy - inbound not allowed",
         ],
-        "The From field has a domain of the recipient's own organisation, and the message came from outside.",
+        "The From field has a domain of the recipient's own organisation, and the message came from \
+         outside.",
         Remedy(
             Recipient,
-            "The administrator of {recipient} adds an anti-spoofing exception for this sender or {client}; the sender can use \
-             another domain in From.",
+            "The administrator of {recipient} adds an anti-spoofing exception for this sender or \
+             {client}; the sender can use another domain in From.",
             &[SPF],
             AfterChange,
         ),
@@ -51,10 +52,12 @@ pub(super) const KNOWN: &[Known] = &[
         "invalid-recipient",
         "Mimecast and others",
         &["invalid recipient"],
-        "There is no such mailbox in the recipient's domain, or its list of mailboxes is not up to date.",
+        "There is no such mailbox in the recipient's domain, or its list of mailboxes is not up to \
+         date.",
         Remedy(
             SendingUser,
-            "Look for a typing error in the address; if it is right, the administrator of {recipient} updates the gateway's list.",
+            "Look for a typing error in the address; if it is right, the administrator of {recipient} \
+             updates the gateway's list.",
             &[],
             Never,
         ),
@@ -66,7 +69,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The filter holds the message for spam, or found a signature of malware in it.",
         Remedy(
             Recipient,
-            "See that links and attachments are clean; then the administrator of {recipient} permits the sender.",
+            "See that links and attachments are clean; then the administrator of {recipient} permits the \
+             sender.",
             &[SPF, DMARC],
             AfterChange,
         ),
@@ -78,7 +82,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Mimecast refuses the address of the sending server for its reputation.",
         Remedy(
             SenderServer,
-            "Stop what earned it, then use Mimecast's form for senders; the administrator of {recipient} can permit it meanwhile.",
+            "Stop what earned it, then use Mimecast's form for senders; the administrator of {recipient} \
+             can permit it meanwhile.",
             &[WHO_SENDS, PTR, ZEN],
             AfterChange,
         ),
@@ -98,7 +103,8 @@ pub(super) const KNOWN: &[Known] = &[
             "dkim sender invalid - envelope rejected",
             "dmarc sender invalid - envelope rejected",
         ],
-        "SPF, DKIM or DMARC of the sender's domain failed, and the recipient's organisation refuses then.",
+        "SPF, DKIM or DMARC of the sender's domain failed, and the recipient's organisation refuses \
+         then.",
         Remedy(
             SenderDns,
             "Correct the records of {sender} and the signature; the reply says which one.",
@@ -110,7 +116,8 @@ pub(super) const KNOWN: &[Known] = &[
         "mimecast-relay",
         MIMECAST,
         &["open relay not allowed"],
-        "Neither the sender's nor the recipient's domain belongs to this Mimecast account, or the server's address is not registered.",
+        "Neither the sender's nor the recipient's domain belongs to this Mimecast account, or the \
+         server's address is not registered.",
         Remedy(
             SenderServer,
             "Register {client} as authorised outbound, or correct the MX of {recipient}.",
@@ -146,7 +153,8 @@ pub(super) const KNOWN: &[Known] = &[
             "access denied * pdr#",
             "pdr00##",
         ],
-        "Proofpoint blocks the address of the sending server for its reputation; many providers, Apple too, ask Proofpoint.",
+        "Proofpoint blocks the address of the sending server for its reputation; many providers, \
+         Apple too, ask Proofpoint.",
         Remedy(
             SenderServer,
             "Stop what earned it, then ask for removal at https://ipcheck.proofpoint.com with {client}.",
@@ -173,7 +181,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Barracuda's list has the address of the sending server.",
         Remedy(
             SenderServer,
-            "Stop what earned it, then ask for removal at https://www.barracudacentral.org/rbl/removal-request.",
+            "Stop what earned it, then ask for removal at \
+             https://www.barracudacentral.org/rbl/removal-request.",
             &["dig +short {reversed}.b.barracudacentral.org"],
             AfterChange,
         ),
@@ -182,10 +191,12 @@ pub(super) const KNOWN: &[Known] = &[
         "barracuda-recipient",
         "Barracuda",
         &["permanent failure for one or more recipients"],
-        "A Barracuda filter refused the message for at least one recipient: blocked, or no such mailbox.",
+        "A Barracuda filter refused the message for at least one recipient: blocked, or no such \
+         mailbox.",
         Remedy(
             Recipient,
-            "The brackets in the reply name the recipient and the reason; ask the administrator of {recipient}.",
+            "The brackets in the reply name the recipient and the reason; ask the administrator of \
+             {recipient}.",
             &[],
             AfterChange,
         ),
@@ -194,10 +205,12 @@ pub(super) const KNOWN: &[Known] = &[
         "cisco-reputation",
         "Cisco",
         &["sending mta's poor reputation", "poor reputation*sbrs", "blocked by*sbrs", "senderbase"],
-        "Cisco's reputation service (Talos, formerly SenderBase) holds the address of the sending server for bad.",
+        "Cisco's reputation service (Talos, formerly SenderBase) holds the address of the sending \
+         server for bad.",
         Remedy(
             SenderServer,
-            "Stop what earned it; look the address up at https://talosintelligence.com and dispute it there.",
+            "Stop what earned it; look the address up at https://talosintelligence.com and dispute it \
+             there.",
             &[WHO_SENDS, PTR, ZEN],
             AfterChange,
         ),
@@ -209,7 +222,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Trend Micro's list has the address of the sending server.",
         Remedy(
             SenderServer,
-            "Stop what earned it, then ask for removal at https://servicecentral.trendmicro.com/en-us/ers.",
+            "Stop what earned it, then ask for removal at \
+             https://servicecentral.trendmicro.com/en-us/ers.",
             &[PTR],
             AfterChange,
         ),
@@ -221,7 +235,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Symantec's filter holds the message or the sending server for spam.",
         Remedy(
             SenderServer,
-            "Look the address up at https://ipremoval.sms.symantec.com; otherwise the recipient's side permits it.",
+            "Look the address up at https://ipremoval.sms.symantec.com; otherwise the recipient's side \
+             permits it.",
             &[PTR],
             AfterChange,
         ),
@@ -237,11 +252,12 @@ pub(super) const KNOWN: &[Known] = &[
             "listed by spamhaus",
             "zen.dq.spamhaus.net",
         ],
-        "A list of Spamhaus has the address of the sending server: spam came from it, it is infected, or it is a home line.",
+        "A list of Spamhaus has the address of the sending server: spam came from it, it is \
+         infected, or it is a home line.",
         Remedy(
             SenderServer,
-            "Look {client} up at https://check.spamhaus.org: it says which list and why. Remove the cause, then ask for removal \
-             there; a home line sends through a smarthost.",
+            "Look {client} up at https://check.spamhaus.org: it says which list and why. Remove the \
+             cause, then ask for removal there; a home line sends through a smarthost.",
             &[ZEN],
             AfterChange,
         ),
@@ -250,10 +266,12 @@ pub(super) const KNOWN: &[Known] = &[
         "spamhaus-pbl",
         SPAMHAUS,
         &["spamhaus.org/pbl/query", "pbl.spamhaus.org", "spamhaus pbl", "policy block list"],
-        "The address belongs to lines that should not send mail themselves: home and mobile networks (Policy Block List).",
+        "The address belongs to lines that should not send mail themselves: home and mobile networks \
+         (Policy Block List).",
         Remedy(
             SenderServer,
-            "Send through the smarthost of the provider; with a fixed address, remove it yourself at https://check.spamhaus.org.",
+            "Send through the smarthost of the provider; with a fixed address, remove it yourself at \
+             https://check.spamhaus.org.",
             &[ZEN, PTR],
             AfterChange,
         ),
@@ -265,8 +283,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Something behind this address is infected or an open proxy (Exploits Block List).",
         Remedy(
             SenderServer,
-            "Find the infected machine: nothing but the mail server may reach port 25 from this network. Then ask for removal at \
-             https://check.spamhaus.org.",
+            "Find the infected machine: nothing but the mail server may reach port 25 from this network. \
+             Then ask for removal at https://check.spamhaus.org.",
             &[ZEN],
             AfterChange,
         ),
@@ -284,7 +302,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Spamhaus has seen spam come from this address or its network (Spamhaus Block List).",
         Remedy(
             SenderServer,
-            "Stop the spam; look at https://check.spamhaus.org who has to ask for removal: you, or the provider.",
+            "Stop the spam; look at https://check.spamhaus.org who has to ask for removal: you, or the \
+             provider.",
             &[ZEN, WHO_SENDS],
             AfterChange,
         ),
@@ -298,10 +317,12 @@ pub(super) const KNOWN: &[Known] = &[
             "spamhaus.org/dbl",
             "due to having a domain present in the spamhaus dbl",
         ],
-        "Spamhaus lists a domain: that of the sender, of the server, or one that the message links to (Domain Block List).",
+        "Spamhaus lists a domain: that of the sender, of the server, or one that the message links \
+         to (Domain Block List).",
         Remedy(
             SenderServer,
-            "Look the domains up at https://check.spamhaus.org; remove bad links, close what was broken into, ask for removal.",
+            "Look the domains up at https://check.spamhaus.org; remove bad links, close what was broken \
+             into, ask for removal.",
             &["dig +short {sender}.dbl.spamhaus.org"],
             AfterChange,
         ),
@@ -310,10 +331,12 @@ pub(super) const KNOWN: &[Known] = &[
         "spamhaus-open-resolver",
         SPAMHAUS,
         &["error: open resolver", "spamhaus.org/returnc/pub", "spamhaus.org/returnc/vol", "127.255.255.25#"],
-        "The recipient's server asks Spamhaus through a public resolver, gets an error, and takes it for a listing. Nobody is listed.",
+        "The recipient's server asks Spamhaus through a public resolver, gets an error, and takes it \
+         for a listing. Nobody is listed.",
         Remedy(
             Recipient,
-            "The administrator of {recipient} asks Spamhaus through their own resolver or with a key, and ignores 127.255.255.x.",
+            "The administrator of {recipient} asks Spamhaus through their own resolver or with a key, \
+             and ignores 127.255.255.x.",
             &[ZEN],
             AfterChange,
         ),
@@ -349,8 +372,8 @@ pub(super) const KNOWN: &[Known] = &[
         "UCEPROTECT lists the address, or (levels 2 and 3) the whole network or provider it is in.",
         Remedy(
             Recipient,
-            "Level 1 goes by itself after seven days without spam. Levels 2 and 3 are others' doing: ask {recipient} not to refuse \
-             for them.",
+            "Level 1 goes by itself after seven days without spam. Levels 2 and 3 are others' doing: ask \
+             {recipient} not to refuse for them.",
             &["dig +short {reversed}.dnsbl-1.uceprotect.net"],
             AfterChange,
         ),
@@ -407,7 +430,8 @@ pub(super) const KNOWN: &[Known] = &[
         "backscatterer",
         "Backscatterer",
         &["blocked using *ips.backscatterer.org", "ips.backscatterer.org", "backscatterer.org"],
-        "The list has servers that send bounces or sender verification calls to people who never wrote.",
+        "The list has servers that send bounces or sender verification calls to people who never \
+         wrote.",
         Remedy(
             SenderServer,
             "Refuse unknown recipients at RCPT instead of bouncing later, and stop verification calls.",

@@ -140,8 +140,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The server takes this mail only from who logs in.",
         Remedy(
             SenderServer,
-            "Switch on user name and password in the mail program, port 587 or 465. If this is the domain's mail exchanger, its \
-             administrator has to let strangers in.",
+            "Switch on user name and password in the mail program, port 587 or 465. If this is the \
+             domain's mail exchanger, its administrator has to let strangers in.",
             &[RECIPIENT_MX],
             AfterChange,
         ),
@@ -150,11 +150,12 @@ pub(super) const KNOWN: &[Known] = &[
         "authentication-required-for-relay",
         ANY,
         &["authentication is required for relay"],
-        "The recipient's domain is foreign to this server, and it passes mail on for logged-in users only.",
+        "The recipient's domain is foreign to this server, and it passes mail on for logged-in users \
+         only.",
         Remedy(
             SenderServer,
-            "Set the mail program to port 587 or 465 with user name and password; if nobody wanted to relay, the MX of {recipient} \
-             is wrong.",
+            "Set the mail program to port 587 or 465 with user name and password; if nobody wanted to \
+             relay, the MX of {recipient} is wrong.",
             &[RECIPIENT_MX],
             AfterChange,
         ),
@@ -212,7 +213,8 @@ pub(super) const KNOWN: &[Known] = &[
         "acl-blocked",
         ANY,
         &["[acl] blocked", "[abuse] blocked"],
-        "A rule of the sender's own mail service forbids it: the login, the sender's domain or the recipient is not allowed.",
+        "A rule of the sender's own mail service forbids it: the login, the sender's domain or the \
+         recipient is not allowed.",
         Remedy(
             SenderServer,
             "The link in the reply shows which rule; correct the login or its list of senders.",
@@ -256,7 +258,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The SPF record of the sender's domain does not allow the server that sent.",
         Remedy(
             SenderDns,
-            "Add {client} to the SPF record of {sender}; a forwarder must rewrite the envelope sender (SRS).",
+            "Add {client} to the SPF record of {sender}; a forwarder must rewrite the envelope sender \
+             (SRS).",
             &[SPF],
             AfterChange,
         ),
@@ -274,7 +277,8 @@ pub(super) const KNOWN: &[Known] = &[
             "too many dns lookups",
             "spf validation error",
         ],
-        "The SPF record of the sender's domain cannot be evaluated: a mistake in it, two records, or more than ten lookups.",
+        "The SPF record of the sender's domain cannot be evaluated: a mistake in it, two records, or \
+         more than ten lookups.",
         Remedy(
             SenderDns,
             "Correct the SPF record of {sender}: one record, at most ten lookups.",
@@ -297,10 +301,12 @@ pub(super) const KNOWN: &[Known] = &[
             "dmarc evaluation",
             "dmarc verification",
         ],
-        "The domain in the From field asks by DMARC to refuse mail that it did not authorise, and neither SPF nor DKIM passed for it.",
+        "The domain in the From field asks by DMARC to refuse mail that it did not authorise, and \
+         neither SPF nor DKIM passed for it.",
         Remedy(
             SenderDns,
-            "Sign as {sender} and name the sending server in its SPF record; a forwarder or list must put its own domain into From.",
+            "Sign as {sender} and name the sending server in its SPF record; a forwarder or list must \
+             put its own domain into From.",
             &[DMARC, SPF, DKIM],
             AfterChange,
         ),
@@ -322,10 +328,12 @@ pub(super) const KNOWN: &[Known] = &[
             "dkim validation failed",
             "dkim fail",
         ],
-        "The DKIM signature does not verify: the key in the DNS is another, or something changed the message after it was signed.",
+        "The DKIM signature does not verify: the key in the DNS is another, or something changed the \
+         message after it was signed.",
         Remedy(
             SenderServer,
-            "Compare the published key with the one that signs; let nothing (footer, filter) change the message afterwards.",
+            "Compare the published key with the one that signs; let nothing (footer, filter) change the \
+             message afterwards.",
             &[DKIM],
             AfterChange,
         ),
@@ -357,8 +365,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The recipient's filter holds the message for spam.",
         Remedy(
             SenderServer,
-            "See that SPF, DKIM, DMARC and the PTR record are well; then say it in other words, without odd links. The recipient can \
-             permit the sender.",
+            "See that SPF, DKIM, DMARC and the PTR record are well; then say it in other words, without \
+             odd links. The recipient can permit the sender.",
             &[SPF, DMARC, PTR],
             AfterChange,
         ),
@@ -422,8 +430,8 @@ pub(super) const KNOWN: &[Known] = &[
         "A rule of the recipient's server forbids it, and the words do not say which.",
         Remedy(
             SenderServer,
-            "Check what such rules look at: PTR record, SPF, DKIM, DMARC, block lists. If all are well, ask the administrator of \
-             {recipient}.",
+            "Check what such rules look at: PTR record, SPF, DKIM, DMARC, block lists. If all are well, \
+             ask the administrator of {recipient}.",
             &[PTR, SPF, DMARC, "dig +short {reversed}.zen.spamhaus.org"],
             AfterChange,
         ),
@@ -480,7 +488,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The name of the sending server's address looks like that of a home line.",
         Remedy(
             SenderDns,
-            "Have whoever provides {client} set its PTR record to the server's own name, or send through a smarthost.",
+            "Have whoever provides {client} set its PTR record to the server's own name, or send through \
+             a smarthost.",
             &[PTR],
             AfterChange,
         ),
@@ -580,7 +589,8 @@ pub(super) const KNOWN: &[Known] = &[
             "internationalized",
             "international address",
         ],
-        "An address or the header has characters beyond ASCII, and a server on the way does not know them.",
+        "An address or the header has characters beyond ASCII, and a server on the way does not know \
+         them.",
         Remedy(SendingUser, "Write to an address in ASCII, from one in ASCII.", &[], AfterChange),
     ),
     known(
@@ -594,7 +604,8 @@ pub(super) const KNOWN: &[Known] = &[
             "out of sequence",
             "data sent before",
         ],
-        "The sending program does not keep to the order of SMTP: it talks before it is asked, or forgets to log in.",
+        "The sending program does not keep to the order of SMTP: it talks before it is asked, or \
+         forgets to log in.",
         Remedy(
             SenderServer,
             "Correct the program that sends; look for a firewall that inspects SMTP.",

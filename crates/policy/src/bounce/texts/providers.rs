@@ -21,7 +21,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Gmail takes no mail of a domain that passes neither SPF nor DKIM.",
         Remedy(
             SenderDns,
-            "Publish an SPF record for {sender} that names the sending server, and sign the mail with DKIM.",
+            "Publish an SPF record for {sender} that names the sending server, and sign the mail with \
+             DKIM.",
             &[SPF, DKIM],
             AfterChange,
         ),
@@ -30,12 +31,12 @@ pub(super) const KNOWN: &[Known] = &[
         "gmail-dmarc",
         GMAIL,
         &["unauthenticated email from * is not accepted due to domain's dmarc policy"],
-        "The domain in the From field asks by DMARC to refuse mail that it did not authorise, and this mail passed neither \
-         SPF nor DKIM for that domain.",
+        "The domain in the From field asks by DMARC to refuse mail that it did not authorise, and \
+         this mail passed neither SPF nor DKIM for that domain.",
         Remedy(
             SenderDns,
-            "Sign as {sender} and name the sending server in its SPF record; a forwarder or list must put its own domain \
-             into From.",
+            "Sign as {sender} and name the sending server in its SPF record; a forwarder or list must \
+             put its own domain into From.",
             &[DMARC, SPF, DKIM],
             AfterChange,
         ),
@@ -70,7 +71,12 @@ pub(super) const KNOWN: &[Known] = &[
         GMAIL,
         &["spf record of the sending domain has one or more suspicious entries"],
         "The SPF record of the sender's domain lets in far too many addresses.",
-        Remedy(SenderDns, "Name only the servers that send for {sender} in its SPF record.", &[SPF], AfterChange),
+        Remedy(
+            SenderDns,
+            "Name only the servers that send for {sender} in its SPF record.",
+            &[SPF],
+            AfterChange,
+        ),
     ),
     known(
         "gmail-dkim-needed",
@@ -131,8 +137,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Much more mail than usual came from this address or domain, and Gmail holds it for unwanted.",
         Remedy(
             SenderServer,
-            "Find what sends so much (a stolen login, a script, forwarded spam), stop it, and send slowly for some days. \
-             https://postmaster.google.com shows the reputation.",
+            "Find what sends so much (a stolen login, a script, forwarded spam), stop it, and send \
+             slowly for some days. https://postmaster.google.com shows the reputation.",
             &[WHO_SENDS],
             ByItself,
         ),
@@ -145,8 +151,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Gmail holds this message for spam: its content, its links, or what came from there before.",
         Remedy(
             SenderServer,
-            "Check SPF, DKIM and DMARC of {sender} and the PTR record first; then what the message links to, and whether \
-             people asked for it.",
+            "Check SPF, DKIM and DMARC of {sender} and the PTR record first; then what the message links \
+             to, and whether people asked for it.",
             &[SPF, DMARC, PTR],
             AfterChange,
         ),
@@ -165,8 +171,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Gmail has seen so much spam from this address or domain that it takes nothing now.",
         Remedy(
             SenderServer,
-            "Stop what earned it, then send little, wanted and signed mail until the reputation comes back; \
-             https://postmaster.google.com shows it.",
+            "Stop what earned it, then send little, wanted and signed mail until the reputation comes \
+             back; https://postmaster.google.com shows it.",
             &[WHO_SENDS],
             AfterChange,
         ),
@@ -176,13 +182,15 @@ pub(super) const KNOWN: &[Known] = &[
         GMAIL,
         &[
             "ip address sending this message does not have a ptr record",
-            "sending ip does not match the ip address of the hostname specified in the pointer (ptr) record",
+            "sending ip does not match the ip address of the hostname specified in the pointer (ptr) \
+             record",
             "sending ip address for this message doesn't have a ptr record",
         ],
         "The address of the sending server has no PTR record, or its name does not lead back to it.",
         Remedy(
             SenderDns,
-            "Have whoever provides {client} set its PTR record to the server's name, and give that name this address.",
+            "Have whoever provides {client} set its PTR record to the server's name, and give that name \
+             this address.",
             &[PTR],
             AfterChange,
         ),
@@ -194,7 +202,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Over IPv6 Gmail wants a PTR record, and SPF or DKIM that passes.",
         Remedy(
             SenderDns,
-            "Give {client} a PTR record that leads back to it and name it in the SPF record of {sender}, or send over IPv4.",
+            "Give {client} a PTR record that leads back to it and name it in the SPF record of {sender}, \
+             or send over IPv4.",
             &[PTR, SPF],
             AfterChange,
         ),
@@ -204,19 +213,35 @@ pub(super) const KNOWN: &[Known] = &[
         GMAIL,
         &["the email account that you tried to reach does not exist"],
         "There is no such mailbox at Gmail or in that Google Workspace.",
-        Remedy(SendingUser, "Look for a typing error in the address, or ask the recipient for it.", &[], Never),
+        Remedy(
+            SendingUser,
+            "Look for a typing error in the address, or ask the recipient for it.",
+            &[],
+            Never,
+        ),
     ),
     known(
         "gmail-disabled",
         GMAIL,
-        &["the email account that you tried to reach is disabled", "the email account that you tried to reach is inactive"],
+        &[
+            "the email account that you tried to reach is disabled",
+            "the email account that you tried to reach is inactive",
+        ],
         "The mailbox exists, and is switched off.",
-        Remedy(Recipient, "The recipient has to open the account again, or gives another address.", &[], AfterChange),
+        Remedy(
+            Recipient,
+            "The recipient has to open the account again, or gives another address.",
+            &[],
+            AfterChange,
+        ),
     ),
     known(
         "gmail-over-quota",
         GMAIL,
-        &["the email account that you tried to reach is over quota", "the recipient's inbox is out of storage space"],
+        &[
+            "the email account that you tried to reach is over quota",
+            "the recipient's inbox is out of storage space",
+        ],
         "The recipient's storage at Google is full.",
         Remedy(Recipient, "The recipient has to make room. Tell them another way.", &[], AfterChange),
     ),
@@ -228,7 +253,12 @@ pub(super) const KNOWN: &[Known] = &[
             "is receiving mail at a rate that prevents additional messages from being delivered",
         ],
         "The recipient is getting more mail than Gmail allows at a time.",
-        Remedy(Nobody, "Wait. If it is our mail that floods the mailbox, find the program that sends it.", &[WHO_SENDS], ByItself),
+        Remedy(
+            Nobody,
+            "Wait. If it is our mail that floods the mailbox, find the program that sends it.",
+            &[WHO_SENDS],
+            ByItself,
+        ),
     ),
     known(
         "gmail-size",
@@ -240,28 +270,45 @@ pub(super) const KNOWN: &[Known] = &[
     known(
         "gmail-from-header",
         GMAIL,
-        &["missing a valid address in the from: header", "messages with multiple addresses in from: header are not accepted"],
+        &[
+            "missing a valid address in the from: header",
+            "messages with multiple addresses in from: header are not accepted",
+        ],
         "The From field has no usable address, or more than one.",
-        Remedy(SenderServer, "Let the program that makes the message write one address into From.", &[], AfterChange),
+        Remedy(
+            SenderServer,
+            "Let the program that makes the message write one address into From.",
+            &[],
+            AfterChange,
+        ),
     ),
     known(
         "gmail-malformed",
         GMAIL,
-        &["this message is not rfc 5322 compliant", "messages missing a valid message-id: header are not accepted"],
+        &[
+            "this message is not rfc 5322 compliant",
+            "messages missing a valid message-id: header are not accepted",
+        ],
         "The header of the message is not as it must be: fields twice, or Message-ID missing.",
         Remedy(SenderServer, "Correct the program that makes the message.", &[], AfterChange),
     ),
     known(
         "gmail-attachment",
         GMAIL,
-        &["blocked because its content presents a potential security issue", "our system detected an illegal attachment"],
+        &[
+            "blocked because its content presents a potential security issue",
+            "our system detected an illegal attachment",
+        ],
         "Gmail takes no programs, scripts or locked archives as attachments.",
         Remedy(SendingUser, "Send a link to the file instead.", &[], Never),
     ),
     known(
         "gmail-domain-policy",
         GMAIL,
-        &["sending to (or from) has a policy that prohibited the mail that you sent", "this message violates * email policy"],
+        &[
+            "sending to (or from) has a policy that prohibited the mail that you sent",
+            "this message violates * email policy",
+        ],
         "The administrator of the recipient's Google Workspace has a rule against this message.",
         Remedy(Recipient, "Ask the administrator of {recipient} to look at the rule.", &[], AfterChange),
     ),
@@ -272,7 +319,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Google's relay for Workspace customers does not know this server or this sender's domain.",
         Remedy(
             SenderServer,
-            "Register {client} in the relay settings of the Workspace, or log in; the domain in EHLO or MAIL must belong to it.",
+            "Register {client} in the relay settings of the Workspace, or log in; the domain in EHLO or \
+             MAIL must belong to it.",
             &[],
             AfterChange,
         ),
@@ -281,7 +329,8 @@ pub(super) const KNOWN: &[Known] = &[
         "gmail-direct",
         GMAIL,
         &["is not authorized to send email directly to our servers"],
-        "Gmail takes no mail from this kind of address: a home line, or a network without a good name.",
+        "Gmail takes no mail from this kind of address: a home line, or a network without a good \
+         name.",
         Remedy(SenderServer, "Send through the smarthost of the provider.", &[PTR], AfterChange),
     ),
     known(
@@ -289,21 +338,40 @@ pub(super) const KNOWN: &[Known] = &[
         GMAIL,
         &["username and password not accepted"],
         "Google's smarthost does not accept the login.",
-        Remedy(SenderServer, "Correct the user name; the password must be an application password.", &[], AfterChange),
+        Remedy(
+            SenderServer,
+            "Correct the user name; the password must be an application password.",
+            &[],
+            AfterChange,
+        ),
     ),
     known(
         "gmail-application-password",
         GMAIL,
         &["application-specific password required"],
         "The account has two-step verification: its own password does not work for SMTP.",
-        Remedy(SenderServer, "Make an application password for the account, and log in with that.", &[], AfterChange),
+        Remedy(
+            SenderServer,
+            "Make an application password for the account, and log in with that.",
+            &[],
+            AfterChange,
+        ),
     ),
     known(
         "gmail-relay-limit",
         GMAIL,
-        &["daily user sending limit exceeded", "daily user sending quota exceeded", "daily smtp relay limit exceeded"],
+        &[
+            "daily user sending limit exceeded",
+            "daily user sending quota exceeded",
+            "daily smtp relay limit exceeded",
+        ],
         "The account has sent all that Google lets it send in a day.",
-        Remedy(Nobody, "Wait a day. If it was not you, the login is stolen: change its password.", &[WHO_SENDS], Later),
+        Remedy(
+            Nobody,
+            "Wait a day. If it was not you, the login is stolen: change its password.",
+            &[WHO_SENDS],
+            Later,
+        ),
     ),
     known(
         "gmail-trouble",
@@ -330,7 +398,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Yahoo slows this address down: too much mail at once, or its users complained about it.",
         Remedy(
             SenderServer,
-            "Send slowly for some days, stop what is complained about, and see that SPF, DKIM and DMARC of {sender} pass.",
+            "Send slowly for some days, stop what is complained about, and see that SPF, DKIM and DMARC \
+             of {sender} pass.",
             &[WHO_SENDS, SPF, DMARC],
             ByItself,
         ),
@@ -352,7 +421,12 @@ pub(super) const KNOWN: &[Known] = &[
         YAHOO,
         &["[ipts04]"],
         "Yahoo holds mail of this address back because of its reputation.",
-        Remedy(SenderServer, "Send slowly; if it lasts, ask at https://senders.yahooinc.com/contact.", &[PTR], ByItself),
+        Remedy(
+            SenderServer,
+            "Send slowly; if it lasts, ask at https://senders.yahooinc.com/contact.",
+            &[PTR],
+            ByItself,
+        ),
     ),
     known(
         "yahoo-spamhaus",
@@ -373,9 +447,17 @@ pub(super) const KNOWN: &[Known] = &[
     known(
         "yahoo-no-such-user",
         YAHOO,
-        &["delivery error: dd this user doesn't have a * account", "requested mail action aborted, mailbox not found"],
+        &[
+            "delivery error: dd this user doesn't have a * account",
+            "requested mail action aborted, mailbox not found",
+        ],
         "There is no such mailbox at Yahoo.",
-        Remedy(SendingUser, "Look for a typing error in the address, or ask the recipient for it.", &[], Never),
+        Remedy(
+            SendingUser,
+            "Look for a typing error in the address, or ask the recipient for it.",
+            &[],
+            Never,
+        ),
     ),
     known(
         "yahoo-disabled",
@@ -386,16 +468,26 @@ pub(super) const KNOWN: &[Known] = &[
             "delivery error: dd * is no longer valid",
         ],
         "The mailbox was there, and is closed.",
-        Remedy(SendingUser, "Ask the recipient for the new address, and take the old one off the lists.", &[], Never),
+        Remedy(
+            SendingUser,
+            "Ask the recipient for the new address, and take the old one off the lists.",
+            &[],
+            Never,
+        ),
     ),
     known(
         "yahoo-policy",
         YAHOO,
-        &["[ph01] email not accepted for policy reasons", "message not accepted for policy reasons", "[ph01]"],
+        &[
+            "[ph01] email not accepted for policy reasons",
+            "message not accepted for policy reasons",
+            "[ph01]",
+        ],
         "Yahoo holds the content for phishing, or the sender's domain refuses it by DMARC.",
         Remedy(
             SenderServer,
-            "See that SPF or DKIM passes for {sender}, the domain in From; then look at the links in the message.",
+            "See that SPF or DKIM passes for {sender}, the domain in From; then look at the links in the \
+             message.",
             &[DMARC, SPF, DKIM],
             AfterChange,
         ),
@@ -407,7 +499,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Yahoo takes no mail of a domain that passes neither SPF nor DKIM.",
         Remedy(
             SenderDns,
-            "Publish an SPF record for {sender} that names the sending server, and sign the mail with DKIM.",
+            "Publish an SPF record for {sender} that names the sending server, and sign the mail with \
+             DKIM.",
             &[SPF, DKIM],
             AfterChange,
         ),
@@ -417,7 +510,12 @@ pub(super) const KNOWN: &[Known] = &[
         YAHOO,
         &["temporarily deferred due to unresolvable rfc.5321 from domain"],
         "The domain of the envelope sender cannot be found in the DNS.",
-        Remedy(SenderDns, "Give {sender} MX or address records, and look at its name servers.", &[SENDER_MX], AfterChange),
+        Remedy(
+            SenderDns,
+            "Give {sender} MX or address records, and look at its name servers.",
+            &[SENDER_MX],
+            AfterChange,
+        ),
     ),
     known(
         "yahoo-recipient-rate",
@@ -430,10 +528,12 @@ pub(super) const KNOWN: &[Known] = &[
         "apple-local-policy",
         APPLE,
         &["[cs01] message rejected due to local policy", "[cs01]"],
-        "Apple holds the content of the message for spam: its words, its links or its sender's domain.",
+        "Apple holds the content of the message for spam: its words, its links or its sender's \
+         domain.",
         Remedy(
             SenderServer,
-            "See that SPF, DKIM and DMARC of {sender} pass, look at the links; then write to icloudadmin@apple.com.",
+            "See that SPF, DKIM and DMARC of {sender} pass, look at the links; then write to \
+             icloudadmin@apple.com.",
             &[SPF, DMARC],
             AfterChange,
         ),
@@ -442,10 +542,12 @@ pub(super) const KNOWN: &[Known] = &[
         "apple-reputation",
         APPLE,
         &["[hm08] message rejected due to local policy", "[hm08]", "[hm07]"],
-        "Apple does not trust the sending server: its address or its domain has a bad or no reputation there.",
+        "Apple does not trust the sending server: its address or its domain has a bad or no \
+         reputation there.",
         Remedy(
             SenderServer,
-            "Check the PTR record and block lists, send slowly; then write to icloudadmin@apple.com with this text.",
+            "Check the PTR record and block lists, send slowly; then write to icloudadmin@apple.com with \
+             this text.",
             &[PTR, "dig +short {reversed}.zen.spamhaus.org"],
             AfterChange,
         ),
@@ -457,7 +559,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Apple takes no mail that passes neither SPF nor DKIM.",
         Remedy(
             SenderDns,
-            "Publish an SPF record for {sender} that names the sending server, and sign the mail with DKIM.",
+            "Publish an SPF record for {sender} that names the sending server, and sign the mail with \
+             DKIM.",
             &[SPF, DKIM],
             AfterChange,
         ),
@@ -467,12 +570,22 @@ pub(super) const KNOWN: &[Known] = &[
         APPLE,
         &["your message was rejected due to * dmarc policy. see https://support.apple.com"],
         "The domain in the From field asks by DMARC to refuse mail that it did not authorise.",
-        Remedy(SenderDns, "Let SPF or DKIM pass for {sender}, the domain in From.", &[DMARC, SPF, DKIM], AfterChange),
+        Remedy(
+            SenderDns,
+            "Let SPF or DKIM pass for {sender}, the domain in From.",
+            &[DMARC, SPF, DKIM],
+            AfterChange,
+        ),
     ),
     known(
         "apple-no-such-user",
         APPLE,
-        &["inactive email address (in reply", ": inactive email address", "unknown or illegal alias", "recipient no longer on server"],
+        &[
+            "inactive email address (in reply",
+            ": inactive email address",
+            "unknown or illegal alias",
+            "recipient no longer on server",
+        ],
         "There is no such mailbox at Apple any more.",
         Remedy(SendingUser, "Ask the recipient for the address.", &[], Never),
     ),
@@ -490,7 +603,8 @@ pub(super) const KNOWN: &[Known] = &[
         "T-Online takes no mail from servers that it does not know.",
         Remedy(
             SenderServer,
-            "Have a PTR record that leads back and an imprint at the server's domain, then write to tosa@rx.t-online.de.",
+            "Have a PTR record that leads back and an imprint at the server's domain, then write to \
+             tosa@rx.t-online.de.",
             &[PTR],
             AfterChange,
         ),
@@ -502,7 +616,8 @@ pub(super) const KNOWN: &[Known] = &[
         "GMX, WEB.DE or IONOS refuses this server: its address, its PTR record or the From field.",
         Remedy(
             SenderServer,
-            "Follow the link in the reply; usual causes are a missing or generic PTR record and a listed address.",
+            "Follow the link in the reply; usual causes are a missing or generic PTR record and a listed \
+             address.",
             &[PTR],
             AfterChange,
         ),

@@ -17,11 +17,12 @@ pub(super) const KNOWN: &[Known] = &[
         "postern-relay",
         POSTERN,
         &["relay not permitted: * log in on port 587 or 465", "relay not permitted: * may not relay"],
-        "The recipient's domain is foreign to this server, and the client was neither logged in nor in a trusted network.",
+        "The recipient's domain is foreign to this server, and the client was neither logged in nor \
+         in a trusted network.",
         Remedy(
             SenderServer,
-            "Set the mail program to this server's port 587 or 465 with user name and password. If the server should take mail for \
-             {recipient}, its administrator adds the domain.",
+            "Set the mail program to this server's port 587 or 465 with user name and password. If the \
+             server should take mail for {recipient}, its administrator adds the domain.",
             &[EXPLAIN_OURS, RECIPIENT_MX],
             AfterChange,
         ),
@@ -33,7 +34,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The login may not use this sender's address.",
         Remedy(
             SenderServer,
-            "Use an address of the login, or have the administrator list this one in `send_as` of the account.",
+            "Use an address of the login, or have the administrator list this one in `send_as` of the \
+             account.",
             &[EXPLAIN_OURS, "posternctl account list"],
             AfterChange,
         ),
@@ -60,7 +62,8 @@ pub(super) const KNOWN: &[Known] = &[
         "Lines of the message end with CR or LF alone, which can hide a second message.",
         Remedy(
             SenderServer,
-            "Correct the program that makes the message; for a known device the server can normalise the lines.",
+            "Correct the program that makes the message; for a known device the server can normalise the \
+             lines.",
             &[],
             AfterChange,
         ),
@@ -69,11 +72,12 @@ pub(super) const KNOWN: &[Known] = &[
         "relay-access-denied",
         POSTFIX,
         &["relay access denied"],
-        "This server does not take mail for the recipient's domain, and does not pass it on for strangers.",
+        "This server does not take mail for the recipient's domain, and does not pass it on for \
+         strangers.",
         Remedy(
             SenderServer,
-            "A mail program must log in on port 587 or 465. If nobody wanted to relay, the MX of {recipient} points to a server \
-             that does not know the domain.",
+            "A mail program must log in on port 587 or 465. If nobody wanted to relay, the MX of \
+             {recipient} points to a server that does not know the domain.",
             &[RECIPIENT_MX],
             AfterChange,
         ),
@@ -105,7 +109,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The server asked the next one whether the mailbox exists, and was told no, or got no answer.",
         Remedy(
             SendingUser,
-            "Look for a typing error in the address; if it is right, tell the administrator of {recipient}.",
+            "Look for a typing error in the address; if it is right, tell the administrator of \
+             {recipient}.",
             &[],
             AfterChange,
         ),
@@ -124,7 +129,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The login may not use this sender's address.",
         Remedy(
             SenderServer,
-            "Use the login's own address, or have the administrator grant this one; log in if there was no login.",
+            "Use the login's own address, or have the administrator grant this one; log in if there was \
+             no login.",
             &[],
             AfterChange,
         ),
@@ -157,10 +163,12 @@ pub(super) const KNOWN: &[Known] = &[
         "postfix-sender-unverified",
         POSTFIX,
         &["sender address rejected: undeliverable address", "sender address rejected: unverified address"],
-        "The server asked the sender's mail exchanger whether the sender exists, and was told no, or got no answer.",
+        "The server asked the sender's mail exchanger whether the sender exists, and was told no, or \
+         got no answer.",
         Remedy(
             SenderServer,
-            "Let the mail exchanger of {sender} accept mail to the sender's address, also from the null sender.",
+            "Let the mail exchanger of {sender} accept mail to the sender's address, also from the null \
+             sender.",
             &[SENDER_MX],
             AfterChange,
         ),
@@ -169,7 +177,8 @@ pub(super) const KNOWN: &[Known] = &[
         "postfix-helo",
         POSTFIX,
         &["helo command rejected"],
-        "The name that the sending server says in EHLO is not what the other side wants: a full name that exists in the DNS.",
+        "The name that the sending server says in EHLO is not what the other side wants: a full name \
+         that exists in the DNS.",
         Remedy(
             SenderServer,
             "Set the server's own name (`hostname`) to one that leads to {client} in the DNS.",
@@ -193,7 +202,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The address of the sending server has no PTR record, or its name does not lead back to it.",
         Remedy(
             SenderDns,
-            "Have whoever provides {client} set its PTR record to the server's name, and give that name this address.",
+            "Have whoever provides {client} set its PTR record to the server's name, and give that name \
+             this address.",
             &[PTR],
             AfterChange,
         ),
@@ -222,7 +232,8 @@ pub(super) const KNOWN: &[Known] = &[
             "grey listing",
             "please try again later (grey",
         ],
-        "The server takes mail from strangers at the second try only. A real server passes; a spam program gives up.",
+        "The server takes mail from strangers at the second try only. A real server passes; a spam \
+         program gives up.",
         Remedy(Nobody, "Wait: the next try comes by itself, in minutes.", &[], ByItself),
     ),
     known(
@@ -241,7 +252,8 @@ pub(super) const KNOWN: &[Known] = &[
             "mail loops back to me",
             "best-preference mx or a for that host, it isn't in my control/locals file",
         ],
-        "The mail exchanger of the recipient's domain is this server, but it does not know the domain as its own.",
+        "The mail exchanger of the recipient's domain is this server, but it does not know the \
+         domain as its own.",
         Remedy(
             Recipient,
             "Add {recipient} to the domains of the server, or correct the domain's MX.",
@@ -279,8 +291,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The recipient's mail server cannot be reached on port 25.",
         Remedy(
             Recipient,
-            "If other domains fail the same way, the sender's own network blocks port 25: ask its provider. Otherwise the server of \
-             {recipient} is down.",
+            "If other domains fail the same way, the sender's own network blocks port 25: ask its \
+             provider. Otherwise the server of {recipient} is down.",
             &["nc -vz {host} 25", RECIPIENT_MX],
             Later,
         ),
@@ -298,7 +310,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The recipient's server ended the connection in the middle.",
         Remedy(
             Recipient,
-            "If it is always at the same place, look for a firewall that inspects SMTP, or a filter that takes too long.",
+            "If it is always at the same place, look for a firewall that inspects SMTP, or a filter that \
+             takes too long.",
             &[],
             Later,
         ),
@@ -328,17 +341,20 @@ pub(super) const KNOWN: &[Known] = &[
             "tls is required, and the host does not offer starttls",
             "a tls session is required, but the server did not offer tls support",
         ],
-        "The sender's side must use TLS to this server (a setting, MTA-STS or DANE), and the server does not offer it.",
+        "The sender's side must use TLS to this server (a setting, MTA-STS or DANE), and the server \
+         does not offer it.",
         Remedy(Recipient, "The mail server of {recipient} must offer STARTTLS.", &[STARTTLS], AfterChange),
     ),
     known(
         "mta-sts",
         "any server",
         &["mta-sts", "sts policy"],
-        "The recipient's domain promises TLS by MTA-STS, and its mail server or its policy does not keep it.",
+        "The recipient's domain promises TLS by MTA-STS, and its mail server or its policy does not \
+         keep it.",
         Remedy(
             Recipient,
-            "The administrator of {recipient} lists every MX in the policy, and gives each a valid certificate.",
+            "The administrator of {recipient} lists every MX in the policy, and gives each a valid \
+             certificate.",
             &[
                 "dig +short TXT _mta-sts.{recipient}",
                 "curl https://mta-sts.{recipient}/.well-known/mta-sts.txt",
@@ -389,11 +405,12 @@ pub(super) const KNOWN: &[Known] = &[
         "exim-relay",
         EXIM,
         &["relay not permitted"],
-        "This server does not take mail for the recipient's domain, and does not pass it on for strangers.",
+        "This server does not take mail for the recipient's domain, and does not pass it on for \
+         strangers.",
         Remedy(
             SenderServer,
-            "A mail program must log in on port 587 or 465. If nobody wanted to relay, the MX of {recipient} points to a server \
-             that does not know the domain.",
+            "A mail program must log in on port 587 or 465. If nobody wanted to relay, the MX of \
+             {recipient} points to a server that does not know the domain.",
             &[RECIPIENT_MX],
             AfterChange,
         ),
@@ -405,8 +422,8 @@ pub(super) const KNOWN: &[Known] = &[
         "A rule of the server forbids it, and the administrator gave no other words for it.",
         Remedy(
             SenderServer,
-            "Check what such rules look at: login, PTR record, EHLO name, SPF, block lists. If all are well, ask the administrator \
-             of {recipient}.",
+            "Check what such rules look at: login, PTR record, EHLO name, SPF, block lists. If all are \
+             well, ask the administrator of {recipient}.",
             &[PTR, SPF, "dig +short {reversed}.zen.spamhaus.org"],
             AfterChange,
         ),
@@ -419,10 +436,12 @@ pub(super) const KNOWN: &[Known] = &[
             "callback setup failed while verifying",
             "could not complete sender verify",
         ],
-        "The server asked the sender's mail exchanger whether the sender exists, and got no or no answer.",
+        "The server asked the sender's mail exchanger whether the sender exists, and got no or no \
+         answer.",
         Remedy(
             SenderServer,
-            "Let the mail exchanger of {sender} accept mail to the sender's address, also from the null sender.",
+            "Let the mail exchanger of {sender} accept mail to the sender's address, also from the null \
+             sender.",
             &[SENDER_MX],
             AfterChange,
         ),
@@ -431,7 +450,8 @@ pub(super) const KNOWN: &[Known] = &[
         "exim-unrouteable",
         EXIM,
         &["unrouteable address", "unroutable address"],
-        "The server knows no way to this address: the domain does not exist, or the mailbox is not there.",
+        "The server knows no way to this address: the domain does not exist, or the mailbox is not \
+         there.",
         Remedy(SendingUser, "Look for a typing error in the address.", &[RECIPIENT_MX], Never),
     ),
     known(
@@ -445,7 +465,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The recipient's mail server has not answered for days; the server stopped trying.",
         Remedy(
             Recipient,
-            "See whether the mail server of {recipient} answers on port 25, and from where; then send again.",
+            "See whether the mail server of {recipient} answers on port 25, and from where; then send \
+             again.",
             &[RECIPIENT_MX],
             Later,
         ),
@@ -532,7 +553,8 @@ pub(super) const KNOWN: &[Known] = &[
         "The sender's hosting provider lets this domain send only so many messages an hour.",
         Remedy(
             SenderServer,
-            "Wait an hour. If it comes again, find the script or the stolen login that sends so much, or ask the provider for more.",
+            "Wait an hour. If it comes again, find the script or the stolen login that sends so much, or \
+             ask the provider for more.",
             &[],
             Later,
         ),
@@ -549,11 +571,12 @@ pub(super) const KNOWN: &[Known] = &[
             "relay denied",
             "relaying is not allowed",
         ],
-        "This server does not take mail for the recipient's domain, and does not pass it on for strangers.",
+        "This server does not take mail for the recipient's domain, and does not pass it on for \
+         strangers.",
         Remedy(
             SenderServer,
-            "A mail program must log in on port 587 or 465. If nobody wanted to relay, the MX of {recipient} points to a server \
-             that does not know the domain.",
+            "A mail program must log in on port 587 or 465. If nobody wanted to relay, the MX of \
+             {recipient} points to a server that does not know the domain.",
             &[RECIPIENT_MX],
             AfterChange,
         ),
@@ -566,7 +589,8 @@ pub(super) const KNOWN: &[Known] = &[
             "relaying denied. ip name possibly forged",
             "ip name possibly forged",
         ],
-        "The server would relay for a known host, but the name of the client's address cannot be found or does not lead back.",
+        "The server would relay for a known host, but the name of the client's address cannot be \
+         found or does not lead back.",
         Remedy(
             SenderDns,
             "Give {client} a PTR record that leads back to it; or let the client log in.",
@@ -598,7 +622,8 @@ pub(super) const KNOWN: &[Known] = &[
         "A rule of the server refuses this client or sender.",
         Remedy(
             Recipient,
-            "Check the PTR record and block lists; if they are well, ask the administrator of {recipient} to look at their rules.",
+            "Check the PTR record and block lists; if they are well, ask the administrator of \
+             {recipient} to look at their rules.",
             &[PTR, "dig +short {reversed}.zen.spamhaus.org"],
             AfterChange,
         ),
@@ -628,11 +653,12 @@ pub(super) const KNOWN: &[Known] = &[
             "sorry, that domain isn't in my list of allowed rcpthosts",
             "isn't in my list of allowed rcpthosts",
         ],
-        "This server does not take mail for the recipient's domain, and does not pass it on for strangers.",
+        "This server does not take mail for the recipient's domain, and does not pass it on for \
+         strangers.",
         Remedy(
             SenderServer,
-            "A mail program must log in, or the administrator adds {recipient} to the server's domains; if nobody wanted to relay, \
-             the MX of {recipient} is wrong.",
+            "A mail program must log in, or the administrator adds {recipient} to the server's domains; \
+             if nobody wanted to relay, the MX of {recipient} is wrong.",
             &[RECIPIENT_MX],
             AfterChange,
         ),
@@ -641,10 +667,12 @@ pub(super) const KNOWN: &[Known] = &[
         "qmail-cname",
         QMAIL,
         &["cname lookup failed temporarily"],
-        "The sending qmail could not look the recipient's domain up; with large DNS answers an unpatched one always fails.",
+        "The sending qmail could not look the recipient's domain up; with large DNS answers an \
+         unpatched one always fails.",
         Remedy(
             SenderServer,
-            "Look at the resolver of the sending server; an unpatched qmail needs the patch for DNS answers over 512 octets.",
+            "Look at the resolver of the sending server; an unpatched qmail needs the patch for DNS \
+             answers over 512 octets.",
             &["dig ANY {recipient}"],
             ByItself,
         ),
@@ -677,7 +705,8 @@ pub(super) const KNOWN: &[Known] = &[
         "qmail-too-long",
         QMAIL,
         &["this message has been in the queue too long"],
-        "The message waited as long as the server lets it; the words before say what stood in the way.",
+        "The message waited as long as the server lets it; the words before say what stood in the \
+         way.",
         Remedy(
             Recipient,
             "See whether the mail server of {recipient} answers; then send again.",
