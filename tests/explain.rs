@@ -163,8 +163,17 @@ fn checks_are_ready_to_be_copied() {
     let finding = &recognised("postfix-gmail-dmarc.eml")["recipients"][0]["finding"];
     assert_eq!(finding["checks"][0], "dig +short TXT _dmarc.proseware.test", "{finding}");
     assert_eq!(finding["again"], "after-change");
-    let banned = &recognised("postfix.log")["recipients"][0]["finding"];
+    let log = recognised("postfix.log");
+    let banned = &log["recipients"][0]["finding"];
     assert!(banned["change"].as_str().unwrap().contains("203.0.113.25"), "{banned}");
+}
+
+#[test]
+fn what_became_of_a_recipient_is_told() {
+    let action = |file: &str, at: usize| recognised(file)["recipients"][at]["action"].clone();
+    assert_eq!((action("postfix.log", 0), action("postfix.log", 1)), ("failed".into(), "delayed".into()));
+    assert_eq!((action("exim.eml", 1), action("delayed.eml", 0)), ("failed".into(), "delayed".into()));
+    assert_eq!(recognised("delayed.eml")["recipients"][0]["finding"]["again"], "by-itself");
 }
 
 #[test]

@@ -32,6 +32,9 @@ use texts::Known;
 /// Input beyond this many octets is not looked at. A bounce says why at its beginning; what is larger is the message.
 pub const MAX_INPUT: usize = 10 * 1024 * 1024;
 
+/// A bounce for more recipients tells the same thing again and again; these are looked at.
+pub const MAX_RECIPIENTS: usize = 1000;
+
 /// The system whose words were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -215,7 +218,7 @@ pub struct Told {
     pub recipient: Option<String>,
     /// What became of it. A pasted reply does not say.
     pub action: Option<Action>,
-    /// The server that said it. `None`: the one that wrote the bounce, or it is not known.
+    /// The server that said it, or that was not reached. `None`: the one that wrote the bounce, or it is not known.
     pub said_by: Option<String>,
     /// The reply code.
     pub code: Option<u16>,
@@ -248,7 +251,7 @@ pub struct Bounce {
     pub form: Form,
     /// The server that wrote it.
     pub reported_by: Option<String>,
-    /// Its recipients, at most a thousand.
+    /// Its recipients, at most [`MAX_RECIPIENTS`].
     pub recipients: Vec<Told>,
     /// Whether the input was longer than [`MAX_INPUT`] and only its beginning was looked at.
     pub cut: bool,
@@ -319,17 +322,19 @@ impl Finding {
             system: known.system,
             meaning: known.meaning,
             side: known.side,
-            change: names.fill(known.change),
-            checks: known.checks.iter().map(|check| names.fill(check)).collect(),
+            change: names.in_sentence(known.change),
+            checks: known.checks.iter().map(|check| names.in_command(check)).collect(),
             again,
         }
     }
 
     /// What is tried by itself is so only until the server gives up.
     fn after(mut self, action: Option<Action>) -> Self {
-        if action == Some(Action::Failed) && self.again == Again::ByItself {
-            self.again = Again::Later;
-        }
+        self.again = match (action, self.again) {
+            (Some(Action::Failed), Again::ByItself) => Again::Later,
+            (Some(Action::Delayed), Again::Later) => Again::ByItself,
+            (_, again) => again,
+        };
         self
     }
 }
@@ -346,15 +351,32 @@ struct Names {
 }
 
 impl Names {
-    /// Puts the names where the template has them; one that is not known stays as a word in capitals to be replaced.
-    fn fill(&self, template: &str) -> String {
+    /// A command; a name that is not known is a word in capitals, to be replaced.
+    fn in_command(&self, template: &str) -> String {
+        self.fill(template, ["SENDER-DOMAIN", "RECIPIENT-DOMAIN", "IP", "REVERSED-IP", "HOST"])
+    }
+
+    /// A sentence; a name that is not known is described.
+    fn in_sentence(&self, template: &str) -> String {
+        const UNKNOWN: [&str; 5] = [
+            "the sender's domain",
+            "the recipient's domain",
+            "the sending server's address",
+            "the sending server's address backwards",
+            "the mail server",
+        ];
+        self.fill(template, UNKNOWN)
+    }
+
+    fn fill(&self, template: &str, unknown: [&str; 5]) -> String {
+        let [sender, recipient, client, backwards, host] = unknown;
         let text = |name: Option<String>, unknown: &str| name.unwrap_or_else(|| unknown.to_owned());
         template
-            .replace("{sender}", &text(self.sender.as_ref().map(Domain::to_string), "SENDER-DOMAIN"))
-            .replace("{recipient}", &text(self.recipient.as_ref().map(Domain::to_string), "RECIPIENT-DOMAIN"))
-            .replace("{client}", &text(self.client.map(|client| client.to_string()), "IP"))
-            .replace("{reversed}", &text(self.client.map(reversed), "REVERSED-IP"))
-            .replace("{host}", &text(self.host.clone(), "HOST"))
+            .replace("{sender}", &text(self.sender.as_ref().map(Domain::to_string), sender))
+            .replace("{recipient}", &text(self.recipient.as_ref().map(Domain::to_string), recipient))
+            .replace("{client}", &text(self.client.map(|client| client.to_string()), client))
+            .replace("{reversed}", &text(self.client.map(reversed), backwards))
+            .replace("{host}", &text(self.host.clone(), host))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::Context;
-use postern_policy::bounce::{Bounce, Finding, MAX_INPUT, Told, explain};
+use postern_policy::bounce::{Bounce, Finding, MAX_INPUT, MAX_RECIPIENTS, Told, explain};
 use serde::Serialize;
 
 use crate::Session;
@@ -89,6 +89,10 @@ fn text(answer: &Answer, us: Option<&str>, look: Look) -> String {
     }
     let notes = [
         (bounce.cut, format!("Only the first {} MiB were read.", MAX_INPUT / 1024 / 1024)),
+        (
+            bounce.recipients.len() >= MAX_RECIPIENTS,
+            format!("No more than {MAX_RECIPIENTS} recipients are looked at."),
+        ),
         (!answer.recognised, not_recognised(bounce)),
     ];
     for (_, note) in notes.into_iter().filter(|(is_so, _)| *is_so) {
@@ -132,7 +136,7 @@ fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look)
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| lines.push((name.to_owned(), value));
     if told.said_by.is_some() || bounce.reported_by.is_some() {
-        line("said by", speaker(told, bounce, us));
+        line("server", speaker(told, bounce, us));
     }
     if !reply.is_empty() {
         line("code", reply.join(" "));
@@ -153,7 +157,8 @@ fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look)
         line("record", format!("{place}: posternctl explain {reference}"));
     }
     let head = heading(group, look);
-    format!("{head}{}", paragraphs("  ", lines, look))
+    let indent = if head.is_empty() { "" } else { "  " };
+    format!("{head}{}", paragraphs(indent, lines, look))
 }
 
 fn finding_lines(finding: &Finding, line: &mut impl FnMut(&str, String)) {
@@ -261,13 +266,13 @@ mod tests {
 
     #[test]
     fn a_pasted_reply_is_told_without_a_heading() {
-        let expected = "  \
-  code     550 5.1.1
-  words    <bob@adatum.test>: Recipient address rejected: User unknown in virtual mailbox table
-  meaning  There is no such mailbox in the recipient's domain. (Postfix)
-  who      the person who sent it
-  change   Look for a typing error in the address, or ask the recipient for it.
-  again    does not help
+        let expected = "\
+code     550 5.1.1
+words    <bob@adatum.test>: Recipient address rejected: User unknown in virtual mailbox table
+meaning  There is no such mailbox in the recipient's domain. (Postfix)
+who      the person who sent it
+change   Look for a typing error in the address, or ask the recipient for it.
+again    does not help
 ";
         let reply =
             "550 5.1.1 <bob@adatum.test>: Recipient address rejected: User unknown in virtual mailbox table";
@@ -295,7 +300,7 @@ mod tests {
         );
         let here = shown(bounce, Some("mail.proseware.test"));
         assert!(here.contains("record   here: posternctl explain 4QX7-93KD\n"), "{here}");
-        assert!(here.contains("said by  mail.proseware.test (this server)"), "{here}");
+        assert!(here.contains("server   mail.proseware.test (this server)"), "{here}");
     }
 
     #[test]

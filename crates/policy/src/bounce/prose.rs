@@ -3,10 +3,8 @@
 //! They all do the same: an address on a line, what was said about it below, and at the end the message. So one reader
 //! goes through all of them, and the signatures of the systems only give the form its name.
 
-use super::reply;
+use super::{MAX_RECIPIENTS, reply};
 
-/// A bounce for more recipients tells the same thing again and again.
-pub(super) const MAX_RECIPIENTS: usize = 1000;
 /// What is kept of the words about one recipient, and around them.
 pub(super) const MAX_BLOCK: usize = 8 * 1024;
 

@@ -4,9 +4,9 @@ use postern_smtp::header::addresses;
 use postern_smtp::{Address, Domain, EnhancedStatus};
 
 use super::mime::{self, Part};
-use super::prose::{self, MAX_BLOCK, MAX_RECIPIENTS, Prose};
+use super::prose::{self, MAX_BLOCK, Prose};
 use super::reply::{self, Reply};
-use super::{Action, Form, MAX_INPUT, html};
+use super::{Action, Form, MAX_INPUT, MAX_RECIPIENTS, html};
 
 /// An address field is read as far as one author may need.
 const MAX_FIELD: usize = 4096;
@@ -73,6 +73,10 @@ fn message(octets: &[u8]) -> Reading {
         only.address = Some(failed);
     }
     reading.sender = reading.sender.or_else(|| author(octets, "to"));
+    if reading.form != Form::Text {
+        reading.reporter =
+            reading.reporter.or_else(|| author(octets, "from").map(|domain| domain.to_string()));
+    }
     reading
 }
 
@@ -155,7 +159,8 @@ fn from_prose(prose: &Prose, form: Form) -> Reading {
         }
         let host = reply::host(&block.text).or_else(|| reply::host(&prose.around));
         let address = block.address.clone();
-        recipients.push(Recipient { address, action: action(prose, form), host, reply, context });
+        let action = action_in_log(&block.text).or_else(|| action(prose, form));
+        recipients.push(Recipient { address, action, host, reply, context });
     }
     if recipients.is_empty() && !prose.around.trim().is_empty() {
         let address = if form == Form::Reply { None } else { prose::address_in_sentence(&prose.around) };
@@ -182,6 +187,17 @@ fn action(prose: &Prose, form: Form) -> Option<Action> {
     }
     let around = prose.around.to_lowercase();
     Some(if LATE.iter().any(|words| around.contains(words)) { Action::Delayed } else { Action::Failed })
+}
+
+/// The word of Postfix's log.
+fn action_in_log(line: &str) -> Option<Action> {
+    let (_, rest) = line.split_once(", status=")?;
+    match rest.split([' ', ',']).next()? {
+        "bounced" | "expired" => Some(Action::Failed),
+        "deferred" => Some(Action::Delayed),
+        "sent" => Some(Action::Delivered),
+        _ => None,
+    }
 }
 
 /// The form of a text by the words that its system always writes.

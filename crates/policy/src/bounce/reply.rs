@@ -32,7 +32,10 @@ impl Reply {
     /// Looks for a reply in a text. If there is none, the whole of it is what was said.
     pub(super) fn find(text: &str) -> Self {
         let text = folded(text);
-        let start = start_of_reply(&text).unwrap_or(0);
+        let Some(start) = start_of_reply(&text) else {
+            let words = cut(words_of_log(&text), MAX_TEXT).to_owned();
+            return Self { code: None, status: marked_status(&text), text: words };
+        };
         let mut reply = Self::default();
         let mut rest = text[start..].trim_start_matches(['#', '<', '(', '\'', '"']);
         if let Some(code) = leading_code(rest) {
@@ -45,8 +48,7 @@ impl Reply {
         }
         let rest = &rest[..end_of_reply(rest)];
         reply.text = cut(&without_continuations(rest, reply.code, reply.status), MAX_TEXT).to_owned();
-        // qmail puts its code at the end: (#5.1.1).
-        reply.status = reply.status.or_else(|| statuses(rest).next());
+        reply.status = reply.status.or_else(|| marked_status(rest));
         reply
     }
 
@@ -66,8 +68,20 @@ pub(super) fn cut(text: &str, limit: usize) -> &str {
     }
 }
 
-/// Where the codes begin. A reply code with an enhanced code behind it is surest; then a reply code behind words that
-/// introduce one or at the very beginning; then an enhanced code alone.
+/// What a line of Postfix's log has in its brackets: `dsn=4.4.1, status=deferred (connect to ...)`.
+fn words_of_log(text: &str) -> &str {
+    let behind = text.split_once("status=").and_then(|(_, rest)| rest.split_once(" ("));
+    behind.map_or(text, |(_, words)| words.strip_suffix(')').unwrap_or(words))
+}
+
+/// A code that stands apart: qmail's `(#5.1.1)` behind its words, Postfix's `dsn=5.1.1` in the log.
+fn marked_status(text: &str) -> Option<EnhancedStatus> {
+    let behind = ["(#", "dsn="].iter().find_map(|mark| text.split_once(mark));
+    behind.and_then(|(_, rest)| leading_status(rest)).map(|(status, _)| status)
+}
+
+/// Where the codes begin. A reply code with an enhanced code or a hyphen behind it is surest; then a reply code behind
+/// words that introduce one or at the very beginning; then an enhanced code alone.
 fn start_of_reply(text: &str) -> Option<usize> {
     const INTRODUCTIONS: [&str; 9] =
         ["said:", "reason:", "returned", "<<<", "was:", "status:", "error:", "response:", ">:"];
@@ -79,7 +93,8 @@ fn start_of_reply(text: &str) -> Option<usize> {
         let at = at + word.len() - bare.len();
         if leading_code(bare).is_some() {
             let behind = text[at + 3..].trim_start_matches(['-', ' ', ':', ';', '#']);
-            if leading_status(behind).is_some() {
+            // "550-Verification failed": the first of several lines.
+            if leading_status(behind).is_some() || bare[3..].starts_with('-') {
                 return Some(at);
             }
             if introduced.is_none() && (at == 0 || INTRODUCTIONS.iter().any(|words| before.ends_with(words)))
@@ -171,12 +186,13 @@ pub(super) fn reference(text: &str) -> Option<Reference> {
 
 /// The server that spoke, by the words with which mail servers introduce a reply.
 pub(super) fn host(text: &str) -> Option<String> {
-    const BEFORE: [&str; 7] = [
+    const BEFORE: [&str; 8] = [
         "while talking to ",
         " relay=",
         " H=",
         "host ",
         "Connected to ",
+        "connect to ",
         "The mail server ",
         "the mail server ",
     ];

@@ -26,6 +26,8 @@ pub struct Known {
     pub patterns: &'static [&'static str],
     /// A vendor's own codes, from and to: without the words they are enough.
     pub codes: &'static [(EnhancedStatus, EnhancedStatus)],
+    /// Registered codes that the vendor uses for this; others use them for other things, so the words must be there.
+    pub shared_codes: &'static [EnhancedStatus],
     /// What it means.
     pub meaning: &'static str,
     /// Whose move it is.
@@ -44,6 +46,11 @@ impl Known {
         self.codes = codes;
         self
     }
+
+    const fn with_shared_codes(mut self, codes: &'static [EnhancedStatus]) -> Self {
+        self.shared_codes = codes;
+        self
+    }
 }
 
 /// Who answers for it, and what they do.
@@ -57,12 +64,17 @@ const fn known(
     remedy: Remedy,
 ) -> Known {
     let Remedy(side, change, checks, again) = remedy;
-    Known { id, system, patterns, codes: &[], meaning, side, change, checks, again }
+    Known { id, system, patterns, codes: &[], shared_codes: &[], meaning, side, change, checks, again }
 }
 
 /// One vendor code.
 const fn one(class: u8, subject: u16, detail: u16) -> (EnhancedStatus, EnhancedStatus) {
     span(class, subject, detail, detail)
+}
+
+/// A registered code that a vendor uses in its own way.
+const fn shared(class: u8, subject: u16, detail: u16) -> EnhancedStatus {
+    EnhancedStatus::new(class, subject, detail)
 }
 
 /// Vendor codes in a row.
@@ -100,9 +112,9 @@ pub fn find(text: &str) -> Option<&'static Known> {
     best.map(|(_, known)| known)
 }
 
-/// The entries that have words for this vendor code.
+/// The entries whose vendor uses this code for something of its own.
 pub fn with_code(status: EnhancedStatus) -> impl Iterator<Item = &'static Known> {
-    all().filter(move |known| has_code(known, status))
+    all().filter(move |known| has_code(known, status) || known.shared_codes.contains(&status))
 }
 
 /// Every entry that matches, with its weight.

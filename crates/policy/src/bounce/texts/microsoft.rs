@@ -2,7 +2,9 @@
 
 use super::Again::{AfterChange, ByItself, Later, Never};
 use super::Side::{Nobody, Recipient, SenderDns, SenderServer, SendingUser};
-use super::{DKIM, DMARC, Known, PTR, RECIPIENT_MX, Remedy, SPF, STARTTLS, WHO_SENDS, known, one, span};
+use super::{
+    DKIM, DMARC, Known, PTR, RECIPIENT_MX, Remedy, SPF, STARTTLS, WHO_SENDS, known, one, shared, span,
+};
 
 const M365: &str = "Microsoft 365";
 const OUTLOOK: &str = "Outlook.com";
@@ -234,7 +236,8 @@ pub(super) const KNOWN: &[Known] = &[
             AfterChange,
         ),
     )
-    .with_codes(&[one(5, 7, 12), one(5, 7, 13), span(5, 7, 134, 136)]),
+    .with_codes(&[span(5, 7, 134, 136)])
+    .with_shared_codes(&[shared(5, 7, 12), shared(5, 7, 13)]),
     known(
         "exchange-sender-not-allowed",
         EXCHANGE,

@@ -2,7 +2,7 @@
 
 use super::Again::{AfterChange, ByItself, Later, Never};
 use super::Side::{Nobody, Recipient, SenderDns, SenderServer, SendingUser};
-use super::{DKIM, DMARC, Known, PTR, Remedy, SENDER_MX, SPF, WHO_SENDS, known, one};
+use super::{DKIM, DMARC, Known, PTR, Remedy, SENDER_MX, SPF, WHO_SENDS, known, shared};
 
 const GMAIL: &str = "Gmail";
 const YAHOO: &str = "Yahoo and AOL";
@@ -26,7 +26,8 @@ pub(super) const KNOWN: &[Known] = &[
             &[SPF, DKIM],
             AfterChange,
         ),
-    ),
+    )
+    .with_shared_codes(&[shared(5, 7, 26), shared(4, 7, 26)]),
     known(
         "gmail-dmarc",
         GMAIL,
@@ -65,7 +66,8 @@ pub(super) const KNOWN: &[Known] = &[
         ],
         "Gmail wants SPF to pass for who sends much, and it did not.",
         Remedy(SenderDns, "Add {client} to the SPF record of {sender}.", &[SPF], AfterChange),
-    ),
+    )
+    .with_shared_codes(&[shared(5, 7, 27), shared(4, 7, 27)]),
     known(
         "gmail-spf-record",
         GMAIL,
@@ -92,7 +94,8 @@ pub(super) const KNOWN: &[Known] = &[
             &[DKIM, "posternctl dkim generate --domain {sender} --selector 2026a"],
             AfterChange,
         ),
-    ),
+    )
+    .with_shared_codes(&[shared(5, 7, 30), shared(4, 7, 30)]),
     known(
         "gmail-alignment",
         GMAIL,
@@ -118,7 +121,8 @@ pub(super) const KNOWN: &[Known] = &[
         &["this message wasn't sent over a tls connection", "senders to use tls/ssl for smtp"],
         "Gmail wants TLS from who sends much, and the message came in clear.",
         Remedy(SenderServer, "Let the sending server use STARTTLS towards Gmail.", &[], AfterChange),
-    ),
+    )
+    .with_shared_codes(&[shared(5, 7, 29), shared(4, 7, 29)]),
     known(
         "gmail-tls-recipient",
         GMAIL,
@@ -143,7 +147,7 @@ pub(super) const KNOWN: &[Known] = &[
             ByItself,
         ),
     )
-    .with_codes(&[one(4, 7, 28)]),
+    .with_shared_codes(&[shared(4, 7, 28), shared(5, 7, 28)]),
     known(
         "gmail-unsolicited",
         GMAIL,

@@ -10,8 +10,6 @@ const EXIM: &str = "Exim";
 const SENDMAIL: &str = "Sendmail";
 const QMAIL: &str = "qmail";
 
-const EXPLAIN_OURS: &str = "posternctl explain REFERENCE";
-
 pub(super) const KNOWN: &[Known] = &[
     known(
         "postern-relay",
@@ -23,7 +21,7 @@ pub(super) const KNOWN: &[Known] = &[
             SenderServer,
             "Set the mail program to this server's port 587 or 465 with user name and password. If the \
              server should take mail for {recipient}, its administrator adds the domain.",
-            &[EXPLAIN_OURS, RECIPIENT_MX],
+            &[RECIPIENT_MX],
             AfterChange,
         ),
     ),
@@ -36,7 +34,7 @@ pub(super) const KNOWN: &[Known] = &[
             SenderServer,
             "Use an address of the login, or have the administrator list this one in `send_as` of the \
              account.",
-            &[EXPLAIN_OURS, "posternctl account list"],
+            &["posternctl account list"],
             AfterChange,
         ),
     ),
@@ -48,12 +46,7 @@ pub(super) const KNOWN: &[Known] = &[
             "authentication required: log in with auth first",
         ],
         "This port is for people who log in.",
-        Remedy(
-            SenderServer,
-            "Switch on user name, password and TLS in the mail program.",
-            &[EXPLAIN_OURS],
-            AfterChange,
-        ),
+        Remedy(SenderServer, "Switch on user name, password and TLS in the mail program.", &[], AfterChange),
     ),
     known(
         "postern-line-ends",

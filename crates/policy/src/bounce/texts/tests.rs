@@ -1109,6 +1109,8 @@ fn vendor_codes_are_claimed_once() {
                 let status = EnhancedStatus::new(first.class, first.subject, detail);
                 let owners: Vec<&str> = with_code(status).map(|owner| owner.id).collect();
                 assert_eq!(owners, [known.id], "{status}");
+                let registered = crate::bounce::codes::registered(status);
+                assert_eq!(registered, None, "{}: {status} is everybody's", known.id);
             }
         }
     }
