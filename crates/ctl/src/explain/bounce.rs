@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use anyhow::Context;
 use postern_policy::bounce::{Bounce, Finding, MAX_INPUT, MAX_RECIPIENTS, Told, explain};
 use serde::Serialize;
 
@@ -54,9 +53,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
             Err(Failure::Usage(format!("{}: {error}", path.display())))
         }
-        Err(error) => {
-            Err(Failure::Other(Err::<(), _>(error).with_context(|| path.display().to_string()).unwrap_err()))
-        }
+        Err(error) => Err(Failure::Other(anyhow::Error::from(error).context(path.display().to_string()))),
     }
 }
 

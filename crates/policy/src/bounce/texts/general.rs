@@ -32,6 +32,8 @@ pub(super) const KNOWN: &[Known] = &[
             "invalid mailbox",
             "address unknown",
             "not our customer",
+            "5.1.0 address rejected",
+            "address could not be found",
         ],
         "There is no such mailbox in the recipient's domain.",
         Remedy(
@@ -551,6 +553,8 @@ pub(super) const KNOWN: &[Known] = &[
             "temporarily unavailable",
             "server too busy",
             "temporary local problem",
+            "temporary lookup failure",
+            "insufficient system resources",
             "local error in processing",
             "server configuration problem",
             "internal error",

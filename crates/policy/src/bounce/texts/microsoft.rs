@@ -359,6 +359,7 @@ pub(super) const KNOWN: &[Known] = &[
         OUTLOOK,
         &[
             "since part of their network is on our block list",
+            "unfortunately, messages from * weren't sent",
             "is on our block list (s3140)",
             "is on our block list (s3150)",
             "(s3140)",

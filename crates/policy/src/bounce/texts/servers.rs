@@ -191,6 +191,7 @@ pub(super) const KNOWN: &[Known] = &[
             "reverse dns lookup failed",
             "no reverse dns",
             "bad reverse dns",
+            "ip reverse lookup rejected",
         ],
         "The address of the sending server has no PTR record, or its name does not lead back to it.",
         Remedy(
@@ -274,6 +275,7 @@ pub(super) const KNOWN: &[Known] = &[
         "any server",
         &[
             "connection timed out",
+            "recipient address rejected: unverified address: connect to",
             "connection refused",
             "network is unreachable",
             "no route to host",
@@ -611,7 +613,7 @@ pub(super) const KNOWN: &[Known] = &[
     known(
         "access-denied",
         SENDMAIL,
-        &["access denied"],
+        &["access denied", "you are not allowed to connect"],
         "A rule of the server refuses this client or sender.",
         Remedy(
             Recipient,

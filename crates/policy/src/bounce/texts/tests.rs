@@ -976,6 +976,32 @@ const REPLIES: &[(&str, Side, &str)] = &[
         "554 5.7.1 Service unavailable; Client host [203.0.113.25] blocked using bl.example.test",
     ),
     ("block-list", SenderServer, "550 your host is blacklisted"),
+    // Less usual forms of the above
+    (
+        "no-connection",
+        Recipient,
+        "450 4.1.1 <bob@adatum.test>: Recipient address rejected: unverified address: connect to mx.adatum.test[192.0.2.7]:25: Connection refused",
+    ),
+    ("no-reverse-name", SenderDns, "550 Sender IP reverse lookup rejected"),
+    ("access-denied", Recipient, "554 5.7.1 You are not allowed to connect."),
+    (
+        "outlook-block-list",
+        SenderServer,
+        "550 SC-001 (COL004-MC4F55) Unfortunately, messages from 203.0.113.25 weren't sent.",
+    ),
+    ("busy", Nobody, "451 4.3.0 <bob@adatum.test>: Temporary lookup failure"),
+    ("busy", Nobody, "452 4.3.1 Insufficient system resources (UsedVersionBuckets[3])"),
+    ("user-unknown", SendingUser, "550 #5.1.0 Address rejected."),
+    (
+        "spamhaus-dbl",
+        SenderServer,
+        "554 5.7.1 Service unavailable; Helo command [mail.proseware.test] blocked using dbl.spamhaus.org; https://www.spamhaus.org/query/domain/mail.proseware.test",
+    ),
+    (
+        "sendmail-relay",
+        SenderServer,
+        "550 5.7.367 Remote server returned not permitted to relay -> 554 5.7.1 <bob@adatum.test>: Relay access denied",
+    ),
     // Words of many
     ("user-unknown", SendingUser, "550 5.1.1 <bob@adatum.test>... User unknown"),
     ("user-unknown", SendingUser, "550 5.1.1 <bob@adatum.test>: no such user here"),
