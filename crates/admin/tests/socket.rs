@@ -635,6 +635,37 @@ async fn envelopes_are_edited_and_every_word_of_it_is_in_the_audit_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_are_given_another_priority_and_it_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let first = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let second = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let filter = Filter { sender: Some("@client.test".to_owned()), ..Filter::default() };
+    let reason = Some("it is urgent".to_owned());
+    let request = ChangeRequest { filter, priority: Some(7), reason, ..ChangeRequest::default() };
+    let dry =
+        running.change("prioritise", &ChangeRequest { dry_run: true, ..request.clone() }).await.unwrap();
+    assert_eq!((dry.change.matched, dry.change.changed), (2, 0));
+    assert_eq!(running.change("prioritise", &request).await.unwrap().change.changed, 2);
+    let edit = EditRequest { id: second.to_string(), priority: Some(-9), ..EditRequest::default() };
+    let edited: Changed = running.client.post("/v1/queue/edit", &edit).await.unwrap();
+    assert_eq!(edited.change.changed, 1);
+    let wrong = EditRequest { priority: Some(-10), ..edit.clone() };
+    let error = running.client.post::<Changed>("/v1/queue/edit", &wrong).await.unwrap_err();
+    assert!(error.to_string().contains("-10 is not -9 to 9"), "{error}");
+    let list = running.list(Filter { min_priority: Some(0), ..Filter::default() }).await;
+    assert_eq!(
+        (list.messages.len(), list.messages[0].id.as_str(), list.messages[0].priority),
+        (1, &*first.to_string(), 7)
+    );
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let told: Vec<_> =
+        audit.events.iter().map(|e| (e.verb.as_str(), e.detail.as_deref(), e.changed)).collect();
+    assert_eq!(told, [("prioritise", Some("priority 7"), 2), ("edit", Some("priority -9"), 1)]);
+    assert_eq!(audit.events[0].reason.as_deref(), Some("it is urgent"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_verb_cannot_do_is_refused_before_anything_is_changed() {
     let running = Running::start().await;
     let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
@@ -646,6 +677,9 @@ async fn what_a_verb_cannot_do_is_refused_before_anything_is_changed() {
         ("hold", with_route("mx"), "does not belong"),
         ("hold", ChangeRequest { until: Some(1), ..request.clone() }, "over already"),
         ("retry", ChangeRequest { delay: Some(1_000_000), ..request.clone() }, "minutes ahead"),
+        ("prioritise", request.clone(), "needs `priority`: -9 to 9"),
+        ("prioritise", ChangeRequest { priority: Some(300), ..request.clone() }, "300 is not -9 to 9"),
+        ("retry", ChangeRequest { priority: Some(1), ..request.clone() }, "does not belong"),
     ] {
         for dry_run in [true, false] {
             let error = running.change(verb, &ChangeRequest { dry_run, ..wrong.clone() }).await.unwrap_err();

@@ -190,7 +190,7 @@ pub struct TestOptions {
 pub struct RuleFilter(FilterOptions);
 
 /// What only a queued message has.
-const NOT_AT_ARRIVAL: [&str; 11] = [
+const NOT_AT_ARRIVAL: [&str; 12] = [
     "ids",
     "more_ids",
     "destination",
@@ -202,6 +202,7 @@ const NOT_AT_ARRIVAL: [&str; 11] = [
     "newer",
     "next",
     "attempts",
+    "has_priority",
 ];
 
 impl Args for RuleFilter {
@@ -575,7 +576,7 @@ mod tests {
         for shown in ["--sender", "--client-ip", "--header", "--not", "--existing"] {
             assert!(help.contains(shown), "{shown}: {help}");
         }
-        for hidden in ["--attempts", "--older", "--held-by", "--destination", "[ID]"] {
+        for hidden in ["--attempts", "--older", "--held-by", "--has-priority", "--destination", "[ID]"] {
             assert!(!help.contains(hidden), "{hidden}: {help}");
         }
         // The daemon says why.
