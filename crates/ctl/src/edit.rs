@@ -44,7 +44,7 @@ enum Asked {
     /// Changes of one envelope.
     Envelope(EditRequest),
     /// Another priority.
-    Priority(ChangeRequest),
+    Priority(Box<ChangeRequest>),
 }
 
 impl EditOptions {
@@ -54,7 +54,7 @@ impl EditOptions {
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
         match self.asked()? {
-            Asked::Priority(request) => change(session, "prioritise", &self.change, request).await,
+            Asked::Priority(request) => change(session, "prioritise", &self.change, *request).await,
             Asked::Envelope(request) => {
                 let changed: Changed = session.client()?.post("/v1/queue/edit", &request).await?;
                 told(session, "edit", &changed)
@@ -75,7 +75,8 @@ impl EditOptions {
             };
             let request = self.change.request("edit")?;
             let (priority, reason, wait) = (Some(priority.into()), self.reason.clone(), self.wait.wait);
-            return Ok(Asked::Priority(ChangeRequest { priority, reason, wait, ..request }));
+            let request = ChangeRequest { priority, reason, wait, ..request };
+            return Ok(Asked::Priority(Box::new(request)));
         }
         let only_id = Filter { ids: filter.ids.clone(), sender: sender.clone(), ..Filter::default() };
         let [id] = filter.ids.as_slice() else {
@@ -142,7 +143,7 @@ mod tests {
         let filter = Filter { sender, ..Filter::default() };
         let request = ChangeRequest { filter, priority: Some(-9), ..ChangeRequest::default() };
         let given = ["--sender", "alice@proseware.test", "--priority", "-9"];
-        assert_eq!(asked(&given).unwrap(), Asked::Priority(request));
+        assert_eq!(asked(&given).unwrap(), Asked::Priority(Box::new(request)));
     }
 
     #[test]
