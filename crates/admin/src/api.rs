@@ -17,6 +17,7 @@
 //! | `POST /v1/message/history` | [`history::HistoryRequest`] | [`history::History`] |
 //! | `GET /v1/store/status` | | [`store::Status`] |
 //! | `POST /v1/store/check` | [`store::CheckRequest`] | [`store::Event`]s, the last with [`store::Checked`] |
+//! | `POST /v1/store/fix` | [`store::FixRequest`] | the same with [`store::Fixed`] |
 //! | `POST /v1/store/rebuild` | [`store::RebuildRequest`] | the same with [`store::Rebuilt`] |
 //! | `POST /v1/store/compact` | [`store::CompactRequest`] | the same with [`store::Compacted`] |
 //! | `POST /v1/store/backup` | [`store::BackupRequest`] | the same with [`store::BackedUp`] |
@@ -265,7 +266,7 @@ pub struct AuditEvent {
     /// Who, as a number.
     pub uid: u32,
     /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `prioritise`, `reroute`, `requeue`, `import`, `cat`, `reload`,
-    /// `rule-hold`, `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `store backup` ...
+    /// `rule-hold`, `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `store backup`, `store fix` ...
     pub verb: String,
     /// The standing rule, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]

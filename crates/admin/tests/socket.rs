@@ -15,7 +15,7 @@ use bytes::Bytes;
 use postern_admin::api::Versioned;
 use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
-use postern_admin::api::store::{self, CheckRequest, Event};
+use postern_admin::api::store::{self, CheckRequest, Event, Fix, FixRequest, Fixed};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -526,6 +526,33 @@ async fn long_work_is_told_line_by_line_and_what_it_changes_is_in_the_audit_log(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fixes_are_made_as_far_as_they_hold_and_each_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let file = |name: &str| Fix::SetAside { file: format!("big/{name}") };
+    std::fs::write(running.folder.path().join("spool/big/notes.txt"), "x").unwrap();
+    let fixes = vec![file("notes.txt"), file("gone.txt"), Fix::RebuildIndex];
+    let request = FixRequest { fixes: fixes.clone(), reason: Some("test".to_owned()) };
+    let answer = lines(&running, "/v1/store/fix", &request).await.pop().unwrap();
+    let fixed: Fixed = serde_json::from_value(answer.clone()).unwrap_or_else(|_| panic!("{answer}"));
+    assert_eq!(fixed.fixed, [fixes[0].clone(), Fix::RebuildIndex]);
+    assert_eq!(fixed.skipped, [(file("gone.txt"), "it is not there any more".to_owned())]);
+    for wrong in [Vec::new(), vec![Fix::RebuildIndex; 1001]] {
+        let request = FixRequest { fixes: wrong, reason: None };
+        let problem = running.client.post::<serde_json::Value>("/v1/store/fix", &request).await;
+        assert!(
+            matches!(problem, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::BadRequest)
+        );
+    }
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let [event] = audit.events.as_slice() else { panic!("{audit:?}") };
+    assert_eq!((event.verb.as_str(), event.reason.as_deref()), ("store fix", Some("test")));
+    assert_eq!((event.matched, event.changed, event.skipped), (3, 2, 1));
+    let detail = event.detail.as_deref().unwrap();
+    assert!(detail.contains("big/gone.txt") && detail.ends_with("; write the index anew"), "{detail}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn long_work_is_done_one_at_a_time_and_ends_with_its_peer_or_the_server() {
     let running = Running::start().await;
     running.queue_message("a@client.test", "bob@adatum.test", &vec![b'x'; 100_000]).await;
@@ -963,7 +990,7 @@ const PROBE_READS: &str = "POSTERN_TEST_PROBE_READS";
 
 async fn changes_of_the_spool_are_denied(client: &Client) {
     let body = serde_json::json!({});
-    for verb in ["rebuild", "compact", "backup", "quarantine/restore", "quarantine/remove"] {
+    for verb in ["fix", "rebuild", "compact", "backup", "quarantine/restore", "quarantine/remove"] {
         let refused = client.post::<serde_json::Value>(&format!("/v1/store/{verb}"), &body).await;
         assert!(matches!(refused, Err(ClientError::Denied { .. })), "{verb}: {refused:?}");
     }

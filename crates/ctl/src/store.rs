@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `status.rs`, `check.rs`, `rebuild.rs`, `compact.rs`, `backup.rs`, `migrate.rs` | the verbs |
+//! | `fix.rs` | what `check --fix` adds |
 //! | `quarantine.rs` | the verbs of what was set aside |
 //! | `place.rs` | the spool of the daemon, or a directory that is worked on without it |
 //! | `work.rs` | long work, asked of the daemon or done here, and what it tells |
@@ -10,6 +11,7 @@
 mod backup;
 mod check;
 mod compact;
+mod fix;
 mod migrate;
 mod place;
 pub mod quarantine;
@@ -33,7 +35,8 @@ pub use rebuild::RebuildOptions;
 pub enum Verb {
     /// Show what the spool holds, what it could give back, and how its index is.
     Status,
-    /// Read everything that counts and say what is wrong, where, and what to do. Ends with 0 or 1.
+    /// Read everything that counts and say what is wrong, where, and what to do; mend what can be mended without losing
+    /// anything. Ends with 0 or 1.
     #[command(after_help = check::CHECK_EXAMPLES)]
     Check(CheckOptions),
     /// Write the index anew from the log while mail flows.

@@ -7,6 +7,7 @@ use postern_admin::ClientError;
 use postern_admin::api::store::{Event, Finding, Progress};
 use postern_admin::api::{VERSION, Versioned};
 use postern_queue::store::StoreError;
+use postern_queue::store::fix::Plan;
 use postern_queue::store::job::Tidings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,9 @@ pub(super) struct Ended<A> {
     pub(super) findings: Vec<Finding>,
     /// Findings that are not listed.
     pub(super) omitted: u64,
+    /// What can be done about all of them.
+    #[serde(skip)]
+    pub(super) plan: Plan,
 }
 
 /// Asks the daemon for long work and shows what it tells.
@@ -54,7 +58,12 @@ pub(super) async fn ask<A: DeserializeOwned>(
     result?;
     let broken =
         || ClientError::Protocol("the answer ended before the work did: see the daemon's log".to_owned());
-    Ok(Ended { answer: answer.ok_or_else(broken)?, findings: telling.findings, omitted: telling.omitted })
+    Ok(Ended {
+        answer: answer.ok_or_else(broken)?,
+        findings: telling.findings,
+        omitted: telling.omitted,
+        plan: telling.plan,
+    })
 }
 
 fn event<A: DeserializeOwned>(line: &[u8]) -> Result<Event<A>, ClientError> {
@@ -85,7 +94,7 @@ pub(super) fn work<A>(
     telling.end();
     printed?;
     let answer = result.map_err(offline_failure)?;
-    Ok(Ended { answer, findings: telling.findings, omitted: telling.omitted })
+    Ok(Ended { answer, findings: telling.findings, omitted: telling.omitted, plan: telling.plan })
 }
 
 /// Shows what long work tells.
@@ -94,12 +103,13 @@ struct Telling<'a> {
     is_terminal: bool,
     findings: Vec<Finding>,
     omitted: u64,
+    plan: Plan,
 }
 
 impl<'a> Telling<'a> {
     fn new(out: &'a mut Output) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && !out.json;
-        Self { out, is_terminal, findings: Vec::new(), omitted: 0 }
+        Self { out, is_terminal, findings: Vec::new(), omitted: 0, plan: Plan::default() }
     }
 
     /// On a terminal, one line that is written over and over.
@@ -121,6 +131,7 @@ impl<'a> Telling<'a> {
 
     /// Findings for people are shown as they come.
     fn finding(&mut self, finding: Finding) -> std::io::Result<()> {
+        self.plan.take(&finding);
         if !self.out.json {
             if self.is_terminal {
                 self.rewrite("");
