@@ -80,6 +80,8 @@ pub(crate) struct Effects {
     pub(crate) windows: Vec<Destination>,
     /// What is to be told.
     pub(crate) events: Noted,
+    /// Whether somebody waits for what is on its way to the disk: an operator, or a destination.
+    pub(crate) hurry: bool,
 }
 
 /// A change of one message on its way to the spool.
@@ -536,6 +538,7 @@ impl Messages {
     pub(crate) fn settle(&mut self, settlement: Settlement, cx: &Context<'_>, fx: &mut Effects) {
         let Settlement { id, destination, indices, outcomes, feedback } = settlement;
         self.feedback(&destination, &feedback, cx);
+        fx.hurry |= self.scheduler.waits_for_disk(&destination);
         let Some(work) = self.work(id) else {
             self.scheduler.durable(&destination, &cx.sending, cx.now);
             return;
@@ -654,6 +657,7 @@ impl Messages {
         let Some(work) = self.work(id) else {
             return;
         };
+        fx.hurry |= !work.waiters.is_empty();
         if work.writing {
             return;
         }

@@ -428,6 +428,13 @@ impl Scheduler {
         self.tidy(destination, sending, now);
     }
 
+    /// Whether a line with messages has used up half of what [`Scheduler::next_for`] lets it run ahead of the disk: what is
+    /// on its way should be durable before the other half is used up too.
+    pub(crate) fn waits_for_disk(&self, destination: &Destination) -> bool {
+        let line = self.destinations.get(destination);
+        line.is_some_and(|line| !line.ready.is_empty() && 2 * line.settling >= line.limit)
+    }
+
     /// Until when a destination rests, and why.
     pub(crate) fn rest_of(&self, destination: &Destination) -> Option<(SystemTime, &str)> {
         let line = self.destinations.get(destination)?;

@@ -312,6 +312,9 @@ pub struct Tuning {
     pub index_octets: u64,
     /// After a failed write, how often it is tried whether the disk takes writes again and has room for the reserve.
     pub probe_interval: Duration,
+    /// How long states and ends of messages wait for new mail, to share its write. New mail never waits. A crash forgets
+    /// what became of messages within this time: then they are delivered again.
+    pub linger: Duration,
 }
 
 impl Default for Tuning {
@@ -322,6 +325,9 @@ impl Default for Tuning {
             copy_rate: 32 * 1024 * 1024,
             index_octets: 256 * 1024 * 1024,
             probe_interval: Duration::from_secs(1),
+            // A busy server takes mail more often than that, and a crash in it forgets no more than it does during a sync
+            // of a slow disk.
+            linger: Duration::from_millis(5),
         }
     }
 }
@@ -390,6 +396,7 @@ impl Store {
         let lock = layout.claim(&*files)?;
         let Recovery { catalogue, mut found, untold, next_number, last_id, indexer, remains } =
             recovery::recover(&layout, &files, tell)?;
+        let linger = tuning.linger;
         let inner = Arc::new(Inner {
             layout,
             files,
@@ -400,7 +407,7 @@ impl Store {
             lock: Mutex::new(Some(lock)),
             catalogue: Mutex::new(catalogue),
             segments: OpenSegments::default(),
-            waiting: Waiting::default(),
+            waiting: Waiting::new(linger),
             collector: collector::Control::default(),
             index: index::Control::default(),
             last_id: AtomicU64::new(last_id),
@@ -432,7 +439,8 @@ impl Store {
     }
 
     /// Writes the changes as one group with the next batch: all become durable before `done(Ok)`, or `done(Err)` and none
-    /// counts. Never waits. When the store is closed or a change cannot be written at all, `done` is called at once in
+    /// counts. Never waits. A group without a new message waits up to [`Tuning::linger`] for others, or for
+    /// [`Store::hurry`]. When the store is closed or a change cannot be written at all, `done` is called at once in
     /// this thread.
     pub fn commit(&self, changes: Vec<Change>, done: Done) {
         match drafts(changes) {
@@ -444,6 +452,11 @@ impl Store {
             }
             Err(error) => done(Err(Arc::new(error))),
         }
+    }
+
+    /// Somebody waits for what was handed to [`Store::commit`]: none of it waits for company any more.
+    pub fn hurry(&self) {
+        self.inner.waiting.hurry();
     }
 
     /// Octets that wait to be written, or are being written. Whoever commits should wait while they are many.
@@ -852,6 +865,7 @@ impl Inner {
             let state = Record::new(Kind::State, id.0, &state, Vec::new());
             self.keep_records(id, state.map(|record| vec![record]), sender.clone());
         }
+        self.waiting.hurry();
         written
     }
 

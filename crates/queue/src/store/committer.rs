@@ -1,6 +1,10 @@
 //! The one thread that writes the log: what waits goes out in one write with one `fdatasync`, and while that runs the
 //! next batch gathers by itself.
 //!
+//! New mail never waits for anything else. What becomes of mail does ([`Tuning::linger`](super::Tuning::linger)): nobody
+//! is kept waiting by it, and a batch of its own costs a sync and a page of the disk for a hundred octets. It goes out with
+//! the next new mail, when somebody wants it to, or after that time.
+//!
 //! When a write fails nobody can say what of it is on the disk. So all who waited for it are refused, the segment is
 //! cut back to what was durable before and never written again, and nothing more is acknowledged until the cut is made:
 //! what was refused cannot come back at a restart.
@@ -66,6 +70,15 @@ impl Group {
         self.drafts.iter().any(|draft| draft.record.kind == Kind::Enqueue)
     }
 
+    /// Whether it tells only what became of messages: nobody is answered when it is durable. That it is lost in a crash
+    /// costs a second delivery.
+    fn may_linger(&self) -> bool {
+        let tells_outcome = |draft: &Draft| {
+            draft.purpose == Purpose::Change && matches!(draft.record.kind, Kind::State | Kind::Delete)
+        };
+        self.drafts.iter().all(tells_outcome)
+    }
+
     fn complete(self, result: Result<(), Arc<StoreError>>) {
         if result.is_ok() {
             self.files.into_iter().for_each(FinishedFile::keep);
@@ -78,11 +91,12 @@ impl Group {
 }
 
 /// What waits for the committer.
-#[derive(Default)]
 pub(super) struct Waiting {
     groups: Mutex<Pending>,
     arrived: Condvar,
     octets: AtomicU64,
+    /// For how long what may linger does.
+    linger: Duration,
 }
 
 impl std::fmt::Debug for Waiting {
@@ -94,6 +108,8 @@ impl std::fmt::Debug for Waiting {
 #[derive(Default)]
 struct Pending {
     groups: VecDeque<Group>,
+    /// When they are written at the latest; none if nothing waits.
+    due: Option<Instant>,
     closed: bool,
 }
 
@@ -104,13 +120,19 @@ enum Next {
 }
 
 impl Waiting {
+    pub fn new(linger: Duration) -> Self {
+        Self { groups: Mutex::default(), arrived: Condvar::new(), octets: AtomicU64::new(0), linger }
+    }
+
     /// Octets that wait or are being written.
     pub fn octets(&self) -> u64 {
         self.octets.load(Ordering::Relaxed)
     }
 
-    /// Hands a group to the committer, or completes it with an error if there is none any more.
+    /// Hands a group to the committer, or completes it with an error if there is none any more. Unless it may linger it is
+    /// written at once, and what waits with it.
     pub fn push(&self, group: Group) {
+        let due = Instant::now() + if group.may_linger() { self.linger } else { Duration::ZERO };
         let mut pending = self.groups.lock();
         if pending.closed {
             drop(pending);
@@ -118,8 +140,20 @@ impl Waiting {
         }
         self.octets.fetch_add(group.octets(), Ordering::Relaxed);
         pending.groups.push_back(group);
+        let is_sooner = pending.is_due_by(due);
         drop(pending);
-        self.arrived.notify_one();
+        if is_sooner {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Has what waits written at once.
+    pub fn hurry(&self) {
+        let mut pending = self.groups.lock();
+        if !pending.groups.is_empty() && pending.is_due_by(Instant::now()) {
+            drop(pending);
+            self.arrived.notify_one();
+        }
     }
 
     /// Takes no more groups; those that wait are still written.
@@ -130,17 +164,21 @@ impl Waiting {
 
     fn next(&self, probe_after: Option<Duration>) -> Next {
         let mut pending = self.groups.lock();
-        while pending.groups.is_empty() {
+        loop {
+            let due = pending.due;
+            if due.is_some_and(|due| pending.closed || due <= Instant::now()) {
+                return Next::Batch(pending.batch());
+            }
             if pending.closed {
                 return Next::Closed;
             }
-            match probe_after {
+            match due.or_else(|| probe_after.map(|time| Instant::now() + time)) {
                 None => self.arrived.wait(&mut pending),
-                Some(time) if self.arrived.wait_for(&mut pending, time).timed_out() => return Next::Probe,
+                Some(until) if !self.arrived.wait_until(&mut pending, until).timed_out() => {}
+                Some(_) if pending.due.is_none() => return Next::Probe,
                 Some(_) => {}
             }
         }
-        Next::Batch(pending.batch())
     }
 
     fn finished(&self, octets: u64) {
@@ -152,6 +190,7 @@ impl Waiting {
         let left = {
             let mut pending = self.groups.lock();
             pending.closed = true;
+            pending.due = None;
             std::mem::take(&mut pending.groups)
         };
         for group in left {
@@ -162,6 +201,15 @@ impl Waiting {
 }
 
 impl Pending {
+    /// What waits is to be written at this time or before. Whether that is sooner than it would have been.
+    fn is_due_by(&mut self, due: Instant) -> bool {
+        let is_sooner = self.due.is_none_or(|before| due < before);
+        if is_sooner {
+            self.due = Some(due);
+        }
+        is_sooner
+    }
+
     /// The groups at the front that fit one batch. Copies go alone: whether they still count is decided by the
     /// catalogue, which knows nothing of changes in the same batch.
     fn batch(&mut self) -> Vec<Group> {
@@ -178,6 +226,8 @@ impl Pending {
             }
             batch.extend(self.groups.pop_front());
         }
+        // What did not fit has waited for this batch.
+        self.due = (!self.groups.is_empty()).then(Instant::now);
         batch
     }
 }

@@ -14,6 +14,7 @@ mod image;
 mod index;
 mod kill;
 mod large;
+mod linger;
 mod model;
 mod power;
 mod quarantine;
