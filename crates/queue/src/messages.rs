@@ -1085,6 +1085,8 @@ pub(crate) mod tests {
         running: Duration,
         writes: Vec<Write>,
         reports: Vec<QueueId>,
+        /// Whether somebody has been found to wait.
+        hurry: bool,
     }
 
     impl Bench {
@@ -1098,6 +1100,7 @@ pub(crate) mod tests {
                 running: Duration::ZERO,
                 writes: Vec::new(),
                 reports: Vec::new(),
+                hurry: false,
             };
             let meta = envelope(recipients).encode();
             bench.with(|messages, cx, _| messages.insert(Arrival::new(ID, &meta, &[], cx).unwrap(), cx));
@@ -1119,6 +1122,7 @@ pub(crate) mod tests {
             let result = work(&mut self.messages, &cx, &mut fx);
             self.writes.extend(fx.writes);
             self.reports.extend(fx.reports);
+            self.hurry |= fx.hurry;
             result
         }
 
@@ -1235,6 +1239,24 @@ pub(crate) mod tests {
         assert_eq!(bench.written(true), "state");
         assert_eq!(bench.written(true), "delete");
         assert_eq!(bench.messages.len(), 0);
+    }
+
+    #[test]
+    fn the_spool_is_hurried_for_an_operator_and_not_for_an_outcome() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert!(!bench.hurry);
+        let (waiter, _durable) = tokio::sync::oneshot::channel();
+        bench.change(|work| {
+            work.dirty = true;
+            work.waiters.push(waiter);
+        });
+        assert!(std::mem::take(&mut bench.hurry), "for the outcome, which is written before");
+        assert_eq!(bench.written(true), "state");
+        assert!(std::mem::take(&mut bench.hurry), "for the change itself");
+        assert_eq!(bench.written(true), "state");
+        assert!(!bench.hurry);
     }
 
     #[test]

@@ -759,6 +759,27 @@ mod tests {
     }
 
     #[test]
+    fn a_line_waits_for_the_disk_before_it_stands_still() {
+        let mut bench = Bench::new();
+        bench.sending.initial_per_destination = 4;
+        bench.push("a", 5);
+        bench.push("b", 4);
+        assert_eq!(bench.drain().len(), 8);
+        let mut settle = |destination: &str| {
+            bench.scheduler.settled(&to(destination), &Feedback::Nothing, &bench.sending, NOW);
+            bench.scheduler.waits_for_disk(&to(destination))
+        };
+        assert_eq!([settle("a"), settle("a")], [false, true], "at half of what it may");
+        assert_eq!(
+            [settle("b"), settle("b"), settle("b"), settle("b")],
+            [false; 4],
+            "there is no more for it"
+        );
+        bench.scheduler.durable(&to("a"), &bench.sending, NOW);
+        assert!(!bench.scheduler.waits_for_disk(&to("a")));
+    }
+
+    #[test]
     fn idle_destinations_are_forgotten() {
         let mut bench = Bench::new();
         bench.push("a", 1);

@@ -17,19 +17,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::catalogue::{Catalogue, Place, Position, Segment, Written, units};
 use super::files::{Access, StoredFile, write_all};
 use super::large::FinishedFile;
 use super::meter::Meter;
-use super::record::{Kind, Record, Seal};
+use super::record::{HEADER, Kind, Record, Seal};
 use super::{Done, Inner, StoreError, missing};
 
 /// One batch is at most this large, so that the first in it does not wait long for the last.
 const BATCH_OCTETS: u64 = 8 * 1024 * 1024;
 /// And has at most this many records.
 const BATCH_RECORDS: usize = 1024;
+/// The least that the system writes: of a page that a batch ends in, the next one writes all once more.
+const PAGE: u64 = 4096;
+/// The rest of a batch's last page is filled if that makes the batch longer by at most this part of it: a little more log
+/// for a page that is not written twice.
+const PADDING: u64 = 8;
 
 /// What a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,6 +257,20 @@ struct Head {
     offset: u64,
 }
 
+impl Head {
+    /// The seal of a record that is a group by itself, of a message that was never elsewhere.
+    fn alone(&self) -> Seal {
+        Seal {
+            segment: self.name,
+            synced: self.offset,
+            place: 0,
+            continues: false,
+            origin: self.number,
+            target: self.number,
+        }
+    }
+}
+
 /// A segment that must be cut back before anything else is written.
 #[derive(Debug)]
 struct Spoilt {
@@ -393,10 +413,15 @@ impl Committer {
         }
         let mut catalogue = inner.catalogue.lock();
         groups.iter_mut().for_each(|group| drop_stale_copies(group, &catalogue));
-        let (written, length) = seal(head, &mut beginning, groups, &catalogue);
+        let (written, mut length) = seal(head, &mut beginning, groups, &catalogue);
         drop(catalogue);
+        let padding = match padding(head.offset + length, length, inner.segment_size) {
+            0 => None,
+            octets => Some(pad(head, octets)?),
+        };
+        length += padding.as_ref().map_or(0, Record::length);
 
-        if let Err(source) = write_durably(head, &beginning, groups, &inner.meter) {
+        if let Err(source) = write_durably(head, &beginning, groups, &padding, &inner.meter) {
             let what = format!("writing segment {:016x}", head.name);
             self.abandon_head();
             return Err(StoreError::Io { what, source });
@@ -627,14 +652,7 @@ fn seal(
 ) -> (Vec<Written>, u64) {
     let mut written = Vec::with_capacity(groups.iter().map(|group| group.drafts.len()).sum());
     let mut offset = head.offset;
-    let alone = Seal {
-        segment: head.name,
-        synced: head.offset,
-        place: 0,
-        continues: false,
-        origin: head.number,
-        target: head.number,
-    };
+    let alone = head.alone();
     if let Some(record) = beginning {
         record.seal(alone);
         offset += record.length();
@@ -667,11 +685,35 @@ fn seal(
     (written, offset - head.offset)
 }
 
-fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group], meter: &Meter) -> io::Result<()> {
+/// Octets that a batch of this length with this end is followed by, up to the end of its last page. 0: they are too many,
+/// too few for a record, or beyond the segment.
+fn padding(end: u64, length: u64, segment_size: u64) -> u64 {
+    let rest = end.next_multiple_of(PAGE) - end;
+    let fits = rest >= HEADER as u64 && rest <= length / PADDING && end + rest <= segment_size;
+    if fits { rest } else { 0 }
+}
+
+/// A record of so many octets, a header at least, that says nothing.
+fn pad(head: &Head, octets: u64) -> Result<Record, StoreError> {
+    static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    let body = Bytes::from_static(&ZEROS[HEADER..octets as usize]);
+    let mut record = Record::new(Kind::Pad, 0, &[], vec![body])?;
+    record.seal(head.alone());
+    Ok(record)
+}
+
+fn write_durably(
+    head: &Head,
+    beginning: &Option<Record>,
+    groups: &[Group],
+    padding: &Option<Record>,
+    meter: &Meter,
+) -> io::Result<()> {
     let records = groups.iter().flat_map(|group| group.drafts.iter().map(|draft| &draft.record));
     let mut slices: Vec<IoSlice<'_>> = beginning
         .iter()
         .chain(records)
+        .chain(padding)
         .flat_map(Record::slices)
         .filter(|octets| !octets.is_empty())
         .map(IoSlice::new)
@@ -732,6 +774,18 @@ mod tests {
         drop_stale_copies(&mut copies, &catalogue);
         let left: Vec<_> = copies.drafts.iter().map(|draft| (draft.record.kind, draft.record.id)).collect();
         assert_eq!(left, [(Kind::Move, 1), (Kind::Move, 3), (Kind::State, 3), (Kind::Delete, 9)]);
+    }
+
+    #[test]
+    fn the_last_page_is_filled_when_little_is_left_of_it() {
+        let segment = 1024 * 1024;
+        // Whole pages, too little for a record, just enough, an eighth, more.
+        let cases = [(8192, 8192, 0), (8144, 8144, 0), (8128, 8128, 64), (7680, 4096, 512), (7664, 4096, 0)];
+        for (end, length, octets) in cases {
+            assert_eq!(padding(end, length, segment), octets, "{length} octets up to {end}");
+        }
+        assert_eq!(padding(segment - 96, 4096, segment), 96);
+        assert_eq!(padding(segment - 96, 4096, segment - 16), 0, "beyond the end of the segment");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod kill;
 mod large;
 mod linger;
 mod model;
+mod pages;
 mod power;
 mod quarantine;
 mod rebuild;
