@@ -22,7 +22,7 @@ const SEAMS: [(&str, &str); 3] =
 
 /// The store on the disk is one of several that the queue can stand on. Of the engine these files know it: `lib.rs` opens it,
 /// `upkeep.rs` and `metrics.rs` are about it, `spool.rs` has the words of its errors.
-const KNOW_THE_DISK: [&str; 4] = ["door.rs", "lib.rs", "upkeep.rs", "metrics.rs", "spool.rs"];
+const KNOW_THE_DISK: [&str; 5] = ["door.rs", "lib.rs", "upkeep.rs", "metrics.rs", "spool.rs"];
 /// And of the others those that operators look after it with.
 const LOOK_AFTER_IT: [&str; 2] = ["admin", "ctl"];
 

@@ -1,5 +1,6 @@
 //! What processes cost, read from /proc.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,20 @@ impl Processes {
         // One that has ended meanwhile is counted with its parent.
         let all = self.all_ids().into_iter().filter(|id| *id == self.root || stat(*id).is_some());
         all.map(of).sum()
+    }
+
+    /// The same by the names of the root's threads, numbers behind them left out. Threads that have ended are not among them.
+    pub fn written_by_threads(self) -> BTreeMap<String, u64> {
+        let mut written = BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{}/task", self.root)).into_iter().flatten().flatten() {
+            let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            let io = read("io");
+            let octets = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<u64>().ok());
+            let name =
+                read("comm").trim_end().trim_end_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
+            *written.entry(name).or_default() += octets.unwrap_or(0);
+        }
+        written
     }
 }
 

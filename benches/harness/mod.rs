@@ -23,6 +23,10 @@ pub trait Server {
     fn processes(&self) -> measure::Processes;
     /// How often it has had something made durable, if it counts that itself.
     fn syncs(&self) -> Option<u64>;
+    /// One of the counters that it keeps itself, by its name.
+    fn counter(&self, _name: &str) -> Option<u64> {
+        None
+    }
     /// Ends it in an orderly way, so that what counts its calls can write its result.
     fn stop(&mut self);
 }

@@ -175,7 +175,11 @@ impl Server for Postern {
     }
 
     fn syncs(&self) -> Option<u64> {
-        self.site.metric("postern_spool_syncs_total")
+        self.counter("postern_spool_syncs_total")
+    }
+
+    fn counter(&self, name: &str) -> Option<u64> {
+        self.site.metric(name)
     }
 
     fn stop(&mut self) {

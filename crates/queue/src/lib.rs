@@ -385,6 +385,7 @@ impl Queue {
         self.inner.closing.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.spool.hurry();
         loop {
             let quiet = self.inner.quiet.notified();
             if self.inner.pending.load(Ordering::Acquire) == 0 {
@@ -447,6 +448,9 @@ impl Inner {
         for messages::Write { id, changes, then } in fx.writes {
             self.commit(changes, move |inner, result| inner.written(id, then, result));
         }
+        if fx.hurry {
+            self.spool.hurry();
+        }
         result
     }
 
@@ -489,13 +493,17 @@ impl Inner {
     ) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         let started = Instant::now();
+        // The rest lingers without keeping anybody waiting.
+        let is_new_mail = changes.iter().any(|change| matches!(change, store::Change::Enqueue { .. }));
         let inner = Arc::downgrade(self);
         let done = move |result: Result<(), Arc<StoreError>>| {
             let Some(inner) = inner.upgrade() else {
                 return;
             };
             let pending = Pending(&inner);
-            inner.metrics.commit(started.elapsed());
+            if is_new_mail {
+                inner.metrics.commit(started.elapsed());
+            }
             inner.note_health(&result);
             then(&inner, result);
             drop(pending);

@@ -81,6 +81,8 @@ pub(crate) struct Effects {
     pub(crate) windows: Vec<Destination>,
     /// What is to be told.
     pub(crate) events: Noted,
+    /// Whether somebody waits for what is on its way to the disk: an operator, or a destination.
+    pub(crate) hurry: bool,
 }
 
 /// A change of one message on its way to the spool.
@@ -563,6 +565,7 @@ impl Messages {
     pub(crate) fn settle(&mut self, settlement: Settlement, cx: &Context<'_>, fx: &mut Effects) {
         let Settlement { id, destination, indices, outcomes, feedback } = settlement;
         self.feedback(&destination, &feedback, cx);
+        fx.hurry |= self.scheduler.waits_for_disk(&destination);
         let Some(work) = self.work(id) else {
             self.scheduler.durable(&destination, &cx.sending, cx.now);
             return;
@@ -681,6 +684,7 @@ impl Messages {
         let Some(work) = self.work(id) else {
             return;
         };
+        fx.hurry |= !work.waiters.is_empty();
         if work.writing {
             return;
         }
@@ -1111,6 +1115,8 @@ pub(crate) mod tests {
         running: Duration,
         writes: Vec<Write>,
         reports: Vec<QueueId>,
+        /// Whether somebody has been found to wait.
+        hurry: bool,
     }
 
     impl Bench {
@@ -1124,6 +1130,7 @@ pub(crate) mod tests {
                 running: Duration::ZERO,
                 writes: Vec::new(),
                 reports: Vec::new(),
+                hurry: false,
             };
             let meta = envelope(recipients).encode();
             bench.with(|messages, cx, _| messages.insert(Arrival::new(ID, &meta, &[], cx).unwrap(), cx));
@@ -1145,6 +1152,7 @@ pub(crate) mod tests {
             let result = work(&mut self.messages, &cx, &mut fx);
             self.writes.extend(fx.writes);
             self.reports.extend(fx.reports);
+            self.hurry |= fx.hurry;
             result
         }
 
@@ -1261,6 +1269,24 @@ pub(crate) mod tests {
         assert_eq!(bench.written(true), "state");
         assert_eq!(bench.written(true), "delete");
         assert_eq!(bench.messages.len(), 0);
+    }
+
+    #[test]
+    fn the_spool_is_hurried_for_an_operator_and_not_for_an_outcome() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Deferred(report(), None));
+        assert!(!bench.hurry);
+        let (waiter, _durable) = tokio::sync::oneshot::channel();
+        bench.change(|work| {
+            work.dirty = true;
+            work.waiters.push(waiter);
+        });
+        assert!(std::mem::take(&mut bench.hurry), "for the outcome, which is written before");
+        assert_eq!(bench.written(true), "state");
+        assert!(std::mem::take(&mut bench.hurry), "for the change itself");
+        assert_eq!(bench.written(true), "state");
+        assert!(!bench.hurry);
     }
 
     #[test]

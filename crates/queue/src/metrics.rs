@@ -76,7 +76,7 @@ impl Metrics {
         registry.register(Box::new(rules.clone()))?;
         let commit = HistogramOpts::new(
             "postern_queue_commit_seconds",
-            "From handing a change to the spool to its being durable",
+            "From handing a new message to the spool to its being durable",
         );
         let commit_seconds = Histogram::with_opts(commit.buckets(COMMIT_BUCKETS.to_vec()))?;
         registry.register(Box::new(commit_seconds.clone()))?;

@@ -480,6 +480,13 @@ impl Scheduler {
         self.tidy(destination, sending, now);
     }
 
+    /// Whether a line with messages has used up half of what [`Scheduler::next_for`] lets it run ahead of the disk: what is
+    /// on its way should be durable before the other half is used up too.
+    pub(crate) fn waits_for_disk(&self, destination: &Destination) -> bool {
+        let line = self.destinations.get(destination);
+        line.is_some_and(|line| !line.ready.is_empty() && 2 * line.settling >= line.limit)
+    }
+
     /// Until when a destination rests, and why.
     pub(crate) fn rest_of(&self, destination: &Destination) -> Option<(SystemTime, &str)> {
         let line = self.destinations.get(destination)?;
@@ -801,6 +808,27 @@ mod tests {
             bench.scheduler.durable(&to("a"), &bench.sending, NOW);
         }
         assert_eq!(bench.drain().len(), 1);
+    }
+
+    #[test]
+    fn a_line_waits_for_the_disk_before_it_stands_still() {
+        let mut bench = Bench::new();
+        bench.sending.initial_per_destination = 4;
+        bench.push("a", 5);
+        bench.push("b", 4);
+        assert_eq!(bench.drain().len(), 8);
+        let mut settle = |destination: &str| {
+            bench.scheduler.settled(&to(destination), &Feedback::Nothing, &bench.sending, NOW);
+            bench.scheduler.waits_for_disk(&to(destination))
+        };
+        assert_eq!([settle("a"), settle("a")], [false, true], "at half of what it may");
+        assert_eq!(
+            [settle("b"), settle("b"), settle("b"), settle("b")],
+            [false; 4],
+            "there is no more for it"
+        );
+        bench.scheduler.durable(&to("a"), &bench.sending, NOW);
+        assert!(!bench.scheduler.waits_for_disk(&to("a")));
     }
 
     #[test]

@@ -42,6 +42,10 @@ pub trait Spool: Debug + Send + Sync {
     /// A state or an end of a message that is not there changes nothing.
     fn commit(&self, changes: Vec<Change>, done: Done);
 
+    /// Somebody waits for what was handed to [`Spool::commit`]: a store that lets changes wait for each other, to make them
+    /// durable together, ends that now.
+    fn hurry(&self) {}
+
     /// Begins the content of a large message, so that it need not be in memory whole. Blocking.
     ///
     /// # Errors

@@ -159,6 +159,9 @@ pub struct Tuning {
     pub index_octets: u64,
     /// After a failed write, how often it is tried whether the disk takes writes again and has room for the reserve.
     pub probe_interval: Duration,
+    /// How long states and ends of messages wait for new mail, to share its write. New mail never waits. A crash forgets
+    /// what became of messages within this time: then they are delivered again.
+    pub linger: Duration,
 }
 
 impl Default for Tuning {
@@ -169,6 +172,9 @@ impl Default for Tuning {
             copy_rate: 32 * 1024 * 1024,
             index_octets: 256 * 1024 * 1024,
             probe_interval: Duration::from_secs(1),
+            // A busy server takes mail more often than that, and a crash in it forgets no more than it does during a sync
+            // of a slow disk.
+            linger: Duration::from_millis(5),
         }
     }
 }
@@ -271,6 +277,7 @@ impl Store {
         let Claim { layout, files, lock } = claim;
         let Recovery { catalogue, mut found, untold, next_number, last_id, indexer, remains } =
             recovery::recover(&layout, &files, tell)?;
+        let linger = tuning.linger;
         let inner = Arc::new(Inner {
             layout,
             files,
@@ -281,7 +288,7 @@ impl Store {
             lock: Mutex::new(Some(lock)),
             catalogue: Mutex::new(catalogue),
             segments: OpenSegments::default(),
-            waiting: Waiting::default(),
+            waiting: Waiting::new(linger),
             collector: collector::Control::default(),
             index: index::Control::default(),
             last_id: AtomicU64::new(last_id),
@@ -419,8 +426,9 @@ impl Spool for Store {
         QueueId(next(last.unwrap_or_else(|last| last)))
     }
 
-    /// The group is written with the next batch, by the committer thread, which also calls `done`. When the store is closed
-    /// or a change cannot be written at all, it is called at once in this thread.
+    /// The group is written with the next batch, by the committer thread, which also calls `done`. A group without a new
+    /// message waits up to [`Tuning::linger`] for others, or for [`Spool::hurry`]. When the store is closed or a change cannot
+    /// be written at all, `done` is called at once in this thread.
     fn commit(&self, changes: Vec<Change>, done: Done) {
         match drafts(changes) {
             Ok((drafts, files)) => {
@@ -431,6 +439,10 @@ impl Spool for Store {
             }
             Err(error) => done(Err(Arc::new(error))),
         }
+    }
+
+    fn hurry(&self) {
+        self.inner.waiting.hurry();
     }
 
     /// A large message has a file of its own.
@@ -722,6 +734,7 @@ impl Inner {
             let state = Record::new(Kind::State, id.0, &state, Vec::new());
             self.keep_records(id, state.map(|record| vec![record]), sender.clone());
         }
+        self.waiting.hurry();
         written
     }
 

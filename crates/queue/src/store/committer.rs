@@ -1,6 +1,10 @@
 //! The one thread that writes the log: what waits goes out in one write with one `fdatasync`, and while that runs the
 //! next batch gathers by itself.
 //!
+//! New mail never waits for anything else. What becomes of mail does ([`Tuning::linger`](super::Tuning::linger)): nobody
+//! is kept waiting by it, and a batch of its own costs a sync and a page of the disk for a hundred octets. It goes out with
+//! the next new mail, when somebody wants it to, or after that time.
+//!
 //! When a write fails nobody can say what of it is on the disk. So all who waited for it are refused, the segment is
 //! cut back to what was durable before and never written again, and nothing more is acknowledged until the cut is made:
 //! what was refused cannot come back at a restart.
@@ -13,18 +17,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::catalogue::{Catalogue, Place, Position, Segment, Written, units};
 use super::files::{Access, StoredFile, write_all};
 use super::meter::Meter;
-use super::record::{Kind, Record, Seal};
+use super::record::{HEADER, Kind, Record, Seal};
 use super::{Done, FinishedBody, Inner, StoreError, missing};
 
 /// One batch is at most this large, so that the first in it does not wait long for the last.
 const BATCH_OCTETS: u64 = 8 * 1024 * 1024;
 /// And has at most this many records.
 const BATCH_RECORDS: usize = 1024;
+/// The least that the system writes: of a page that a batch ends in, the next one writes all once more.
+const PAGE: u64 = 4096;
+/// The rest of a batch's last page is filled if that makes the batch longer by at most this part of it: a little more log
+/// for a page that is not written twice.
+const PADDING: u64 = 8;
 
 /// What a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +75,15 @@ impl Group {
         self.drafts.iter().any(|draft| draft.record.kind == Kind::Enqueue)
     }
 
+    /// Whether it tells only what became of messages: nobody is answered when it is durable. That it is lost in a crash
+    /// costs a second delivery.
+    fn may_linger(&self) -> bool {
+        let tells_outcome = |draft: &Draft| {
+            draft.purpose == Purpose::Change && matches!(draft.record.kind, Kind::State | Kind::Delete)
+        };
+        self.drafts.iter().all(tells_outcome)
+    }
+
     fn complete(self, result: Result<(), Arc<StoreError>>) {
         if result.is_ok() {
             self.files.into_iter().for_each(FinishedBody::keep);
@@ -77,11 +96,12 @@ impl Group {
 }
 
 /// What waits for the committer.
-#[derive(Default)]
 pub(super) struct Waiting {
     groups: Mutex<Pending>,
     arrived: Condvar,
     octets: AtomicU64,
+    /// For how long what may linger does.
+    linger: Duration,
 }
 
 impl std::fmt::Debug for Waiting {
@@ -93,6 +113,8 @@ impl std::fmt::Debug for Waiting {
 #[derive(Default)]
 struct Pending {
     groups: VecDeque<Group>,
+    /// When they are written at the latest; none if nothing waits.
+    due: Option<Instant>,
     closed: bool,
 }
 
@@ -103,13 +125,19 @@ enum Next {
 }
 
 impl Waiting {
+    pub fn new(linger: Duration) -> Self {
+        Self { groups: Mutex::default(), arrived: Condvar::new(), octets: AtomicU64::new(0), linger }
+    }
+
     /// Octets that wait or are being written.
     pub fn octets(&self) -> u64 {
         self.octets.load(Ordering::Relaxed)
     }
 
-    /// Hands a group to the committer, or completes it with an error if there is none any more.
+    /// Hands a group to the committer, or completes it with an error if there is none any more. Unless it may linger it is
+    /// written at once, and what waits with it.
     pub fn push(&self, group: Group) {
+        let due = Instant::now() + if group.may_linger() { self.linger } else { Duration::ZERO };
         let mut pending = self.groups.lock();
         if pending.closed {
             drop(pending);
@@ -117,8 +145,20 @@ impl Waiting {
         }
         self.octets.fetch_add(group.octets(), Ordering::Relaxed);
         pending.groups.push_back(group);
+        let is_sooner = pending.is_due_by(due);
         drop(pending);
-        self.arrived.notify_one();
+        if is_sooner {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Has what waits written at once.
+    pub fn hurry(&self) {
+        let mut pending = self.groups.lock();
+        if !pending.groups.is_empty() && pending.is_due_by(Instant::now()) {
+            drop(pending);
+            self.arrived.notify_one();
+        }
     }
 
     /// Takes no more groups; those that wait are still written.
@@ -129,17 +169,21 @@ impl Waiting {
 
     fn next(&self, probe_after: Option<Duration>) -> Next {
         let mut pending = self.groups.lock();
-        while pending.groups.is_empty() {
+        loop {
+            let due = pending.due;
+            if due.is_some_and(|due| pending.closed || due <= Instant::now()) {
+                return Next::Batch(pending.batch());
+            }
             if pending.closed {
                 return Next::Closed;
             }
-            match probe_after {
+            match due.or_else(|| probe_after.map(|time| Instant::now() + time)) {
                 None => self.arrived.wait(&mut pending),
-                Some(time) if self.arrived.wait_for(&mut pending, time).timed_out() => return Next::Probe,
+                Some(until) if !self.arrived.wait_until(&mut pending, until).timed_out() => {}
+                Some(_) if pending.due.is_none() => return Next::Probe,
                 Some(_) => {}
             }
         }
-        Next::Batch(pending.batch())
     }
 
     fn finished(&self, octets: u64) {
@@ -151,6 +195,7 @@ impl Waiting {
         let left = {
             let mut pending = self.groups.lock();
             pending.closed = true;
+            pending.due = None;
             std::mem::take(&mut pending.groups)
         };
         for group in left {
@@ -161,6 +206,15 @@ impl Waiting {
 }
 
 impl Pending {
+    /// What waits is to be written at this time or before. Whether that is sooner than it would have been.
+    fn is_due_by(&mut self, due: Instant) -> bool {
+        let is_sooner = self.due.is_none_or(|before| due < before);
+        if is_sooner {
+            self.due = Some(due);
+        }
+        is_sooner
+    }
+
     /// The groups at the front that fit one batch. Copies go alone: whether they still count is decided by the
     /// catalogue, which knows nothing of changes in the same batch.
     fn batch(&mut self) -> Vec<Group> {
@@ -177,6 +231,8 @@ impl Pending {
             }
             batch.extend(self.groups.pop_front());
         }
+        // What did not fit has waited for this batch.
+        self.due = (!self.groups.is_empty()).then(Instant::now);
         batch
     }
 }
@@ -198,6 +254,20 @@ struct Head {
     file: Arc<dyn StoredFile>,
     /// Where the next batch goes; everything before it is durable.
     offset: u64,
+}
+
+impl Head {
+    /// The seal of a record that is a group by itself, of a message that was never elsewhere.
+    fn alone(&self) -> Seal {
+        Seal {
+            segment: self.name,
+            synced: self.offset,
+            place: 0,
+            continues: false,
+            origin: self.number,
+            target: self.number,
+        }
+    }
 }
 
 /// A segment that must be cut back before anything else is written.
@@ -342,10 +412,15 @@ impl Committer {
         }
         let mut catalogue = inner.catalogue.lock();
         groups.iter_mut().for_each(|group| drop_stale_copies(group, &catalogue));
-        let (written, length) = seal(head, &mut beginning, groups, &catalogue);
+        let (written, mut length) = seal(head, &mut beginning, groups, &catalogue);
         drop(catalogue);
+        let padding = match padding(head.offset + length, length, inner.segment_size) {
+            0 => None,
+            octets => Some(pad(head, octets)?),
+        };
+        length += padding.as_ref().map_or(0, Record::length);
 
-        if let Err(source) = write_durably(head, &beginning, groups, &inner.meter) {
+        if let Err(source) = write_durably(head, &beginning, groups, &padding, &inner.meter) {
             let what = format!("writing segment {:016x}", head.name);
             self.abandon_head();
             return Err(StoreError::Io { what, source });
@@ -576,14 +651,7 @@ fn seal(
 ) -> (Vec<Written>, u64) {
     let mut written = Vec::with_capacity(groups.iter().map(|group| group.drafts.len()).sum());
     let mut offset = head.offset;
-    let alone = Seal {
-        segment: head.name,
-        synced: head.offset,
-        place: 0,
-        continues: false,
-        origin: head.number,
-        target: head.number,
-    };
+    let alone = head.alone();
     if let Some(record) = beginning {
         record.seal(alone);
         offset += record.length();
@@ -616,11 +684,35 @@ fn seal(
     (written, offset - head.offset)
 }
 
-fn write_durably(head: &Head, beginning: &Option<Record>, groups: &[Group], meter: &Meter) -> io::Result<()> {
+/// Octets that a batch of this length with this end is followed by, up to the end of its last page. 0: they are too many,
+/// too few for a record, or beyond the segment.
+fn padding(end: u64, length: u64, segment_size: u64) -> u64 {
+    let rest = end.next_multiple_of(PAGE) - end;
+    let fits = rest >= HEADER as u64 && rest <= length / PADDING && end + rest <= segment_size;
+    if fits { rest } else { 0 }
+}
+
+/// A record of so many octets, a header at least, that says nothing.
+fn pad(head: &Head, octets: u64) -> Result<Record, StoreError> {
+    static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    let body = Bytes::from_static(&ZEROS[HEADER..octets as usize]);
+    let mut record = Record::new(Kind::Pad, 0, &[], vec![body])?;
+    record.seal(head.alone());
+    Ok(record)
+}
+
+fn write_durably(
+    head: &Head,
+    beginning: &Option<Record>,
+    groups: &[Group],
+    padding: &Option<Record>,
+    meter: &Meter,
+) -> io::Result<()> {
     let records = groups.iter().flat_map(|group| group.drafts.iter().map(|draft| &draft.record));
     let mut slices: Vec<IoSlice<'_>> = beginning
         .iter()
         .chain(records)
+        .chain(padding)
         .flat_map(Record::slices)
         .filter(|octets| !octets.is_empty())
         .map(IoSlice::new)
@@ -683,6 +775,18 @@ mod tests {
         drop_stale_copies(&mut copies, &catalogue);
         let left: Vec<_> = copies.drafts.iter().map(|draft| (draft.record.kind, draft.record.id)).collect();
         assert_eq!(left, [(Kind::Move, 1), (Kind::Move, 3), (Kind::State, 3), (Kind::Delete, 9)]);
+    }
+
+    #[test]
+    fn the_last_page_is_filled_when_little_is_left_of_it() {
+        let segment = 1024 * 1024;
+        // Whole pages, too little for a record, just enough, an eighth, more.
+        let cases = [(8192, 8192, 0), (8144, 8144, 0), (8128, 8128, 64), (7680, 4096, 512), (7664, 4096, 0)];
+        for (end, length, octets) in cases {
+            assert_eq!(padding(end, length, segment), octets, "{length} octets up to {end}");
+        }
+        assert_eq!(padding(segment - 96, 4096, segment), 96);
+        assert_eq!(padding(segment - 96, 4096, segment - 16), 0, "beyond the end of the segment");
     }
 
     #[test]

@@ -1186,6 +1186,9 @@ mod tests {
 
     /// Two segments with three messages each; for a while, the message at `place` in the segment cannot be read.
     fn messages_survive_a_bad_sector(segment_index: usize, place: usize) {
+        /// Of a message. More than a little is left of the page behind it, so that nothing fills that.
+        const RECORD: usize = 10 * 1024;
+        let envelope = b"envelope".to_vec();
         let directory = tempfile::tempdir().unwrap();
         let config = postern_config::Queue {
             path: directory.path().to_owned(),
@@ -1199,9 +1202,10 @@ mod tests {
         for _ in 0..6 {
             let id = store.next_id();
             ids.push(id.0);
-            let body = NewBody::Inline(vec![Bytes::from(vec![b'x'; 12_000])]);
+            let body = vec![b'x'; RECORD - HEADER - envelope.len()];
             let (told, written) = std::sync::mpsc::channel();
-            let change = Change::Enqueue { id, meta: b"envelope".to_vec(), body };
+            let body = NewBody::Inline(vec![Bytes::from(body)]);
+            let change = Change::Enqueue { id, meta: envelope.clone(), body };
             store.commit(vec![change], Box::new(move |result| told.send(result.is_ok()).unwrap()));
             assert!(written.recv().unwrap());
         }
@@ -1218,7 +1222,8 @@ mod tests {
 
         let is_bad = Arc::new(AtomicBool::new(true));
         let bad = || {
-            let place = (segment.clone(), 64 + 12_100 * place as u64);
+            // Within the header of a message: the first stands behind the names of the segments, if there are some.
+            let place = (segment.clone(), (HEADER + RECORD * place + HEADER / 2) as u64);
             Arc::new(BadSector { place, is_bad: is_bad.clone() })
         };
         let mut readable = ids.clone();

@@ -91,15 +91,24 @@ fn write(store: &Store, mut live: Vec<QueueId>, mut random: StdRng) {
         if pick < 7 {
             let text = format!("tried-{}", random.random::<u32>());
             tell(&format!("asked state {} {text}", id.0));
-            commit(store, vec![state(id, &text)]);
+            settle(store, state(id, &text), &mut random);
             tell(&format!("durable state {}", id.0));
         } else {
             live.swap_remove(at);
             tell(&format!("asked delete {}", id.0));
-            delete(store, id);
+            settle(store, Change::Delete { id }, &mut random);
             tell(&format!("durable delete {}", id.0));
         }
     }
+}
+
+/// Commits and waits, like an operator or like a delivery.
+fn settle(store: &Store, change: Change, random: &mut StdRng) {
+    let told = hand_over(store, vec![change]);
+    if random.random_bool(0.5) {
+        store.hurry();
+    }
+    told.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
 }
 
 fn large(store: &Store, id: QueueId, length: usize) -> Change {

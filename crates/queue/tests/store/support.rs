@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -81,11 +81,21 @@ pub fn open_patiently<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, 
     }
 }
 
+/// Hears what has become of a change.
+pub type Told = Receiver<Result<(), Arc<StoreError>>>;
+
+/// Commits and does not wait.
+pub fn hand_over(store: &Store, changes: Vec<Change>) -> Told {
+    let (sender, told) = channel();
+    store.commit(changes, Box::new(move |result| drop(sender.send(result))));
+    told
+}
+
 /// Commits and waits.
 pub fn try_commit(store: &Store, changes: Vec<Change>) -> Result<(), Arc<StoreError>> {
-    let (sender, receiver) = channel();
-    store.commit(changes, Box::new(move |result| sender.send(result).unwrap()));
-    receiver.recv_timeout(Duration::from_secs(30)).unwrap()
+    let told = hand_over(store, changes);
+    store.hurry();
+    told.recv_timeout(Duration::from_secs(30)).unwrap()
 }
 
 pub fn commit(store: &Store, changes: Vec<Change>) {
