@@ -106,6 +106,7 @@ impl Write {
             report.mark(state);
             deletes = work.leases == 0 && state.is_over();
         }
+        work.deleting = deletes;
         let mut saved = 0;
         changes.push(if deletes {
             Change::Delete { id }
@@ -739,6 +740,7 @@ impl Messages {
         }
         if let Some(work) = self.work(id) {
             work.writing = false;
+            work.deleting = false;
             work.write_after = None;
             if !is_durable {
                 // Nothing is lost and nothing is undone: the same is written again. A report is composed anew, and later: a
@@ -826,7 +828,7 @@ impl Messages {
         change: impl FnOnce(&mut Work) -> Result<Vec<u32>, Refusal>,
     ) -> Result<(), Refusal> {
         let work = self.work(id).ok_or("gone")?;
-        if work.is_over() || work.discarded {
+        if work.is_over() || work.discarded || work.deleting {
             return Err("ended".into());
         }
         let was_ready = work.status() == Status::Ready;
@@ -1219,6 +1221,25 @@ pub(crate) mod tests {
         bench.compose();
         assert_eq!(bench.written(true), "delete");
         assert_eq!(bench.messages.len(), 0);
+    }
+
+    #[test]
+    fn nothing_is_added_to_a_message_that_is_deleted_with_its_report() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Failed(report()));
+        assert_eq!(bench.written(true), "state");
+        bench.compose();
+        let added = Recipient { via: None, ..envelope(1).recipients.remove(0) };
+        let add = |work: &mut Work| Ok(vec![work.add_recipient(added.clone()) as u32]);
+        let refused = bench.with(|messages, cx, fx| messages.change(ID, cx, fx, add));
+        assert_eq!(refused.unwrap_err(), "ended");
+        assert_eq!(bench.written(false), "delete");
+        // The disk has refused it: the message is there, and may have more recipients.
+        bench.with(|messages, cx, fx| messages.change(ID, cx, fx, add)).unwrap();
+        bench.pass(PAUSE);
+        assert_eq!(bench.written(true), "state");
+        assert_eq!(bench.lease().unwrap().recipients[0].index, 1);
     }
 
     #[test]

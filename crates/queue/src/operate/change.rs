@@ -138,8 +138,8 @@ struct Begun {
     watch: Option<Arc<Watch>>,
 }
 
-/// Hears when a change is durable.
-type Durable = oneshot::Receiver<Result<(), Arc<StoreError>>>;
+/// Hears when a change is durable; `None`: there is nothing to write, the change is one of memory alone.
+type Durable = Option<oneshot::Receiver<Result<(), Arc<StoreError>>>>;
 
 impl Queue {
     /// Changes messages, waits up to `wait` for the attempts under way at them, and looks at them again.
@@ -190,8 +190,7 @@ impl Queue {
         change.skipped.extend(unread.into_iter().map(|(id, error)| (id.to_string(), error.to_string())));
         let mut done = Vec::with_capacity(begun.len());
         for (begun, durable) in begun {
-            // Without an answer there was nothing to write: the change is one of memory alone.
-            match durable.await.ok().and_then(Result::err) {
+            match written(durable).await.err() {
                 Some(error) if done.is_empty() && change.changed == 0 => {
                     return Err(OperateError::Store(crate::owned(&error)));
                 }
@@ -245,6 +244,14 @@ impl Inner {
     }
 }
 
+/// Waits until a change is durable. One of which nobody tells is not.
+async fn written(durable: Durable) -> Result<(), Arc<StoreError>> {
+    match durable {
+        Some(durable) => durable.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Closed))),
+        None => Ok(()),
+    }
+}
+
 /// Applies a verb to one message.
 fn begin(
     messages: &mut Messages,
@@ -253,8 +260,8 @@ fn begin(
     cx: &Context<'_>,
     fx: &mut Effects,
 ) -> Result<(Begun, Durable), Refusal> {
-    let (waiter, durable) = oneshot::channel();
     let mut done = None;
+    let mut durable = None;
     let told = verb.told();
     let mut noted = Noted::default();
     messages.change(id, cx, fx, |work| {
@@ -268,7 +275,9 @@ fn begin(
             .collect();
         let watch = (!in_hand.is_empty()).then(|| work.watch(in_hand));
         if work.dirty || work.discarded {
+            let (waiter, answer) = oneshot::channel();
             work.waiters.push(waiter);
+            durable = Some(answer);
         }
         // What an attempt has in hand ends with it, and is told then.
         let is_about = |index: &usize| {
