@@ -483,10 +483,6 @@ impl Messages {
                 self.set_wake(id, Some(cx.now + PAUSE));
                 continue;
             }
-            if self.unread.remove(&id) {
-                // Its places in the lines were passed over meanwhile.
-                self.queue_up(id, cx);
-            }
             self.advance(id, cx, fx);
         }
         self.keeps_warm = false;
@@ -651,6 +647,10 @@ impl Messages {
         if self.is_cold(id) {
             fx.loads.push(id);
             return;
+        }
+        if self.unread.remove(&id) {
+            // Its places in the lines were passed over while it could not be read.
+            self.queue_up(id, cx);
         }
         let Some(work) = self.work(id) else {
             return;
@@ -954,6 +954,7 @@ impl Messages {
     /// A message is not in the queue any more.
     pub(crate) fn forget(&mut self, id: QueueId) {
         self.set_wake(id, None);
+        self.unread.remove(&id);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
             self.memory -= entry.weight();
@@ -1491,6 +1492,21 @@ pub(crate) mod tests {
         });
         assert_eq!(asked, [ID]);
         load(&mut bench, Ok(texts));
+        assert!(bench.lease().is_some());
+    }
+
+    #[test]
+    fn a_message_that_could_not_be_read_in_its_turn_is_in_line_again_when_an_operator_touches_it() {
+        let (mut bench, texts) = cold();
+        is_due(&mut bench);
+        load(&mut bench, Ok(texts.clone()));
+        bench.with(|messages, _, _| messages.entries.get_mut(&ID).unwrap().cool());
+        let source = std::io::Error::from_raw_os_error(5);
+        load(&mut bench, Err(StoreError::Io { what: "reading".to_owned(), source }));
+        assert!(bench.lease().is_none(), "its place in the line is gone");
+        let loaded = Loaded { id: ID, texts: Ok(texts) };
+        bench.with(|messages, _, _| messages.warm(&loaded));
+        bench.change(|_| {});
         assert!(bench.lease().is_some());
     }
 
