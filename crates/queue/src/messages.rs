@@ -353,7 +353,10 @@ impl Messages {
     /// Deletes a message that must not be in the queue: by way of it, so that the deletion is tried until it works.
     pub(crate) fn discard(&mut self, arrival: Arrival, cx: &Context<'_>, fx: &mut Effects) {
         let id = arrival.id;
+        // Not left to the spool before it is marked: its state is the one that the spool has.
+        self.keeps_warm = true;
         self.insert(Arrival { ready: Vec::new(), wake: None, ..arrival }, cx);
+        self.keeps_warm = false;
         if let Some(work) = self.work(id) {
             work.discarded = true;
         }
@@ -1521,6 +1524,19 @@ pub(crate) mod tests {
             "what is in the spool is not written over"
         );
         assert!(!bench.messages.is_cold(ID), "the spool does not know that it is held");
+    }
+
+    #[test]
+    fn what_must_not_be_in_the_queue_is_deleted_however_little_memory_there_is() {
+        let mut bench = Bench::with_message(1);
+        bench.surroundings.schedule = Arc::new(config::Queue { memory: 0, ..config::Queue::default() });
+        let state = MessageState { held: Some("a rule".to_owned()), ..MessageState::fresh(1) }.encode();
+        let meta = envelope(1).encode();
+        bench.with(|messages, cx, fx| {
+            messages.discard(Arrival::new(QueueId(8), &meta, &state, cx).unwrap(), cx, fx);
+        });
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!(bench.messages.len(), 1);
     }
 
     #[test]
