@@ -155,13 +155,16 @@ impl Verb for ChangeEnvelope<'_> {
         }
         let sender = sender.as_ref().filter(|sender| **sender != work.envelope.reverse_path);
         let mut about: Vec<usize> = [&removed[..], &delivered].concat();
-        if let Some(sender) = sender {
-            work.set_sender(sender.clone());
+        if sender.is_some() {
             // Also for those that are being delivered under the old one.
             about = unfinished(work);
         }
         if about.is_empty() && added.is_empty() {
-            return Err("nothing to change: it is so already".into());
+            let reason = sender.map_or("nothing to change: it is so already", |_| NOTHING_WAITS);
+            return Err(reason.into());
+        }
+        if let Some(sender) = sender {
+            work.set_sender(sender.clone());
         }
         for recipient in added {
             about.push(work.add_recipient(recipient));
