@@ -64,7 +64,7 @@ impl Queue {
             removed: ending(EndingKind::Dropped, "removed by an administrator"),
             delivered: ending(EndingKind::Delivered, "marked as delivered by an administrator"),
         };
-        self.change(&[id], wait, &verb).await
+        Ok(self.change(&[id], wait, &verb).await)
     }
 
     /// Sends the recipients that are picked another way, or, without a route, again as the configuration says. They become
@@ -82,7 +82,7 @@ impl Queue {
     ) -> Result<Change, OperateError> {
         let checked = via.map(|via| self.checked_route(via)).transpose().map_err(OperateError::Bad)?;
         let verb = Reroute { pick, via: checked.map(Arc::from), spread };
-        self.change(ids, Duration::ZERO, &verb).await
+        Ok(self.change(ids, Duration::ZERO, &verb).await)
     }
 
     /// A route as it is kept.
@@ -110,7 +110,7 @@ impl Queue {
     ) -> Result<Change, OperateError> {
         let report = self.administrative("replaced when the message was rewritten");
         let replaced = Ending { kind: EndingKind::Replaced, report };
-        self.change(ids, Duration::ZERO, &Rewrite { pick, how, replaced }).await
+        Ok(self.change(ids, Duration::ZERO, &Rewrite { pick, how, replaced }).await)
     }
 }
 
