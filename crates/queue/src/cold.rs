@@ -2,6 +2,7 @@
 //! (`queue.memory`). Here they are read when something does: their time comes, their turn comes, or an operator asks.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use parking_lot::MutexGuard;
@@ -70,7 +71,7 @@ pub(crate) async fn run(
             load = more;
         }
         let loaded = inner.load(ids).await;
-        inner.with(|messages, cx, fx| messages.loaded(loaded, lines, cx, fx));
+        inner.take_in(loaded, &lines);
     }
 }
 
@@ -85,6 +86,24 @@ impl Inner {
             let closed = |id| Loaded { id, texts: Err(Arc::new(StoreError::Closed)) };
             ids.into_iter().map(closed).collect()
         })
+    }
+
+    /// Has everything done that waited for messages and lines. A panic costs the message that it came from, and neither the
+    /// others nor the loader: without it nothing that is cold would ever be delivered.
+    fn take_in(self: &Arc<Self>, loaded: Vec<Loaded>, lines: &[Destination]) {
+        let mut loaded = loaded.into_iter();
+        loop {
+            let left = loaded.len();
+            let take = || self.with(|messages, cx, fx| messages.loaded(loaded.by_ref(), cx, fx));
+            if catch_unwind(AssertUnwindSafe(take)).is_ok() {
+                break;
+            }
+            error!("work on a message that was read from the spool panicked: a fault in this server");
+            if loaded.len() == left {
+                break;
+            }
+        }
+        self.with(|messages, _, _| messages.windows_loaded(lines));
     }
 
     /// Locks the queue with everything at hand that some messages are read with: what is not in memory was loaded. Blocking.

@@ -217,8 +217,11 @@ pub(crate) struct Messages {
     keeps_warm: bool,
     /// Where [`Messages::cool`] goes on.
     hand: QueueId,
-    /// Messages that could not be loaded, and are tried again.
-    unread: BTreeSet<QueueId>,
+    /// Messages that may stand in no line though recipients of theirs are ready: they could not be loaded when it was their
+    /// turn, or work on them panicked. The next time that something is done with them puts that right.
+    passed_over: BTreeSet<QueueId>,
+    /// The message that [`Messages::advance`] works on.
+    advancing: Option<QueueId>,
     /// At most so many places in the lines belong to messages that are not due any more.
     stale: usize,
     /// Whether the spool refused the last outcome. Nothing is leased then: each attempt would end with another one that
@@ -408,7 +411,7 @@ impl Messages {
     ) -> Option<Leased> {
         let id = ready.id;
         let is_cold = self.entries.get(&id)?.is_cold();
-        if is_cold && self.unread.contains(&id) {
+        if is_cold && self.passed_over.contains(&id) {
             // It comes back when it can be read.
             return None;
         }
@@ -465,11 +468,11 @@ impl Messages {
         self.entries.get(&id).is_some_and(|entry| entry.is_cold())
     }
 
-    /// What was to be loaded is there, or cannot be read: what waited for it is done.
+    /// What was to be loaded is there, or cannot be read: what waited for it is done. Takes one after the other, so that
+    /// after a panic the others are left.
     pub(crate) fn loaded(
         &mut self,
-        loaded: Vec<Loaded>,
-        windows: Vec<Destination>,
+        loaded: impl Iterator<Item = Loaded>,
         cx: &Context<'_>,
         fx: &mut Effects,
     ) {
@@ -482,15 +485,26 @@ impl Messages {
             }
             if self.is_cold(id) {
                 // Or it has changed while it was read.
-                self.unread.insert(id);
+                self.passed_over.insert(id);
                 self.set_wake(id, Some(cx.now + PAUSE));
                 continue;
             }
             self.advance(id, cx, fx);
         }
         self.keeps_warm = false;
-        for destination in windows {
-            self.scheduler.window_loaded(&destination);
+    }
+
+    /// The messages in front of these lines are loaded, as far as they can be: the lines go on.
+    pub(crate) fn windows_loaded(&mut self, windows: &[Destination]) {
+        windows.iter().for_each(|destination| self.scheduler.window_loaded(destination));
+    }
+
+    /// What was being done with a message panicked: that is tried again, but not at once.
+    pub(crate) fn after_panic(&mut self, cx: &Context<'_>) {
+        self.keeps_warm = false;
+        if let Some(id) = self.advancing.take() {
+            self.passed_over.insert(id);
+            self.set_wake(id, Some(cx.now + PAUSE));
         }
     }
 
@@ -646,13 +660,18 @@ impl Messages {
 
     /// Does what is to be done next with a message: give up, write, report, queue up, wait.
     pub(crate) fn advance(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
+        self.advancing = Some(id);
+        self.do_next(id, cx, fx);
+        self.advancing = None;
+    }
+
+    fn do_next(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
         let in_doubt = self.doubt.is_some();
         if self.is_cold(id) {
             fx.loads.push(id);
             return;
         }
-        if self.unread.remove(&id) {
-            // Its places in the lines were passed over while it could not be read.
+        if self.passed_over.remove(&id) {
             self.queue_up(id, cx);
         }
         let Some(work) = self.work(id) else {
@@ -957,7 +976,7 @@ impl Messages {
     /// A message is not in the queue any more.
     pub(crate) fn forget(&mut self, id: QueueId) {
         self.set_wake(id, None);
-        self.unread.remove(&id);
+        self.passed_over.remove(&id);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
             self.memory -= entry.weight();
@@ -1459,7 +1478,7 @@ pub(crate) mod tests {
 
     fn load(bench: &mut Bench, texts: Result<Texts, StoreError>) {
         let loaded = Loaded { id: ID, texts: texts.map_err(Arc::new) };
-        bench.with(|messages, cx, fx| messages.loaded(vec![loaded], Vec::new(), cx, fx));
+        bench.with(|messages, cx, fx| messages.loaded([loaded].into_iter(), cx, fx));
     }
 
     #[test]
@@ -1554,7 +1573,9 @@ pub(crate) mod tests {
         assert_eq!(windows.len(), 1);
         assert_eq!(bench.messages.cold_window(&windows[0]).collect::<Vec<_>>(), [ID]);
         let loaded = Loaded { id: ID, texts: Ok(texts) };
-        bench.with(|messages, cx, fx| messages.loaded(vec![loaded], windows, cx, fx));
+        bench.with(|messages, cx, fx| messages.loaded([loaded].into_iter(), cx, fx));
+        assert!(bench.lease().is_none(), "the line waits");
+        bench.with(|messages, _, _| messages.windows_loaded(&windows));
         assert!(bench.lease().is_some());
     }
 
