@@ -21,7 +21,7 @@
 //! | [`scheduler`] | what is due, by destination, fairly; back-off of destinations |
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
-//! | `reports` | reports that are owed |
+//! | `reports`, `owing` | reports that are owed, and whose turn it is |
 //! | `lost` | messages of which the spool has lost the content |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop, edit, reroute, requeue |
 //! | `filter` | which messages they take |
@@ -54,6 +54,7 @@ pub mod message;
 mod messages;
 pub mod metrics;
 pub mod operate;
+mod owing;
 pub mod progress;
 mod reports;
 pub mod retry;
@@ -146,7 +147,7 @@ struct Inner {
     leasable: Notify,
     /// The timer must sleep shorter.
     timer: Arc<Notify>,
-    /// Messages that owe a report.
+    /// Messages whose report is to be composed: as many as there may be at a time.
     reports: mpsc::UnboundedSender<QueueId>,
     /// Messages that must be read from the spool.
     loads: mpsc::UnboundedSender<cold::Load>,
@@ -656,6 +657,9 @@ async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
                 return;
             };
             while run_step(&inner) {
+                if closing.is_cancelled() {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
             let until = inner.messages.lock().timer_sleeps();

@@ -19,6 +19,7 @@ use crate::events::{EventKind, Evidence, Interest, Noted};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
+use crate::owing::Owing;
 use crate::reports::{NewReport, Owed};
 use crate::scheduler::{Event, Ready, Scheduler, Share};
 use crate::spool::{Change, StoreError};
@@ -38,6 +39,10 @@ const BIG_STEP: Duration = Duration::from_secs(3600);
 
 /// For so long: time to put it right before mail is given up for a mistake.
 const DOUBT: Duration = Duration::from_secs(15 * 60);
+
+/// While so many changes of messages are on their way to the spool the timer makes no more: several of the largest groups
+/// that a disk writes at once. Each keeps its message unpacked.
+const MAX_WRITING: usize = 2000;
 
 /// Messages that the hand passes at a time.
 const COOL_STEP: usize = 64;
@@ -222,6 +227,10 @@ pub(crate) struct Messages {
     passed_over: BTreeSet<QueueId>,
     /// The message that [`Messages::advance`] works on.
     advancing: Option<QueueId>,
+    /// Reports that are owed.
+    owing: Owing,
+    /// Changes on their way to the spool.
+    writing: usize,
     /// At most so many places in the lines belong to messages that are not due any more.
     stale: usize,
     /// Whether the spool refused the last outcome. Nothing is leased then: each attempt would end with another one that
@@ -290,9 +299,15 @@ impl Messages {
         is_earlier
     }
 
+    /// Whether so much is being done that the timer begins nothing new.
+    fn is_congested(&self) -> bool {
+        self.writing >= MAX_WRITING
+    }
+
     /// When [`Messages::run`] has something to do.
     fn next_wake(&self) -> Option<SystemTime> {
-        let message = self.timers.first().and_then(|(at, _)| codec::time(*at));
+        let first = self.timers.first().filter(|_| !self.is_congested());
+        let message = first.and_then(|(at, _)| codec::time(*at));
         message.into_iter().chain(self.scheduler.alarm()).min()
     }
 
@@ -486,6 +501,7 @@ impl Messages {
             if self.is_cold(id) {
                 // Or it has changed while it was read.
                 self.passed_over.insert(id);
+                self.end_report(id);
                 self.set_wake(id, Some(cx.now + PAUSE));
                 continue;
             }
@@ -705,26 +721,49 @@ impl Messages {
         }
         if work.dirty || work.report.is_some() || work.is_over() {
             fx.writes.push(Write::of(id, work));
+            self.writing += 1;
             self.stale += usize::from(expired > 0);
             self.refresh(id, cx);
             self.prune();
             return;
         }
-        if !work.discarded && work.wants_report(cx) {
+        let wants_report = !work.discarded && work.wants_report(cx);
+        let has_turn = wants_report && self.owing.has_turn(id);
+        let Some(work) = self.work(id) else {
+            return;
+        };
+        if has_turn {
             work.reporting = true;
             fx.reports.push(id);
         }
+        let is_reporting = work.reporting;
         let due = work.take_due(cx);
-        let wake = if work.reporting { None } else { work.wake(cx) };
+        let wake = if is_reporting { None } else { work.wake(cx) };
         // What would expire now is looked at again, but not at once.
         let wake = wake.map(|wake| if in_doubt { wake.max(cx.now + PAUSE) } else { wake });
-        if work.dirty {
+        let is_written = work.dirty;
+        if is_written {
             fx.writes.push(Write::of(id, work));
         }
         let envelope = work.envelope.clone();
+        self.writing += usize::from(is_written);
         self.push(id, &envelope, due, cx);
         self.set_wake(id, wake);
+        if !is_reporting && !wants_report {
+            self.end_report(id);
+        }
         self.refresh(id, cx);
+    }
+
+    /// A report is made, or none is wanted now: the next message that owes one has its turn.
+    fn end_report(&mut self, id: QueueId) {
+        if !self.owing.leave(id) {
+            return;
+        }
+        while let Some(next) = self.owing.next() {
+            // At once.
+            self.set_wake(next, Some(SystemTime::UNIX_EPOCH));
+        }
     }
 
     /// A change is durable, or was refused. Returns who waits for it.
@@ -737,8 +776,11 @@ impl Messages {
         fx: &mut Effects,
     ) -> Vec<Waiter> {
         let AfterWrite { deletes, saved, was_dirty, settled, waiters, report } = then;
+        self.writing = self.writing.saturating_sub(1);
         let had_report = report.is_some();
-        if !had_report {
+        if had_report {
+            self.end_report(id);
+        } else {
             // Reports are new mail: a full disk refuses that and still takes outcomes.
             self.refused = !is_durable;
         }
@@ -817,6 +859,7 @@ impl Messages {
             Some(_) if work.discarded => {}
             Some(report) => work.report = Some(Box::new(report)),
             None => {
+                self.end_report(id);
                 self.set_wake(id, Some(cx.now + PAUSE));
                 return;
             }
@@ -827,6 +870,10 @@ impl Messages {
     /// Does what is due, for at most so many messages. Returns whether there may be more.
     pub(crate) fn run(&mut self, most: usize, cx: &Context<'_>, fx: &mut Effects) -> bool {
         self.scheduler.run(&cx.sending, cx.now);
+        if self.is_congested() {
+            // The timer is woken when that is over.
+            return false;
+        }
         let now = milliseconds(cx.now);
         for _ in 0..most {
             let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) else {
@@ -977,6 +1024,7 @@ impl Messages {
     pub(crate) fn forget(&mut self, id: QueueId) {
         self.set_wake(id, None);
         self.passed_over.remove(&id);
+        self.end_report(id);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
             self.memory -= entry.weight();
@@ -1029,6 +1077,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::envelope::{Origin, Recipient};
     use crate::message::Report;
+    use crate::owing::AT_A_TIME;
     use crate::reports::NewReport;
     use crate::state::Phase;
     use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
@@ -1288,6 +1337,70 @@ pub(crate) mod tests {
         assert_eq!(bench.written(true), "state");
         bench.compose();
         assert_eq!(bench.written(true), "delete");
+    }
+
+    /// More messages like the first one, with ids that follow.
+    fn insert_more(bench: &mut Bench, count: usize, state: &MessageState) {
+        let (meta, state) = (envelope(1).encode(), state.encode());
+        bench.with(|messages, cx, _| {
+            for id in 1..=count {
+                let arrival = Arrival::new(QueueId(ID.0 + id as u64), &meta, &state, cx).unwrap();
+                messages.insert(arrival, cx);
+            }
+        });
+    }
+
+    #[test]
+    fn some_reports_are_made_at_a_time_however_many_are_owed() {
+        let mut bench = Bench::with_message(1);
+        let mut state = MessageState::fresh(1);
+        state.recipients[0].phase = Phase::Failed { expired: false, report_owed: true };
+        insert_more(&mut bench, AT_A_TIME + 3, &state);
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.reports.len(), AT_A_TIME);
+        let unpacked = bench.messages.entries.values().filter(|entry| entry.work.is_some()).count();
+        assert_eq!(unpacked, AT_A_TIME, "the others wait as they are");
+        // One is composed, and its turn lasts until it is durable.
+        let (id, indices) = (bench.reports[0], vec![0]);
+        let report = NewReport { kind: "failed", recipients: 1, indices, tells_delay: false, message: None };
+        bench.with(|messages, cx, fx| messages.report_composed(id, Some(report), cx, fx));
+        bench.run();
+        assert_eq!(bench.reports.len(), AT_A_TIME);
+        assert_eq!(bench.written(true), "delete");
+        bench.run();
+        assert_eq!(bench.reports.len(), AT_A_TIME + 1);
+        // One cannot be composed, and comes again after the others.
+        let id = bench.reports[1];
+        bench.with(|messages, cx, fx| messages.report_composed(id, None, cx, fx));
+        bench.run();
+        assert_eq!(bench.reports.len(), AT_A_TIME + 2);
+        // One is removed.
+        let id = bench.reports[2];
+        let discard = |work: &mut Work| {
+            work.discard();
+            Ok(Vec::new())
+        };
+        bench.with(|messages, cx, fx| messages.change(id, cx, fx, discard)).unwrap();
+        assert_eq!(bench.written(true), "delete");
+        bench.run();
+        let asked: BTreeSet<QueueId> = bench.reports.iter().copied().collect();
+        assert_eq!((bench.reports.len(), asked.len()), (AT_A_TIME + 3, AT_A_TIME + 3));
+    }
+
+    #[test]
+    fn the_timer_waits_while_many_changes_are_on_their_way() {
+        let mut bench = Bench::with_message(1);
+        insert_more(&mut bench, MAX_WRITING + 500, &MessageState::fresh(1));
+        bench.pass(Duration::from_secs(30 * 24 * 3600));
+        bench.pass(DOUBT);
+        assert!((MAX_WRITING..MAX_WRITING + 10).contains(&bench.writes.len()), "{}", bench.writes.len());
+        assert_eq!(bench.messages.timer_sleeps(), None);
+        for Write { id, then, .. } in std::mem::take(&mut bench.writes) {
+            bench.with(|messages, cx, fx| messages.written(id, then, true, cx, fx));
+        }
+        assert!(bench.messages.must_wake_timer());
+        bench.run();
+        assert!(bench.writes.len() >= 490, "the rest: {}", bench.writes.len());
     }
 
     #[test]
