@@ -150,7 +150,7 @@ struct Inner {
     /// Messages whose report is to be composed: as many as there may be at a time.
     reports: mpsc::UnboundedSender<QueueId>,
     /// Messages that must be read from the spool.
-    loads: mpsc::UnboundedSender<cold::Load>,
+    loads: cold::Loads,
     /// Room for what is on its way to the spool, in KiB.
     backlog: Arc<Semaphore>,
     /// Messages being received.
@@ -273,7 +273,7 @@ impl Queue {
         let (messages, recovery) = restored.finish(found);
         let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
         let (reports, owed) = mpsc::unbounded_channel();
-        let (loads, wanted) = mpsc::unbounded_channel();
+        let (loads, wanted) = cold::loads();
         // Mail goes on without a journal.
         let journal = history::Journal::start(config, clock.clone(), &metrics).unwrap_or_else(|error| {
             error!(%error, "no journal: its thread cannot be started");
@@ -440,10 +440,7 @@ impl Inner {
         if must_wake {
             self.timer.notify_one();
         }
-        for load in cold::Load::of(fx.loads, fx.windows) {
-            // Fails only when the queue is closed.
-            let _ = self.loads.send(load);
-        }
+        self.loads.ask(fx.loads, fx.windows);
         self.events.publish(fx.events);
         for id in fx.reports {
             // Fails only when the queue is closed; a restart finds what is owed.

@@ -44,6 +44,10 @@ const DOUBT: Duration = Duration::from_secs(15 * 60);
 /// that a disk writes at once. Each keeps its message unpacked.
 const MAX_WRITING: usize = 2000;
 
+/// The same while so many cold messages are asked for: several times what is read together. More would be left to the spool
+/// again before it is their turn.
+const MAX_LOADING: usize = 1000;
+
 /// Messages that the hand passes at a time.
 const COOL_STEP: usize = 64;
 
@@ -231,6 +235,8 @@ pub(crate) struct Messages {
     owing: Owing,
     /// Changes on their way to the spool.
     writing: usize,
+    /// Messages that were asked for because something is to be done with them, and are not loaded yet.
+    loading: usize,
     /// At most so many places in the lines belong to messages that are not due any more.
     stale: usize,
     /// Whether the spool refused the last outcome. Nothing is leased then: each attempt would end with another one that
@@ -301,7 +307,7 @@ impl Messages {
 
     /// Whether so much is being done that the timer begins nothing new.
     fn is_congested(&self) -> bool {
-        self.writing >= MAX_WRITING
+        self.writing >= MAX_WRITING || self.loading >= MAX_LOADING
     }
 
     /// When [`Messages::run`] has something to do.
@@ -515,6 +521,11 @@ impl Messages {
         windows.iter().for_each(|destination| self.scheduler.window_loaded(destination));
     }
 
+    /// So many of the messages that were asked for are loaded, as far as they can be.
+    pub(crate) fn asked_loaded(&mut self, asked: usize) {
+        self.loading = self.loading.saturating_sub(asked);
+    }
+
     /// What was being done with a message panicked: that is tried again, but not at once.
     pub(crate) fn after_panic(&mut self, cx: &Context<'_>) {
         self.keeps_warm = false;
@@ -685,6 +696,7 @@ impl Messages {
         let in_doubt = self.doubt.is_some();
         if self.is_cold(id) {
             fx.loads.push(id);
+            self.loading += 1;
             return;
         }
         if self.passed_over.remove(&id) {
@@ -1601,6 +1613,31 @@ pub(crate) mod tests {
         assert!(bench.lease().is_none());
         load(&mut bench, Ok(texts));
         assert_eq!(bench.lease().unwrap().recipients[0].attempts, 1);
+    }
+
+    #[test]
+    fn the_timer_waits_while_many_messages_are_being_loaded() {
+        let mut bench = Bench::with_message(1);
+        let later = Phase::Waiting { next: Some(START + Duration::from_secs(60)) };
+        let mut state = MessageState::fresh(1);
+        state.recipients[0].phase = later;
+        insert_more(&mut bench, MAX_LOADING + 500, &state);
+        bench.messages.entries.values_mut().for_each(|entry| entry.cool());
+        bench.now += Duration::from_secs(60);
+        bench.running += Duration::from_secs(60);
+        let ask = |bench: &mut Bench| {
+            bench.with(|messages, cx, _| {
+                let mut fx = Effects::default();
+                while messages.run(10, cx, &mut fx) {}
+                fx.loads.len()
+            })
+        };
+        let asked = ask(&mut bench);
+        assert!((MAX_LOADING..MAX_LOADING + 10).contains(&asked), "{asked}");
+        assert_eq!((ask(&mut bench), bench.messages.timer_sleeps()), (0, None));
+        bench.messages.asked_loaded(asked);
+        assert!(bench.messages.must_wake_timer());
+        assert_eq!(asked + ask(&mut bench), MAX_LOADING + 500);
     }
 
     #[test]
