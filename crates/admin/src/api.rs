@@ -298,7 +298,7 @@ pub struct AuditEvent {
     pub changed: usize,
     /// Messages that were not.
     pub skipped: usize,
-    /// Why nothing was done.
+    /// Why nothing was done, or what of it is not durable yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

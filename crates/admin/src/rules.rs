@@ -20,7 +20,7 @@ use crate::api::rules::{
 use crate::api::{AuditEvent, Change, ChangeRequest, Filter, ProblemKind};
 use crate::rights::Writer;
 use crate::server::{Answer, App, Failure, Input, answer, bad_filter, blocking, failure};
-use crate::verbs::{checked_wait, selected};
+use crate::verbs::{checked_wait, not_durable, selected};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -79,7 +79,9 @@ async fn add(
         matched: change.map_or(0, |change| change.matched),
         changed: change.map_or(0, |change| change.changed),
         skipped: change.map_or(0, |change| change.skipped.len()),
-        error: added.as_ref().err().map(|failure| failure.1.error.clone()),
+        error: added
+            .as_ref()
+            .map_or_else(|failure| Some(failure.1.error.clone()), |_| change.and_then(not_durable)),
         ..AuditEvent::new(&format!("rule-{}", request.action.as_str()), uid).with_filter(&request.filter)
     };
     app.audit.note(event).await;

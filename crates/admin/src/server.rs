@@ -308,12 +308,8 @@ pub(crate) fn failure(kind: ProblemKind, error: impl Into<String>) -> Failure {
 
 impl From<OperateError> for Failure {
     fn from(error: OperateError) -> Self {
-        match error {
-            OperateError::Store(source) => {
-                failure(ProblemKind::Store, format!("the change could not be written: {source}"))
-            }
-            OperateError::Bad(text) => failure(ProblemKind::BadRequest, text),
-        }
+        let OperateError::Bad(text) = error;
+        failure(ProblemKind::BadRequest, text)
     }
 }
 

@@ -215,9 +215,18 @@ fn with_result(
         matched,
         changed: result.as_ref().map_or(0, |change| change.changed),
         skipped: result.as_ref().map_or(matched, |change| change.skipped.len()),
-        error: result.as_ref().err().map(ToString::to_string),
+        error: match result {
+            Ok(change) => not_durable(change),
+            Err(error) => Some(error.to_string()),
+        },
         ..event
     }
+}
+
+/// What is changed and may be undone by a crash.
+pub(crate) fn not_durable(change: &Change) -> Option<String> {
+    let count = change.not_durable;
+    (count > 0).then(|| format!("{count} changed, but not durable yet: written again until they are"))
 }
 
 /// An option that does nothing is more likely a mistake than meant.
@@ -393,6 +402,17 @@ mod tests {
         assert!(checked_reason(Verb::Fail, Some("a\r\nb")).is_err());
         assert!(checked_reason(Verb::Fail, Some(&"x".repeat(501))).is_err());
         assert_eq!(checked_reason(Verb::Fail, Some(" list was wrong ")).ok(), Some("list was wrong"));
+    }
+
+    #[test]
+    fn the_audit_log_says_what_is_changed_and_not_durable() {
+        let skipped = vec![("01N2K3P4Q5R6S".to_owned(), "not durable yet".to_owned())];
+        let change = Change { matched: 1, not_durable: 1, skipped, ..Change::default() };
+        let event = with_result(AuditEvent::new("drop", 7), "spam", 1, &Ok(change));
+        assert_eq!((event.matched, event.changed, event.skipped), (1, 0, 1));
+        assert!(event.error.is_some_and(|error| error.contains("1 changed, but not durable yet")));
+        let whole = Ok(Change { matched: 1, changed: 1, ..Change::default() });
+        assert_eq!(with_result(AuditEvent::new("drop", 7), "spam", 1, &whole).error, None);
     }
 
     #[test]

@@ -325,6 +325,7 @@ async fn drop_exported(
             let request = ChangeRequest { filter, ..request.clone() };
             let dropped: Changed = client.post("/v1/queue/drop", &request).await?;
             total.change.changed += dropped.change.changed;
+            total.change.not_durable += dropped.change.not_durable;
             total.change.skipped.extend(dropped.change.skipped);
             total.change.in_flight.extend(dropped.change.in_flight);
         }

@@ -2,6 +2,7 @@
 //! (`queue.memory`). Here they are read when something does: their time comes, their turn comes, or an operator asks.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use parking_lot::MutexGuard;
@@ -23,54 +24,117 @@ const TRIES: usize = 8;
 /// Messages that are read together, and then put into the queue together.
 const BATCH: usize = 256;
 
-/// What is to be read.
+/// Lines whose messages in front are read together: about as many messages.
+const LINES: usize = 16;
+
+/// Asks for messages to be read.
 #[derive(Debug)]
-pub(crate) enum Load {
-    /// Messages with which something is to be done.
-    Messages(Vec<QueueId>),
-    /// Those in front of the line of a destination, when it is read.
-    Window(Destination),
+pub(crate) struct Loads {
+    windows: mpsc::UnboundedSender<Destination>,
+    messages: mpsc::UnboundedSender<Vec<QueueId>>,
 }
 
-impl Load {
-    /// What a step of the queue has asked for.
-    pub(crate) fn of(loads: Vec<QueueId>, windows: Vec<Destination>) -> impl Iterator<Item = Self> {
-        let loads = (!loads.is_empty()).then_some(Self::Messages(loads));
-        windows.into_iter().map(Self::Window).chain(loads)
+/// What is asked for. No line waits behind all messages whose time has come, and these do not wait for ever behind lines.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    windows: mpsc::UnboundedReceiver<Destination>,
+    messages: mpsc::UnboundedReceiver<Vec<QueueId>>,
+    /// Whether lines were served last.
+    lines_were_last: bool,
+}
+
+/// What is read together.
+#[derive(Debug, PartialEq, Eq)]
+enum Batch {
+    /// The messages in front of the lines of these destinations.
+    Windows(Vec<Destination>),
+    /// Messages with which something is to be done.
+    Messages(Vec<QueueId>),
+}
+
+/// Both ends.
+pub(crate) fn loads() -> (Loads, Wanted) {
+    let (windows, wanted_windows) = mpsc::unbounded_channel();
+    let (messages, wanted_messages) = mpsc::unbounded_channel();
+    let wanted = Wanted { windows: wanted_windows, messages: wanted_messages, lines_were_last: false };
+    (Loads { windows, messages }, wanted)
+}
+
+impl Loads {
+    /// Asks for what a step of the queue needs. Fails only when the queue is closed.
+    pub(crate) fn ask(&self, messages: Vec<QueueId>, windows: Vec<Destination>) {
+        for destination in windows {
+            let _ = self.windows.send(destination);
+        }
+        if !messages.is_empty() {
+            let _ = self.messages.send(messages);
+        }
+    }
+}
+
+impl Wanted {
+    /// What is to be read next; `None`: nobody asks any more.
+    async fn next(&mut self) -> Option<Batch> {
+        if std::mem::take(&mut self.lines_were_last)
+            && let Ok(ids) = self.messages.try_recv()
+        {
+            return Some(self.messages(ids));
+        }
+        tokio::select! {
+            biased;
+            Some(line) = self.windows.recv() => Some(self.windows(line)),
+            Some(ids) = self.messages.recv() => Some(self.messages(ids)),
+            else => None,
+        }
+    }
+
+    fn windows(&mut self, first: Destination) -> Batch {
+        self.lines_were_last = true;
+        let mut lines = vec![first];
+        while lines.len() < LINES
+            && let Ok(line) = self.windows.try_recv()
+        {
+            lines.push(line);
+        }
+        Batch::Windows(lines)
+    }
+
+    fn messages(&mut self, first: Vec<QueueId>) -> Batch {
+        let mut ids = first;
+        while ids.len() < BATCH
+            && let Ok(more) = self.messages.try_recv()
+        {
+            ids.extend(more);
+        }
+        Batch::Messages(ids)
     }
 }
 
 /// Reads what is asked for, in batches, until the queue is closed.
-pub(crate) async fn run(
-    queue: Weak<Inner>,
-    mut wanted: mpsc::UnboundedReceiver<Load>,
-    closing: CancellationToken,
-) {
+pub(crate) async fn run(queue: Weak<Inner>, mut wanted: Wanted, closing: CancellationToken) {
     loop {
-        let first = tokio::select! {
+        let batch = tokio::select! {
             () = closing.cancelled() => return,
-            first = wanted.recv() => first,
+            batch = wanted.next() => batch,
         };
-        let (Some(mut load), Some(inner)) = (first, queue.upgrade()) else {
+        let (Some(batch), Some(inner)) = (batch, queue.upgrade()) else {
             return;
         };
-        let (mut ids, mut lines) = (Vec::new(), Vec::new());
-        loop {
-            match load {
-                Load::Messages(more) => ids.extend(more),
-                Load::Window(destination) => {
-                    ids.extend(inner.messages.lock().cold_window(&destination));
-                    lines.push(destination);
-                }
+        match batch {
+            Batch::Windows(lines) => {
+                let ids = {
+                    let messages = inner.messages.lock();
+                    lines.iter().flat_map(|line| messages.cold_window(line)).collect()
+                };
+                inner.take_in(inner.load(ids).await);
+                inner.with(|messages, _, _| messages.windows_loaded(&lines));
             }
-            if ids.len() >= BATCH {
-                break;
+            Batch::Messages(ids) => {
+                let asked = ids.len();
+                inner.take_in(inner.load(ids).await);
+                inner.with(|messages, _, _| messages.asked_loaded(asked));
             }
-            let Ok(more) = wanted.try_recv() else { break };
-            load = more;
         }
-        let loaded = inner.load(ids).await;
-        inner.with(|messages, cx, fx| messages.loaded(loaded, lines, cx, fx));
     }
 }
 
@@ -85,6 +149,23 @@ impl Inner {
             let closed = |id| Loaded { id, texts: Err(Arc::new(StoreError::Closed)) };
             ids.into_iter().map(closed).collect()
         })
+    }
+
+    /// Has everything done that waited for messages. A panic costs the message that it came from, and neither the
+    /// others nor the loader: without it nothing that is cold would ever be delivered.
+    fn take_in(self: &Arc<Self>, loaded: Vec<Loaded>) {
+        let mut loaded = loaded.into_iter();
+        loop {
+            let left = loaded.len();
+            let take = || self.with(|messages, cx, fx| messages.loaded(loaded.by_ref(), cx, fx));
+            if catch_unwind(AssertUnwindSafe(take)).is_ok() {
+                break;
+            }
+            error!("work on a message that was read from the spool panicked: a fault in this server");
+            if loaded.len() == left {
+                break;
+            }
+        }
     }
 
     /// Locks the queue with everything at hand that some messages are read with: what is not in memory was loaded. Blocking.
@@ -177,4 +258,33 @@ fn load(spool: &dyn Spool, ids: &[QueueId]) -> Vec<Loaded> {
         Loaded { id: *id, texts: texts.map_err(Arc::new) }
     };
     ids.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(number: usize) -> Destination {
+        Destination(format!("{number}.test").into())
+    }
+
+    fn ids(range: std::ops::Range<u64>) -> Vec<QueueId> {
+        range.map(QueueId).collect()
+    }
+
+    #[tokio::test]
+    async fn a_line_does_not_wait_behind_all_messages_that_are_due_nor_they_behind_all_lines() {
+        let (loads, mut wanted) = loads();
+        loads.ask(ids(0..200), Vec::new());
+        loads.ask(ids(200..400), Vec::new());
+        loads.ask(ids(400..600), Vec::new());
+        assert_eq!(wanted.next().await, Some(Batch::Messages(ids(0..400))));
+        loads.ask(Vec::new(), (0..3 * LINES).map(line).collect());
+        assert_eq!(wanted.next().await, Some(Batch::Windows((0..LINES).map(line).collect())));
+        assert_eq!(wanted.next().await, Some(Batch::Messages(ids(400..600))));
+        assert_eq!(wanted.next().await, Some(Batch::Windows((LINES..2 * LINES).map(line).collect())));
+        assert_eq!(wanted.next().await, Some(Batch::Windows((2 * LINES..3 * LINES).map(line).collect())));
+        drop(loads);
+        assert_eq!(wanted.next().await, None);
+    }
 }

@@ -163,6 +163,8 @@ pub(crate) struct Work {
     pub(crate) leases: usize,
     /// Whether a change is on its way to the disk. There is one at a time, so that they arrive in order.
     pub(crate) writing: bool,
+    /// Whether that change is its deletion: from then on nothing about it can be changed, unless the disk refuses.
+    pub(crate) deleting: bool,
     /// Whether the state has changed since it was last handed to the disk.
     pub(crate) dirty: bool,
     /// When the next write is tried after one that failed.
@@ -366,6 +368,7 @@ impl Work {
             looked,
             leases: 0,
             writing: false,
+            deleting: false,
             dirty: false,
             write_after: None,
             discarded: false,

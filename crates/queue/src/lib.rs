@@ -22,7 +22,7 @@
 //! | [`scheduler`] | what is due, by destination, fairly; back-off of destinations |
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
-//! | `reports` | reports that are owed |
+//! | `reports`, `owing` | reports that are owed, and whose turn it is |
 //! | `lost` | messages of which the spool has lost the content |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop, edit, reroute, requeue |
 //! | `filter` | which messages they take |
@@ -56,6 +56,7 @@ pub mod message;
 mod messages;
 pub mod metrics;
 pub mod operate;
+mod owing;
 pub mod progress;
 mod reports;
 pub mod retry;
@@ -68,7 +69,7 @@ pub mod transfer;
 pub mod upkeep;
 mod watch;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -148,10 +149,10 @@ struct Inner {
     leasable: Notify,
     /// The timer must sleep shorter.
     timer: Arc<Notify>,
-    /// Messages that owe a report.
+    /// Messages whose report is to be composed: as many as there may be at a time.
     reports: mpsc::UnboundedSender<QueueId>,
     /// Messages that must be read from the spool.
-    loads: mpsc::UnboundedSender<cold::Load>,
+    loads: cold::Loads,
     /// Room for what is on its way to the spool, in KiB.
     backlog: Arc<Semaphore>,
     /// Messages being received.
@@ -274,7 +275,7 @@ impl Queue {
         let (messages, recovery) = restored.finish(found);
         let rules = Arc::new(rules::Rules::open(&config.path, clock.clone(), metrics.clone()));
         let (reports, owed) = mpsc::unbounded_channel();
-        let (loads, wanted) = mpsc::unbounded_channel();
+        let (loads, wanted) = cold::loads();
         // Mail goes on without a journal.
         let journal = history::Journal::start(config, clock.clone(), &metrics).unwrap_or_else(|error| {
             error!(%error, "no journal: its thread cannot be started");
@@ -417,7 +418,8 @@ impl Inner {
         }
     }
 
-    /// Works on the messages, then does what follows from it: everything that changes them goes through here.
+    /// Works on the messages, then does what follows from it: everything that changes them goes through here. A panic goes
+    /// on when that is done, as it is about one message and what follows may be about many.
     fn with<R>(
         self: &Arc<Self>,
         work: impl FnOnce(&mut messages::Messages, &messages::Context<'_>, &mut messages::Effects) -> R,
@@ -425,8 +427,13 @@ impl Inner {
         let cx = self.context();
         let mut fx = messages::Effects::default();
         let mut messages = self.messages.lock();
-        messages.watch_clock(&cx);
-        let result = work(&mut messages, &cx, &mut fx);
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            messages.watch_clock(&cx);
+            work(&mut messages, &cx, &mut fx)
+        }));
+        if worked.is_err() {
+            messages.after_panic(&cx);
+        }
         let has_next = messages.has_next();
         let must_wake = messages.must_wake_timer();
         drop(messages);
@@ -436,10 +443,7 @@ impl Inner {
         if must_wake {
             self.timer.notify_one();
         }
-        for load in cold::Load::of(fx.loads, fx.windows) {
-            // Fails only when the queue is closed.
-            let _ = self.loads.send(load);
-        }
+        self.loads.ask(fx.loads, fx.windows);
         self.events.publish(fx.events);
         for id in fx.reports {
             // Fails only when the queue is closed; a restart finds what is owed.
@@ -451,7 +455,7 @@ impl Inner {
         if fx.hurry {
             self.spool.hurry();
         }
-        result
+        worked.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn lease(
@@ -660,6 +664,9 @@ async fn run_timer(queue: Weak<Inner>, closing: CancellationToken) {
                 return;
             };
             while run_step(&inner) {
+                if closing.is_cancelled() {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
             let until = inner.messages.lock().timer_sleeps();
@@ -791,13 +798,13 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_panic_does_not_stop_the_timer() {
-        let dir = tempfile::tempdir().unwrap();
+    /// A queue in a directory, with envelopes of so many octets in memory at most; what it asks, and its clock.
+    fn open(path: &std::path::Path, memory: u64) -> (Queue, Arc<Faulty>, ManualClock) {
         let config = config::Queue {
-            path: dir.path().join("spool"),
+            path: path.join("spool"),
             segment_size: 1024 * 1024,
             min_free_space: 0,
+            memory,
             ..config::Queue::default()
         };
         let sound = TestSurroundings { schedule: Arc::new(config.clone()) };
@@ -805,20 +812,58 @@ mod tests {
         let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_284_325));
         let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
         let queue = Queue::open(&config, surroundings.clone(), Arc::new(clock.clone()), metrics).unwrap().0;
+        (queue, surroundings, clock)
+    }
+
+    /// Lets time pass with the fault in it, until it has been met.
+    async fn meet_the_fault(surroundings: &Faulty, clock: &ManualClock) {
+        surroundings.is_broken.store(true, Ordering::Relaxed);
+        clock.advance(Duration::from_secs(600));
+        while surroundings.panics.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        surroundings.is_broken.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until all these messages are leased at once, as time passes.
+    async fn all_are_leased(queue: &Queue, clock: &ManualClock, ids: &[QueueId]) {
+        let mut leases: Vec<Lease> = Vec::new();
+        while ids.iter().any(|id| leases.iter().all(|lease| lease.id != *id)) {
+            leases.extend(queue.lease_for(&Destination("adatum.test".into())));
+            clock.advance(Duration::from_millis(100));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_does_not_stop_the_timer_nor_harm_what_was_done_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, surroundings, clock) = open(dir.path(), u64::MAX);
         let test = async {
-            accept(&queue).await;
+            let (held, deferred) = (accept(&queue).await, accept(&queue).await);
+            let until = clock.now() + Duration::from_secs(60);
+            queue.hold(&[held], "until then", Some(until), Duration::ZERO).await.unwrap();
             defer(&queue, queue.lease().await).await;
-            surroundings.is_broken.store(true, Ordering::Relaxed);
-            clock.advance(Duration::from_secs(600));
-            while surroundings.panics.load(Ordering::Relaxed) == 0 {
-                tokio::task::yield_now().await;
-            }
-            surroundings.is_broken.store(false, Ordering::Relaxed);
-            let second = accept(&queue).await;
-            defer(&queue, queue.lease().await).await;
-            clock.advance(Duration::from_secs(600));
-            assert_eq!(queue.lease().await.id, second);
+            // The end of the hold comes first, and is to be written; then the other one is due, and that panics.
+            meet_the_fault(&surroundings, &clock).await;
+            all_are_leased(&queue, &clock, &[held, deferred]).await;
         };
-        tokio::time::timeout(Duration::from_secs(60), test).await.unwrap();
+        tokio::time::timeout(PATIENCE, test).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_does_not_stop_the_loader() {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, surroundings, clock) = open(dir.path(), 0);
+        let test = async {
+            let first = accept(&queue).await;
+            defer(&queue, queue.lease().await).await;
+            meet_the_fault(&surroundings, &clock).await;
+            let second = accept(&queue).await;
+            all_are_leased(&queue, &clock, &[first, second]).await;
+        };
+        tokio::time::timeout(PATIENCE, test).await.unwrap();
     }
 }

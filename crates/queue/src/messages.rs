@@ -20,6 +20,7 @@ use crate::events::{EventKind, Evidence, Interest, Noted};
 use crate::lease::LeasedRecipient;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
+use crate::owing::Owing;
 use crate::reports::{NewReport, Owed};
 use crate::scheduler::{Event, Ready, Scheduler, Share};
 use crate::spool::{Change, StoreError};
@@ -39,6 +40,14 @@ const BIG_STEP: Duration = Duration::from_secs(3600);
 
 /// For so long: time to put it right before mail is given up for a mistake.
 const DOUBT: Duration = Duration::from_secs(15 * 60);
+
+/// While so many changes of messages are on their way to the spool the timer makes no more: several of the largest groups
+/// that a disk writes at once. Each keeps its message unpacked.
+const MAX_WRITING: usize = 2000;
+
+/// The same while so many cold messages are asked for: several times what is read together. More would be left to the spool
+/// again before it is their turn.
+const MAX_LOADING: usize = 1000;
 
 /// Messages that the hand passes at a time.
 const COOL_STEP: usize = 64;
@@ -109,6 +118,7 @@ impl Write {
             report.mark(state);
             deletes = work.leases == 0 && state.is_over();
         }
+        work.deleting = deletes;
         let mut saved = 0;
         changes.push(if deletes {
             Change::Delete { id }
@@ -219,8 +229,17 @@ pub(crate) struct Messages {
     keeps_warm: bool,
     /// Where [`Messages::cool`] goes on.
     hand: QueueId,
-    /// Messages that could not be loaded, and are tried again.
-    unread: BTreeSet<QueueId>,
+    /// Messages that may stand in no line though recipients of theirs are ready: they could not be loaded when it was their
+    /// turn, or work on them panicked. The next time that something is done with them puts that right.
+    passed_over: BTreeSet<QueueId>,
+    /// The message that [`Messages::advance`] works on.
+    advancing: Option<QueueId>,
+    /// Reports that are owed.
+    owing: Owing,
+    /// Changes on their way to the spool.
+    writing: usize,
+    /// Messages that were asked for because something is to be done with them, and are not loaded yet.
+    loading: usize,
     /// At most so many places in the lines belong to messages that are not due any more.
     stale: usize,
     /// Whether the spool refused the last outcome. Nothing is leased then: each attempt would end with another one that
@@ -309,9 +328,15 @@ impl Messages {
         is_earlier
     }
 
+    /// Whether so much is being done that the timer begins nothing new.
+    fn is_congested(&self) -> bool {
+        self.writing >= MAX_WRITING || self.loading >= MAX_LOADING
+    }
+
     /// When [`Messages::run`] has something to do.
     fn next_wake(&self) -> Option<SystemTime> {
-        let message = self.timers.first_key_value().and_then(|((at, _), ())| codec::time(at));
+        let first = self.timers.first_key_value().filter(|_| !self.is_congested());
+        let message = first.and_then(|((at, _), ())| codec::time(at));
         message.into_iter().chain(self.scheduler.alarm()).min()
     }
 
@@ -375,7 +400,10 @@ impl Messages {
     /// Deletes a message that must not be in the queue: by way of it, so that the deletion is tried until it works.
     pub(crate) fn discard(&mut self, arrival: Arrival, cx: &Context<'_>, fx: &mut Effects) {
         let id = arrival.id;
+        // Not left to the spool before it is marked: its state is the one that the spool has.
+        self.keeps_warm = true;
         self.insert(Arrival { ready: Vec::new(), wake: None, ..arrival }, cx);
+        self.keeps_warm = false;
         if let Some(work) = self.work(id) {
             work.discarded = true;
         }
@@ -427,7 +455,7 @@ impl Messages {
     ) -> Option<Leased> {
         let id = ready.id;
         let is_cold = self.entries.get(&id)?.is_cold();
-        if is_cold && self.unread.contains(&id) {
+        if is_cold && self.passed_over.contains(&id) {
             // It comes back when it can be read.
             return None;
         }
@@ -489,11 +517,11 @@ impl Messages {
         self.entries.get(&id).is_some_and(|entry| entry.is_cold())
     }
 
-    /// What was to be loaded is there, or cannot be read: what waited for it is done.
+    /// What was to be loaded is there, or cannot be read: what waited for it is done. Takes one after the other, so that
+    /// after a panic the others are left.
     pub(crate) fn loaded(
         &mut self,
-        loaded: Vec<Loaded>,
-        windows: Vec<Destination>,
+        loaded: impl Iterator<Item = Loaded>,
         cx: &Context<'_>,
         fx: &mut Effects,
     ) {
@@ -506,19 +534,32 @@ impl Messages {
             }
             if self.is_cold(id) {
                 // Or it has changed while it was read.
-                self.unread.insert(id);
+                self.passed_over.insert(id);
+                self.end_report(id);
                 self.set_wake(id, Some(cx.now + PAUSE));
                 continue;
-            }
-            if self.unread.remove(&id) {
-                // Its places in the lines were passed over meanwhile.
-                self.queue_up(id, cx);
             }
             self.advance(id, cx, fx);
         }
         self.keeps_warm = false;
-        for destination in windows {
-            self.scheduler.window_loaded(&destination);
+    }
+
+    /// The messages in front of these lines are loaded, as far as they can be: the lines go on.
+    pub(crate) fn windows_loaded(&mut self, windows: &[Destination]) {
+        windows.iter().for_each(|destination| self.scheduler.window_loaded(destination));
+    }
+
+    /// So many of the messages that were asked for are loaded, as far as they can be.
+    pub(crate) fn asked_loaded(&mut self, asked: usize) {
+        self.loading = self.loading.saturating_sub(asked);
+    }
+
+    /// What was being done with a message panicked: that is tried again, but not at once.
+    pub(crate) fn after_panic(&mut self, cx: &Context<'_>) {
+        self.keeps_warm = false;
+        if let Some(id) = self.advancing.take() {
+            self.passed_over.insert(id);
+            self.set_wake(id, Some(cx.now + PAUSE));
         }
     }
 
@@ -676,10 +717,20 @@ impl Messages {
 
     /// Does what is to be done next with a message: give up, write, report, queue up, wait.
     pub(crate) fn advance(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
+        self.advancing = Some(id);
+        self.do_next(id, cx, fx);
+        self.advancing = None;
+    }
+
+    fn do_next(&mut self, id: QueueId, cx: &Context<'_>, fx: &mut Effects) {
         let in_doubt = self.doubt.is_some();
         if self.is_cold(id) {
             fx.loads.push(id);
+            self.loading += 1;
             return;
+        }
+        if self.passed_over.remove(&id) {
+            self.queue_up(id, cx);
         }
         let Some(work) = self.work(id) else {
             return;
@@ -713,26 +764,49 @@ impl Messages {
         }
         if work.dirty || work.report.is_some() || work.is_over() {
             fx.writes.push(Write::of(id, work));
+            self.writing += 1;
             self.stale += usize::from(expired > 0);
             self.refresh(id, cx);
             self.prune();
             return;
         }
-        if !work.discarded && work.wants_report(cx) {
+        let wants_report = !work.discarded && work.wants_report(cx);
+        let has_turn = wants_report && self.owing.has_turn(id);
+        let Some(work) = self.work(id) else {
+            return;
+        };
+        if has_turn {
             work.reporting = true;
             fx.reports.push(id);
         }
+        let is_reporting = work.reporting;
         let due = work.take_due(cx);
-        let wake = if work.reporting { None } else { work.wake(cx) };
+        let wake = if is_reporting { None } else { work.wake(cx) };
         // What would expire now is looked at again, but not at once.
         let wake = wake.map(|wake| if in_doubt { wake.max(cx.now + PAUSE) } else { wake });
-        if work.dirty {
+        let is_written = work.dirty;
+        if is_written {
             fx.writes.push(Write::of(id, work));
         }
         let envelope = work.envelope.clone();
+        self.writing += usize::from(is_written);
         self.push(id, &envelope, due, cx);
         self.set_wake(id, wake);
+        if !is_reporting && !wants_report {
+            self.end_report(id);
+        }
         self.refresh(id, cx);
+    }
+
+    /// A report is made, or none is wanted now: the next message that owes one has its turn.
+    fn end_report(&mut self, id: QueueId) {
+        if !self.owing.leave(id) {
+            return;
+        }
+        while let Some(next) = self.owing.next() {
+            // At once.
+            self.set_wake(next, Some(SystemTime::UNIX_EPOCH));
+        }
     }
 
     /// A change is durable, or was refused. Returns who waits for it.
@@ -745,8 +819,11 @@ impl Messages {
         fx: &mut Effects,
     ) -> Vec<Waiter> {
         let AfterWrite { deletes, saved, was_dirty, settled, waiters, report } = then;
+        self.writing = self.writing.saturating_sub(1);
         let had_report = report.is_some();
-        if !had_report {
+        if had_report {
+            self.end_report(id);
+        } else {
             // Reports are new mail: a full disk refuses that and still takes outcomes.
             self.refused = !is_durable;
         }
@@ -770,6 +847,7 @@ impl Messages {
         }
         if let Some(work) = self.work(id) {
             work.writing = false;
+            work.deleting = false;
             work.write_after = None;
             if !is_durable {
                 // Nothing is lost and nothing is undone: the same is written again. A report is composed anew, and later: a
@@ -824,6 +902,7 @@ impl Messages {
             Some(_) if work.discarded => {}
             Some(report) => work.report = Some(Box::new(report)),
             None => {
+                self.end_report(id);
                 self.set_wake(id, Some(cx.now + PAUSE));
                 return;
             }
@@ -834,6 +913,10 @@ impl Messages {
     /// Does what is due, for at most so many messages. Returns whether there may be more.
     pub(crate) fn run(&mut self, most: usize, cx: &Context<'_>, fx: &mut Effects) -> bool {
         self.scheduler.run(&cx.sending, cx.now);
+        if self.is_congested() {
+            // The timer is woken when that is over.
+            return false;
+        }
         let now = milliseconds(cx.now);
         for _ in 0..most {
             let is_due = self.timers.first_key_value().is_some_and(|((at, _), ())| at <= now);
@@ -857,7 +940,7 @@ impl Messages {
         change: impl FnOnce(&mut Work) -> Result<Vec<u32>, Refusal>,
     ) -> Result<(), Refusal> {
         let work = self.work(id).ok_or("gone")?;
-        if work.is_over() || work.discarded {
+        if work.is_over() || work.discarded || work.deleting {
             return Err("ended".into());
         }
         let was_ready = work.status() == Status::Ready;
@@ -986,6 +1069,8 @@ impl Messages {
     /// A message is not in the queue any more.
     pub(crate) fn forget(&mut self, id: QueueId) {
         self.set_wake(id, None);
+        self.passed_over.remove(&id);
+        self.end_report(id);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
             self.memory.subtract(&entry);
@@ -1038,6 +1123,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::envelope::{Origin, Recipient};
     use crate::message::Report;
+    use crate::owing::AT_A_TIME;
     use crate::reports::NewReport;
     use crate::state::Phase;
     use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
@@ -1260,6 +1346,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn nothing_is_added_to_a_message_that_is_deleted_with_its_report() {
+        let mut bench = Bench::with_message(1);
+        let leased = bench.lease().unwrap();
+        bench.settle(leased, &Outcome::Failed(report()));
+        assert_eq!(bench.written(true), "state");
+        bench.compose();
+        let added = Recipient { via: None, ..envelope(1).recipients.remove(0) };
+        let add = |work: &mut Work| Ok(vec![work.add_recipient(added.clone()) as u32]);
+        let refused = bench.with(|messages, cx, fx| messages.change(ID, cx, fx, add));
+        assert_eq!(refused.unwrap_err(), "ended");
+        assert_eq!(bench.written(false), "delete");
+        // The disk has refused it: the message is there, and may have more recipients.
+        bench.with(|messages, cx, fx| messages.change(ID, cx, fx, add)).unwrap();
+        bench.pass(PAUSE);
+        assert_eq!(bench.written(true), "state");
+        assert_eq!(bench.lease().unwrap().recipients[0].index, 1);
+    }
+
+    #[test]
     fn changes_of_one_message_go_to_the_spool_one_after_the_other() {
         let mut bench = Bench::with_message(150);
         let (first, second) = (bench.lease().unwrap(), bench.lease().unwrap());
@@ -1300,6 +1405,70 @@ pub(crate) mod tests {
         assert_eq!(bench.written(true), "state");
         bench.compose();
         assert_eq!(bench.written(true), "delete");
+    }
+
+    /// More messages like the first one, with ids that follow.
+    fn insert_more(bench: &mut Bench, count: usize, state: &MessageState) {
+        let (meta, state) = (envelope(1).encode(), state.encode());
+        bench.with(|messages, cx, _| {
+            for id in 1..=count {
+                let arrival = Arrival::new(QueueId(ID.0 + id as u64), &meta, &state, cx).unwrap();
+                messages.insert(arrival, cx);
+            }
+        });
+    }
+
+    #[test]
+    fn some_reports_are_made_at_a_time_however_many_are_owed() {
+        let mut bench = Bench::with_message(1);
+        let mut state = MessageState::fresh(1);
+        state.recipients[0].phase = Phase::Failed { expired: false, report_owed: true };
+        insert_more(&mut bench, AT_A_TIME + 3, &state);
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.reports.len(), AT_A_TIME);
+        let unpacked = bench.messages.entries.values().filter(|entry| entry.work.is_some()).count();
+        assert_eq!(unpacked, AT_A_TIME, "the others wait as they are");
+        // One is composed, and its turn lasts until it is durable.
+        let (id, indices) = (bench.reports[0], vec![0]);
+        let report = NewReport { kind: "failed", recipients: 1, indices, tells_delay: false, message: None };
+        bench.with(|messages, cx, fx| messages.report_composed(id, Some(report), cx, fx));
+        bench.run();
+        assert_eq!(bench.reports.len(), AT_A_TIME);
+        assert_eq!(bench.written(true), "delete");
+        bench.run();
+        assert_eq!(bench.reports.len(), AT_A_TIME + 1);
+        // One cannot be composed, and comes again after the others.
+        let id = bench.reports[1];
+        bench.with(|messages, cx, fx| messages.report_composed(id, None, cx, fx));
+        bench.run();
+        assert_eq!(bench.reports.len(), AT_A_TIME + 2);
+        // One is removed.
+        let id = bench.reports[2];
+        let discard = |work: &mut Work| {
+            work.discard();
+            Ok(Vec::new())
+        };
+        bench.with(|messages, cx, fx| messages.change(id, cx, fx, discard)).unwrap();
+        assert_eq!(bench.written(true), "delete");
+        bench.run();
+        let asked: BTreeSet<QueueId> = bench.reports.iter().copied().collect();
+        assert_eq!((bench.reports.len(), asked.len()), (AT_A_TIME + 3, AT_A_TIME + 3));
+    }
+
+    #[test]
+    fn the_timer_waits_while_many_changes_are_on_their_way() {
+        let mut bench = Bench::with_message(1);
+        insert_more(&mut bench, MAX_WRITING + 500, &MessageState::fresh(1));
+        bench.pass(Duration::from_secs(30 * 24 * 3600));
+        bench.pass(DOUBT);
+        assert!((MAX_WRITING..MAX_WRITING + 10).contains(&bench.writes.len()), "{}", bench.writes.len());
+        assert_eq!(bench.messages.timer_sleeps(), None);
+        for Write { id, then, .. } in std::mem::take(&mut bench.writes) {
+            bench.with(|messages, cx, fx| messages.written(id, then, true, cx, fx));
+        }
+        assert!(bench.messages.must_wake_timer());
+        bench.run();
+        assert!(bench.writes.len() >= 490, "the rest: {}", bench.writes.len());
     }
 
     #[test]
@@ -1490,7 +1659,7 @@ pub(crate) mod tests {
 
     fn load(bench: &mut Bench, texts: Result<Texts, StoreError>) {
         let loaded = Loaded { id: ID, texts: texts.map_err(Arc::new) };
-        bench.with(|messages, cx, fx| messages.loaded(vec![loaded], Vec::new(), cx, fx));
+        bench.with(|messages, cx, fx| messages.loaded([loaded].into_iter(), cx, fx));
     }
 
     #[test]
@@ -1501,6 +1670,31 @@ pub(crate) mod tests {
         load(&mut bench, Ok(texts));
         assert!(!bench.messages.has_cold());
         assert_eq!(bench.lease().unwrap().recipients[0].attempts, 1);
+    }
+
+    #[test]
+    fn the_timer_waits_while_many_messages_are_being_loaded() {
+        let mut bench = Bench::with_message(1);
+        let later = Phase::Waiting { next: Some(START + Duration::from_secs(60)) };
+        let mut state = MessageState::fresh(1);
+        state.recipients[0].phase = later;
+        insert_more(&mut bench, MAX_LOADING + 500, &state);
+        bench.messages.entries.iter_mut().for_each(|(_, entry)| entry.cool());
+        bench.now += Duration::from_secs(60);
+        bench.running += Duration::from_secs(60);
+        let ask = |bench: &mut Bench| {
+            bench.with(|messages, cx, _| {
+                let mut fx = Effects::default();
+                while messages.run(10, cx, &mut fx) {}
+                fx.loads.len()
+            })
+        };
+        let asked = ask(&mut bench);
+        assert!((MAX_LOADING..MAX_LOADING + 10).contains(&asked), "{asked}");
+        assert_eq!((ask(&mut bench), bench.messages.timer_sleeps()), (0, None));
+        bench.messages.asked_loaded(asked);
+        assert!(bench.messages.must_wake_timer());
+        assert_eq!(asked + ask(&mut bench), MAX_LOADING + 500);
     }
 
     #[test]
@@ -1533,6 +1727,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_message_that_could_not_be_read_in_its_turn_is_in_line_again_when_an_operator_touches_it() {
+        let (mut bench, texts) = cold();
+        is_due(&mut bench);
+        load(&mut bench, Ok(texts.clone()));
+        bench.with(|messages, _, _| messages.entries.get_mut(&ID).unwrap().cool());
+        let source = std::io::Error::from_raw_os_error(5);
+        load(&mut bench, Err(StoreError::Io { what: "reading".to_owned(), source }));
+        assert!(bench.lease().is_none(), "its place in the line is gone");
+        let loaded = Loaded { id: ID, texts: Ok(texts) };
+        bench.with(|messages, _, _| messages.warm(&loaded));
+        bench.change(|_| {});
+        assert!(bench.lease().is_some());
+    }
+
+    #[test]
     fn a_message_whose_record_is_damaged_is_held_and_counted() {
         let (mut bench, _) = cold();
         is_due(&mut bench);
@@ -1544,6 +1753,19 @@ pub(crate) mod tests {
         );
         assert!(!bench.messages.is_cold(ID), "the spool does not know that it is held");
         assert!(!bench.messages.has_cold());
+    }
+
+    #[test]
+    fn what_must_not_be_in_the_queue_is_deleted_however_little_memory_there_is() {
+        let mut bench = Bench::with_message(1);
+        bench.surroundings.schedule = Arc::new(config::Queue { memory: 0, ..config::Queue::default() });
+        let state = MessageState { held: Some("a rule".to_owned()), ..MessageState::fresh(1) }.encode();
+        let meta = envelope(1).encode();
+        bench.with(|messages, cx, fx| {
+            messages.discard(Arrival::new(QueueId(8), &meta, &state, cx).unwrap(), cx, fx);
+        });
+        assert_eq!(bench.written(true), "delete");
+        assert_eq!(bench.messages.len(), 1);
     }
 
     #[test]
@@ -1566,7 +1788,9 @@ pub(crate) mod tests {
         assert_eq!(windows.len(), 1);
         assert_eq!(bench.messages.cold_window(&windows[0]).collect::<Vec<_>>(), [ID]);
         let loaded = Loaded { id: ID, texts: Ok(texts) };
-        bench.with(|messages, cx, fx| messages.loaded(vec![loaded], windows, cx, fx));
+        bench.with(|messages, cx, fx| messages.loaded([loaded].into_iter(), cx, fx));
+        assert!(bench.lease().is_none(), "the line waits");
+        bench.with(|messages, _, _| messages.windows_loaded(&windows));
         assert!(bench.lease().is_some());
     }
 

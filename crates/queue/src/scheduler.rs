@@ -44,6 +44,11 @@ fn places(indices: Vec<u32>) -> Places {
     if indices == [0] { None } else { Some(Box::new(indices)) }
 }
 
+/// The indices themselves.
+fn in_envelope(places: &Places) -> &[u32] {
+    places.as_deref().map_or(&[0], Vec::as_slice)
+}
+
 impl Ready {
     pub(crate) fn new(id: QueueId, indices: Vec<u32>, share: Share) -> Self {
         Self { id, indices: places(indices), share, turn: 0 }
@@ -55,7 +60,7 @@ impl Ready {
     }
 
     pub(crate) fn indices(&self) -> &[u32] {
-        self.indices.as_deref().map_or(&[0], Vec::as_slice)
+        in_envelope(&self.indices)
     }
 }
 
@@ -193,7 +198,7 @@ impl Line {
             self.turns_at_most = REMEMBERED.max(2 * self.turns.len());
         }
         self.turns.insert(share.sender, turn);
-        self.ready.insert((turn.saturating_add_signed(-forward(share.priority)), id), indices);
+        self.place((turn.saturating_add_signed(-forward(share.priority)), id), indices);
     }
 
     /// Moves the places of messages by so many turns.
@@ -205,8 +210,23 @@ impl Line {
             by.is_none()
         });
         for (turn, id, by, indices) in moved {
-            self.ready.insert((turn.saturating_add_signed(by), id), indices);
+            self.place((turn.saturating_add_signed(by), id), indices);
         }
+    }
+
+    /// Puts recipients at a place. They join those of the same message that stand there already: a message that is brought
+    /// forward may be given a turn twice.
+    fn place(&mut self, place: (u64, QueueId), indices: Places) {
+        let indices = match self.ready.remove(&place) {
+            None => indices,
+            Some(there) => {
+                let mut all = [in_envelope(&there), in_envelope(&indices)].concat();
+                all.sort_unstable();
+                all.dedup();
+                places(all)
+            }
+        };
+        self.ready.insert(place, indices);
     }
 
     /// Takes the message whose turn it is.
@@ -297,7 +317,7 @@ impl Scheduler {
 
     /// Puts recipients at the head of the line: those that did not fit into the lease before.
     pub(crate) fn push_front(&mut self, destination: &Destination, ready: Ready, sending: &config::Outbound) {
-        self.line(destination, sending).ready.insert((ready.turn, ready.id), ready.indices);
+        self.line(destination, sending).place((ready.turn, ready.id), ready.indices);
         self.consider(destination);
     }
 
@@ -325,7 +345,7 @@ impl Scheduler {
         let Some(line) = self.destinations.get_mut(destination) else {
             return false;
         };
-        line.ready.insert((ready.turn, ready.id), ready.indices);
+        line.place((ready.turn, ready.id), ready.indices);
         line.waits = true;
         !std::mem::replace(&mut line.loads, true)
     }
@@ -551,7 +571,7 @@ impl Scheduler {
     /// Drops what stands in a line and is not due any more.
     pub(crate) fn retain(&mut self, mut is_due: impl FnMut(QueueId, &[u32]) -> bool) {
         for line in self.destinations.values_mut() {
-            line.ready.retain(|(_, id), indices| is_due(id, indices.as_deref().map_or(&[0], Vec::as_slice)));
+            line.ready.retain(|(_, id), indices| is_due(id, in_envelope(indices)));
         }
     }
 
@@ -657,6 +677,27 @@ mod tests {
         bench.push("a", 1000);
         bench.push("b", 2);
         assert_eq!(bench.drain(), ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn places_of_one_message_in_the_same_turn_become_one() {
+        for is_loaded_first in [false, true] {
+            let mut bench = Bench::new();
+            let place = |indices| Ready::new(QueueId(1), indices, Share { sender: 1, priority: 1 });
+            bench.scheduler.push(to("a"), place(vec![0, 1, 2]), &bench.sending);
+            let (destination, ready) = bench.scheduler.next().unwrap();
+            // The first recipient is leased, deferred, and due again.
+            let rest = ready.with(vec![1, 2]);
+            if is_loaded_first {
+                bench.scheduler.push(to("a"), place(vec![0]), &bench.sending);
+                bench.scheduler.wait_for_window(&destination, rest);
+                bench.scheduler.window_loaded(&destination);
+            } else {
+                bench.scheduler.push_front(&destination, rest, &bench.sending);
+                bench.scheduler.push(to("a"), place(vec![0]), &bench.sending);
+            }
+            assert_eq!(bench.scheduler.next().unwrap().1.indices(), [0, 1, 2]);
+        }
     }
 
     #[test]

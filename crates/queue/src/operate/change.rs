@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::OperateError;
 use crate::entry::Work;
 use crate::envelope::Envelope;
 use crate::events::{EventKind, Noted};
@@ -36,6 +35,10 @@ pub struct Change {
     pub changed: usize,
     /// Those that are not, with the reason (`in-flight`, `not held`, `delivered meanwhile` ...).
     pub skipped: Vec<(String, String)>,
+    /// Of `skipped`, those that are changed and not yet durable, as the spool refused the change: it is written again until
+    /// that works, and a crash before may undo it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_durable: usize,
     /// Messages with recipients that were being delivered when they were changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<InFlight>,
@@ -138,24 +141,26 @@ struct Begun {
     watch: Option<Arc<Watch>>,
 }
 
-/// Hears when a change is durable.
-type Durable = oneshot::Receiver<Result<(), Arc<StoreError>>>;
+/// Hears when a change is durable; `None`: there is nothing to write, the change is one of memory alone.
+type Durable = Option<oneshot::Receiver<Result<(), Arc<StoreError>>>>;
 
 impl Queue {
     /// Changes messages, waits up to `wait` for the attempts under way at them, and looks at them again.
-    pub(super) async fn change(
-        &self,
-        ids: &[QueueId],
-        wait: Duration,
-        verb: &impl Verb,
-    ) -> Result<Change, OperateError> {
+    pub(super) async fn change(&self, ids: &[QueueId], wait: Duration, verb: &impl Verb) -> Change {
         let deadline = Instant::now() + wait.min(MAX_WAIT);
         let mut change = Change { matched: ids.len(), ..Change::default() };
         let mut open = Vec::new();
-        for step in ids.chunks(STEP) {
-            for begun in self.change_step(step, verb, &mut change).await? {
+        let mut steps = ids.chunks(STEP);
+        while let Some(step) = steps.next() {
+            let (begun, refusal) = self.change_step(step, verb, &mut change).await;
+            for begun in begun {
                 let is_awaited = begun.watch.is_some() && !wait.is_zero();
                 if is_awaited { open.push(begun) } else { self.conclude(begun, verb, &mut change) }
+            }
+            if let Some(error) = refusal {
+                // What is changed and not written stays unpacked in memory.
+                let reason = format!("left alone, as changes cannot be written now: {error}");
+                change.skipped.extend(steps.by_ref().flatten().map(|id| (id.to_string(), reason.clone())));
             }
         }
         loop {
@@ -169,16 +174,16 @@ impl Queue {
             }
         }
         open.into_iter().for_each(|begun| self.conclude(begun, verb, &mut change));
-        Ok(change)
+        change
     }
 
-    /// Changes some messages and waits until that is durable. Returns those that were changed.
+    /// Changes some messages and waits until that is durable. Returns those of which it is, and why it is not of the others.
     async fn change_step(
         &self,
         ids: &[QueueId],
         verb: &impl Verb,
         change: &mut Change,
-    ) -> Result<Vec<Begun>, OperateError> {
+    ) -> (Vec<Begun>, Option<Arc<StoreError>>) {
         let mut begun = Vec::with_capacity(ids.len());
         let on_each = |id: QueueId, messages: &mut Messages, cx: &Context<'_>, fx: &mut Effects| match begin(
             messages, id, verb, cx, fx,
@@ -189,17 +194,18 @@ impl Queue {
         let unread = self.inner.with_each(ids, on_each).await;
         change.skipped.extend(unread.into_iter().map(|(id, error)| (id.to_string(), error.to_string())));
         let mut done = Vec::with_capacity(begun.len());
+        let mut refusal = None;
         for (begun, durable) in begun {
-            // Without an answer there was nothing to write: the change is one of memory alone.
-            match durable.await.ok().and_then(Result::err) {
-                Some(error) if done.is_empty() && change.changed == 0 => {
-                    return Err(OperateError::Store(crate::owned(&error)));
+            match written(durable).await {
+                Ok(()) => done.push(begun),
+                Err(error) => {
+                    change.not_durable += 1;
+                    change.skipped.push((begun.id.to_string(), not_durable(&error)));
+                    refusal = Some(error);
                 }
-                Some(error) => change.skipped.push((begun.id.to_string(), error.to_string())),
-                None => done.push(begun),
             }
         }
-        Ok(done)
+        (done, refusal)
     }
 
     /// Looks at a message again, and counts it.
@@ -245,6 +251,22 @@ impl Inner {
     }
 }
 
+/// Waits until a change is durable. One of which nobody tells is not.
+async fn written(durable: Durable) -> Result<(), Arc<StoreError>> {
+    match durable {
+        Some(durable) => durable.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Closed))),
+        None => Ok(()),
+    }
+}
+
+/// What is said of a message that is changed in memory, and not in the spool.
+fn not_durable(error: &StoreError) -> String {
+    match error {
+        StoreError::Closed => "changed, but the queue was closed before that was durable".to_owned(),
+        error => format!("changed, but not durable yet: it is written again until it is ({error})"),
+    }
+}
+
 /// Applies a verb to one message.
 fn begin(
     messages: &mut Messages,
@@ -253,8 +275,8 @@ fn begin(
     cx: &Context<'_>,
     fx: &mut Effects,
 ) -> Result<(Begun, Durable), Refusal> {
-    let (waiter, durable) = oneshot::channel();
     let mut done = None;
+    let mut durable = None;
     let told = verb.told();
     let mut noted = Noted::default();
     messages.change(id, cx, fx, |work| {
@@ -268,7 +290,9 @@ fn begin(
             .collect();
         let watch = (!in_hand.is_empty()).then(|| work.watch(in_hand));
         if work.dirty || work.discarded {
+            let (waiter, answer) = oneshot::channel();
             work.waiters.push(waiter);
+            durable = Some(answer);
         }
         // What an attempt has in hand ends with it, and is told then.
         let is_about = |index: &usize| {

@@ -69,7 +69,7 @@ impl Queue {
             removed: ending(EndingKind::Dropped, "removed by an administrator"),
             delivered: ending(EndingKind::Delivered, "marked as delivered by an administrator"),
         };
-        self.change(&[id], wait, &verb).await
+        Ok(self.change(&[id], wait, &verb).await)
     }
 
     /// Gives messages another priority. What waits in line is moved forward, or back, by the difference; what is being
@@ -85,7 +85,7 @@ impl Queue {
     ) -> Result<Change, OperateError> {
         let priority = checked_priority(priority).map_err(OperateError::Bad)?;
         let verb = Prioritise { priority, told: format!("priority {priority}") };
-        self.change(ids, wait, &verb).await
+        Ok(self.change(ids, wait, &verb).await)
     }
 
     /// Sends the recipients that are picked another way, or, without a route, again as the configuration says. They become
@@ -103,7 +103,7 @@ impl Queue {
     ) -> Result<Change, OperateError> {
         let checked = via.map(|via| self.checked_route(via)).transpose().map_err(OperateError::Bad)?;
         let verb = Reroute { pick, via: checked.map(Arc::from), spread };
-        self.change(ids, Duration::ZERO, &verb).await
+        Ok(self.change(ids, Duration::ZERO, &verb).await)
     }
 
     /// A route as it is kept.
@@ -131,7 +131,7 @@ impl Queue {
     ) -> Result<Change, OperateError> {
         let report = self.administrative("replaced when the message was rewritten");
         let replaced = Ending { kind: EndingKind::Replaced, report };
-        self.change(ids, Duration::ZERO, &Rewrite { pick, how, replaced }).await
+        Ok(self.change(ids, Duration::ZERO, &Rewrite { pick, how, replaced }).await)
     }
 }
 
@@ -177,18 +177,20 @@ impl Verb for ChangeEnvelope<'_> {
         let sender = sender.as_ref().filter(|sender| **sender != work.envelope.reverse_path);
         let priority = self.edit.priority.filter(|priority| *priority != work.envelope.priority);
         let mut about: Vec<usize> = [&removed[..], &delivered].concat();
+        let is_changed = sender.is_some() || priority.is_some();
+        if is_changed {
+            // Also for those that are being delivered under the old one.
+            about = unfinished(work);
+        }
+        if about.is_empty() && added.is_empty() {
+            let reason = if is_changed { NOTHING_WAITS } else { "nothing to change: it is so already" };
+            return Err(reason.into());
+        }
         if let Some(sender) = sender {
             work.set_sender(sender.clone());
         }
         if let Some(priority) = priority {
             work.set_priority(priority);
-        }
-        if sender.is_some() || priority.is_some() {
-            // Also for those that are being delivered under the old one.
-            about = unfinished(work);
-        }
-        if about.is_empty() && added.is_empty() {
-            return Err("nothing to change: it is so already".into());
         }
         for recipient in added {
             about.push(work.add_recipient(recipient));

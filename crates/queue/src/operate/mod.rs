@@ -29,14 +29,9 @@ pub use verbs::Retry;
 pub(crate) use view::origin;
 pub use view::{MessageView, RecipientView, Summary};
 
-use crate::spool::StoreError;
-
 /// Why a changing verb did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    /// The change could not be made durable.
-    #[error("the change could not be written")]
-    Store(#[source] StoreError),
     /// It makes no sense as it was asked; the text says what would.
     #[error("{0}")]
     Bad(String),

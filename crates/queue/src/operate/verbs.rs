@@ -54,7 +54,7 @@ impl Queue {
         self.check_until(until)?;
         // As the spool keeps it.
         let until = until.and_then(|until| codec::time(codec::milliseconds(until)));
-        self.change(ids, wait, &Hold { reason, until }).await
+        Ok(self.change(ids, wait, &Hold { reason, until }).await)
     }
 
     /// Whether a hold can end then.
@@ -73,7 +73,7 @@ impl Queue {
     /// # Errors
     /// [`OperateError`].
     pub async fn release(&self, ids: &[QueueId]) -> Result<Change, OperateError> {
-        self.change(ids, Duration::ZERO, &Release).await
+        Ok(self.change(ids, Duration::ZERO, &Release).await)
     }
 
     /// Makes waiting recipients due. What is being delivered is left alone: it is being tried.
@@ -83,7 +83,7 @@ impl Queue {
     /// such there are holds.
     pub async fn retry(&self, ids: &[QueueId], how: Retry) -> Result<Change, OperateError> {
         self.check_retry(&how)?;
-        let mut change = self.change(ids, Duration::ZERO, &TryAgain(how)).await?;
+        let mut change = self.change(ids, Duration::ZERO, &TryAgain(how)).await;
         if !how.ignore_breaker {
             change.resting = ids.iter().filter(|id| self.waits_for_a_rest(**id)).count();
         }
@@ -138,7 +138,7 @@ impl Queue {
         wait: Duration,
     ) -> Result<Change, OperateError> {
         let ending = Ending { kind: EndingKind::Failed, report: self.administrative(reason) };
-        self.change(ids, wait, &End { pick, ending }).await
+        Ok(self.change(ids, wait, &End { pick, ending }).await)
     }
 
     /// Ends the recipients that are picked without telling anybody but the journal, which gets the reason; a message without others is removed. Those that are being
@@ -155,7 +155,7 @@ impl Queue {
     ) -> Result<Change, OperateError> {
         let report = self.administrative(reason);
         let ending = Ending { kind: EndingKind::Dropped, report };
-        self.change(ids, wait, &End { pick, ending }).await
+        Ok(self.change(ids, wait, &End { pick, ending }).await)
     }
 
     /// The evidence of what an operator did.

@@ -6,5 +6,6 @@
 #![allow(clippy::duplicate_mod, reason = "the same tests over each store")]
 
 mod disk;
+mod faults;
 mod memory;
 mod world;

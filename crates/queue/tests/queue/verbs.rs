@@ -1,6 +1,7 @@
 //! The verbs that change messages: in flight or not, over a restart, and read back.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use postern_queue::operate::{Edit, InFlight, OperateError, RecipientPick, Requeue, Retry, Sort};
@@ -418,6 +419,20 @@ async fn reports_go_to_the_sender_of_now() {
     settle(&queue, lease(&queue).await, &failed(&world));
     let report = lease(&queue).await;
     assert_eq!(report.recipients[0].address.to_string(), "bill@proseware.test");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_that_is_refused_leaves_the_sender_as_it_was() {
+    let world = World::new();
+    let queue = world.open().await;
+    world.surroundings.reports_fail.store(true, Ordering::Relaxed);
+    let id = accept(&world, &queue, ALICE, &[BOB]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    until(async || states(&queue, id) == pairs(&[(BOB, "failed")])).await;
+    let edit = Edit { sender: Some(ReversePath::Null), ..Edit::default() };
+    let skipped = vec![(id.to_string(), "nothing waits".to_owned())];
+    assert_eq!(queue.edit(id, &edit, NOW).await.unwrap(), Change { skipped, ..changed(1, 0) });
+    assert_eq!(queue.show(id).unwrap().sender, ALICE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

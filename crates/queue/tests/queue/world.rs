@@ -133,7 +133,7 @@ impl Backing for InMemory {
 /// What outlives the queues that are opened in it: their store, their time, what they ask of others.
 pub struct World<B> {
     _dir: tempfile::TempDir,
-    backing: B,
+    pub backing: B,
     pub clock: ManualClock,
     pub surroundings: Arc<TestSurroundings>,
 }
