@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::catalogue::{Catalogue, Place, Segment};
 use super::committer::{Draft, Group, Purpose, is_out_of_space};
-use super::files::{StoredFile, read_exact};
+use super::files::{StoredFile, is_shortage, read_exact};
 use super::job::Job;
 use super::record::{Kind, Record};
 use super::scan::{Bodies, Entry, Item, Scan, scan};
@@ -234,9 +234,17 @@ fn candidates(inner: &Inner, wanted: impl Fn(&Segment) -> bool) -> Vec<(u32, Seg
         .collect()
 }
 
-/// Copies what counts out of a segment and removes it.
+/// Copies what counts out of a segment and removes it. One that cannot be read is kept, and the others do not wait for it:
+/// an error is one of writing, or a shortage that passes.
 fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<(), StoreError> {
-    let file = inner.open_segment(segment.name)?;
+    let file = match inner.open_segment(segment.name) {
+        Err(StoreError::Io { source, .. }) if !is_shortage(&source) => {
+            tracing::error!(segment = number, error = %source, "cannot open a segment");
+            keep_damaged(inner, number);
+            return Ok(());
+        }
+        result => result?,
+    };
     let found = scan(&*file, segment.name, 0, segment.length, Bodies::Skip);
     if !found.is_sound() {
         keep_damaged(inner, number);
@@ -403,8 +411,10 @@ impl<'a> Copier<'a> {
     fn copy_message(&mut self, entry: &Entry, purpose: Purpose) -> Result<bool, StoreError> {
         let header = &entry.header;
         let mut body = vec![0; header.body_length as usize];
-        read_exact(self.file, &mut body, entry.offset + header.body_offset())
-            .map_err(|source| StoreError::Io { what: format!("reading segment {}", self.number), source })?;
+        if let Err(error) = read_exact(self.file, &mut body, entry.offset + header.body_offset()) {
+            tracing::error!(segment = self.number, %error, "cannot read a message");
+            return Ok(false);
+        }
         if crc32c::crc32c(&body) != header.body_crc {
             return Ok(false);
         }

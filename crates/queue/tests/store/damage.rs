@@ -1,10 +1,18 @@
 //! Damage to the log costs what is damaged.
 
 use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use postern_queue::QueueId;
-use postern_queue::store::StoreError;
+use postern_queue::store::files::Access;
+use postern_queue::store::{Store, StoreError};
+use postern_runtime::SystemClock;
 
+use crate::disk::{Call, Disk, Say};
 use crate::support::*;
 
 #[test]
@@ -68,6 +76,86 @@ fn a_segment_with_damage_is_never_removed() {
     assert!(fs::read_dir(directory.path().join("damaged")).unwrap().count() > 0);
     store.collect();
     assert!(first.exists());
+}
+
+/// A disk with a segment that cannot be opened, or not be read at one place.
+#[derive(Debug, Default)]
+struct BadSegment {
+    segment: Mutex<Option<PathBuf>>,
+    /// The place. `None`: it cannot be opened.
+    offset: Mutex<Option<u64>>,
+    /// What the system says.
+    error: i32,
+}
+
+impl BadSegment {
+    fn fail(&self, path: &Path, is_meant: impl FnOnce(Option<u64>) -> bool) -> io::Result<()> {
+        let is_bad = self.segment.lock().as_deref() == Some(path) && is_meant(*self.offset.lock());
+        if is_bad { Err(io::Error::from_raw_os_error(self.error)) } else { Ok(()) }
+    }
+}
+
+impl Say for BadSegment {
+    fn before(&self, _path: &Path, _call: Call<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn before_open(&self, path: &Path, _access: Access) -> io::Result<()> {
+        self.fail(path, |offset| offset.is_none())
+    }
+
+    fn before_read(&self, path: &Path, octets: Range<u64>) -> io::Result<()> {
+        self.fail(path, |offset| offset.is_some_and(|offset| octets.contains(&offset)))
+    }
+}
+
+const EIO: i32 = 5;
+const ENOENT: i32 = 2;
+
+/// A segment from which a message must be copied is bad, at an offset from its end or as a whole.
+fn other_segments_go(from_end: Option<u64>, error: i32) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = postern_config::Queue { segment_size: 40_000, ..config(directory.path()) };
+    let disk = Arc::new(BadSegment { error, ..BadSegment::default() });
+    let open = || {
+        let files = Arc::new(Disk(Arc::clone(&disk)));
+        Store::open_with(&config, files, Arc::new(SystemClock), tuning()).unwrap()
+    };
+    let (store, _) = open();
+    let mut ending: Vec<QueueId> = (0..2).map(|_| put(&store, 14_000)).collect();
+    let kept = put(&store, 9000);
+    ending.extend((0..6).map(|_| put(&store, 14_000)));
+    // So that no segment is open any more.
+    store.close();
+    let all = segments(directory.path());
+    let (store, _) = open();
+    *disk.offset.lock() = from_end.map(|from_end| fs::metadata(&all[0]).unwrap().len() - from_end);
+    *disk.segment.lock() = Some(all[0].clone());
+    ending.iter().for_each(|id| delete(&store, *id));
+    eventually("removing the other segments", || {
+        store.collect();
+        all[1..].iter().all(|path| !path.exists())
+    });
+    store.compact(&mut listen).unwrap();
+    assert!(all[0].exists());
+    *disk.segment.lock() = None;
+    assert_eq!(read(&store, kept).unwrap(), content(kept, 9000));
+    store.close();
+    // The next start finds it well, and empties it.
+    let (store, found) = open();
+    assert_eq!((ids(&found), found.damaged), (vec![kept], 0));
+    eventually("emptying it", || {
+        store.collect();
+        !all[0].exists()
+    });
+    assert_eq!(read(&store, kept).unwrap(), content(kept, 9000));
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_or_opened_does_not_keep_the_others_from_going() {
+    other_segments_go(Some(4500), EIO);
+    other_segments_go(None, EIO);
+    other_segments_go(None, ENOENT);
 }
 
 #[test]
