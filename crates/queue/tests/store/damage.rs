@@ -158,6 +158,49 @@ fn a_segment_that_cannot_be_read_or_opened_does_not_keep_the_others_from_going()
     other_segments_go(None, ENOENT);
 }
 
+/// Makes a record of a message unreadable while the store is in use, touches the message, and writes the index anew.
+fn index_outlives(break_it: impl Fn(&BadSegment, &Path, u64), heal: impl Fn(&BadSegment, &Path, u64)) {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(BadSegment { error: EIO, ..BadSegment::default() });
+    let open = || open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
+    let (store, _) = open();
+    let messages: Vec<QueueId> = (0..20).map(|_| put(&store, 1000)).collect();
+    eventually("rows of all", || store.status().index.rows == 20);
+    let segment = segments(directory.path()).remove(0);
+    let text = envelope(messages[3]);
+    let octets = fs::read(&segment).unwrap();
+    let at = octets.windows(text.len()).position(|piece| piece == text).unwrap() as u64;
+    break_it(&disk, &segment, at);
+
+    commit(&store, vec![state(messages[3], "tried")]);
+    put(&store, 100);
+    eventually("a round", || store.status().index.rows == 21 || store.index_lost().is_some());
+    assert_eq!(store.index_lost(), None);
+    assert_eq!(store.rebuild_index(&mut listen).unwrap(), 21);
+    store.close();
+    let (store, found) = open();
+    assert_eq!((ids(&found).len(), found.damaged, found.index_rebuilt), (21, 1, None));
+    assert!(found.messages[3].meta.is_empty());
+    store.close();
+
+    heal(&disk, &segment, at);
+    let (_, found) = open();
+    assert_eq!((found.damaged, found.index_rebuilt.as_deref()), (0, None));
+    assert_eq!(found.messages[3].meta, text);
+    assert_eq!(state_of(&found, messages[3]).as_deref(), Some("tried"));
+}
+
+#[test]
+fn a_message_that_cannot_be_read_does_not_cost_the_index() {
+    let flip = |_: &BadSegment, segment: &Path, at: u64| flip(segment, at as usize);
+    index_outlives(flip, flip);
+    let break_it = |disk: &BadSegment, segment: &Path, at| {
+        *disk.offset.lock() = Some(at);
+        *disk.segment.lock() = Some(segment.to_owned());
+    };
+    index_outlives(break_it, |disk, _, _| *disk.segment.lock() = None);
+}
+
 #[test]
 fn foreign_files_in_the_log_are_left_alone() {
     let directory = tempfile::tempdir().unwrap();
