@@ -15,6 +15,7 @@
 //! | who changes messages? | `verbs` |
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
+//! | what if whoever asked hangs up? | `changes` |
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
 //! | how does a message move to another machine? | `import` |
@@ -42,6 +43,7 @@ use postern_smtp::{Address, ReversePath};
 
 pub mod api;
 mod audit;
+mod changes;
 pub mod client;
 pub mod explain;
 pub mod health;
