@@ -237,18 +237,21 @@ async fn restore(
     };
     let audit = app.audit;
     let change = async move {
-        let result = queue.restore(id, given).await;
+        let result = queue.restore(id, given).await.map_err(|error| not_restored(&error));
+        // Before anything else: it must not come in twice.
+        let noted = match &result {
+            Ok(_) => import::note(importing, was.clone()).await,
+            Err(failure) => Err(failure.clone()),
+        };
         let event = AuditEvent {
             object: result.as_ref().ok().map(ToString::to_string),
             changed: usize::from(result.is_ok()),
             skipped: usize::from(result.is_err()),
-            error: result.as_ref().err().map(ToString::to_string),
+            error: noted.as_ref().err().map(|failure| failure.1.error.clone()),
             ..event
         };
         audit.note(event).await;
-        let restored = result.map_err(|error| not_restored(&error))?;
-        import::note(importing, was.clone()).await?;
-        Ok::<_, Failure>(Restored { id: restored.to_string(), was })
+        noted.and(result).map(|restored| Restored { id: restored.to_string(), was })
     };
     answer(app.changes.make(change).await??)
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use postern_admin::api::Versioned;
 use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
-use postern_admin::api::store::{self, CheckRequest, Event};
+use postern_admin::api::store::{self, CheckRequest, Event, RestoreRequest, Restored};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -780,6 +780,48 @@ async fn a_change_that_the_end_of_the_server_breaks_off_is_in_the_audit_log() {
     let _folder = running.stop().await;
     let line = std::fs::read_to_string(file).unwrap();
     assert!(line.contains(r#""verb":"hold""#) && line.contains("the server stopped"), "{line}");
+}
+
+/// Reads a pipe in the end, so that a test that fails does not wait for a writer for ever.
+struct Reader(PathBuf);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // To read and write: this waits for nobody.
+        let _ = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_back_is_noted_as_taken_before_anything_else() {
+    let running = Running::start().await;
+    let spool = running.shared.config.load().queue.path.clone();
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    // As if the segment had been set aside.
+    let segment = std::fs::read_dir(spool.join("log")).unwrap().next().unwrap().unwrap();
+    let name = segment.file_name().into_string().unwrap();
+    std::fs::create_dir(spool.join("damaged")).unwrap();
+    let piece = format!("{}-0", name.strip_suffix(".log").unwrap());
+    std::fs::copy(segment.path(), spool.join("damaged").join(piece)).unwrap();
+    let drop = ChangeRequest { filter: by_id(id), reason: Some("x".into()), ..ChangeRequest::default() };
+    assert_eq!(running.change("drop", &drop).await.unwrap().change.changed, 1);
+
+    // Whoever writes the line of the audit log waits for a reader.
+    let audit = spool.join("audit.jsonl");
+    std::fs::remove_file(&audit).unwrap();
+    assert!(Command::new("mkfifo").arg(&audit).status().unwrap().success());
+    let _reader = Reader(audit.clone());
+    let request = RestoreRequest { id: id.to_string(), ..RestoreRequest::default() };
+    let is_noted = async || {
+        std::fs::read_to_string(spool.join("imported")).is_ok_and(|ids| ids.contains(&id.to_string()))
+    };
+    hang_up(&running, "/v1/store/quarantine/restore", &request, is_noted).await;
+    let line = tokio::task::spawn_blocking(move || std::fs::read_to_string(audit)).await.unwrap().unwrap();
+    assert!(line.contains(r#""verb":"store quarantine restore""#), "{line}");
+    std::fs::remove_file(spool.join("audit.jsonl")).unwrap();
+    let again = running.client.post::<Restored>("/v1/store/quarantine/restore", &request).await;
+    assert!(matches!(again, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::Conflict));
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
