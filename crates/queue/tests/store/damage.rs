@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use postern_queue::QueueId;
 use postern_queue::store::files::Access;
+use postern_queue::store::quarantine::KeptKind;
 use postern_queue::store::{Store, StoreError};
 use postern_runtime::SystemClock;
 
@@ -109,8 +110,13 @@ impl Say for BadSegment {
     }
 }
 
-const EIO: i32 = 5;
 const ENOENT: i32 = 2;
+const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+const EACCES: i32 = 13;
+const EMFILE: i32 = 24;
+const EBADMSG: i32 = 74;
+const EUCLEAN: i32 = 117;
 
 /// A segment from which a message must be copied is bad, at an offset from its end or as a whole.
 fn other_segments_go(from_end: Option<u64>, error: i32) {
@@ -199,6 +205,67 @@ fn a_message_that_cannot_be_read_does_not_cost_the_index() {
         *disk.segment.lock() = Some(segment.to_owned());
     };
     index_outlives(break_it, |disk, _, _| *disk.segment.lock() = None);
+}
+
+/// Opens a spool one of whose segments cannot be opened. The messages in it, and all.
+fn spool_with_bad_segment(disk: &BadSegment, directory: &Path, pick: usize) -> [Vec<QueueId>; 2] {
+    let (store, _) = open(directory);
+    let all: Vec<QueueId> = (0..20).map(|_| put(&store, 900)).collect();
+    store.close();
+    // The whole log is read.
+    fs::remove_dir_all(directory.join("index")).unwrap();
+    let path = segments(directory).remove(pick);
+    let octets = fs::read(&path).unwrap();
+    let is_inside = |id: &QueueId| octets.windows(25).any(|piece| piece == envelope(*id));
+    *disk.segment.lock() = Some(path);
+    [all.iter().copied().filter(is_inside).collect(), all]
+}
+
+#[test]
+fn a_segment_that_the_medium_does_not_give_does_not_keep_the_store_from_opening() {
+    for error in [EIO, EUCLEAN, EBADMSG] {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Arc::new(BadSegment { error, ..BadSegment::default() });
+        let [inside, mut all] = spool_with_bad_segment(&disk, directory.path(), 1);
+        assert!(!inside.is_empty() && inside.len() < all.len());
+        let bad = disk.segment.lock().clone().unwrap();
+        // Neither start may lose it, also not with an index that was completed without it.
+        for _ in 0..2 {
+            let (store, found) = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
+            let readable: Vec<QueueId> = all.iter().copied().filter(|id| !inside.contains(id)).collect();
+            assert_eq!((ids(&found), found.damaged), (readable, 1), "error {error}");
+            all.push(put(&store, 900));
+            let ended = all.remove(0);
+            delete(&store, ended);
+            store.collect();
+            assert_eq!(store.quarantine().unwrap()[0].kind, KeptKind::UnreadableSegment);
+            store.close();
+            assert!(bad.exists());
+        }
+        *disk.segment.lock() = None;
+        for is_known_sound in [false, true] {
+            let (store, found) = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
+            assert_eq!((ids(&found), found.damaged), (all.clone(), 0), "error {error}");
+            assert_eq!(store.quarantine().unwrap().is_empty(), is_known_sound);
+            store.close();
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_somebody_can_set_right_or_the_newest_is_not_passed_over() {
+    for (error, newest) in [(EACCES, false), (EMFILE, false), (ENOMEM, false), (EIO, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Arc::new(BadSegment { error, ..BadSegment::default() });
+        let pick = if newest { 2 } else { 1 };
+        let [_, all] = spool_with_bad_segment(&disk, directory.path(), pick);
+        assert_eq!(segments(directory.path()).len(), 3);
+        let refused = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap_err().to_string();
+        let path = disk.segment.lock().take().unwrap();
+        assert!(refused.contains(&*path.to_string_lossy()), "{refused}");
+        let (_, found) = open_on(directory.path(), Arc::new(Disk(Arc::clone(&disk)))).unwrap();
+        assert_eq!((ids(&found), found.damaged), (all, 0), "error {error}");
+    }
 }
 
 #[test]
