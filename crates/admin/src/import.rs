@@ -11,7 +11,8 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use postern_queue::transfer::{Transfer, TransferError};
-use postern_queue::{AcceptError, Queue};
+use postern_queue::{AcceptError, Envelope, Incoming, Queue};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use crate::api::ProblemKind;
@@ -67,13 +68,46 @@ pub(crate) type Importing = Arc<tokio::sync::Mutex<Imported>>;
 /// What became of a message: its id, and why it was skipped.
 pub(crate) type Taken = (String, Option<String>);
 
-/// Takes a message into the queue by its normal way in.
-pub(crate) async fn take(
+/// A message that has come whole, or is not wanted.
+pub(crate) struct Received {
+    id: String,
+    what: What,
+}
+
+enum What {
+    /// Why it is not taken.
+    Skipped(String),
+    /// On its way in, while no other one may come in.
+    Whole { incoming: Box<Incoming>, envelope: Box<Envelope>, imported: OwnedMutexGuard<Imported> },
+}
+
+impl Received {
+    /// Its id in the other queue.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Takes it into the queue and notes its id.
+    pub(crate) async fn take(self) -> Result<Taken, Failure> {
+        match self.what {
+            What::Skipped(reason) => Ok((self.id, Some(reason))),
+            What::Whole { incoming, envelope, imported } => {
+                let id =
+                    incoming.commit(*envelope, Vec::new()).await.map_err(|error| not_accepted(&error))?;
+                note(imported, id.to_string()).await?;
+                Ok((id.to_string(), None))
+            }
+        }
+    }
+}
+
+/// Receives a message by the queue's normal way in, up to its last octet.
+pub(crate) async fn receive(
     queue: &Queue,
     importing: &Importing,
     max_size: u64,
     body: Body,
-) -> Result<Taken, Failure> {
+) -> Result<Received, Failure> {
     let mut reader = Reader { body, left: Bytes::new() };
     let transfer: Transfer = serde_json::from_slice(&reader.line().await?)
         .map_err(|error| bad(format!("the first line: {error}")))?;
@@ -88,16 +122,16 @@ pub(crate) async fn take(
         known.map(|known| (known, imported))
     })
     .await?;
-    let skipped = |reason: &str| Ok((transfer.id.clone(), Some(reason.to_owned())));
+    let skipped = |reason: &str| Received { id: transfer.id.clone(), what: What::Skipped(reason.to_owned()) };
     if known {
         reader.drain(max_size).await?;
-        return skipped("already imported");
+        return Ok(skipped("already imported"));
     }
     let (mut incoming, envelope) = match queue.incoming_transfer(&transfer) {
         Ok(begun) => begun,
         Err(error @ (TransferError::Present | TransferError::Over)) => {
             reader.drain(max_size).await?;
-            return skipped(&error.to_string());
+            return Ok(skipped(&error.to_string()));
         }
         Err(TransferError::Bad(text)) => return Err(bad(format!("message {}: {text}", transfer.id))),
         Err(TransferError::Accept(error)) => return Err(not_accepted(&error)),
@@ -117,11 +151,17 @@ pub(crate) async fn take(
         );
         return Err(bad(text));
     }
-    let id = incoming.commit(envelope, Vec::new()).await.map_err(|error| not_accepted(&error))?.to_string();
+    let what = What::Whole { incoming: Box::new(incoming), envelope: Box::new(envelope), imported };
+    Ok(Received { id: transfer.id, what })
+}
+
+/// Notes the id of a message that is in the queue.
+pub(crate) async fn note(mut imported: OwnedMutexGuard<Imported>, id: String) -> Result<(), Failure> {
     let noted = id.clone();
-    let mut imported = imported;
-    blocking(move || imported.add(&noted)).await?;
-    Ok((id, None))
+    blocking(move || imported.add(&noted)).await.map_err(|Failure(status, mut problem)| {
+        problem.error = format!("message {id} was taken, and is not noted as taken: {}", problem.error);
+        Failure(status, problem)
+    })
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(

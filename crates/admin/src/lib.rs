@@ -15,6 +15,7 @@
 //! | who changes messages? | `verbs` |
 //! | who may ask, and who may change? | `rights` |
 //! | who changed what? | `audit` |
+//! | what if whoever asked hangs up? | `changes` |
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
 //! | is the DNS of our domains in order? | `domains` |
@@ -44,6 +45,7 @@ use postern_smtp::{Address, Domain, ReversePath};
 
 pub mod api;
 mod audit;
+mod changes;
 pub mod client;
 mod domains;
 pub mod explain;

@@ -1,6 +1,7 @@
 //! Standing rules: list, add, remove, test.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -18,6 +19,8 @@ use crate::api::rules::{
     AddRule, RemoveRules, RemovedRule, RuleAction, RuleAdded, RuleList, RuleTest, RulesRemoved, TestRules,
 };
 use crate::api::{AuditEvent, Change, ChangeRequest, Filter, ProblemKind};
+use crate::audit::Audit;
+use crate::changes::Changes;
 use crate::rights::Writer;
 use crate::server::{Answer, App, Failure, Input, answer, bad_filter, blocking, failure};
 use crate::verbs::{checked_wait, not_durable, selected};
@@ -62,12 +65,29 @@ async fn add(
         let existing = found.map(|ids| Change { matched: ids.len(), ..Change::default() });
         return answer(RuleAdded { dry_run: true, rule: None, existing });
     }
-    let uid = peer.uid;
-    let rule = changing(&queue, move |rules| rules.add(new, uid)).await;
+    let (changes, audit) = (app.changes.clone(), app.audit);
+    let added = async move {
+        let (event, added) = added(&queue, &request, new, wait, peer.uid, &changes).await;
+        audit.note(event).await;
+        added
+    };
+    answer(app.changes.make(added).await??)
+}
+
+/// Adds the rule, applies it to what is queued if that is asked for, and says what is to be noted of it.
+async fn added(
+    queue: &Queue,
+    request: &AddRule,
+    new: NewRule,
+    wait: Duration,
+    uid: u32,
+    changes: &Changes,
+) -> (AuditEvent, Result<RuleAdded, Failure>) {
+    let rule = changing(queue, move |rules| rules.add(new, uid)).await;
     let id = rule.as_ref().ok().map(|rule| rule.id);
     let added = match rule {
         Ok(rule) => {
-            let existing = apply_to_queued(&queue, &request, &rule, wait).await;
+            let existing = apply_to_queued(queue, request, &rule, wait, changes).await;
             existing.map(|existing| RuleAdded { dry_run: false, rule: Some(rule), existing })
         }
         Err(error) => Err(error.into()),
@@ -84,8 +104,7 @@ async fn add(
             .map_or_else(|failure| Some(failure.1.error.clone()), |_| change.and_then(not_durable)),
         ..AuditEvent::new(&format!("rule-{}", request.action.as_str()), uid).with_filter(&request.filter)
     };
-    app.audit.note(event).await;
-    answer(added?)
+    (event, added)
 }
 
 /// The rule that is asked for.
@@ -138,12 +157,13 @@ async fn apply_to_queued(
     request: &AddRule,
     rule: &Rule,
     wait: Duration,
+    changes: &Changes,
 ) -> Result<Option<Change>, Failure> {
     let mut filter = request.filter.clone();
     filter.not.push(Filter { held_by: Some(rule.id), ..Filter::default() });
     // How many may be changed was asked before the rule was added.
     let applied = match queued(queue, request, filter, Some(usize::MAX)).await {
-        Ok(Some(ids)) => queue.apply_rule(rule.id, &ids, wait).await.map_err(Failure::from),
+        Ok(Some(ids)) => changes.until_stop(queue.apply_rule(rule.id, &ids, wait)).await,
         Ok(None) => return Ok(None),
         Err(failure) => Err(failure),
     };
@@ -173,22 +193,31 @@ async fn remove(
             }
             all.into_iter().filter(|rule| ids.contains(&rule.id)).collect()
         }
-        false => changing(&queue, move |rules| rules.remove(&ids)).await?,
+        false => {
+            let (queue, audit) = (queue.clone(), app.audit);
+            app.changes.make(async move { removed(&queue, ids, peer.uid, &audit).await }).await??
+        }
     };
     let held = blocking(move || queue.held_by_rules()).await?.map_err(bad_filter)?;
     let removed: Vec<RemovedRule> = removed
         .into_iter()
         .map(|rule| RemovedRule { still_held: held.get(&rule.id).copied().unwrap_or(0), rule })
         .collect();
-    for RemovedRule { rule, .. } in removed.iter().filter(|_| !request.dry_run) {
+    answer(RulesRemoved { dry_run: request.dry_run, rules: removed })
+}
+
+/// Removes rules and notes each.
+async fn removed(queue: &Queue, ids: Vec<u64>, uid: u32, audit: &Arc<Audit>) -> Result<Vec<Rule>, RuleError> {
+    let removed = changing(queue, move |rules| rules.remove(&ids)).await?;
+    for rule in &removed {
         let event = AuditEvent {
             rule: Some(rule.id),
             reason: Some(format!("removed: {} ({} hits)", rule.reason, rule.hits)),
-            ..AuditEvent::new("rule-remove", peer.uid).with_filter(&rule.filter)
+            ..AuditEvent::new("rule-remove", uid).with_filter(&rule.filter)
         };
-        app.audit.note(event).await;
+        audit.note(event).await;
     }
-    answer(RulesRemoved { dry_run: request.dry_run, rules: removed })
+    Ok(removed)
 }
 
 /// Changes the rules, which waits for the disk.

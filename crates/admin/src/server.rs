@@ -42,6 +42,7 @@ use crate::api::{
     ShapeRequest, ShowRequest, Shown, Status, Versioned,
 };
 use crate::audit::Audit;
+use crate::changes::Changes;
 use crate::import::{self, Imported, Importing};
 use crate::rights::{self, Peer, Right, Writer};
 use crate::{Shared, domains, explain, health, history, metrics, rules, store, verbs};
@@ -52,7 +53,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// For the head of a request and, again, for its body.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the answers in progress when the daemon stops.
-const GRACE: Duration = Duration::from_secs(3);
+pub(crate) const GRACE: Duration = Duration::from_secs(3);
 /// After an accept that failed: the usual cause is a lack of file descriptors, which needs time to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,6 +95,7 @@ pub fn serve(
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
         upkeep: Arc::default(),
         tasks: tasks.clone(),
+        changes: Changes::new(tasks.clone(), stop.clone()),
         shared,
         stop: stop.clone(),
     };
@@ -112,6 +114,7 @@ pub(crate) struct App {
     pub(crate) upkeep: Arc<tokio::sync::Mutex<()>>,
     /// Work that goes on beside a connection.
     pub(crate) tasks: TaskTracker,
+    pub(crate) changes: Changes,
 }
 
 impl FromRef<App> for Shared {
@@ -390,10 +393,15 @@ fn lost(queue: &Queue) -> Vec<String> {
 }
 
 async fn reload(State(app): State<App>, Writer(peer): Writer) -> Answer<Reloaded> {
-    let result = app.shared.daemon.reload().await;
-    let error = result.as_ref().err().cloned();
-    app.audit.note(AuditEvent { error, ..AuditEvent::new("reload", peer.uid) }).await;
-    let report = result.map_err(|error| failure(ProblemKind::ReloadFailed, error))?;
+    let (shared, audit) = (app.shared, app.audit);
+    let change = async move {
+        let result = shared.daemon.reload().await;
+        let error = result.as_ref().err().cloned();
+        audit.note(AuditEvent { error, ..AuditEvent::new("reload", peer.uid) }).await;
+        result
+    };
+    let report =
+        app.changes.make(change).await?.map_err(|error| failure(ProblemKind::ReloadFailed, error))?;
     answer(Reloaded {
         configuration: report.path.display().to_string(),
         warnings: report.warnings,
@@ -514,16 +522,24 @@ async fn export(
 async fn import(State(app): State<App>, Writer(peer): Writer, request: Request) -> Answer<api::Imported> {
     let max_size = app.shared.config.load().smtp.max_message_size;
     let queue = app.shared.queue()?;
-    let (id, skipped) = import::take(&queue, &app.importing, max_size, request.into_body()).await?;
-    let was_taken = skipped.is_none();
-    let event = AuditEvent {
-        id: Some(id.clone()),
-        matched: 1,
-        changed: usize::from(was_taken),
-        skipped: usize::from(!was_taken),
-        ..AuditEvent::new("import", peer.uid)
+    let received = import::receive(&queue, &app.importing, max_size, request.into_body()).await?;
+    let audit = app.audit;
+    let change = async move {
+        let asked = received.id().to_owned();
+        let result = received.take().await;
+        let was_taken = matches!(&result, Ok((_, None)));
+        let event = AuditEvent {
+            id: Some(result.as_ref().map_or(asked, |(id, _)| id.clone())),
+            matched: 1,
+            changed: usize::from(was_taken),
+            skipped: usize::from(!was_taken),
+            error: result.as_ref().err().map(|failure| failure.1.error.clone()),
+            ..AuditEvent::new("import", peer.uid)
+        };
+        audit.note(event).await;
+        result
     };
-    app.audit.note(event).await;
+    let (id, skipped) = app.changes.make(change).await??;
     answer(api::Imported { id, skipped })
 }
 

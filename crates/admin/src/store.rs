@@ -271,28 +271,37 @@ async fn restore(
     // One at a time, as an import: an id must not come in by two of them.
     let mut importing = app.importing.clone().lock_owned().await;
     let asked = was.clone();
-    let (is_known, mut importing) =
+    let (is_known, importing) =
         import::blocking(move || importing.has(&asked).map(|is_known| (is_known, importing))).await?;
     if is_known && !request.again {
         let text = format!("message {was} was put back or imported before; --again does it once more");
         return Err(failure(ProblemKind::Conflict, text));
     }
-    let result = queue.restore(id, given).await;
     let event = AuditEvent {
         id: Some(was.clone()),
-        object: result.as_ref().ok().map(ToString::to_string),
         reason: why,
         matched: 1,
-        changed: usize::from(result.is_ok()),
-        skipped: usize::from(result.is_err()),
-        error: result.as_ref().err().map(ToString::to_string),
         ..AuditEvent::new("store quarantine restore", peer.uid)
     };
-    app.audit.note(event).await;
-    let restored = result.map_err(|error| not_restored(&error))?;
-    let noted = was.clone();
-    import::blocking(move || importing.add(&noted)).await?;
-    answer(Restored { id: restored.to_string(), was })
+    let audit = app.audit;
+    let change = async move {
+        let result = queue.restore(id, given).await.map_err(|error| not_restored(&error));
+        // Before anything else: it must not come in twice.
+        let noted = match &result {
+            Ok(_) => import::note(importing, was.clone()).await,
+            Err(failure) => Err(failure.clone()),
+        };
+        let event = AuditEvent {
+            object: result.as_ref().ok().map(ToString::to_string),
+            changed: usize::from(result.is_ok()),
+            skipped: usize::from(result.is_err()),
+            error: noted.as_ref().err().map(|failure| failure.1.error.clone()),
+            ..event
+        };
+        audit.note(event).await;
+        noted.and(result).map(|restored| Restored { id: restored.to_string(), was })
+    };
+    answer(app.changes.make(change).await??)
 }
 
 fn not_restored(error: &RestoreError) -> Failure {
@@ -337,19 +346,28 @@ async fn remove(
     };
     let dry_run = request.dry_run;
     let store = app.shared.queue()?.disk()?;
-    let removed = blocking(move || remove_pieces(&store, request)).await??;
-    if !dry_run {
-        let event = AuditEvent {
-            object: Some(object.chars().take(MAX_REASON).collect()),
-            reason: why,
-            matched: removed.matched,
-            changed: removed.removed.len(),
-            skipped: removed.skipped.len(),
-            ..AuditEvent::new("store quarantine remove", peer.uid)
-        };
-        app.audit.note(event).await;
+    if dry_run {
+        return answer(blocking(move || remove_pieces(&store, request)).await??);
     }
-    answer(removed)
+    let event = AuditEvent {
+        object: Some(object.chars().take(MAX_REASON).collect()),
+        reason: why,
+        ..AuditEvent::new("store quarantine remove", peer.uid)
+    };
+    let audit = app.audit;
+    let change = async move {
+        let result = blocking(move || remove_pieces(&store, request)).await?;
+        let event = AuditEvent {
+            matched: result.as_ref().map_or(0, |removed| removed.matched),
+            changed: result.as_ref().map_or(0, |removed| removed.removed.len()),
+            skipped: result.as_ref().map_or(0, |removed| removed.skipped.len()),
+            error: result.as_ref().err().map(ToString::to_string),
+            ..event
+        };
+        audit.note(event).await;
+        result.map_err(Failure::from)
+    };
+    answer(app.changes.make(change).await??)
 }
 
 /// Removes pieces and reads back which are gone. Blocking.

@@ -81,20 +81,20 @@ impl Verb {
 }
 
 /// A request that was read.
-struct Asked<'a> {
+struct Asked {
     verb: Verb,
-    reason: &'a str,
+    reason: String,
     wait: Duration,
     pick: RecipientPick,
     until: Option<SystemTime>,
     retry: Retry,
     /// `None`: as the configuration says.
-    via: Option<&'a str>,
+    via: Option<String>,
     priority: i8,
 }
 
-impl<'a> Asked<'a> {
-    fn new(verb: Verb, request: &'a ChangeRequest) -> Result<Self, Failure> {
+impl Asked {
+    fn new(verb: Verb, request: &ChangeRequest) -> Result<Self, Failure> {
         check_options(verb, request)?;
         if request.via.is_none() && verb == Verb::Reroute {
             return Err(bad("reroute needs `via`: a route, or `none`"));
@@ -119,12 +119,12 @@ impl<'a> Asked<'a> {
         };
         Ok(Self {
             verb,
-            reason: checked_reason(verb, request.reason.as_deref())?,
+            reason: checked_reason(verb, request.reason.as_deref())?.to_owned(),
             wait: checked_wait(request.wait)?,
             pick: RecipientPick::new(&request.filter).map_err(bad_filter)?,
             until: request.until.map(time).transpose()?,
             retry,
-            via: request.via.as_deref().filter(|via| *via != NO_ROUTE),
+            via: request.via.clone().filter(|via| *via != NO_ROUTE),
             priority: priority(request.priority.unwrap_or(0))?,
         })
     }
@@ -133,7 +133,7 @@ impl<'a> Asked<'a> {
     fn check(&self, queue: &Queue) -> Result<(), Failure> {
         queue.check_until(self.until)?;
         queue.check_retry(&self.retry)?;
-        self.via.map(|via| queue.checked_route(via)).transpose().map_err(bad)?;
+        self.via.as_deref().map(|via| queue.checked_route(via)).transpose().map_err(bad)?;
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl<'a> Asked<'a> {
             Verb::Fail => queue.fail(ids, pick, reason, *wait).await,
             Verb::Drop => queue.remove(ids, pick, reason, *wait).await,
             Verb::Prioritise => queue.prioritise(ids, *priority, *wait).await,
-            Verb::Reroute => queue.reroute(ids, pick, self.via, spread).await,
+            Verb::Reroute => queue.reroute(ids, pick, self.via.as_deref(), spread).await,
             Verb::Requeue => queue.requeue(ids, pick, Requeue { spread, reset_backoff }).await,
         }
     }
@@ -161,7 +161,7 @@ impl<'a> Asked<'a> {
             reset_backoff.then(|| "back-off anew".to_owned()),
             ignore_breaker.then(|| "rests ended".to_owned()),
             (self.verb == Verb::Prioritise).then(|| format!("priority {}", self.priority)),
-            (self.verb == Verb::Reroute).then(|| format!("via {}", self.via.unwrap_or(NO_ROUTE))),
+            (self.verb == Verb::Reroute).then(|| format!("via {}", self.via.as_deref().unwrap_or(NO_ROUTE))),
         ];
         let details: Vec<String> = details.into_iter().flatten().collect();
         (!details.is_empty()).then(|| details.join(", "))
@@ -188,13 +188,17 @@ async fn change(
         let change = Change { matched, ..Change::default() };
         return answer(Changed { dry_run: true, change, warnings });
     }
-    let result = asked.run(&queue, &ids).await;
     let event = AuditEvent {
         detail: asked.detail(),
         ..AuditEvent::new(verb.as_str(), peer.uid).with_filter(&request.filter)
     };
-    app.audit.note(with_result(event, asked.reason, matched, &result)).await;
-    let change = result?;
+    let (changes, audit) = (app.changes.clone(), app.audit);
+    let done = async move {
+        let result = changes.until_stop(asked.run(&queue, &ids)).await;
+        audit.note(with_result(event, &asked.reason, matched, &result)).await;
+        result
+    };
+    let change = app.changes.make(done).await??;
     if change.resting > 0 {
         warnings.push(format!(
             "{} of them are due and wait until their destination has rested: ignoring the breaker tries it at once",
@@ -208,7 +212,7 @@ fn with_result(
     event: AuditEvent,
     reason: &str,
     matched: usize,
-    result: &Result<Change, OperateError>,
+    result: &Result<Change, Failure>,
 ) -> AuditEvent {
     AuditEvent {
         reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
@@ -217,7 +221,7 @@ fn with_result(
         skipped: result.as_ref().map_or(matched, |change| change.skipped.len()),
         error: match result {
             Ok(change) => not_durable(change),
-            Err(error) => Some(error.to_string()),
+            Err(failure) => Some(failure.1.error.clone()),
         },
         ..event
     }
@@ -337,7 +341,7 @@ async fn edit(
     Input(request): Input<EditRequest>,
 ) -> Answer<Changed> {
     let id = queue_id(&request.id)?;
-    let reason = one_line(request.reason.as_deref())?;
+    let reason = one_line(request.reason.as_deref())?.to_owned();
     let wait = checked_wait(request.wait)?;
     let edit = Edit {
         sender: request.sender.as_deref().map(sender).transpose()?,
@@ -352,14 +356,19 @@ async fn edit(
         let change = Change { matched: 1, ..Change::default() };
         return answer(Changed { dry_run: true, change, warnings: Vec::new() });
     }
-    let result = queue.edit(id, &edit, wait).await;
     let event = AuditEvent {
         id: Some(id.to_string()),
         detail: Some(edit_in_words(&edit)),
         ..AuditEvent::new("edit", peer.uid)
     };
-    app.audit.note(with_result(event, reason, 1, &result)).await;
-    answer(Changed { dry_run: false, change: result?, warnings: Vec::new() })
+    let (changes, audit) = (app.changes.clone(), app.audit);
+    let done = async move {
+        let result = changes.until_stop(queue.edit(id, &edit, wait)).await;
+        audit.note(with_result(event, &reason, 1, &result)).await;
+        result
+    };
+    let change = app.changes.make(done).await??;
+    answer(Changed { dry_run: false, change, warnings: Vec::new() })
 }
 
 fn sender(text: &str) -> Result<ReversePath, Failure> {

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use postern_admin::api::Versioned;
 use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
-use postern_admin::api::store::{self, CheckRequest, Event, Fix, FixRequest, Fixed};
+use postern_admin::api::store::{
+    self, CheckRequest, Event, Fix, FixRequest, Fixed, RestoreRequest, Restored,
+};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -37,6 +39,7 @@ use postern_smtp::{Address, Body, Domain, ForwardPath, Notify, ReversePath};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,11 +79,16 @@ impl Surroundings for TestSurroundings {
     }
 }
 
-struct TestDaemon;
+struct TestDaemon {
+    reloading: Arc<Semaphore>,
+}
 
 impl Daemon for TestDaemon {
     fn reload(&self) -> Pending<'_, Result<ReloadReport, String>> {
-        Box::pin(async { Err("postern.toml:1:1: error: unknown key `hostnam`".to_owned()) })
+        Box::pin(async {
+            let _turn = self.reloading.acquire().await;
+            Err("postern.toml:1:1: error: unknown key `hostnam`".to_owned())
+        })
     }
 
     fn route(&self, _sender: &ReversePath, recipient: &Address) -> String {
@@ -108,6 +116,8 @@ struct Running {
     folder: TempDir,
     queue: Queue,
     shared: Shared,
+    /// Whoever has its permit keeps reloads waiting.
+    reloading: Arc<Semaphore>,
     client: Client,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -123,10 +133,13 @@ impl Running {
     /// The same, with all messages read and the door still closed.
     async fn start_loading(folder: TempDir) -> (Self, Opener) {
         let (shared, opener, queue) = shared(folder.path()).await;
+        let reloading = Arc::new(Semaphore::new(1));
+        let daemon = Arc::new(TestDaemon { reloading: reloading.clone() });
+        let shared = Shared { daemon, ..shared };
         let socket = folder.path().join("control.sock");
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         server::serve(&socket, shared.clone(), stop.clone(), &tasks).unwrap();
-        (Self { client: Client::new(&socket), folder, queue, shared, stop, tasks }, opener)
+        (Self { client: Client::new(&socket), folder, queue, shared, reloading, stop, tasks }, opener)
     }
 
     fn socket(&self) -> PathBuf {
@@ -217,7 +230,7 @@ async fn shared(folder: &Path) -> (Shared, Opener, Queue) {
         policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
         config: Arc::new(ArcSwap::from_pointee(config)),
         registry,
-        daemon: Arc::new(TestDaemon),
+        daemon: Arc::new(TestDaemon { reloading: Arc::new(Semaphore::new(1)) }),
         started: SystemTime::now(),
         release: "0.1.0",
     };
@@ -719,6 +732,129 @@ async fn every_change_is_in_the_audit_log() {
     let later = AuditRequest { since: u64::MAX, limit: None };
     let audit: Audit = running.client.post("/v1/audit", &later).await.unwrap();
     assert!(audit.events.is_empty() && !audit.more);
+    running.stop().await;
+}
+
+/// Asks for a change, waits until `is_begun`, and hangs up before there is an answer.
+async fn hang_up(
+    running: &Running,
+    path: &str,
+    request: &impl serde::Serialize,
+    is_begun: impl AsyncFn() -> bool,
+) {
+    let body = serde_json::to_string(request).unwrap();
+    let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let begun = async {
+        while !is_begun().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    // When this ends the server has noticed it.
+    let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok() && answer.is_empty(), "{path}: {answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_hangs_up_leaves_a_line_in_the_audit_log() {
+    let running = Running::start().await;
+    let mut ids = Vec::new();
+    for from in ["a@client.test", "b@client.test", "c@client.test"] {
+        ids.push(running.queue_message(from, "bob@adatum.test", b"\r\nx\r\n").await);
+    }
+    // The changes wait for the attempts under way.
+    let attempts = [running.queue.lease().await, running.queue.lease().await, running.queue.lease().await];
+    let is_held = async |id| running.list(by_id(id)).await.messages[0].held.is_some();
+    let wait = Some(100);
+    let hold = ChangeRequest { filter: by_id(ids[0]), wait, ..ChangeRequest::default() };
+    hang_up(&running, "/v1/queue/hold", &hold, async || is_held(ids[0]).await).await;
+    let edit =
+        EditRequest { id: ids[1].to_string(), sender: Some("<>".into()), wait, ..EditRequest::default() };
+    let is_edited = async || running.list(by_id(ids[1])).await.messages[0].sender.is_empty();
+    hang_up(&running, "/v1/queue/edit", &edit, is_edited).await;
+    let rule = serde_json::json!({
+        "action": "hold", "filter": { "sender": "c@client.test" }, "reason": "x", "existing": true, "wait": 100,
+    });
+    hang_up(&running, "/v1/rules/add", &rule, async || is_held(ids[2]).await).await;
+    let turn = running.reloading.clone().acquire_owned().await.unwrap();
+    hang_up(&running, "/v1/reload", &serde_json::json!({}), async || true).await;
+
+    drop(turn);
+    for attempt in attempts {
+        running.queue.settle(attempt, Vec::new(), Feedback::Nothing);
+    }
+    let audited = async {
+        loop {
+            let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+            if audit.events.len() >= 4 {
+                break audit.events;
+            }
+        }
+    };
+    let events = tokio::time::timeout(PATIENCE, audited).await.unwrap();
+    let mut verbs: Vec<_> = events.iter().map(|event| (event.verb.as_str(), event.changed)).collect();
+    verbs.sort_unstable();
+    assert_eq!(verbs, [("edit", 1), ("hold", 1), ("reload", 0), ("rule-hold", 1)]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_end_of_the_server_breaks_off_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let _attempt = running.queue.lease().await;
+    let hold = ChangeRequest { filter: by_id(id), wait: Some(100), ..ChangeRequest::default() };
+    let is_begun = async || running.list(by_id(id)).await.messages[0].held.is_some();
+    hang_up(&running, "/v1/queue/hold", &hold, is_begun).await;
+    let file = running.shared.config.load().queue.path.join("audit.jsonl");
+    let _folder = running.stop().await;
+    let line = std::fs::read_to_string(file).unwrap();
+    assert!(line.contains(r#""verb":"hold""#) && line.contains("the server stopped"), "{line}");
+}
+
+/// Reads a pipe in the end, so that a test that fails does not wait for a writer for ever.
+struct Reader(PathBuf);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // To read and write: this waits for nobody.
+        let _ = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_back_is_noted_as_taken_before_anything_else() {
+    let running = Running::start().await;
+    let spool = running.shared.config.load().queue.path.clone();
+    let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    // As if the segment had been set aside.
+    let segment = std::fs::read_dir(spool.join("log")).unwrap().next().unwrap().unwrap();
+    let name = segment.file_name().into_string().unwrap();
+    std::fs::create_dir(spool.join("damaged")).unwrap();
+    let piece = format!("{}-0", name.strip_suffix(".log").unwrap());
+    std::fs::copy(segment.path(), spool.join("damaged").join(piece)).unwrap();
+    let drop = ChangeRequest { filter: by_id(id), reason: Some("x".into()), ..ChangeRequest::default() };
+    assert_eq!(running.change("drop", &drop).await.unwrap().change.changed, 1);
+
+    // Whoever writes the line of the audit log waits for a reader.
+    let audit = spool.join("audit.jsonl");
+    std::fs::remove_file(&audit).unwrap();
+    assert!(Command::new("mkfifo").arg(&audit).status().unwrap().success());
+    let _reader = Reader(audit.clone());
+    let request = RestoreRequest { id: id.to_string(), ..RestoreRequest::default() };
+    let is_noted = async || {
+        std::fs::read_to_string(spool.join("imported")).is_ok_and(|ids| ids.contains(&id.to_string()))
+    };
+    hang_up(&running, "/v1/store/quarantine/restore", &request, is_noted).await;
+    let line = tokio::task::spawn_blocking(move || std::fs::read_to_string(audit)).await.unwrap().unwrap();
+    assert!(line.contains(r#""verb":"store quarantine restore""#), "{line}");
+    std::fs::remove_file(spool.join("audit.jsonl")).unwrap();
+    let again = running.client.post::<Restored>("/v1/store/quarantine/restore", &request).await;
+    assert!(matches!(again, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::Conflict));
     running.stop().await;
 }
 

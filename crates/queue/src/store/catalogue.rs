@@ -102,12 +102,26 @@ pub struct Segment {
     pub damaged: bool,
     /// Whether the log says that it is being removed.
     pub leaving: bool,
+    /// A message that is in the queue again under its id (`queue import` of what was dropped), while its former end stands
+    /// in this segment. Nothing can take the place of that end until the message ends once more: a copy of it would end the
+    /// message. Until then the segment is kept.
+    pub pinned_by: Option<u64>,
 }
 
 impl Segment {
     /// An empty segment.
     pub fn new(name: u64, length: u64, now: Instant) -> Self {
-        Self { name, length, messages: 0, states: 0, live: 0, sealed: now, damaged: false, leaving: false }
+        Self {
+            name,
+            length,
+            messages: 0,
+            states: 0,
+            live: 0,
+            sealed: now,
+            damaged: false,
+            leaving: false,
+            pinned_by: None,
+        }
     }
 
     /// Octets of messages and states that count.
@@ -225,6 +239,18 @@ impl Catalogue {
     /// `target`: as long as one does, its `Delete` must be kept, or the message would come back.
     pub fn may_return(&self, origin: u32, target: u32, but: u32) -> bool {
         origin <= target && self.segments.range(origin..=target).any(|(number, _)| *number != but)
+    }
+
+    /// Says which message a segment is kept for, beside what is in it.
+    pub fn pin(&mut self, segment: u32, id: Option<u64>) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.pinned_by = id;
+        }
+    }
+
+    /// Whether the message that a segment is kept for has not ended yet.
+    pub fn is_pinned(&self, segment: &Segment) -> bool {
+        segment.pinned_by.is_some_and(|id| self.location(id).is_some())
     }
 
     /// Names and lengths of the segments that should be there after a restart.

@@ -2,7 +2,8 @@
 //! little does, and removes the files of large messages that have ended. On its own thread, at a bounded rate.
 //!
 //! Three rules keep a removed segment from changing what the log says:
-//! * a `Delete` is kept as long as any segment that held its message exists, or the message would come back;
+//! * a `Delete` is kept as long as any segment that held its message exists, or the message would come back; if the
+//!   message is in the queue again it cannot be copied, and its segment is kept;
 //! * the newest `State` of a message is kept as long as the message lives, or recipients would be sent it again;
 //! * a segment with anything in it that cannot be read is never removed.
 
@@ -16,10 +17,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::catalogue::{Catalogue, Place, Segment};
 use super::committer::{Draft, Group, Purpose, is_out_of_space};
-use super::files::{StoredFile, read_exact};
+use super::files::{StoredFile, is_shortage, read_exact};
 use super::job::Job;
 use super::record::{Kind, Record};
-use super::scan::{Bodies, Entry, Item, scan};
+use super::scan::{Bodies, Entry, Item, Scan, scan};
 use super::{Inner, StoreError, large, missing, quarantine};
 use crate::message::QueueId;
 
@@ -146,6 +147,9 @@ pub(super) fn release(inner: &Arc<Inner>, number: u32) -> Result<(), StoreError>
     }
     let file = inner.open_segment(segment.name)?;
     let found = scan(&*file, segment.name, 0, segment.length, Bodies::Skip);
+    if let Some(id) = pin(inner, number, &found) {
+        return refused_as_pinned(number, id);
+    }
     let mut copier = Copier::new(inner, number, &*file);
     for item in &found.items {
         let entry = match item {
@@ -163,7 +167,13 @@ pub(super) fn release(inner: &Arc<Inner>, number: u32) -> Result<(), StoreError>
         }
     }
     copier.flush()?;
-    let user = inner.catalogue.lock().user_of(number);
+    let (user, pinned_by) = {
+        let catalogue = inner.catalogue.lock();
+        (catalogue.user_of(number), catalogue.segments.get(&number).and_then(|segment| segment.pinned_by))
+    };
+    if let Some(id) = pinned_by {
+        return refused_as_pinned(number, id);
+    }
     match user {
         None => remove_emptied(inner, number, &segment),
         Some((id, true)) => refused(&format!(
@@ -218,17 +228,29 @@ fn candidates(inner: &Inner, wanted: impl Fn(&Segment) -> bool) -> Vec<(u32, Seg
     let end = catalogue.indexed_to.map_or(head, |number| number.min(head));
     let unused = |segment: &Segment| segment.messages == 0 && segment.states == 0;
     sound(&catalogue)
-        .filter(|(number, segment)| **number < end && (unused(segment) || wanted(segment)))
+        .filter(|(number, segment)| **number < end && !catalogue.is_pinned(segment))
+        .filter(|(_, segment)| unused(segment) || wanted(segment))
         .map(|(number, segment)| (*number, segment.clone()))
         .collect()
 }
 
-/// Copies what counts out of a segment and removes it.
+/// Copies what counts out of a segment and removes it. One that cannot be read is kept, and the others do not wait for it:
+/// an error is one of writing, or a shortage that passes.
 fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<(), StoreError> {
-    let file = inner.open_segment(segment.name)?;
+    let file = match inner.open_segment(segment.name) {
+        Err(StoreError::Io { source, .. }) if !is_shortage(&source) => {
+            tracing::error!(segment = number, error = %source, "cannot open a segment");
+            keep_damaged(inner, number);
+            return Ok(());
+        }
+        result => result?,
+    };
     let found = scan(&*file, segment.name, 0, segment.length, Bodies::Skip);
     if !found.is_sound() {
         keep_damaged(inner, number);
+        return Ok(());
+    }
+    if pin(inner, number, &found).is_some() {
         return Ok(());
     }
     let mut copier = Copier::new(inner, number, &*file);
@@ -241,12 +263,37 @@ fn remove_segment(inner: &Arc<Inner>, number: u32, segment: &Segment) -> Result<
     }
     copier.flush()?;
 
-    let still_used =
-        inner.catalogue.lock().segments.get(&number).is_some_and(|s| s.messages > 0 || s.states > 0);
+    // A message may have come back meanwhile, and ended again: the pin says so in both cases.
+    let is_used = |s: &Segment| s.messages > 0 || s.states > 0 || s.pinned_by.is_some();
+    let still_used = inner.catalogue.lock().segments.get(&number).is_some_and(is_used);
     if still_used || inner.collector.is_closed() {
         return Ok(());
     }
     remove_emptied(inner, number, segment)
+}
+
+/// Pins a segment that holds the former end of a message that is in the queue again, if the message's former record
+/// exists: it would come back when the message has ended once more.
+fn pin(inner: &Inner, number: u32, found: &Scan) -> Option<u64> {
+    let needed_by = found.items.iter().find_map(|item| {
+        let Item::Record(Entry { header, .. }) = item else { return None };
+        if header.kind != Some(Kind::Delete) {
+            return None;
+        }
+        let catalogue = inner.catalogue.lock();
+        let is_back = catalogue.location(header.id).is_some();
+        (is_back && catalogue.may_return(header.origin, header.target, number)).then_some(header.id)
+    });
+    inner.catalogue.lock().pin(number, needed_by);
+    needed_by
+}
+
+fn refused_as_pinned(number: u32, id: u64) -> Result<(), StoreError> {
+    let id = QueueId(id);
+    Err(StoreError::Refused(format!(
+        "segment {number}: it remembers the former end of message {id}, which is in the queue again; ask again when that has \
+         ended"
+    )))
 }
 
 /// Removes a segment in which nothing counts any more.
@@ -311,8 +358,8 @@ struct Copier<'a> {
     file: &'a dyn StoredFile,
     drafts: Vec<Draft>,
     octets: u64,
-    /// Deletions are written twice; one of them is enough to copy.
-    deletions: BTreeSet<u64>,
+    /// Deletions are written twice; one of them is enough to copy. A message that came back has several ends.
+    deletions: BTreeSet<(u64, u32, u32)>,
 }
 
 impl<'a> Copier<'a> {
@@ -347,15 +394,16 @@ impl<'a> Copier<'a> {
     fn copy_deletion(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let header = &entry.header;
         let (origin, target) = (header.origin, header.target);
-        if self.deletions.contains(&header.id)
-            || !self.inner.catalogue.lock().may_return(origin, target, self.number)
+        let from = self.number;
+        if self.deletions.contains(&(header.id, origin, target))
+            || !self.inner.catalogue.lock().may_return(origin, target, from)
         {
             return Ok(());
         }
-        self.deletions.insert(header.id);
+        self.deletions.insert((header.id, origin, target));
         for _ in 0..super::DELETIONS {
             let record = Record::new(Kind::Delete, header.id, &[], Vec::new())?;
-            self.add(record, Purpose::Deletion { origin, target })?;
+            self.add(record, Purpose::Deletion { origin, target, from })?;
         }
         Ok(())
     }
@@ -363,8 +411,10 @@ impl<'a> Copier<'a> {
     fn copy_message(&mut self, entry: &Entry, purpose: Purpose) -> Result<bool, StoreError> {
         let header = &entry.header;
         let mut body = vec![0; header.body_length as usize];
-        read_exact(self.file, &mut body, entry.offset + header.body_offset())
-            .map_err(|source| StoreError::Io { what: format!("reading segment {}", self.number), source })?;
+        if let Err(error) = read_exact(self.file, &mut body, entry.offset + header.body_offset()) {
+            tracing::error!(segment = self.number, %error, "cannot read a message");
+            return Ok(false);
+        }
         if crc32c::crc32c(&body) != header.body_crc {
             return Ok(false);
         }

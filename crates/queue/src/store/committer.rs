@@ -43,8 +43,8 @@ pub(super) enum Purpose {
     Change,
     /// A copy out of a segment that is to be removed. Left out if the original no longer counts when it would be written.
     Copy { from: Place, origin: u32 },
-    /// A copy of a deletion that must be remembered longer than its segment.
-    Deletion { origin: u32, target: u32 },
+    /// A copy of a deletion that must be remembered longer than its segment, `from`.
+    Deletion { origin: u32, target: u32, from: u32 },
 }
 
 /// A record on its way.
@@ -411,7 +411,7 @@ impl Committer {
             return Ok(());
         }
         let mut catalogue = inner.catalogue.lock();
-        groups.iter_mut().for_each(|group| drop_stale_copies(group, &catalogue));
+        groups.iter_mut().for_each(|group| drop_stale_copies(group, &mut catalogue));
         let (written, mut length) = seal(head, &mut beginning, groups, &catalogue);
         drop(catalogue);
         let padding = match padding(head.offset + length, length, inner.segment_size) {
@@ -627,11 +627,17 @@ impl Committer {
 
 /// Leaves out copies whose original no longer counts: a copy behind a newer state or behind the message's end would
 /// be believed.
-fn drop_stale_copies(group: &mut Group, catalogue: &Catalogue) {
+fn drop_stale_copies(group: &mut Group, catalogue: &mut Catalogue) {
     group.drafts.retain(|draft| match draft.purpose {
         Purpose::Change => true,
-        // A message that has come back under its id (`queue import` of what was dropped) would end once more.
-        Purpose::Deletion { .. } => catalogue.location(draft.record.id).is_none(),
+        Purpose::Deletion { from, .. } => {
+            let has_ended = catalogue.location(draft.record.id).is_none();
+            if !has_ended {
+                // It has come back under its id (`queue import` of what was dropped) and would end once more.
+                catalogue.pin(from, Some(draft.record.id));
+            }
+            has_ended
+        }
         Purpose::Copy { from, .. } => {
             let location = catalogue.location(draft.record.id);
             match draft.record.kind {
@@ -662,7 +668,7 @@ fn seal(
             let record = &mut draft.record;
             let (origin, target) = match (draft.purpose, record.kind) {
                 (Purpose::Copy { origin, .. }, _) => (origin, head.number),
-                (Purpose::Deletion { origin, target }, _) => (origin, target),
+                (Purpose::Deletion { origin, target, .. }, _) => (origin, target),
                 (Purpose::Change, Kind::Delete) => catalogue
                     .location(record.id)
                     .map_or((head.number, head.number), |l| (l.origin, l.place.segment)),
@@ -752,6 +758,10 @@ mod tests {
         let position = Position { segment: 0, offset: 0 };
         let mut catalogue =
             Catalogue::new(AscendingMap::default(), BTreeMap::new(), position, HashSet::new());
+        for number in [5, 6] {
+            let segment = Segment::new(u64::from(number) << 32, 1600, Instant::now());
+            catalogue.segments.insert(number, segment);
+        }
         let place = |unit| Place { segment: 1, unit };
         let mut note = |kind, id, unit| {
             catalogue.apply(Written { kind, id, place: place(unit), length: 4, origin: 1, in_file: false });
@@ -770,11 +780,14 @@ mod tests {
             copy(Kind::State, 2, 12),
             copy(Kind::Move, 3, 3),
             copy(Kind::State, 3, 13),
-            draft(Kind::Delete, 9, Purpose::Deletion { origin: 1, target: 1 }),
+            draft(Kind::Delete, 9, Purpose::Deletion { origin: 1, target: 1, from: 5 }),
+            draft(Kind::Delete, 3, Purpose::Deletion { origin: 1, target: 1, from: 6 }),
         ]);
-        drop_stale_copies(&mut copies, &catalogue);
+        drop_stale_copies(&mut copies, &mut catalogue);
         let left: Vec<_> = copies.drafts.iter().map(|draft| (draft.record.kind, draft.record.id)).collect();
         assert_eq!(left, [(Kind::Move, 1), (Kind::Move, 3), (Kind::State, 3), (Kind::Delete, 9)]);
+        let pins: Vec<_> = catalogue.segments.values().map(|segment| segment.pinned_by).collect();
+        assert_eq!(pins, [None, Some(3)], "the former end of a message that is back must not be forgotten");
     }
 
     #[test]
@@ -793,7 +806,7 @@ mod tests {
     fn a_batch_is_bounded_and_copies_go_alone() {
         let mut pending = Pending::default();
         let change = || draft(Kind::Pad, 0, Purpose::Change);
-        let copy = || draft(Kind::Pad, 0, Purpose::Deletion { origin: 1, target: 1 });
+        let copy = || draft(Kind::Pad, 0, Purpose::Deletion { origin: 1, target: 1, from: 1 });
         pending.groups.extend((0..BATCH_RECORDS + 5).map(|_| group(vec![change()])));
         pending.groups.push_back(group(vec![copy(), copy()]));
         pending.groups.push_back(group((0..2 * BATCH_RECORDS).map(|_| change()).collect()));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use super::Space;
 
@@ -173,6 +174,17 @@ pub fn write_all(file: &dyn StoredFile, mut slices: &mut [IoSlice<'_>], mut offs
     Ok(())
 }
 
+/// Whether an error says that the medium or the file system on it is damaged, and not that a right or something else is
+/// wanting, which somebody can set right.
+pub fn is_damage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG))
+}
+
+/// Whether an error says no more than that there are too many open files or too little memory at this moment.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
 fn is_missing(path: &Path) -> bool {
     !path.as_os_str().is_empty() && matches!(path.try_exists(), Ok(false))
 }
@@ -287,7 +299,7 @@ impl StoredFile for SystemFile {
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         loop {
             match rustix::io::pwritev(&self.0, slices, offset) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 result => return Ok(result?),
             }
         }
@@ -303,7 +315,7 @@ impl StoredFile for SystemFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, length) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             result => Ok(result?),
         }
     }

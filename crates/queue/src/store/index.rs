@@ -26,6 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Inner;
 use super::catalogue::{Location, Place, Position, RowFault, number};
 use super::files::{Access, Files};
+use crate::message::QueueId;
 
 /// Without a sign of life for this long, sled counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +60,8 @@ pub type Texts = (Vec<u8>, Option<Vec<u8>>);
 pub struct Row {
     /// Where it is.
     pub location: Location,
-    /// The envelope and the newest state. `None`: too long for a row, read them from the log.
+    /// The envelope and the newest state. `None`: too long for a row, or not readable when it was written; they are read
+    /// from the log.
     pub texts: Option<Texts>,
 }
 
@@ -69,6 +71,16 @@ impl Row {
     /// A row, with its checksum in front.
     pub fn encode(location: &Location, meta: &[u8], state: Option<&[u8]>) -> Vec<u8> {
         let inline = meta.len() + state.map_or(0, <[u8]>::len) <= INLINE;
+        Self::encode_with(location, inline.then_some((meta, state)))
+    }
+
+    /// A row that says no more than where the message is.
+    pub fn encode_place(location: &Location) -> Vec<u8> {
+        Self::encode_with(location, None)
+    }
+
+    fn encode_with(location: &Location, texts: Option<(&[u8], Option<&[u8]>)>) -> Vec<u8> {
+        let (meta, state) = texts.unwrap_or_default();
         let place = location.state().unwrap_or(Place { segment: 0, unit: 0 });
         let mut row = vec![0; 4];
         row.push(VERSION);
@@ -76,7 +88,7 @@ impl Row {
             u8::from(location.in_file)
                 | u8::from(state.is_some()) << 1
                 | u8::from(location.state().is_some()) << 2
-                | u8::from(inline) << 3,
+                | u8::from(texts.is_some()) << 3,
         );
         let numbers = [
             location.place.segment,
@@ -86,13 +98,11 @@ impl Row {
             place.segment,
             place.unit,
             location.state_length(),
-            if inline { meta.len() as u32 } else { 0 },
+            meta.len() as u32,
         ];
         numbers.iter().for_each(|n| row.extend_from_slice(&n.to_le_bytes()));
-        if inline {
-            row.extend_from_slice(meta);
-            row.extend_from_slice(state.unwrap_or_default());
-        }
+        row.extend_from_slice(meta);
+        row.extend_from_slice(state.unwrap_or_default());
         with_checksum(row)
     }
 
@@ -628,6 +638,24 @@ fn sync_all(files: &dyn Files, directory: &Path) -> Result<(), String> {
     files.sync_directory(directory).map_err(text)
 }
 
+/// The row of a message, if there is to be one. That a message cannot be read is no reason to do without an index of all
+/// the others: its row says where it is, and the next start reads the rest from the log, or tells that it cannot.
+fn row(inner: &Inner, id: u64) -> Option<Vec<u8>> {
+    // One that came after the ids were taken is for the next round. Without that its end would not be told to the index.
+    let is_due = |location: &Location| location.indexed;
+    match inner.load(id) {
+        Ok(found) => {
+            let (location, meta, state) = found.filter(|(location, ..)| is_due(location))?;
+            Some(Row::encode(&location, &meta, state.as_deref()))
+        }
+        Err(error) => {
+            let location = inner.catalogue.lock().location(id).copied().filter(is_due)?;
+            tracing::error!(id = %QueueId(id), %error, "a message cannot be read for the index: its place is noted");
+            Some(Row::encode_place(&location))
+        }
+    }
+}
+
 impl Index {
     fn new(directories: Directories, files: Arc<dyn Files>) -> Self {
         Self {
@@ -909,14 +937,10 @@ impl Index {
             if let Some(former) = self.db()?.get(key).map_err(text)? {
                 self.summary.subtract(*id, &former);
             }
-            let found = inner.load(*id).map_err(text)?;
-            // One that came after the ids were taken is for the next round. Without that its end would not be told to the index.
-            let found = found.filter(|(location, ..)| location.indexed);
-            let Some((location, meta, state)) = found else {
+            let Some(row) = row(inner, *id) else {
                 batch.remove(&key);
                 continue;
             };
-            let row = Row::encode(&location, &meta, state.as_deref());
             self.summary.add(*id, &row);
             batch.insert(&key, row);
         }
@@ -1004,6 +1028,8 @@ mod tests {
         let long = Row::encode(&location(), &[7; INLINE], Some(b"s"));
         assert!(long.len() < 100);
         assert_eq!(Row::decode(&long), Some(Row { location: location(), texts: None }));
+        let place = Row::encode_place(&location());
+        assert_eq!(Row::decode(&place), Some(Row { location: location(), texts: None }));
     }
 
     #[test]

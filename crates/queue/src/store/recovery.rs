@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
-use super::files::{Access, Files, StoredFile, write_all};
+use super::files::{Access, Files, StoredFile, is_damage, write_all};
 use super::index::{Contents, Opening, Texts, Unusable};
 use super::missing::{Expected, Wrong};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
@@ -366,13 +366,16 @@ impl<'a> Log<'a> {
     }
 
     fn mark(&self, segment: u64, mark: Mark) {
+        if let Err(error) = self.try_mark(segment, mark) {
+            tracing::error!(mark = mark.file_name(segment), %error, "cannot note that a segment is damaged");
+        }
+    }
+
+    fn try_mark(&self, segment: u64, mark: Mark) -> std::io::Result<()> {
         if self.marks.contains(&(segment, mark)) {
-            return;
+            return Ok(());
         }
-        if let Err(error) = mark.make(self.layout, self.files, segment) {
-            let path = self.layout.damaged.join(mark.file_name(segment));
-            tracing::error!(path = %path.display(), %error, "cannot note that a segment is damaged");
-        }
+        mark.make(self.layout, self.files, segment)
     }
 
     /// The whole segment could be read again.
@@ -494,8 +497,7 @@ impl Replay {
             let from = if *number == first { offset } else { 0 };
             if Some(*number) == newest {
                 self.read_newest(log, *name, *length, from)?;
-            } else {
-                let file = log.open(*name, Access::Read)?;
+            } else if let Some(file) = self.open_complete(log, *name)? {
                 let found = scan(&*file, *name, from, *length, Bodies::Skip);
                 if found.is_unreadable && !found.is_sound() {
                     log.mark(*name, Mark::Unreadable);
@@ -508,6 +510,26 @@ impl Replay {
             }
         }
         Ok(())
+    }
+
+    /// Opens a segment that is not the newest. `None`: it is damaged as a whole. The others need not wait for it: it is kept as
+    /// it is, to be read at the next start. What somebody can set right (a wrong owner, too few open files) is an error
+    /// instead: nobody wants to do without the messages in it for that.
+    fn open_complete(&mut self, log: &Log<'_>, name: u64) -> Result<Option<Arc<dyn StoredFile>>, StoreError> {
+        let error = match log.open(name, Access::Read) {
+            Err(StoreError::Io { what, source }) if is_damage(&source) => StoreError::Io { what, source },
+            opened => return opened.map(Some),
+        };
+        tracing::error!(segment = number(name), %error, "a segment of the spool cannot be opened: it is kept");
+        // Without the mark a later start would believe an index that was completed without it.
+        if log.try_mark(name, Mark::Unreadable).is_err() {
+            return Err(error);
+        }
+        self.damaged += 1;
+        if let Some(segment) = self.segments.get_mut(&number(name)) {
+            segment.damaged = true;
+        }
+        Ok(None)
     }
 
     /// Reads the newest segment, which may end with what a crash has left, and cuts that off: what nobody was told of

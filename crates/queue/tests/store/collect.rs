@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use postern_queue::QueueId;
-use postern_queue::store::Change;
+use postern_queue::store::{Change, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -80,6 +81,61 @@ fn a_deletion_outlives_its_segment_while_the_segment_of_its_message_exists() {
         !with_deletion.exists()
     });
     assert!(first[0].exists());
+    store.close();
+    fs::remove_dir_all(directory.path().join("index")).unwrap();
+    assert_eq!(ids(&open(directory.path()).1), kept);
+}
+
+/// Collects until a segment is gone.
+fn collect_until_gone(store: &Store, what: &str, segment: &Path) {
+    eventually(what, || {
+        store.collect();
+        !segment.exists()
+    });
+}
+
+#[test]
+fn a_message_that_came_back_under_its_id_and_ended_again_does_not_come_back_once_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let newest = || segments(directory.path()).pop().unwrap();
+    let fill = |store: &Store| (0..12).map(|_| put(store, 1200)).collect::<Vec<QueueId>>();
+    let (store, _) = open(directory.path());
+    // A segment stays when most of it counts.
+    let kept: Vec<QueueId> = (0..5).map(|_| put(&store, 1200)).collect();
+    let returning = put(&store, 300);
+    let first = newest();
+    let mut filling = fill(&store);
+    delete(&store, returning);
+    let with_first_end = newest();
+    filling.extend(fill(&store));
+    let behind = newest();
+    // Each start begins a segment.
+    store.close();
+    let (store, _) = open(directory.path());
+    // As `queue import` does with what `queue drop --export` has removed.
+    commit(&store, vec![enqueue(returning, 300)]);
+    let second = newest();
+    let kept_longer: Vec<QueueId> = (0..5).map(|_| put(&store, 1200)).collect();
+    filling.extend(fill(&store));
+    filling.drain(..).for_each(|id| delete(&store, id));
+    collect_until_gone(&store, "removing what is behind the first end", &behind);
+    assert!(with_first_end.exists(), "the first end cannot be copied while the message is there");
+    store.close();
+    let (store, _) = open(directory.path());
+    assert_eq!(read(&store, returning).unwrap(), content(returning, 300));
+
+    delete(&store, returning);
+    let with_ends = newest();
+    collect_until_gone(&store, "copying the first end behind the second one", &with_first_end);
+    fill(&store).into_iter().for_each(|id| delete(&store, id));
+    collect_until_gone(&store, "copying both ends", &with_ends);
+    assert!(first.exists() && second.exists());
+    // The second end is forgotten with the segment that it is for, the first one is not.
+    kept_longer.into_iter().for_each(|id| delete(&store, id));
+    collect_until_gone(&store, "removing the second segment", &second);
+    let with_first_end = newest();
+    fill(&store).into_iter().for_each(|id| delete(&store, id));
+    collect_until_gone(&store, "copying the first end once more", &with_first_end);
     store.close();
     fs::remove_dir_all(directory.path().join("index")).unwrap();
     assert_eq!(ids(&open(directory.path()).1), kept);

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,16 @@ pub enum Call<'a> {
 pub trait Say: Debug + Send + Sync + 'static {
     /// Before each call that changes something; an error is what the call returns.
     fn before(&self, path: &Path, call: Call<'_>) -> io::Result<()>;
+
+    /// Before each file of the log or of messages is opened.
+    fn before_open(&self, _path: &Path, _access: Access) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Before these octets of such a file are read.
+    fn before_read(&self, _path: &Path, _octets: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Told of our own calls for the index.
     fn index_call(&self, _call: &Call<'_>) {}
@@ -84,6 +95,9 @@ impl<S: Say> Files for Disk<S> {
             self.ask(path, Call::Create)?;
         }
         self.admit(path)?;
+        if !of_index(path) {
+            self.0.before_open(path, access)?;
+        }
         let file = SystemFiles.open(path, access)?;
         Ok(Arc::new(DiskFile { say: Arc::clone(&self.0), path: path.to_owned(), file }))
     }
@@ -143,6 +157,9 @@ impl<S: Say> DiskFile<S> {
 
 impl<S: Say> StoredFile for DiskFile<S> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if !of_index(&self.path) {
+            self.say.before_read(&self.path, offset..offset + buffer.len() as u64)?;
+        }
         self.file.read_at(buffer, offset)
     }
 
