@@ -1731,7 +1731,12 @@ pub(crate) mod tests {
         let (mut bench, texts) = cold();
         is_due(&mut bench);
         load(&mut bench, Ok(texts.clone()));
-        bench.with(|messages, _, _| messages.entries.get_mut(&ID).unwrap().cool());
+        bench.with(|messages, _, _| {
+            let entry = messages.entries.get_mut(&ID).unwrap();
+            messages.memory.subtract(entry);
+            entry.cool();
+            messages.memory.add(entry);
+        });
         let source = std::io::Error::from_raw_os_error(5);
         load(&mut bench, Err(StoreError::Io { what: "reading".to_owned(), source }));
         assert!(bench.lease().is_none(), "its place in the line is gone");
