@@ -17,6 +17,7 @@
 //! | who changed what? | `audit` |
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
+//! | who may relay, for now? | [`relay`] |
 //! | how does a message move to another machine? | `import` |
 //! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
@@ -48,6 +49,7 @@ pub mod health;
 pub mod history;
 mod import;
 pub mod metrics;
+pub mod relay;
 mod rights;
 mod rules;
 pub mod server;

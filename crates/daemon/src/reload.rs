@@ -16,11 +16,13 @@ use postern_config::{Config, Listener, Loaded, Resolver};
 use postern_outbound::{Outbound, Settings};
 use postern_policy::Policy;
 use postern_policy::relay::{Decision, Question, Verdict};
+use postern_policy::standing::Standing;
 use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::{Address, ReversePath};
 use postern_smtp_inbound::{BoundListener, Inbound};
 use rustls::ServerConfig;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,15 +39,15 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Reads everything that the configuration names. `own` are the addresses this server listens at. Blocking; inside a
-    /// runtime.
+    /// Reads everything that the configuration names. `own` are the addresses this server listens at; `standing` is what
+    /// outlives a configuration. Blocking; inside a runtime.
     ///
     /// # Errors
     /// The first thing that cannot be used.
-    pub fn prepare(loaded: Loaded, own: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub fn prepare(loaded: Loaded, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Self> {
         let config = Arc::new(loaded.config);
         logging::check_level(&config.log.level).context("log.level")?;
-        let policy = Arc::new(Policy::new(&config));
+        let policy = Arc::new(Policy::over(&config, standing));
         let tls = config.tls.as_ref().map(postern_smtp_inbound::tls::load).transpose().context("[tls]")?;
         let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
@@ -99,6 +101,8 @@ pub struct Reloader {
     stop: CancellationToken,
     /// One reload at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Told after each reload.
+    reloaded: Arc<Notify>,
 }
 
 /// A listener that is open.
@@ -119,7 +123,23 @@ impl Reloader {
         let turn = tokio::sync::Mutex::new(());
         let at_start = live.config.load_full();
         let (outbound, listeners) = (OnceLock::new(), Mutex::default());
-        Self { live, at_start, inbound, outbound, log, listeners, tasks, stop, turn }
+        Self {
+            live,
+            at_start,
+            inbound,
+            outbound,
+            log,
+            listeners,
+            tasks,
+            stop,
+            turn,
+            reloaded: Arc::default(),
+        }
+    }
+
+    /// Who waits for it is told of each reload.
+    pub fn reloaded(&self) -> Arc<Notify> {
+        self.reloaded.clone()
     }
 
     /// Lets these deliveries know of reloads from now on.
@@ -174,11 +194,11 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let old = self.live.config.load_full();
         let path = old.path.clone();
-        let own = self.addresses();
+        let (own, standing) = (self.addresses(), self.live.policy.load().standing.clone());
         let handle = tokio::runtime::Handle::current();
         let prepare = move || {
             let _runtime = handle.enter();
-            prepare(&path, &own)
+            prepare(&path, &own, standing)
         };
         let prepared = tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|panic| Err(panic.into()));
         let generation = prepared.map_err(|error| format!("{error:#}"))?;
@@ -223,6 +243,7 @@ impl Reloader {
             Some(outbound) => outbound.reload(generation.settings),
             None => self.live.settings.store(Arc::new(generation.settings)),
         }
+        self.reloaded.notify_one();
         for (listener, bound) in added {
             if let Err(error) = self.listen(listener, bound) {
                 tracing::error!(event = "listener-failed", %error);
@@ -243,11 +264,11 @@ impl Reloader {
     }
 }
 
-fn prepare(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Generation> {
+fn prepare(path: &Path, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Generation> {
     let loaded = postern_config::load(path)?;
     let own: Vec<SocketAddr> =
         own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
-    Generation::prepare(loaded, &own)
+    Generation::prepare(loaded, &own, standing)
 }
 
 /// Settings that are read at start only, and differ from what was read then.

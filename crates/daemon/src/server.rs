@@ -14,9 +14,9 @@ use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
-use postern_outbound::Outbound;
-use postern_policy::facts::NobodyToAsk;
+use postern_outbound::{Facts, Outbound, facts};
 use postern_policy::record::Records;
+use postern_policy::standing::Standing;
 use postern_queue::Door;
 use postern_runtime::{Clock, SystemClock};
 use postern_smtp_inbound::{BoundListener, Inbound};
@@ -128,16 +128,20 @@ impl Server {
     fn start(loaded: Loaded, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<(Self, Loading)> {
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
-        let live = Live::from(Generation::prepare(loaded, &addresses)?);
+        let standing = Arc::<Standing>::default();
+        let live = Live::from(Generation::prepare(loaded, &addresses, standing.clone())?);
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
+        // The spool is ours now, and what lies beside it.
+        admin::relay::restore(&live.config.load().queue.path, &standing, clock.now());
+        admin::relay::register(standing, &registry)?;
         let records = Arc::new(Records::new(REFUSALS_KEPT));
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
             policy: live.policy.clone(),
-            facts: Arc::new(NobodyToAsk),
+            facts: Arc::new(Facts::new(live.settings.clone(), clock.clone())),
             records: records.clone(),
             door: door.clone(),
             tls: live.tls.clone(),
@@ -157,6 +161,13 @@ impl Server {
             release: env!("CARGO_PKG_VERSION"),
         };
         serve_operators(&live.config.load(), shared, &stop, &tasks)?;
+        let hosts = facts::host_names::refresh(
+            live.settings.clone(),
+            clock.clone(),
+            reloader.reloaded(),
+            stop.clone(),
+        );
+        tasks.spawn(hosts);
         for (listener, bound) in listeners {
             reloader.listen(listener, bound)?;
         }

@@ -12,6 +12,7 @@
 //! | does mail get out at all? | `reach` |
 //! | who signs what? | [`sign`] |
 //! | permanent or temporary? | [`outcome`] |
+//! | what must a decision of the policy know first? | [`facts`] |
 //! | a mailbox on this machine? | [`maildir`] |
 //! | who hears of a login that is refused? | `postmaster` |
 //! | what does the queue ask about destinations? | [`surroundings`] |
@@ -23,6 +24,7 @@
 pub mod by_hand;
 pub mod client;
 mod content;
+pub mod facts;
 pub mod maildir;
 pub mod metrics;
 pub mod outcome;
@@ -41,6 +43,7 @@ mod transaction;
 mod wire;
 pub mod worker;
 
+pub use facts::Facts;
 pub use metrics::Metrics;
 pub use settings::{Settings, SettingsError};
 pub use surroundings::QueueSurroundings;

@@ -10,13 +10,15 @@ use std::pin::Pin;
 use postern_smtp::{Address, Domain};
 
 use crate::Policy;
-use crate::relay::Question;
+use crate::relay::{self, Question};
 
 /// One missing fact.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// Whether the server that we relay to takes mail for the recipient.
     Recipient(Address),
+    /// Where a host is that may relay.
+    HostName(Domain),
     /// Which logins the owner of a domain allows (the TXT record at `_postern.<domain>`).
     OwnersLock(Domain),
     /// Whether the domain's SPF record covers this server.
@@ -30,8 +32,8 @@ pub trait Finder: Debug + Send + Sync {
 }
 
 /// What must be found before the question is decided. Mostly nothing.
-pub fn wanted(_question: &Question<'_>, _policy: &Policy) -> Vec<Wanted> {
-    Vec::new()
+pub fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
+    relay::wanted(question, policy)
 }
 
 /// Knows nobody to ask: for tests, and where no decision needs more than the configuration.

@@ -23,6 +23,7 @@ mod tests;
 use serde::Serialize;
 
 use crate::Policy;
+use crate::facts::Wanted;
 
 pub use question::{Certificate, HeaderSenders, Question, Stage};
 pub use reason::Reason;
@@ -108,6 +109,13 @@ pub fn decide(question: &Question<'_>, policy: &Policy) -> Decision {
     };
     let (Ok(reason) | Err(reason)) = answer;
     Decision { verdict: reason.verdict(), reason, trace }
+}
+
+/// What must be known before relaying can be decided about.
+pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = recipient::wanted(question, policy).into_iter().collect();
+    wanted.extend(client::wanted(question, policy));
+    wanted
 }
 
 /// The reason for accepting, or that for refusing.

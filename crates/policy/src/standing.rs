@@ -3,6 +3,7 @@
 pub mod grants;
 pub mod hosts;
 pub mod rates;
+pub mod recipients;
 
 /// Facts that come and go. One for the whole life of the daemon; every generation of the rules looks at the same one.
 #[derive(Debug, Default)]
@@ -13,4 +14,6 @@ pub struct Standing {
     pub hosts: hosts::HostAddresses,
     /// What address grants have used of their rates.
     pub rates: rates::Rates,
+    /// Which recipients of relay domains exist.
+    pub recipients: recipients::CalledForward,
 }
