@@ -20,8 +20,8 @@ use postern_policy::standing::Standing;
 use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::{Address, ReversePath};
+use postern_smtp_inbound::tls::ServerTls;
 use postern_smtp_inbound::{BoundListener, Inbound};
-use rustls::ServerConfig;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,7 +33,7 @@ pub struct Generation {
     /// The configuration.
     pub config: Arc<Config>,
     policy: Arc<Policy>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ServerTls>>,
     settings: Settings,
     warnings: Vec<String>,
 }
@@ -48,7 +48,8 @@ impl Generation {
         let config = Arc::new(loaded.config);
         logging::check_level(&config.log.level).context("log.level")?;
         let policy = Arc::new(Policy::over(&config, standing));
-        let tls = config.tls.as_ref().map(postern_smtp_inbound::tls::load).transpose().context("[tls]")?;
+        let tls = config.tls.as_ref().map(|tls| postern_smtp_inbound::tls::load(tls, &config.relay));
+        let tls = tls.transpose().context("[tls]")?.map(Arc::new);
         let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -69,7 +70,7 @@ pub struct Live {
     /// Its rules.
     pub policy: Arc<ArcSwap<Policy>>,
     /// Its certificate.
-    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    pub tls: Arc<ArcSwapOption<ServerTls>>,
     /// What delivery needs of it.
     pub settings: Arc<ArcSwap<Settings>>,
     warnings: Arc<ArcSwap<Vec<String>>>,

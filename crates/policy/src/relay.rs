@@ -118,6 +118,11 @@ pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
     wanted
 }
 
+/// See [`Policy::granted`].
+pub(crate) fn granted(question: &Question<'_>, policy: &Policy) -> Option<String> {
+    client::granted(question, policy)
+}
+
 /// The reason for accepting, or that for refusing.
 type Answer = Result<Reason, Reason>;
 

@@ -134,8 +134,7 @@ async fn ask_host(recipient: &Address, settings: &Settings, deadline: Instant) -
             }
             Err(_) => return Asked::Down(format!("{}: no answer in time", target.host)),
         };
-        let said = timeout_at(deadline, dialogue(connection, recipient, &target.host)).await;
-        let said = said.unwrap_or_else(|_| Said::Nothing(format!("{}: no answer in time", target.host)));
+        let said = dialogue(connection, recipient, &target.host, deadline).await;
         return match target.host == targets[0].host {
             true => Asked::Best(said),
             false => Asked::Other(said),
@@ -163,13 +162,15 @@ async fn connect(hop: &Hop<'_>, target: &Target, settings: &Settings) -> Result<
     Connection::open(target, &dial).await
 }
 
-/// MAIL with the null sender, as a report would come, and RCPT. QUIT ends the transaction (RFC 5321 §4.1.1.10).
-async fn dialogue(mut connection: Connection, recipient: &Address, host: &str) -> Said {
-    let said = match question(&mut connection, recipient, host).await {
-        Ok(said) => said,
-        Err(failure) => return Said::Nothing(format!("{host}: {failure}")),
+/// MAIL with the null sender, as a report would come, and RCPT. QUIT ends the transaction (RFC 5321 §4.1.1.10); an answer that
+/// is known does not depend on what is said to that.
+async fn dialogue(mut connection: Connection, recipient: &Address, host: &str, deadline: Instant) -> Said {
+    let said = match timeout_at(deadline, question(&mut connection, recipient, host)).await {
+        Ok(Ok(said)) => said,
+        Ok(Err(failure)) => return Said::Nothing(format!("{host}: {failure}")),
+        Err(_) => return Said::Nothing(format!("{host}: no answer in time")),
     };
-    connection.close().await;
+    let _ = timeout_at(deadline, connection.close()).await;
     said
 }
 

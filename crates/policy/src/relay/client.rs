@@ -73,6 +73,24 @@ fn known_client(question: &Question<'_>, policy: &Policy) -> Option<&'static str
     certificate(question, policy).map(|_| "showed a certificate that may relay")
 }
 
+/// By which right other than a trusted network the client may send this sender's mail elsewhere without a login, in words.
+/// `None`: by none.
+pub(super) fn granted(question: &Question<'_>, policy: &Policy) -> Option<String> {
+    let rules = &policy.relay;
+    if rules.temporary
+        && let Some(grant) = policy.standing.grants.find(question.client, question.now)
+    {
+        return Some(format!("temporary grant {}", grant.network));
+    }
+    let holds =
+        |grant: &&GrantRule| grant.senders.iter().any(|scope| scope.holds_sender(question.reverse_path));
+    if let Some(grant) = rules.grants.matching(question.client).find(holds) {
+        return Some(format!("grant {}", grant.label));
+    }
+    let by_name = host_name(question, policy).map(|name| format!("host {name}"));
+    by_name.or_else(|| certificate(question, policy).map(|label| format!("certificate {label}")))
+}
+
 /// Whether the client may send to this recipient elsewhere, and why. `Ok(None)`: nothing gives it the right.
 ///
 /// # Errors

@@ -244,6 +244,34 @@ fn nothing_is_concluded_from_a_host_name_that_dns_does_not_tell() {
     assert_eq!(reason(&policy, &stranger, FOREIGN), Reason::NotTrustedNotLocal);
 }
 
+#[test]
+fn mail_that_came_by_a_grant_is_known_by_it() {
+    let policy = policy();
+    let granted = |address: &str, sender: &str| {
+        let question = Question {
+            listener: ListenerKind::Mx,
+            client: address.parse().unwrap(),
+            local: None,
+            tls: false,
+            certificate: None,
+            login: None,
+            helo: None,
+            now: UNIX_EPOCH,
+            recipients: 0,
+            reverse_path: &ReversePath::parse(sender).unwrap(),
+            stage: Stage::Mail,
+        };
+        policy.granted(&question)
+    };
+    assert_eq!(granted("192.0.2.40", "scanner@proseware.test").as_deref(), Some("grant scanner"));
+    assert_eq!(granted("192.0.2.40", "").as_deref(), Some("grant monitoring"));
+    // Not as somebody else: it would be signed.
+    assert_eq!(granted("192.0.2.40", "alice@proseware.test"), None);
+    assert_eq!(granted(ELSEWHERE, "scanner@proseware.test"), None);
+    policy.standing.hosts.learn(&branch(), vec![ELSEWHERE.parse().unwrap()], UNIX_EPOCH);
+    assert_eq!(granted(ELSEWHERE, "alice@proseware.test").as_deref(), Some("host branch.proseware.test"));
+}
+
 /// What must be found for a client at RCPT.
 fn wanted_at_rcpt(policy: &Policy, address: &str, to: &str) -> Vec<Wanted> {
     let question = Question {
