@@ -18,7 +18,7 @@ use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide,
 };
 use postern_queue::rules::Refused;
-use postern_queue::{AcceptError, Envelope, Incoming, Queue, QueueId, Recipient};
+use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
@@ -701,6 +701,11 @@ impl Session {
         let Context { peer, shared, tls, certificate, login, .. } = &self.context;
         let recipients = transaction.distinct.len();
         shared.metrics.accepted(peer.listener, transaction.size, recipients);
+        let right = match data::origin(&self.context, transaction.matter()) {
+            Origin::TrustedNetwork(label) => Some(format!("trusted network {label}")),
+            Origin::Granted(right) => Some(right),
+            Origin::Login(_) | Origin::Outsider | Origin::Own => None,
+        };
         let duration = shared.clock.now().duration_since(transaction.began).unwrap_or_default();
         tracing::info!(
             event = "accepted",
@@ -711,6 +716,7 @@ impl Session {
             client = %peer.client,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
+            right,
             helo = transaction.hello.name,
             tls = tls.map(|tls| tls.version),
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
