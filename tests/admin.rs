@@ -25,7 +25,7 @@ fn page(daemon: &Daemon, path: &str) -> (u16, String) {
 }
 
 /// The sum of a metric over all label sets that contain every one of `labels`.
-fn metric(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
+pub fn metric(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
     let (status, text) = page(daemon, "/metrics");
     assert_eq!(status, 200);
     let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));

@@ -93,7 +93,7 @@ fn content_for(key: &str) -> Option<String> {
     match key {
         "certificate" => Some(identity().certificate_pem.clone()),
         "key" => Some(identity().key_pem.clone()),
-        "ca_file" => Some(tls::authority_pem()),
+        "ca_file" | "client_ca" => Some(tls::authority_pem()),
         "password_file" => Some("secret\n".to_owned()),
         "accounts" => Some(String::new()),
         _ => None,

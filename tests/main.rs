@@ -7,6 +7,7 @@
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
 //! | [`history`] | what became of messages, and what happens to them |
 //! | [`rules`] | standing rules: what becomes of mail that arrives and matches |
+//! | [`relay_grants`] | who may relay without a login: grants for a while, host names, certificates, relay domains |
 //! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
@@ -41,6 +42,7 @@ mod outbound;
 mod peers;
 mod queue;
 mod queue_verbs;
+mod relay_grants;
 mod rules;
 mod start;
 mod store;

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 
 use super::{PATIENCE, tls};
@@ -123,13 +124,23 @@ impl Client {
         self.handshake();
     }
 
+    /// STARTTLS and the handshake, in which the client shows this certificate when it is asked; EHLO is not said again.
+    pub fn start_tls_showing(&mut self, identity: &tls::Identity) {
+        self.expect("STARTTLS", 220);
+        self.handshake_with(tls::client_config_showing(identity));
+    }
+
     /// The handshake alone.
     pub fn handshake(&mut self) {
+        self.handshake_with(tls::client_config());
+    }
+
+    fn handshake_with(&mut self, config: Arc<ClientConfig>) {
         let Stream::Clear(tcp) = std::mem::replace(&mut self.stream, Stream::Gone) else {
             panic!("TLS in TLS")
         };
         let name = ServerName::try_from("mail.proseware.test").unwrap();
-        let session = ClientConnection::new(tls::client_config(), name).unwrap();
+        let session = ClientConnection::new(config, name).unwrap();
         let mut stream = Box::new(StreamOwned::new(session, tcp));
         stream.conn.complete_io(&mut stream.sock).unwrap();
         self.transcript.push_str("(TLS)\n");

@@ -265,3 +265,101 @@ impl Drop for Exim {
         let _ = self.child.wait();
     }
 }
+
+/// A Dovecot whose POP3 takes one password for every user, and runs a script behind each login.
+pub struct Dovecot {
+    folder: TempDir,
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Dovecot {
+    /// Of every user.
+    pub const PASSWORD: &'static str = "open-sesame";
+
+    /// With this post-login script. `None` where it cannot be started.
+    pub fn start(script: &str) -> Option<Self> {
+        let place = Some(PathBuf::from("/usr/sbin/dovecot")).filter(|program| program.is_file());
+        let program = peer("dovecot", installed("dovecot").or(place))?;
+        peer("dovecot-pop3d", Some(PathBuf::from("/usr/lib/dovecot/pop3")).filter(|pop3| pop3.is_file()))?;
+        if_root("Dovecot")?;
+        let folder = folder("postern-dovecot-");
+        let address = SocketAddr::from((loopback(), 1110));
+        for name in ["run", "state", "mail"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        // Mail of users must not be opened as root.
+        chown(folder.path().join("mail"), Some(EXIM_ID), Some(EXIM_ID)).unwrap();
+        let login = folder.path().join("post-login");
+        fs::write(&login, script).unwrap();
+        fs::set_permissions(&login, fs::Permissions::from_mode(0o755)).unwrap();
+        let config = folder.path().join("dovecot.conf");
+        fs::write(&config, dovecot_conf(folder.path(), address)).unwrap();
+        let child = Command::new(program)
+            .arg("-F")
+            .arg("-c")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let dovecot = Self { folder, child, address };
+        eventually("Dovecot listens", || TcpStream::connect(address).ok());
+        Some(dovecot)
+    }
+}
+
+/// The service of the script is that of docs/relay-grants.md, but for the user: the daemon of the tests is root's.
+fn dovecot_conf(folder: &Path, address: SocketAddr) -> String {
+    let (ip, port, folder) = (address.ip(), address.port(), folder.display());
+    let password = Dovecot::PASSWORD;
+    format!(
+        "base_dir = {folder}/run\n\
+         state_dir = {folder}/state\n\
+         log_path = {folder}/log\n\
+         protocols = pop3\n\
+         listen = {ip}\n\
+         ssl = no\n\
+         disable_plaintext_auth = no\n\
+         mail_location = maildir:{folder}/mail\n\
+         passdb {{\n\
+         \x20 driver = static\n\
+         \x20 args = password={{PLAIN}}{password}\n\
+         }}\n\
+         userdb {{\n\
+         \x20 driver = static\n\
+         \x20 args = uid={EXIM_ID} gid={EXIM_ID} home={folder}/mail\n\
+         }}\n\
+         service pop3-login {{\n\
+         \x20 inet_listener pop3 {{\n\
+         \x20   port = {port}\n\
+         \x20 }}\n\
+         \x20 inet_listener pop3s {{\n\
+         \x20   port = 0\n\
+         \x20 }}\n\
+         }}\n\
+         service pop3 {{\n\
+         \x20 executable = pop3 postern-pop-login\n\
+         }}\n\
+         service postern-pop-login {{\n\
+         \x20 executable = script-login {folder}/post-login\n\
+         \x20 user = root\n\
+         \x20 unix_listener postern-pop-login {{\n\
+         \x20 }}\n\
+         }}\n"
+    )
+}
+
+impl Drop for Dovecot {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            say(&format!("--- log of Dovecot ---\n{log}"));
+        }
+        // Its other processes end with it when it is asked, not when it is killed.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}

@@ -48,6 +48,17 @@ pub fn client_config() -> Arc<ClientConfig> {
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
+/// The same, and it shows this certificate to servers that ask for one.
+pub fn client_config_showing(identity: &Identity) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority().der().clone()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap())
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

@@ -26,6 +26,7 @@
 //! | `POST /v1/store/quarantine/remove` | [`store::RemoveRequest`] | [`store::Removed`] |
 //! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
 //! | `/v1/rules`, `/v1/rules/{add,remove,test}` | [`rules`] | |
+//! | `/v1/relay`, `/v1/relay/{grant,revoke}` | [`relay`] | |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
 //! | `GET /metrics` | | Prometheus text |
@@ -36,6 +37,7 @@
 pub mod domains;
 pub mod edit;
 pub mod history;
+pub mod relay;
 pub mod rules;
 pub mod store;
 
@@ -272,7 +274,8 @@ pub struct AuditEvent {
     /// Who, as a number.
     pub uid: u32,
     /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `prioritise`, `reroute`, `requeue`, `import`, `cat`, `reload`,
-    /// `rule-hold`, `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `store backup`, `store fix` ...
+    /// `rule-hold`, `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `relay-grant`, `relay-revoke`, `store backup`,
+    /// `store fix` ...
     pub verb: String,
     /// The standing rule, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]

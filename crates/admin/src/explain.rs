@@ -67,8 +67,7 @@ impl Beyond for crate::Shared {
     }
 
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused> {
-        let account = question.login.map(|login| login.name.as_str());
-        let origin = rules::origin(account, Some(question.client), &self.policy.load());
+        let origin = rules::origin(question, &self.policy.load());
         let client = Some(question.client.to_canonical());
         // Nobody is asked before the queue is there: see `explain_policy`.
         let queue = self.door.now()?;

@@ -19,6 +19,7 @@
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
 //! | is the DNS of our domains in order? | `domains` |
+//! | who may relay, for now? | [`relay`] |
 //! | how does a message move to another machine? | `import` |
 //! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
@@ -53,6 +54,7 @@ pub mod health;
 pub mod history;
 mod import;
 pub mod metrics;
+pub mod relay;
 mod rights;
 mod rules;
 pub mod server;

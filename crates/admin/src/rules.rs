@@ -7,8 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
+use postern_config::ListenerKind;
 use postern_policy::Policy;
+use postern_policy::accounts::Login;
 use postern_policy::directory::Resolution;
+use postern_policy::relay::{Question, Stage};
 use postern_queue::rules::{NewRule, Rule, RuleError, Rules};
 use postern_queue::{Envelope, Origin, Queue, Recipient};
 use postern_smtp::header::fields;
@@ -246,11 +249,11 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
     let from = crate::explain::without_brackets(&request.from);
     let sender =
         ReversePath::parse(from).map_err(|e| bad(format!("the sender {from:?} is not an address: {e}")))?;
-    if let Some(name) = &request.account
-        && policy.accounts.login(name).is_none()
-    {
-        return Err(bad(format!("there is no account {name:?}: see `posternctl account list`")));
-    }
+    let login = request.account.as_deref().map(|name| {
+        let unknown = || bad(format!("there is no account {name:?}: see `posternctl account list`"));
+        policy.accounts.login(name).ok_or_else(unknown)
+    });
+    let login = login.transpose()?;
     let mut recipients = Vec::new();
     for to in &request.to {
         let to = crate::explain::without_brackets(to);
@@ -258,9 +261,14 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
             .map_err(|e| bad(format!("the recipient {to:?} is not an address: {e}")))?;
         recipients.extend(final_recipients(&path, policy));
     }
+    let origin = match (request.client, &login) {
+        (None, Some(login)) => Origin::Login(login.name.clone()),
+        (None, None) => Origin::Outsider,
+        (Some(client), _) => origin(&asked(client, login.as_ref(), &sender), policy),
+    };
     Ok(Envelope {
         reverse_path: sender,
-        origin: origin(request.account.as_deref(), request.client, policy),
+        origin,
         client: request.client.map(|client| client.to_canonical()),
         helo: None,
         received: SystemTime::now(),
@@ -273,6 +281,23 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
         size: request.size.max(message.len() as u64),
         recipients,
     })
+}
+
+/// What the policy would be asked.
+fn asked<'a>(client: IpAddr, login: Option<&'a Login>, sender: &'a ReversePath) -> Question<'a> {
+    Question {
+        listener: ListenerKind::Mx,
+        client,
+        local: None,
+        tls: false,
+        certificate: None,
+        login,
+        helo: None,
+        now: SystemTime::now(),
+        recipients: 0,
+        reverse_path: sender,
+        stage: Stage::Mail,
+    }
 }
 
 /// Who would get the mail for a recipient, each with the name it was given.
@@ -295,14 +320,14 @@ pub(crate) fn final_recipients(path: &ForwardPath, policy: &Policy) -> Vec<Recip
 }
 
 /// By which right the message would come.
-pub(crate) fn origin(account: Option<&str>, client: Option<IpAddr>, policy: &Policy) -> Origin {
-    if let Some(name) = account {
-        return Origin::Login(name.to_owned());
+pub(crate) fn origin(question: &Question<'_>, policy: &Policy) -> Origin {
+    if let Some(login) = question.login {
+        return Origin::Login(login.name.clone());
     }
-    match client.and_then(|client| policy.relay.trusted_network(client)) {
-        Some(trusted) => Origin::TrustedNetwork(trusted.label.clone()),
-        None => Origin::Outsider,
+    if let Some(trusted) = policy.relay.trusted_network(question.client) {
+        return Origin::TrustedNetwork(trusted.label.clone());
     }
+    policy.granted(question).map_or(Origin::Outsider, Origin::Granted)
 }
 
 fn message_id(message: &str) -> Option<String> {

@@ -44,6 +44,7 @@ use crate::api::{
 use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::import::{self, Imported, Importing};
+use crate::relay::{self, GrantsFile};
 use crate::rights::{self, Peer, Right, Writer};
 use crate::{Shared, domains, explain, health, history, metrics, rules, store, verbs};
 
@@ -92,6 +93,7 @@ pub fn serve(
     let listener = bind(socket, rights::mode(&config.admin))?;
     let app = App {
         audit: Arc::new(Audit::new(&config.queue.path)),
+        grants: Arc::new(GrantsFile::new(&config.queue.path)),
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
         upkeep: Arc::default(),
         tasks: tasks.clone(),
@@ -108,6 +110,7 @@ pub fn serve(
 pub(crate) struct App {
     pub(crate) shared: Shared,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) grants: Arc<GrantsFile>,
     pub(crate) importing: Importing,
     stop: CancellationToken,
     /// Long work on the spool: one at a time.
@@ -271,6 +274,7 @@ fn router(app: App) -> Router {
         .route("/v1/explain/{reference}", get(explain_reference))
         .merge(rules::routes())
         .merge(domains::routes())
+        .merge(relay::routes())
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)

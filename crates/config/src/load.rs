@@ -543,6 +543,49 @@ mod tests {
         one(text, "3:20", "make up 2a00::/19 together");
     }
 
+    /// A grant from some senders to some recipients.
+    fn granted(network: &str, senders: &str, recipients: &str) -> String {
+        format!(
+            "{{ network = \"{network}\", label = \"g\", senders = [\"{senders}\"], recipients = [\"{recipients}\"], rate = \"1/h\" }}"
+        )
+    }
+
+    #[test]
+    fn grants_from_anybody_to_anybody_count_as_trust() {
+        let grants = |list: &[String]| format!("[relay]\ngrants = [{}]\n", list.join(", "));
+        let half = |network| granted(network, "*", "*");
+        let text = grants(&[half("10.0.0.0/9"), half("10.128.0.0/9")]);
+        one(&text, "3:10", "make up 10.0.0.0/8 together");
+        let narrow = granted("10.128.0.0/9", "*", "@adatum.test");
+        fine(&grants(&[half("10.0.0.0/9"), narrow.clone()]));
+        fine(&grants(&[granted("10.0.0.0/9", "@proseware.test", "*"), narrow]));
+        let accepted = half("10.128.0.0/9").replace(" }", ", accept_open_relay_risk = true }");
+        fine(&grants(&[half("10.0.0.0/9"), accepted]));
+        // Together with what is trusted.
+        let both = format!("{}grants = [{}]\n", trusted("10.0.0.0/9"), half("10.128.0.0/9"));
+        one(&both, "4:10", "make up 10.0.0.0/8 together");
+        // What is reported of the trusted networks is not reported once more.
+        let text = "[relay]\ntrusted_networks = [{ network = \"10.0.0.0/9\", label = \"a\" }, \
+                    { network = \"10.128.0.0/9\", label = \"b\" }]\n";
+        one(&format!("{text}grants = [{}]\n", half("192.0.2.0/24")), "3:20", "trusted networks make up");
+    }
+
+    #[test]
+    fn recipients_of_a_relay_domain_are_a_word_or_a_list() {
+        let domain = |recipients: &str| {
+            format!("[relay]\nrelay_domains = [{{ name = \"customer.test\", recipients = {recipients} }}]\n")
+        };
+        for recipients in ["\"any\"", "\"call-forward\"", "[\"carol\"]", "[]"] {
+            fine(&domain(recipients));
+        }
+        one(&domain("\"callout\""), "3:57", "cannot be \"callout\"");
+        one(&domain("[\"carol@x\"]"), "3:58", "not a local part");
+        one(&domain("7"), "3:57", "call-forward");
+        one("[relay.call_forward]\ntimeout = \"0s\"\n", "3:11", "`timeout` is 0");
+        one("[relay.call_forward]\ncache_size = 0\n", "3:14", "`cache_size` is 0");
+        one("[relay]\nhost_refresh = \"0s\"\n", "3:16", "`host_refresh` is 0");
+    }
+
     #[test]
     fn networks_with_host_bits_or_in_ipv6_disguise_are_refused() {
         one(&trusted("192.0.2.1/24"), "3:33", "192.0.2.1/24 has host bits set");
@@ -564,6 +607,11 @@ mod tests {
             format!("{HOST}{}", trusted("172.17.0.0/16")).replace(" }", ", accept_open_relay_risk = true }");
         folder.write("postern.toml", &accepted, 0o600);
         assert_eq!(load_in(&path, &container).unwrap().warnings.len(), 1);
+        for (recipients, loads) in [("*", false), ("@adatum.test", true)] {
+            let text = format!("{HOST}[relay]\ngrants = [{}]\n", granted("172.17.0.0/16", "*", recipients));
+            folder.write("postern.toml", &text, 0o600);
+            assert_eq!(load_in(&path, &container).is_ok(), loads, "{recipients}");
+        }
     }
 
     #[test]

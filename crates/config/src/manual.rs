@@ -98,6 +98,8 @@ impl Manual {
             "string" if default.is_number() => "size".to_owned(),
             "array" => format!("array of {}", plural(&self.kind(&schema["items"]))),
             "object" => format!("table of {}", plural(&self.kind(&schema["additionalProperties"]))),
+            // Neither one type nor a choice of words: its title says what it may be.
+            "" => text(schema, "title").to_owned(),
             kind => kind.to_owned(),
         }
     }

@@ -1,20 +1,27 @@
 //! `[relay]`: who may relay without a login, and for which domains.
 
+mod call_forward;
 mod grant;
+mod recipients;
+
+use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_smtp::{Domain, LocalPart};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::check::not_zero;
 use crate::source::{Findings, Node};
 use crate::surroundings::Surroundings;
 use crate::units;
 
+pub use call_forward::CallForward;
 pub use grant::{ClientCertificate, Grant, HostName, Rate, Scope, Temporary};
+pub use recipients::Recipients;
 
 /// Closed by default: nobody is trusted, not even loopback, until it is listed here.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Relay {
     /// Clients that may send to anywhere, without a login.
@@ -29,6 +36,27 @@ pub struct Relay {
     pub certificates: Vec<ClientCertificate>,
     /// Rights for a while.
     pub temporary: Temporary,
+    /// How often the addresses of `hosts` are looked up. What DNS has said is asked for again when its TTL is over.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub host_refresh: Duration,
+    /// How the servers of relay domains are asked for recipients.
+    pub call_forward: CallForward,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            trusted_networks: Vec::new(),
+            relay_domains: Vec::new(),
+            grants: Vec::new(),
+            hosts: Vec::new(),
+            certificates: Vec::new(),
+            temporary: Temporary::default(),
+            host_refresh: Duration::from_secs(60),
+            call_forward: CallForward::default(),
+        }
+    }
 }
 
 /// A network whose clients may relay.
@@ -54,9 +82,10 @@ pub struct RelayDomain {
     #[serde(with = "units::domain")]
     #[schemars(with = "String")]
     pub name: Domain,
-    /// Local parts that exist there. Left out: any recipient is taken, and the primary's refusals become our reports.
+    /// Who exists there: a list of local parts; `"call-forward"`, then the server that the domain's mail goes to is asked at
+    /// RCPT, see `[relay.call_forward]`; or `"any"`, then any recipient is taken, and the primary's refusals become our reports.
     #[serde(default)]
-    pub recipients: Option<Vec<String>>,
+    pub recipients: Recipients,
 }
 
 /// Whole private ranges (RFC 1918, RFC 4193): whoever trusts one of them trusts networks not yet thought of.
@@ -79,14 +108,16 @@ impl Relay {
             trusted.check(&node, surroundings, findings);
         }
         for (node, grant) in node.each("grants", &self.grants) {
-            grant.check(&node, findings);
+            grant.check(&node, surroundings, findings);
         }
         for (node, certificate) in node.each("certificates", &self.certificates) {
             certificate.check(has_ca, &node, findings);
         }
         self.check_sum(node, findings);
+        not_zero(node, "host_refresh", self.host_refresh, findings);
+        self.call_forward.check(&node.key("call_forward"), findings);
         for (node, domain) in node.each("relay_domains", &self.relay_domains) {
-            for (node, name) in node.each("recipients", domain.recipients.as_deref().unwrap_or_default()) {
+            for (node, name) in node.each("recipients", domain.recipients.listed()) {
                 if let Err(error) = LocalPart::parse(name) {
                     let help = "write the part in front of the \"@\" only";
                     findings.error(&node, format!("{name:?} is not a local part: {error}"), help);
@@ -95,18 +126,30 @@ impl Relay {
         }
     }
 
-    /// Networks that are harmless each may together be a range that is not, such as two halves of one.
+    /// Networks that are harmless each may together be a range that is not, such as two halves of one. A grant from anybody to
+    /// anybody is as good as trust.
     fn check_sum(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
-        let harmless: Vec<IpNet> = self
-            .trusted_networks
-            .iter()
-            .filter(|trusted| !trusted.accept_open_relay_risk && danger(trusted.network).is_none())
-            .map(|trusted| trusted.network)
-            .collect();
-        for sum in IpNet::aggregate(&harmless) {
-            if let Some(danger) = danger(sum) {
+        let is_harmless = |network: IpNet, is_accepted: bool| !is_accepted && danger(network).is_none();
+        let trusted = self.trusted_networks.iter().map(|entry| (entry.network, entry.accept_open_relay_risk));
+        let trusted: Vec<IpNet> =
+            trusted.filter(|(network, accepted)| is_harmless(*network, *accepted)).map(|(n, _)| n).collect();
+        let open = self.grants.iter().filter(|grant| grant.is_open());
+        let open = open.map(|entry| (entry.network, entry.accept_open_relay_risk));
+        let open: Vec<IpNet> =
+            open.filter(|(network, accepted)| is_harmless(*network, *accepted)).map(|(n, _)| n).collect();
+        let of_trusted = IpNet::aggregate(&trusted);
+        for sum in &of_trusted {
+            if let Some(danger) = danger(*sum) {
                 let message = format!("trusted networks make up {sum} together: {danger}");
                 findings.error(&node.key("trusted_networks"), message, HELP);
+            }
+        }
+        for sum in IpNet::aggregate(&[trusted, open].concat()) {
+            if let Some(danger) = danger(sum).filter(|_| !of_trusted.contains(&sum)) {
+                let message = format!(
+                    "grants to all senders and recipients and trusted networks make up {sum} together: {danger}"
+                );
+                findings.error(&node.key("grants"), message, HELP);
             }
         }
     }
@@ -125,15 +168,8 @@ impl TrustedNetwork {
             findings.error(&at, format!("{} is an IPv4 network in IPv6 form", self.network), help);
             return;
         }
-        let gateway = surroundings.gateways.iter().find(|gateway| self.network.contains(*gateway));
-        let danger = match (danger(self.network), gateway) {
-            (Some(danger), _) => danger,
-            (None, Some(gateway)) if surroundings.container => {
-                format!(
-                    "the default gateway {gateway}, as which the whole internet may appear inside a container"
-                )
-            }
-            _ => return,
+        let Some(danger) = danger(self.network).or_else(|| gateway_in(self.network, surroundings)) else {
+            return;
         };
         let message = format!("trusting {} ({}) would relay for {danger}", self.network, self.label);
         risk(&at, message, self.accept_open_relay_risk, findings);
@@ -146,6 +182,14 @@ fn risk(at: &Node<'_>, message: String, is_accepted: bool, findings: &mut Findin
         true => findings.warning(at, message, "accept_open_relay_risk = true lets it load"),
         false => findings.error(at, message, HELP),
     }
+}
+
+/// Why nobody should trust the network inside this container, if so.
+fn gateway_in(network: IpNet, surroundings: &Surroundings) -> Option<String> {
+    let gateway = surroundings.gateways.iter().find(|gateway| network.contains(*gateway))?;
+    let danger =
+        format!("the default gateway {gateway}, as which the whole internet may appear inside a container");
+    surroundings.container.then_some(danger)
 }
 
 /// Why nobody should trust the network, if so.

@@ -6,6 +6,7 @@
 //! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`], [`watch`]; its filters in [`filter`] |
 //! | `message history` | [`message`]; the words for an event in [`event`] |
 //! | `rule` | [`rule`] |
+//! | `relay` | [`relay`] |
 //! | `store` | [`store`], a file for each verb below it |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
@@ -49,6 +50,7 @@ pub mod output;
 pub mod password;
 pub mod policy;
 pub mod queue;
+pub mod relay;
 pub mod rule;
 pub mod shape;
 pub mod status;
@@ -126,6 +128,9 @@ enum Noun {
     /// Make standing rules: what becomes of messages that arrive and match.
     #[command(subcommand)]
     Rule(rule::Verb),
+    /// See who may relay, and let an address relay for a while.
+    #[command(subcommand)]
+    Relay(relay::Verb),
     /// See whether the spool is whole, give room back, make a backup.
     #[command(subcommand)]
     Store(store::Verb),
@@ -222,6 +227,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Queue(verb) => verb.run(session).await,
             Noun::Message(verb) => verb.run(session).await,
             Noun::Rule(verb) => verb.run(session).await,
+            Noun::Relay(verb) => verb.run(session).await,
             Noun::Store(verb) => verb.run(session).await,
             Noun::Audit(options) => options.run(session).await,
             Noun::Policy(verb) => verb.run(session).await,

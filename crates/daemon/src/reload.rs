@@ -21,8 +21,9 @@ use postern_policy::verification;
 use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::{Address, Domain, ReversePath};
+use postern_smtp_inbound::tls::ServerTls;
 use postern_smtp_inbound::{BoundListener, Inbound};
-use rustls::ServerConfig;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,7 +34,7 @@ pub struct Generation {
     /// The configuration.
     pub config: Arc<Config>,
     policy: Arc<Policy>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ServerTls>>,
     settings: Settings,
     warnings: Vec<String>,
 }
@@ -48,7 +49,8 @@ impl Generation {
         let config = Arc::new(loaded.config);
         logging::check_level(&config.log.level).context("log.level")?;
         let policy = Arc::new(Policy::over(&config, standing));
-        let tls = config.tls.as_ref().map(postern_smtp_inbound::tls::load).transpose().context("[tls]")?;
+        let tls = config.tls.as_ref().map(|tls| postern_smtp_inbound::tls::load(tls, &config.relay));
+        let tls = tls.transpose().context("[tls]")?.map(Arc::new);
         let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -69,7 +71,7 @@ pub struct Live {
     /// Its rules.
     pub policy: Arc<ArcSwap<Policy>>,
     /// Its certificate.
-    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    pub tls: Arc<ArcSwapOption<ServerTls>>,
     /// What delivery needs of it.
     pub settings: Arc<ArcSwap<Settings>>,
     warnings: Arc<ArcSwap<Vec<String>>>,
@@ -101,6 +103,8 @@ pub struct Reloader {
     stop: CancellationToken,
     /// One reload at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Told after each reload.
+    reloaded: Arc<Notify>,
 }
 
 /// What goes on from one configuration to the next.
@@ -131,7 +135,23 @@ impl Reloader {
         let turn = tokio::sync::Mutex::new(());
         let at_start = live.config.load_full();
         let (outbound, listeners) = (OnceLock::new(), Mutex::default());
-        Self { live, at_start, services, outbound, log, listeners, tasks, stop, turn }
+        Self {
+            live,
+            at_start,
+            services,
+            outbound,
+            log,
+            listeners,
+            tasks,
+            stop,
+            turn,
+            reloaded: Arc::default(),
+        }
+    }
+
+    /// Who waits for it is told of each reload.
+    pub fn reloaded(&self) -> Arc<Notify> {
+        self.reloaded.clone()
     }
 
     /// Lets these deliveries know of reloads from now on.
@@ -237,6 +257,7 @@ impl Reloader {
             None => self.live.settings.store(Arc::new(generation.settings)),
         }
         self.services.keeper.reloaded();
+        self.reloaded.notify_one();
         for (listener, bound) in added {
             if let Err(error) = self.listen(listener, bound) {
                 tracing::error!(event = "listener-failed", %error);

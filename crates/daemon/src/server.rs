@@ -14,7 +14,7 @@ use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
-use postern_outbound::{Facts, Keeper, Outbound};
+use postern_outbound::{Facts, Keeper, Outbound, facts};
 use postern_policy::record::Records;
 use postern_policy::standing::Standing;
 use postern_queue::Door;
@@ -133,14 +133,17 @@ impl Server {
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
+        // The spool is ours now, and what lies beside it.
+        admin::relay::restore(&live.config.load().queue.path, &standing, clock.now());
+        admin::relay::register(standing.clone(), &registry)?;
         let records = Arc::new(Records::new(REFUSALS_KEPT));
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));
-        let facts = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
+        let finder = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
             policy: live.policy.clone(),
-            facts: facts.clone(),
+            facts: finder.clone(),
             records: records.clone(),
             door: door.clone(),
             tls: live.tls.clone(),
@@ -153,7 +156,7 @@ impl Server {
         let shared = admin::Shared {
             door: door.clone(),
             records,
-            facts,
+            facts: finder,
             policy: live.policy.clone(),
             config: live.config.clone(),
             registry,
@@ -162,6 +165,13 @@ impl Server {
             release: env!("CARGO_PKG_VERSION"),
         };
         serve_operators(&live.config.load(), shared, &stop, &tasks)?;
+        let hosts = facts::host_names::refresh(
+            live.settings.clone(),
+            clock.clone(),
+            reloader.reloaded(),
+            stop.clone(),
+        );
+        tasks.spawn(hosts);
         for (listener, bound) in listeners {
             reloader.listen(listener, bound)?;
         }

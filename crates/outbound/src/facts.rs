@@ -1,11 +1,15 @@
-//! Facts that decisions need and that only others know: asked for in DNS, and put where decisions look.
+//! Facts that decisions need and that only others know: asked for in DNS and at other servers, and put where decisions look.
 //!
 //! | fact | module |
 //! |---|---|
+//! | does the server of a relay domain take mail for a recipient? | `call_forward` |
+//! | where is a host that may relay? | [`host_names`] |
 //! | does the SPF record of a domain cover this server? | `spf` |
 //! | by which addresses does the world know us? | `own_addresses` |
 //! | whom does the owner of a domain let send for it? | here; the record is read in `postern_policy::owners_lock` |
 
+mod call_forward;
+pub mod host_names;
 mod own_addresses;
 pub(crate) mod spf;
 
@@ -26,6 +30,8 @@ use tokio::task::JoinSet;
 
 use crate::settings::Settings;
 
+use call_forward::CallForward;
+
 pub(crate) use own_addresses::{configured_addresses, own_addresses};
 
 /// Facts that are looked for at once. A resolver has many questions in flight over one socket; those of senders must leave
@@ -38,6 +44,7 @@ pub struct Facts {
     settings: Arc<ArcSwap<Settings>>,
     clock: Arc<dyn Clock>,
     room: Arc<Semaphore>,
+    call_forward: Arc<CallForward>,
 }
 
 impl fmt::Debug for Facts {
@@ -50,10 +57,11 @@ impl Facts {
     /// Asks the name servers of the settings in force, and notes what it finds in their policy's
     /// [`postern_policy::standing::Standing`].
     pub fn new(settings: Arc<ArcSwap<Settings>>, clock: Arc<dyn Clock>) -> Self {
-        Self { settings, clock, room: Arc::new(Semaphore::new(AT_ONCE)) }
+        let (room, call_forward) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::default());
+        Self { settings, clock, room, call_forward }
     }
 
-    /// Finds one fact within the time that DNS may take. What came meanwhile is not asked for again.
+    /// Finds one fact within the time that DNS, or the other server, may take. What came meanwhile is not asked for again.
     async fn find_one(self, wanted: Wanted) {
         let settings = self.settings.load_full();
         let limit = settings.config.outbound.timeouts.dns;
@@ -70,7 +78,9 @@ impl Facts {
                 let found = in_time(limit, sender_policy(&settings, domain)).await;
                 domains.learn_policy(domain, found, self.clock.now());
             }
-            Wanted::OwnersLock(_) | Wanted::SenderPolicy(_) | Wanted::Recipient(_) => {}
+            Wanted::Recipient(recipient) => self.call_forward.ask(recipient, &settings, &*self.clock).await,
+            Wanted::HostName(name) => host_names::look_up(name, &settings, &*self.clock).await,
+            Wanted::OwnersLock(_) | Wanted::SenderPolicy(_) => {}
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | does mail get out at all? | `reach` |
 //! | who signs what? | [`sign`] |
 //! | permanent or temporary? | [`outcome`] |
+//! | what must a decision of the policy know first? | [`facts`] |
 //! | a mailbox on this machine? | [`maildir`] |
 //! | who hears of a login that is refused? | `postmaster` |
 //! | what does the queue ask about destinations? | [`surroundings`] |

@@ -276,6 +276,11 @@ impl Router {
         }
     }
 
+    /// Whether this server listens there itself.
+    pub(crate) fn is_this_server(&self, endpoint: &Endpoint) -> bool {
+        matches!(endpoint, Endpoint::Tcp(address) if self.own.contains(*address))
+    }
+
     async fn mx_targets(&self, domain: &Domain, dns: &dyn Dns) -> Result<Vec<Target>, RouteFailure> {
         let (hosts, implicit) = match dns.mx(domain).await {
             Answer::Records(records) => (usable_hosts(domain, records)?, false),
@@ -670,7 +675,7 @@ impl RelayHost {
 }
 
 /// Waits for all of them at once, on this task.
-async fn join_all<T>(mut waiting: Vec<Pending<'_, T>>) -> Vec<T> {
+pub(crate) async fn join_all<T>(mut waiting: Vec<Pending<'_, T>>) -> Vec<T> {
     let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
     std::future::poll_fn(|cx| {
         for (future, slot) in waiting.iter_mut().zip(&mut done) {

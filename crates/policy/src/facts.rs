@@ -9,7 +9,7 @@ use std::pin::Pin;
 
 use postern_smtp::{Address, Domain};
 
-use crate::relay::Question;
+use crate::relay::{self, Question};
 use crate::{Policy, sender};
 
 /// One missing fact.
@@ -17,6 +17,8 @@ use crate::{Policy, sender};
 pub enum Wanted {
     /// Whether the server that we relay to takes mail for the recipient.
     Recipient(Address),
+    /// Where a host is that may relay.
+    HostName(Domain),
     /// Which logins the owner of a domain allows (the TXT record at `_postern.<domain>`).
     OwnersLock(Domain),
     /// Whether the domain's SPF record covers this server.
@@ -31,7 +33,9 @@ pub trait Finder: Debug + Send + Sync {
 
 /// What must be found before the question is decided. Mostly nothing.
 pub fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
-    sender::wanted(question, policy)
+    let mut wanted = sender::wanted(question, policy);
+    wanted.extend(relay::wanted(question, policy));
+    wanted
 }
 
 /// Knows nobody to ask: for tests, and where no decision needs more than the configuration.

@@ -72,6 +72,12 @@ impl Policy {
         }
     }
 
+    /// By which right other than a trusted network the client may send this sender's mail elsewhere without a login:
+    /// `grant scanner`, `host branch.proseware.test`. `None`: by none.
+    pub fn granted(&self, question: &relay::Question<'_>) -> Option<String> {
+        relay::granted(question, self)
+    }
+
     /// Counts what a decision in favour uses up. The live server calls it; dry runs do not.
     pub fn count(&self, question: &relay::Question<'_>, decision: &relay::Decision) {
         if let relay::Reason::AddressGrant { label } = &decision.reason

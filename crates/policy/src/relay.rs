@@ -25,6 +25,7 @@ mod tests;
 use serde::Serialize;
 
 use crate::Policy;
+use crate::facts::Wanted;
 
 pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
@@ -116,6 +117,18 @@ pub fn decide(question: &Question<'_>, policy: &Policy) -> Decision {
     };
     let (Ok(reason) | Err(reason)) = answer;
     Decision { verdict: reason.verdict(), reason, trace }
+}
+
+/// What must be known before relaying can be decided about.
+pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = recipient::wanted(question, policy).into_iter().collect();
+    wanted.extend(client::wanted(question, policy));
+    wanted
+}
+
+/// See [`Policy::granted`].
+pub(crate) fn granted(question: &Question<'_>, policy: &Policy) -> Option<String> {
+    client::granted(question, policy)
 }
 
 /// The reason for accepting, or that for refusing.

@@ -26,6 +26,10 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
             format!("widen the grant {label:?} in relay.grants so that it covers the {what}"),
             LOG_IN.to_owned(),
         ],
+        Reason::HostNameUnknown { name } => vec![
+            format!("have the name servers of {name} answer: `posternctl relay list` says what is known of it"),
+            format!("or remove {name} from relay.hosts"),
+        ],
         Reason::Rate { who, .. } => vec![format!("wait, or raise the rate of {who}")],
         Reason::Quota { login, .. } => {
             vec![format!("wait, or raise the limits of account {login:?} in accounts.toml: limits = {{ ... }}")]
@@ -128,6 +132,7 @@ mod tests {
             Reason::NotAuthenticated,
             Reason::NotTrustedNotLocal,
             Reason::GrantTooNarrow { label: text(), what: text() },
+            Reason::HostNameUnknown { name: text() },
             Reason::Rate { who: text(), limit: text(), resets_in: 1 },
             Reason::Quota { login: text(), limit: text(), used: 1, resets_in: None },
             Reason::SenderDomainNotListed { login: text(), sender: text() },

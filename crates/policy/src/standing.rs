@@ -3,6 +3,7 @@
 pub mod grants;
 pub mod hosts;
 pub mod rates;
+pub mod recipients;
 
 use crate::sender_domains::SenderDomains;
 
@@ -17,4 +18,6 @@ pub struct Standing {
     pub rates: rates::Rates,
     /// What is known of the domains that logins send from.
     pub sender_domains: SenderDomains,
+    /// Which recipients of relay domains exist.
+    pub recipients: recipients::CalledForward,
 }

@@ -52,6 +52,8 @@ pub enum Origin {
     Login(String),
     /// From a trusted network, by its label.
     TrustedNetwork(String),
+    /// From a client with another right to relay without a login: `grant scanner`, `host branch.proseware.test`.
+    Granted(String),
     /// From anybody, for one of our recipients or relay domains.
     Outsider,
     /// Written by this server: a report.
@@ -100,6 +102,8 @@ mod tag {
     pub(super) const RECIPIENT: u8 = 14;
     /// As an unsigned number: with [`PRIORITY_OFFSET`](super::PRIORITY_OFFSET) added. Absent: 0.
     pub(super) const PRIORITY: u8 = 15;
+    /// A release that does not know it takes the message for an outsider's.
+    pub(super) const GRANTED: u8 = 16;
 
     /// Fields of a recipient.
     pub(super) mod recipient {
@@ -124,6 +128,7 @@ impl Envelope {
         match &self.origin {
             Origin::Login(login) => writer.text(tag::LOGIN, login),
             Origin::TrustedNetwork(label) => writer.text(tag::TRUSTED_NETWORK, label),
+            Origin::Granted(right) => writer.text(tag::GRANTED, right),
             Origin::Outsider => {}
             Origin::Own => writer.flag(tag::OWN, true),
         }
@@ -179,6 +184,7 @@ impl Envelope {
                 tag::REVERSE_PATH => envelope.reverse_path = ReversePath::Address(address(field)?),
                 tag::LOGIN => envelope.origin = Origin::Login(field.owned_text()?),
                 tag::TRUSTED_NETWORK => envelope.origin = Origin::TrustedNetwork(field.owned_text()?),
+                tag::GRANTED => envelope.origin = Origin::Granted(field.owned_text()?),
                 tag::OWN => envelope.origin = Origin::Own,
                 tag::CLIENT => envelope.client = Some(ip_address(field.value)?),
                 tag::HELO => envelope.helo = Some(field.owned_text()?),
@@ -371,7 +377,11 @@ mod tests {
     fn an_envelope_is_read_back_as_it_was_written() {
         let envelope = full();
         assert_eq!(Envelope::decode(&envelope.encode()), Ok(envelope.clone()));
-        for origin in [Origin::Own, Origin::Outsider, Origin::TrustedNetwork("office".to_owned())] {
+        let named = ["office", "grant scanner"].map(str::to_owned);
+        let [office, scanner] = named;
+        for origin in
+            [Origin::Own, Origin::Outsider, Origin::TrustedNetwork(office), Origin::Granted(scanner)]
+        {
             let small =
                 Envelope { origin, reverse_path: ReversePath::Null, client: None, ..envelope.clone() };
             assert_eq!(Envelope::decode(&small.encode()), Ok(small));

@@ -263,7 +263,7 @@ impl EnvelopeFacts for Found<'_> {
 fn account(origin: &Origin) -> Option<&str> {
     match origin {
         Origin::Login(login) => Some(login),
-        Origin::TrustedNetwork(_) | Origin::Outsider | Origin::Own => None,
+        Origin::TrustedNetwork(_) | Origin::Granted(_) | Origin::Outsider | Origin::Own => None,
     }
 }
 

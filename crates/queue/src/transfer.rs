@@ -82,6 +82,8 @@ pub enum TransferOrigin {
     Login(String),
     /// From a trusted network, by its label.
     TrustedNetwork(String),
+    /// From a client with another right, in words.
+    Granted(String),
     /// From anybody.
     Outsider,
     /// Written by the server.
@@ -217,6 +219,7 @@ pub(crate) fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -
         origin: match &envelope.origin {
             Origin::Login(login) => TransferOrigin::Login(login.clone()),
             Origin::TrustedNetwork(label) => TransferOrigin::TrustedNetwork(label.clone()),
+            Origin::Granted(right) => TransferOrigin::Granted(right.clone()),
             Origin::Outsider => TransferOrigin::Outsider,
             Origin::Own => TransferOrigin::Own,
         },
@@ -294,6 +297,7 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
         origin: match &transfer.origin {
             TransferOrigin::Login(login) => Origin::Login(one_line(login)?),
             TransferOrigin::TrustedNetwork(label) => Origin::TrustedNetwork(one_line(label)?),
+            TransferOrigin::Granted(right) => Origin::Granted(one_line(right)?),
             TransferOrigin::Outsider => Origin::Outsider,
             TransferOrigin::Own => Origin::Own,
         },

@@ -5,12 +5,15 @@
 //! | [`clock`] | the time, and waiting for it |
 //! | [`dns`] | MX, address and PTR records; the only place that names hickory |
 //! | [`dial`] | TCP and UNIX connections with a deadline |
+//! | [`state_file`] | small files of state that outlives a restart |
 //! | [`name_server`] | a name server of a few fixed records, for the demonstration |
 
 pub mod clock;
 pub mod dial;
 pub mod dns;
 pub mod name_server;
+pub mod state_file;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use dns::{Answer, Dns};
+pub use state_file::StateFile;

@@ -109,12 +109,12 @@ async fn under_tls(
     greeting: Greeting,
 ) -> Result<(), Broken> {
     let metrics = &house.shared.metrics;
-    let Some(config) = house.shared.tls.load_full() else {
+    let Some(tls) = house.shared.tls.load_full() else {
         metrics.handshake("no-certificate");
         return Ok(());
     };
     let patience = house.shared.config.load().smtp.timeouts.handshake;
-    let handshake = timeout(patience, TlsAcceptor::from(config).accept(stream));
+    let handshake = timeout(patience, TlsAcceptor::from(tls.config()).accept(stream));
     let handshake = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
@@ -134,7 +134,9 @@ async fn under_tls(
     };
     metrics.handshake("ok");
     let protection = Protection::of(stream.get_ref().1);
-    let session = Session::new(Arc::clone(&house.shared), peer, Some(protection));
+    let certificate = tls.client_certificate(stream.get_ref().1, house.shared.clock.now());
+    let session =
+        Session::new(Arc::clone(&house.shared), peer, Some(protection)).with_certificate(certificate);
     let connection = Connection::new(Wire::Tls(Box::new(stream)), session, house, stop);
     connection.run(greeting).await.map(|_| ())
 }

@@ -23,7 +23,6 @@ use postern_policy::facts::Finder;
 use postern_policy::record::Records;
 use postern_queue::Door;
 use postern_runtime::Clock;
-use rustls::ServerConfig;
 
 mod commands;
 mod connection;
@@ -52,7 +51,7 @@ pub struct Shared {
     /// Where accepted messages go. Clients are served before it is open, up to MAIL.
     pub door: Door,
     /// Certificate and key; without them there is no STARTTLS and no login.
-    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    pub tls: Arc<ArcSwapOption<tls::ServerTls>>,
     /// Counters of sessions.
     pub metrics: Metrics,
     /// Counters of decisions.

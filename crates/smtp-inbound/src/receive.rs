@@ -370,6 +370,8 @@ pub(crate) struct Hop<'a> {
     pub client: IpAddr,
     pub hello: &'a Hello,
     pub tls: Option<Protection>,
+    /// The fingerprint of the certificate that the client has shown.
+    pub certificate: Option<&'a str>,
     /// Whether the client logged in.
     pub authenticated: bool,
     /// SMTPUTF8 was asked for.
@@ -409,11 +411,14 @@ impl Hop<'_> {
         let protection =
             self.tls.map(|tls| format!("\r\n\t(using {} with cipher {})", tls.version, tls.cipher));
         let protection = protection.unwrap_or_default();
+        let certificate =
+            self.certificate.map(|sha256| format!("\r\n\t(client certificate sha256 {sha256})"));
+        let certificate = certificate.unwrap_or_default();
         // The field must not be what makes a message need SMTPUTF8.
         let recipient = self.only_recipient.filter(|only| only.is_ascii());
         let recipient = recipient.map(|only| format!("\r\n\tfor <{only}>")).unwrap_or_default();
         format!(
-            "Received: from {hello} ({client}){protection}\r\n\tby {hostname} (Postern) with {protocol} \
+            "Received: from {hello} ({client}){protection}{certificate}\r\n\tby {hostname} (Postern) with {protocol} \
              id {id}{recipient};\r\n\t{date}\r\n"
         )
     }
@@ -459,6 +464,7 @@ mod tests {
             client: "198.51.100.9".parse().unwrap(),
             hello,
             tls: None,
+            certificate: None,
             authenticated: false,
             smtputf8: false,
             only_recipient: None,

@@ -343,6 +343,11 @@ fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
             1,
             format!("{subject}: relay not permitted: the grant {label} does not cover the {what}"),
         ),
+        // RFC 3463 §3.5: 4.4.3, directory server failure. The name is nobody else's business.
+        Reason::HostNameUnknown { .. } => {
+            let text = "relay not permitted now: DNS does not say who you are, try again later";
+            (451, 4, 3, format!("{subject}: {text}"))
+        }
         Reason::Rate { .. } | Reason::Quota { .. } => (451, 7, 1, limit_words(reason)),
         Reason::DnsTrouble { domain, what } => {
             (451, 4, 3, format!("DNS does not say whether {domain} may be used: {what}; try again later"))

@@ -14,9 +14,11 @@ use postern_policy::Policy;
 use postern_policy::accounts::Login;
 use postern_policy::facts::{Wanted, wanted};
 use postern_policy::record::Reference;
-use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
+use postern_policy::relay::{
+    Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide,
+};
 use postern_queue::rules::Refused;
-use postern_queue::{AcceptError, Envelope, Incoming, Queue, QueueId, Recipient};
+use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
@@ -138,6 +140,8 @@ pub(crate) struct Context {
     pub policy: Arc<Policy>,
     pub peer: Peer,
     pub tls: Option<Protection>,
+    /// What the client has shown in the handshake.
+    pub certificate: Option<Certificate>,
     pub login: Option<Login>,
 }
 
@@ -292,7 +296,7 @@ impl Context {
             client: self.peer.client,
             local: Some(self.peer.local),
             tls: self.tls.is_some(),
-            certificate: None,
+            certificate: self.certificate.as_ref(),
             login: self.login.as_ref(),
             helo: Some(&matter.hello.name),
             now: self.shared.clock.now(),
@@ -325,7 +329,7 @@ impl Session {
     /// A session at its beginning: of a new connection, or after STARTTLS (then nothing said in clear is known to it).
     pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let (config, policy) = (shared.config.load_full(), shared.policy.load_full());
-        let context = Context { shared, config, policy, peer, tls, login: None };
+        let context = Context { shared, config, policy, peer, tls, certificate: None, login: None };
         Self {
             context,
             state: State::Connected,
@@ -335,6 +339,13 @@ impl Session {
             data_refused: false,
             utf8: false,
         }
+    }
+
+    /// The same with what the client has shown in the handshake.
+    #[must_use]
+    pub fn with_certificate(mut self, certificate: Option<Certificate>) -> Self {
+        self.context.certificate = certificate;
+        self
     }
 
     /// The first words, before the client says anything. Not sent again after STARTTLS.
@@ -696,9 +707,14 @@ impl Session {
         self.messages += 1;
         self.commands = 0;
         self.errors = 0;
-        let Context { peer, shared, tls, login, .. } = &self.context;
+        let Context { peer, shared, tls, certificate, login, .. } = &self.context;
         let recipients = transaction.distinct.len();
         shared.metrics.accepted(peer.listener, transaction.size, recipients);
+        let right = match data::origin(&self.context, transaction.matter()) {
+            Origin::TrustedNetwork(label) => Some(format!("trusted network {label}")),
+            Origin::Granted(right) => Some(right),
+            Origin::Login(_) | Origin::Outsider | Origin::Own => None,
+        };
         let duration = shared.clock.now().duration_since(transaction.began).unwrap_or_default();
         tracing::info!(
             event = "accepted",
@@ -709,8 +725,10 @@ impl Session {
             client = %peer.client,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
+            right,
             helo = transaction.hello.name,
             tls = tls.map(|tls| tls.version),
+            certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
             milliseconds = duration.as_millis() as u64,
             "message accepted"
         );
@@ -784,7 +802,7 @@ impl Session {
     }
 
     fn log_refusal(&self, stage: &'static str, refusal: &Refusal, from: &str, to: Option<&str>) {
-        let Context { peer, shared, login, .. } = &self.context;
+        let Context { peer, shared, certificate, login, .. } = &self.context;
         shared.metrics.refused(&refusal.reply, refusal.reason);
         tracing::info!(
             event = "refused",
@@ -795,6 +813,7 @@ impl Session {
             client = %peer.client,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
+            certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
             from,
             to,
             reference = refusal.reference.map(|reference| reference.to_string()),

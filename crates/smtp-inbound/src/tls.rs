@@ -1,13 +1,19 @@
-//! Certificate and key of this server.
+//! Certificate and key of this server; certificates of clients in `clients`.
+
+mod clients;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use postern_config::Tls;
+use postern_config::{Relay, Tls};
+use postern_policy::relay::Certificate;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use clients::{AnyCertificate, Judge};
 
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,25 +30,64 @@ pub enum TlsError {
     /// A file without a certificate.
     #[error("{0}: no certificate in it")]
     NoCertificate(PathBuf),
+    /// An authority of clients that cannot be used.
+    #[error("{path}: {source}")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: rustls::Error,
+    },
     /// Key and certificate do not belong together, or are of a kind that is not supported.
     #[error("certificate and key cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// Reads certificate and key. Blocking: they are files.
+/// What handshakes need.
+#[derive(Debug)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// Where certificates of clients are asked for.
+    clients: Option<Judge>,
+}
+
+impl ServerTls {
+    /// For the handshakes.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// What counts of the certificate that the client has shown in a handshake with [`ServerTls::config`]. A session that is
+    /// resumed has that of its first handshake.
+    pub fn client_certificate(&self, connection: &ServerConnection, now: SystemTime) -> Option<Certificate> {
+        self.clients.as_ref()?.certificate(connection.peer_certificates()?, now)
+    }
+}
+
+/// Reads certificate and key, and the authorities of clients. Where `relay` lists certificates, clients are asked for theirs.
+/// Blocking: they are files.
 ///
 /// # Errors
 /// See [`TlsError`]. At a reload the old ones stay in force then.
-pub fn load(config: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn load(config: &Tls, relay: &Relay) -> Result<ServerTls, TlsError> {
     let chain = certificates(&config.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|source| bad_pem(&config.key, source))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut server = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    // Who is not asked is not kept from a handshake by a certificate that we cannot read.
+    let (builder, clients) = match relay.certificates.is_empty() {
+        true => (builder.with_no_client_auth(), None),
+        false => {
+            let verifier = Arc::new(AnyCertificate::new(&provider));
+            let judge = Judge::load(config.client_ca.as_deref(), provider)?;
+            (builder.with_client_cert_verifier(verifier), Some(judge))
+        }
+    };
+    let mut server = builder.with_single_cert(chain, key)?;
     server.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::new(server))
+    Ok(ServerTls { config: Arc::new(server), clients })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -99,14 +144,15 @@ mod tests {
         let own = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
         let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-        assert!(load(&files(directory.path(), &certificate, &key)).is_ok());
+        let relay = Relay::default();
+        assert!(load(&files(directory.path(), &certificate, &key), &relay).is_ok());
 
         let other_key = other.signing_key.serialize_pem();
-        let mixed = load(&files(directory.path(), &certificate, &other_key));
+        let mixed = load(&files(directory.path(), &certificate, &other_key), &relay);
         assert!(matches!(mixed, Err(TlsError::Unusable(_))), "{mixed:?}");
-        let empty = load(&files(directory.path(), "", &key));
+        let empty = load(&files(directory.path(), "", &key), &relay);
         assert!(matches!(empty, Err(TlsError::NoCertificate(_))), "{empty:?}");
-        let no_key = load(&files(directory.path(), &certificate, "not PEM"));
+        let no_key = load(&files(directory.path(), &certificate, "not PEM"), &relay);
         assert!(matches!(no_key, Err(TlsError::Pem { .. })), "{no_key:?}");
     }
 }

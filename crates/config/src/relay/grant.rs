@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::source::{Findings, Node};
+use crate::surroundings::Surroundings;
 use crate::units;
 
 /// A right of some hosts to send as some senders to some recipients, at some rate: for printers, monitoring, services that
@@ -186,9 +187,16 @@ impl Default for Temporary {
 }
 
 impl Grant {
-    pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+    /// Whether it is for any sender and any recipient: then it is as good as trust.
+    pub(crate) fn is_open(&self) -> bool {
+        let is_all = |list: &[String]| list.iter().any(|text| text == "*");
+        is_all(&self.senders) && is_all(&self.recipients)
+    }
+
+    pub(crate) fn check(&self, node: &Node<'_>, surroundings: &Surroundings, findings: &mut Findings<'_>) {
         super::host_bits(&node.key("network"), self.network, findings);
-        if let Some(danger) = super::danger(self.network) {
+        let behind_gateway = || super::gateway_in(self.network, surroundings).filter(|_| self.is_open());
+        if let Some(danger) = super::danger(self.network).or_else(behind_gateway) {
             super::risk(
                 &node.key("network"),
                 format!("the grant {:?} would relay for {danger}", self.label),

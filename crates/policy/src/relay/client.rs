@@ -1,10 +1,11 @@
 //! Who the client is, and what that gives it.
 
-use postern_smtp::Address;
+use postern_smtp::{Address, ForwardPath};
 
 use super::rules::GrantRule;
-use super::{Question, Reason, Trace, counted};
+use super::{Question, Reason, Stage, Trace, counted};
 use crate::Policy;
+use crate::facts::Wanted;
 
 /// Who may do anything at all on a submission port: a login, or a client that may relay without one (RFC 6409 §4.3).
 pub(super) fn require_client(
@@ -26,10 +27,32 @@ pub(super) fn require_client(
         (None, None) => "not logged in and not in a trusted network".to_owned(),
     };
     let fact = format!("on the {} port: {fact}", question.listener.as_str());
-    if !trace.rule("submission client", question.login.is_some() || known.is_some(), fact) {
-        return Err(Reason::NotAuthenticated);
+    if trace.rule("submission client", question.login.is_some() || known.is_some(), fact) {
+        return Ok(());
     }
-    Ok(())
+    host_name_unknown(question, policy, trace)?;
+    Err(Reason::NotAuthenticated)
+}
+
+/// Hosts that must be looked up first: those that never were, where it matters. Afterwards they are looked up on a timer.
+pub(super) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
+    let rules = &policy.relay;
+    if rules.hosts.is_empty() || question.login.is_some() {
+        return Vec::new();
+    }
+    let never_asked = policy.standing.hosts.never_asked(&rules.hosts);
+    let relays = match question.stage {
+        Stage::Mail => question.listener.is_submission(),
+        Stage::Rcpt(ForwardPath::Postmaster) => false,
+        Stage::Rcpt(ForwardPath::Address(recipient)) => !recipient
+            .domain()
+            .is_some_and(|domain| policy.directory.is_local(domain) || rules.is_relay_domain(domain)),
+        Stage::Message(_) => false,
+    };
+    if never_asked.is_empty() || !relays || rules.trusted_network(question.client).is_some() {
+        return Vec::new();
+    }
+    never_asked.into_iter().cloned().map(Wanted::HostName).collect()
 }
 
 /// By what the client may do something without a login, in words.
@@ -48,6 +71,24 @@ fn known_client(question: &Question<'_>, policy: &Policy) -> Option<&'static str
         return Some("is the address of a host that may relay");
     }
     certificate(question, policy).map(|_| "showed a certificate that may relay")
+}
+
+/// By which right other than a trusted network the client may send this sender's mail elsewhere without a login, in words.
+/// `None`: by none.
+pub(super) fn granted(question: &Question<'_>, policy: &Policy) -> Option<String> {
+    let rules = &policy.relay;
+    if rules.temporary
+        && let Some(grant) = policy.standing.grants.find(question.client, question.now)
+    {
+        return Some(format!("temporary grant {}", grant.network));
+    }
+    let holds =
+        |grant: &&GrantRule| grant.senders.iter().any(|scope| scope.holds_sender(question.reverse_path));
+    if let Some(grant) = rules.grants.matching(question.client).find(holds) {
+        return Some(format!("grant {}", grant.label));
+    }
+    let by_name = host_name(question, policy).map(|name| format!("host {name}"));
+    by_name.or_else(|| certificate(question, policy).map(|label| format!("certificate {label}")))
 }
 
 /// Whether the client may send to this recipient elsewhere, and why. `Ok(None)`: nothing gives it the right.
@@ -70,10 +111,23 @@ pub(super) fn right_of_client(
     let other = by_host_name(question, policy, trace)
         .or_else(|| by_certificate(question, policy, trace))
         .or_else(|| by_login(question, trace));
-    match (other, granted) {
-        (None, Some(Err(reason))) => Err(reason),
-        (other, _) => Ok(other),
+    if other.is_some() {
+        return Ok(other);
     }
+    host_name_unknown(question, policy, trace)?;
+    granted.transpose()
+}
+
+/// A host may be who asks, and DNS has not said where it is: nothing may be concluded, so it is asked to come again.
+fn host_name_unknown(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Result<(), Reason> {
+    if question.login.is_some() {
+        return Ok(());
+    }
+    let Some(name) = policy.standing.hosts.first_unknown(&policy.relay.hosts, question.now) else {
+        return Ok(());
+    };
+    trace.rule("host name", false, format!("DNS has not said where {name} is now: it may be this client"));
+    Err(Reason::HostNameUnknown { name: name.to_string() })
 }
 
 fn by_network(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Option<Reason> {

@@ -62,6 +62,11 @@ pub enum Reason {
         /// What it does not cover: `sender ...` or `recipient ...`.
         what: String,
     },
+    /// A host name may relay, and DNS has not said whether it leads to the client's address (451 4.4.3).
+    HostNameUnknown {
+        /// The name.
+        name: String,
+    },
     /// A client or a login sends too much at once (451 4.7.1).
     Rate {
         /// Whose rate: `the grant printer`, an address, a login.
@@ -208,6 +213,7 @@ impl Reason {
             Self::NotAuthenticated => "not-authenticated",
             Self::NotTrustedNotLocal => "not-trusted-not-local",
             Self::GrantTooNarrow { .. } => "grant-too-narrow",
+            Self::HostNameUnknown { .. } => "host-name-unknown",
             Self::Rate { .. } => "rate",
             Self::Quota { .. } => "quota",
             Self::SenderDomainNotListed { .. } => "sender-domain-not-listed",
@@ -242,7 +248,10 @@ impl Reason {
             | Self::Authenticated { .. }
             | Self::LoginAllowed { .. }
             | Self::SenderAllowed => Verdict::Accept,
-            Self::Rate { .. } | Self::Quota { .. } | Self::DnsTrouble { .. } => Verdict::Defer,
+            Self::HostNameUnknown { .. }
+            | Self::Rate { .. }
+            | Self::Quota { .. }
+            | Self::DnsTrouble { .. } => Verdict::Defer,
             Self::NotAuthenticated
             | Self::NotTrustedNotLocal
             | Self::GrantTooNarrow { .. }

@@ -1,12 +1,17 @@
 //! May mail go there?
 
+use std::time::SystemTime;
+
 use postern_config::Via;
 use postern_smtp::{Address, Domain, ForwardPath, Host, ReversePath};
 
 use super::client::{require_client, right_of_client};
-use super::{Answer, Question, Reason, Trace, counted};
+use super::rules::WhoExists;
+use super::{Answer, Question, Reason, Stage, Trace, counted};
 use crate::Policy;
 use crate::directory::Resolution;
+use crate::facts::Wanted;
+use crate::standing::recipients::Said;
 
 /// RCPT TO.
 pub(super) fn rcpt(
@@ -26,7 +31,7 @@ pub(super) fn rcpt(
     let Host::Domain(domain) = &recipient.host else {
         return address_literal(question, recipient, policy, trace);
     };
-    let right = match relay_domain(recipient, domain, policy, trace)? {
+    let right = match relay_domain(recipient, domain, question.now, policy, trace)? {
         Some(right) => Some(right),
         None => right_of_client(question, recipient, policy, trace)?,
     };
@@ -76,6 +81,7 @@ fn address_literal(
 fn relay_domain(
     recipient: &Address,
     domain: &Domain,
+    now: SystemTime,
     policy: &Policy,
     trace: &mut Trace,
 ) -> Result<Option<Reason>, Reason> {
@@ -89,10 +95,10 @@ fn relay_domain(
     let local = recipient.local.as_str().to_lowercase();
     match recipients {
         // RFC 5321 §4.5.1: postmaster exists wherever mail is relayed for.
-        Some(list) if list.contains(&local) || local == "postmaster" => {
+        WhoExists::Listed(list) if list.contains(&local) || local == POSTMASTER => {
             trace.rule(RULE, true, format!("{recipient} is a recipient of the relay domain {domain}"));
         }
-        Some(list) => {
+        WhoExists::Listed(list) => {
             let count = counted(list.len(), "recipient");
             trace.rule(
                 RULE,
@@ -102,7 +108,7 @@ fn relay_domain(
             return Err(Reason::UnknownRecipient);
         }
         // The primary may read these as routes and pass the mail on to a third party, as if it came from us.
-        None if local.contains(['%', '!', '@']) => {
+        WhoExists::Anybody | WhoExists::Asked if holds_route(&local) => {
             trace.rule(
                 RULE,
                 false,
@@ -110,11 +116,69 @@ fn relay_domain(
             );
             return Ok(None);
         }
-        None => {
+        WhoExists::Asked if local != POSTMASTER => {
+            let said = policy.standing.recipients.find(recipient, now);
+            called_forward(recipient, domain, said, trace)?;
+        }
+        WhoExists::Anybody | WhoExists::Asked => {
             trace.rule(RULE, true, format!("{domain} is a relay domain"));
         }
     }
     Ok(Some(Reason::RelayDomain))
+}
+
+const POSTMASTER: &str = "postmaster";
+
+fn holds_route(local: &str) -> bool {
+    local.contains(['%', '!', '@'])
+}
+
+/// What follows from what the server of the relay domain said. Only a clear no is one: mail for a server that is down waits
+/// here, which is what we are for.
+fn called_forward(
+    recipient: &Address,
+    domain: &Domain,
+    said: Option<Said>,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    const RULE: &str = "relay domain, call forward";
+    match said {
+        Some(Said::Exists { host }) => {
+            trace.rule(RULE, true, format!("{host}, the primary of {domain}, takes mail for {recipient}"));
+            Ok(())
+        }
+        Some(Said::Unknown { host, reply }) => {
+            trace.rule(RULE, false, format!("{host}, the primary of {domain}, refuses {recipient}: {reply}"));
+            Err(Reason::UnknownRecipient)
+        }
+        Some(Said::Nothing(why)) => {
+            let fact = format!(
+                "the primary of {domain} does not say whether {recipient} exists, so it is taken: {why}"
+            );
+            trace.rule(RULE, true, fact);
+            Ok(())
+        }
+        None => {
+            let fact = format!(
+                "the primary of {domain} has not been asked for {recipient} yet; a client waits for its answer"
+            );
+            trace.rule(RULE, true, fact);
+            Ok(())
+        }
+    }
+}
+
+/// The recipient whose server must be asked first.
+pub(super) fn wanted(question: &Question<'_>, policy: &Policy) -> Option<Wanted> {
+    let Stage::Rcpt(ForwardPath::Address(recipient)) = question.stage else { return None };
+    if !matches!(policy.relay.relay_domains.get(recipient.domain()?), Some(WhoExists::Asked)) {
+        return None;
+    }
+    let local = recipient.local.as_str().to_lowercase();
+    let is_decided = local == POSTMASTER
+        || holds_route(&local)
+        || policy.standing.recipients.find(recipient, question.now).is_some();
+    (!is_decided).then(|| Wanted::Recipient(recipient.clone()))
 }
 
 /// The first route that matches decides; only then does it matter whether it refuses.

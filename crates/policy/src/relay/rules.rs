@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use postern_config::relay::{Grant, Rate, Relay, Scope, TrustedNetwork};
+use postern_config::relay::{Grant, Rate, Recipients, Relay, Scope, TrustedNetwork};
 use postern_config::{Config, Route};
 use postern_smtp::{Domain, LocalPart};
 
@@ -14,8 +14,8 @@ use crate::networks::Networks;
 #[derive(Debug)]
 pub struct Rules {
     pub(super) trusted: Networks<TrustedNetwork>,
-    /// With the folded local parts that exist there, where they are known.
-    pub(super) relay_domains: HashMap<Domain, Option<HashSet<String>>>,
+    /// With who exists there.
+    pub(super) relay_domains: HashMap<Domain, WhoExists>,
     pub(super) grants: Networks<GrantRule>,
     /// Whether temporary grants count.
     pub(super) temporary: bool,
@@ -32,9 +32,16 @@ impl Rules {
     pub fn new(config: &Config) -> Self {
         // As an address is read: without its quotes.
         let fold = |name: &String| LocalPart::parse(name).ok().map(|local| local.as_str().to_lowercase());
-        let fold_all = |names: &Vec<String>| names.iter().filter_map(fold).collect();
-        let relay_domains =
-            config.relay.relay_domains.iter().map(|d| (d.name.clone(), d.recipients.as_ref().map(fold_all)));
+        let who_exists = |recipients: &Recipients| match recipients {
+            Recipients::Any => WhoExists::Anybody,
+            Recipients::Listed(names) => WhoExists::Listed(names.iter().filter_map(fold).collect()),
+            Recipients::CallForward => WhoExists::Asked,
+        };
+        let relay_domains = config
+            .relay
+            .relay_domains
+            .iter()
+            .map(|domain| (domain.name.clone(), who_exists(&domain.recipients)));
         Self {
             trusted: networks(&config.relay.trusted_networks),
             relay_domains: relay_domains.collect(),
@@ -65,6 +72,17 @@ impl Rules {
     pub fn is_relay_domain(&self, domain: &Domain) -> bool {
         self.relay_domains.contains_key(domain)
     }
+}
+
+/// Who exists in a relay domain.
+#[derive(Debug)]
+pub(super) enum WhoExists {
+    /// Not known: everybody is taken.
+    Anybody,
+    /// These folded local parts.
+    Listed(HashSet<String>),
+    /// The server of the domain is asked.
+    Asked,
 }
 
 fn networks(list: &[TrustedNetwork]) -> Networks<TrustedNetwork> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -53,6 +54,7 @@ pub enum GrantError {
 #[derive(Debug, Default)]
 pub struct TemporaryGrants {
     table: RwLock<Table>,
+    given: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,24 @@ struct Table {
 }
 
 impl Table {
+    fn check(&self, network: IpNet, most: usize, now: SystemTime) -> Result<(), GrantError> {
+        let shortest = if network.addr().is_ipv4() { SHORTEST_V4 } else { SHORTEST_V6 };
+        if network.prefix_len() < shortest {
+            return Err(GrantError::TooLarge(network));
+        }
+        if self.grants.len() < most || self.grants.contains_key(&network.trunc()) {
+            return Ok(());
+        }
+        match self.in_force(now) {
+            in_force if in_force >= most => Err(GrantError::TooMany(in_force)),
+            _ => Ok(()),
+        }
+    }
+
+    fn in_force(&self, now: SystemTime) -> usize {
+        self.grants.values().filter(|grant| grant.left(now).is_some()).count()
+    }
+
     fn index(&mut self) {
         self.by_address = self.grants.keys().map(|network| (*network, *network)).collect();
     }
@@ -78,29 +98,54 @@ impl TemporaryGrants {
         grants.find(|grant| grant.left(now).is_some()).cloned()
     }
 
-    /// Gives a right, in the place of one for the same network. Those that have ended make room.
+    /// Whether a right for this network could be given.
+    ///
+    /// # Errors
+    /// [`GrantError`].
+    pub fn check(&self, network: IpNet, most: usize, now: SystemTime) -> Result<(), GrantError> {
+        self.table.read().check(network, most, now)
+    }
+
+    /// Gives a right, in the place of one for the same network, which is the answer. Those that have ended make room.
     ///
     /// # Errors
     /// [`GrantError`]; nothing has changed then.
-    pub fn give(&self, grant: TemporaryGrant, most: usize, now: SystemTime) -> Result<(), GrantError> {
-        let shortest = if grant.network.addr().is_ipv4() { SHORTEST_V4 } else { SHORTEST_V6 };
-        if grant.network.prefix_len() < shortest {
-            return Err(GrantError::TooLarge(grant.network));
-        }
+    pub fn give(
+        &self,
+        grant: TemporaryGrant,
+        most: usize,
+        now: SystemTime,
+    ) -> Result<Option<TemporaryGrant>, GrantError> {
         let mut table = self.table.write();
+        table.check(grant.network, most, now)?;
         let network = grant.network.trunc();
-        if table.grants.len() >= most && !table.grants.contains_key(&network) {
+        if table.grants.len() >= most {
             table.grants.retain(|_, grant| grant.left(now).is_some());
-            if table.grants.len() >= most {
-                table.index();
-                return Err(GrantError::TooMany(table.grants.len()));
-            }
             table.index();
         }
-        if table.grants.insert(network, TemporaryGrant { network, ..grant }).is_none() {
+        let former = table.grants.insert(network, TemporaryGrant { network, ..grant });
+        if former.is_none() {
             table.by_address.insert(network, network);
         }
-        Ok(())
+        self.given.fetch_add(1, Ordering::Relaxed);
+        Ok(former)
+    }
+
+    /// Puts one back in its place, when a change cannot be kept.
+    pub fn put_back(&self, grant: TemporaryGrant) {
+        let mut table = self.table.write();
+        table.grants.insert(grant.network.trunc(), grant);
+        table.index();
+    }
+
+    /// How many were given since the start, those given anew included.
+    pub fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
+    /// How many are in force.
+    pub fn in_force(&self, now: SystemTime) -> usize {
+        self.table.read().in_force(now)
     }
 
     /// Takes a right back. `None`: there is none for this network.
@@ -193,6 +238,7 @@ mod tests {
         grants.give(more, 2, NOW + Duration::from_secs(10)).unwrap();
         assert!(grants.find(address("203.0.113.3"), NOW).is_some());
         assert!(grants.find(address("203.0.113.1"), NOW).is_none());
+        assert_eq!((grants.given(), grants.in_force(NOW + Duration::from_secs(10))), (3, 2));
     }
 
     #[test]

@@ -17,32 +17,43 @@ pub struct HostAddresses {
 }
 
 /// What is known of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// Its addresses; never IPv4 in IPv6 form.
     pub addresses: Vec<IpAddr>,
-    /// When DNS said so.
-    pub at: SystemTime,
+    /// When DNS said so. `None`: it never did.
+    pub at: Option<SystemTime>,
     /// Why DNS did not answer the last time, if so.
     pub problem: Option<String>,
 }
 
+impl Known {
+    /// Whether the addresses may be believed.
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        let age = |at: SystemTime| now.duration_since(at).unwrap_or_default();
+        self.at.is_some_and(|at| self.problem.is_none() || age(at) < PATIENCE)
+    }
+}
+
 impl HostAddresses {
-    /// What DNS says of a name; none is an answer too.
-    pub fn learn(&self, name: &Domain, addresses: Vec<IpAddr>, now: SystemTime) {
-        let addresses = addresses.into_iter().map(|address| address.to_canonical()).collect();
-        self.names.write().insert(name.clone(), Known { addresses, at: now, problem: None });
+    /// What DNS says of a name; none is an answer too. Whether that is something new.
+    pub fn learn(&self, name: &Domain, addresses: Vec<IpAddr>, now: SystemTime) -> bool {
+        let mut addresses: Vec<IpAddr> =
+            addresses.into_iter().map(|address| address.to_canonical()).collect();
+        // Name servers give them in any order.
+        addresses.sort();
+        addresses.dedup();
+        let known = Known { addresses, at: Some(now), problem: None };
+        let mut names = self.names.write();
+        let is_new = names.get(name).is_none_or(|old| old.at.is_none() || old.addresses != known.addresses);
+        names.insert(name.clone(), known);
+        is_new
     }
 
-    /// DNS did not say.
-    pub fn not_told(&self, name: &Domain, problem: String, now: SystemTime) {
+    /// DNS did not say. Whether it did the last time.
+    pub fn not_told(&self, name: &Domain, problem: String) -> bool {
         let mut names = self.names.write();
-        let known = names.entry(name.clone()).or_insert_with(|| Known {
-            addresses: Vec::new(),
-            at: now,
-            problem: None,
-        });
-        known.problem = Some(problem);
+        names.entry(name.clone()).or_default().problem.replace(problem).is_none()
     }
 
     /// Forgets names that do not matter any more.
@@ -54,9 +65,26 @@ impl HostAddresses {
     pub fn has(&self, name: &Domain, address: IpAddr, now: SystemTime) -> bool {
         let names = self.names.read();
         let Some(known) = names.get(name) else { return false };
-        let is_fresh =
-            known.problem.is_none() || now.duration_since(known.at).is_ok_and(|age| age < PATIENCE);
-        is_fresh && known.addresses.contains(&address.to_canonical())
+        known.is_fresh(now) && known.addresses.contains(&address.to_canonical())
+    }
+
+    /// The names that were never asked for.
+    pub fn never_asked<'n>(&self, names: &'n [Domain]) -> Vec<&'n Domain> {
+        let known = self.names.read();
+        names.iter().filter(|name| !known.contains_key(*name)).collect()
+    }
+
+    /// The first of the names whose addresses are not known now, because DNS did not say.
+    pub fn first_unknown<'n>(&self, names: &'n [Domain], now: SystemTime) -> Option<&'n Domain> {
+        let known = self.names.read();
+        names.iter().find(|name| known.get(*name).is_none_or(|known| !known.is_fresh(now)))
+    }
+
+    /// How many names have addresses, and how many DNS did not tell the last time.
+    pub fn counts(&self) -> (usize, usize) {
+        let names = self.names.read();
+        let problems = names.values().filter(|known| known.problem.is_some()).count();
+        (names.values().filter(|known| !known.addresses.is_empty()).count(), problems)
     }
 
     /// What is known of a name.
@@ -93,12 +121,35 @@ mod tests {
     }
 
     #[test]
+    fn only_other_addresses_are_news() {
+        let hosts = HostAddresses::default();
+        let (one, two) = (address("203.0.113.7"), address("203.0.113.8"));
+        assert!(hosts.learn(&name(), vec![one, two], NOW));
+        assert!(!hosts.learn(&name(), vec![two, one, one], NOW));
+        assert!(hosts.learn(&name(), vec![two], NOW));
+    }
+
+    #[test]
+    fn a_name_that_was_never_told_is_unknown() {
+        let (hosts, names) = (HostAddresses::default(), [name()]);
+        assert_eq!((hosts.never_asked(&names).len(), hosts.first_unknown(&names, NOW)), (1, Some(&name())));
+        hosts.not_told(&name(), "SERVFAIL".to_owned());
+        assert_eq!((hosts.never_asked(&names).len(), hosts.first_unknown(&names, NOW)), (0, Some(&name())));
+        // That it does not exist is an answer.
+        hosts.learn(&name(), Vec::new(), NOW);
+        assert_eq!(hosts.first_unknown(&names, NOW), None);
+    }
+
+    #[test]
     fn silent_name_servers_end_a_right_only_after_a_while() {
         let hosts = HostAddresses::default();
         hosts.learn(&name(), vec![address("203.0.113.7")], NOW);
-        hosts.not_told(&name(), "SERVFAIL".to_owned(), NOW + Duration::from_secs(60));
+        assert!(hosts.not_told(&name(), "SERVFAIL".to_owned()));
+        assert!(!hosts.not_told(&name(), "SERVFAIL".to_owned()));
         assert!(hosts.has(&name(), address("203.0.113.7"), NOW + PATIENCE - Duration::from_secs(1)));
         assert!(!hosts.has(&name(), address("203.0.113.7"), NOW + PATIENCE));
+        assert_eq!((hosts.first_unknown(&[name()], NOW), hosts.counts()), (None, (1, 1)));
+        assert_eq!(hosts.first_unknown(&[name()], NOW + PATIENCE), Some(&name()));
         assert_eq!(hosts.known(&name()).unwrap().problem.as_deref(), Some("SERVFAIL"));
         hosts.keep(|_| false);
         assert_eq!(hosts.known(&name()), None);

@@ -43,6 +43,13 @@ impl Rates {
         Err(rate.per.mul_f64(excess / f64::from(rate.count)))
     }
 
+    /// How much of it is used now, in whole recipients.
+    pub fn used(&self, label: &str, rate: Rate, now: SystemTime) -> u32 {
+        let level = self.used.lock().get(label).map_or(0.0, |bucket| bucket.leaked(rate, now));
+        // The level is between nothing and the rate; what has begun to leak counts as used.
+        (level - 1e-9).ceil().max(0.0) as u32
+    }
+
     /// One more was used.
     pub fn take(&self, label: &str, rate: Rate, now: SystemTime) {
         let mut used = self.used.lock();
@@ -67,6 +74,7 @@ mod tests {
         }
         assert_eq!(rates.room("scanner", rate, now), Err(Duration::from_secs(30)));
         assert_eq!(rates.room("other", rate, now), Ok(()));
+        assert_eq!((rates.used("scanner", rate, now), rates.used("other", rate, now)), (2, 0));
         let later = now + Duration::from_secs(30);
         assert_eq!(rates.room("scanner", rate, later), Ok(()));
         rates.take("scanner", rate, later);

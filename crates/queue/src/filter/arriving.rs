@@ -70,7 +70,8 @@ impl<'a> Arriving<'a> {
 
     /// Whether a report about it would go to one of our own users.
     pub(crate) fn is_from_a_user(&self) -> bool {
-        matches!(self.origin, Origin::Login(_) | Origin::TrustedNetwork(_)) && self.sender.address().is_some()
+        matches!(self.origin, Origin::Login(_) | Origin::TrustedNetwork(_) | Origin::Granted(_))
+            && self.sender.address().is_some()
     }
 
     fn named(&self) -> &Named<'a> {

@@ -189,6 +189,7 @@ pub(crate) fn origin(origin: &Origin) -> String {
     match origin {
         Origin::Login(login) => format!("login {login}"),
         Origin::TrustedNetwork(label) => format!("trusted network {label}"),
+        Origin::Granted(right) => right.clone(),
         Origin::Outsider => "outsider".to_owned(),
         Origin::Own => "own".to_owned(),
     }

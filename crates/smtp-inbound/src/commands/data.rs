@@ -9,7 +9,7 @@ use postern_smtp::header::is_well_formed;
 
 use crate::receive::{Failure, Header, Hop, Received, Receiver};
 use crate::replies;
-use crate::session::{Commit, Context, Refusal, Transaction};
+use crate::session::{Commit, Context, Matter, Refusal, Transaction};
 
 /// Begins to receive the message.
 pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Receiver, Refusal> {
@@ -69,7 +69,7 @@ pub(crate) fn finish(
             || recipients.iter().any(|recipient| recipient.address.needs_utf8()));
     let envelope = Envelope {
         reverse_path: transaction.reverse_path.clone(),
-        origin: origin(context),
+        origin: origin(context, transaction.matter()),
         client: Some(context.peer.client),
         helo: Some(transaction.hello.name.clone()),
         received: now,
@@ -92,6 +92,7 @@ fn hop<'a>(context: &'a Context, transaction: &'a Transaction) -> Hop<'a> {
         client: context.peer.client,
         hello: &transaction.hello,
         tls: context.tls,
+        certificate: context.certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
         authenticated: context.login.is_some(),
         smtputf8: transaction.smtputf8,
         only_recipient: transaction.only.as_deref(),
@@ -127,12 +128,13 @@ fn failed(context: &Context, failure: &Failure) -> Refusal {
 }
 
 /// By which right the message came: decides whether it is signed.
-pub(crate) fn origin(context: &Context) -> Origin {
+pub(crate) fn origin(context: &Context, matter: Matter<'_>) -> Origin {
     if let Some(login) = &context.login {
         return Origin::Login(login.name.clone());
     }
-    match context.policy.relay.trusted_network(context.peer.client) {
-        Some(trusted) => Origin::TrustedNetwork(trusted.label.clone()),
-        None => Origin::Outsider,
+    if let Some(trusted) = context.policy.relay.trusted_network(context.peer.client) {
+        return Origin::TrustedNetwork(trusted.label.clone());
     }
+    let granted = context.policy.granted(&context.question(matter, Stage::Mail));
+    granted.map_or(Origin::Outsider, Origin::Granted)
 }

@@ -32,7 +32,12 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
             return None;
         }
         let client = Some(context.peer.client);
-        rules.refuse_recipient(&transaction.reverse_path, &origin(context), client, &recipients)
+        rules.refuse_recipient(
+            &transaction.reverse_path,
+            &origin(context, transaction.matter()),
+            client,
+            &recipients,
+        )
     })?;
     transaction.accepted += 1;
     transaction.only = (transaction.accepted == 1).then(|| path.to_string());

@@ -111,7 +111,7 @@ pub fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-fn certificate(directory: &TempDir) -> Arc<rustls::ServerConfig> {
+fn certificate(directory: &TempDir) -> Arc<tls::ServerTls> {
     let issued = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
     let files = config::Tls {
         certificate: directory.path().join("cert.pem"),
@@ -120,5 +120,5 @@ fn certificate(directory: &TempDir) -> Arc<rustls::ServerConfig> {
     };
     std::fs::write(&files.certificate, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();
-    tls::load(&files).unwrap()
+    Arc::new(tls::load(&files, &config::Relay::default()).unwrap())
 }

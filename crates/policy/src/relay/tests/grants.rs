@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use postern_smtp::Address;
+
 use super::*;
+use crate::facts::Wanted;
 use crate::standing::grants::TemporaryGrant;
+use crate::standing::recipients::Said;
 
 const GRANTS: &str = r#"
     hostname = "mail.proseware.test"
@@ -47,7 +51,14 @@ impl Default for Client<'_> {
 }
 
 fn policy() -> Policy {
-    Policy::new(&toml::from_str(GRANTS).unwrap())
+    let policy = Policy::new(&toml::from_str(GRANTS).unwrap());
+    // DNS has said that it is nowhere.
+    policy.standing.hosts.learn(&branch(), Vec::new(), UNIX_EPOCH);
+    policy
+}
+
+fn branch() -> postern_smtp::Domain {
+    postern_smtp::Domain::parse("branch.proseware.test").unwrap()
 }
 
 fn ask(policy: &Policy, client: &Client<'_>, to: &str) -> Decision {
@@ -160,6 +171,7 @@ fn a_temporary_grant_counts_until_it_ends() {
 fn temporary_grants_count_only_where_they_are_switched_on() {
     let off = GRANTS.replace("temporary = { enabled = true }", "");
     let policy = Policy::new(&toml::from_str(&off).unwrap());
+    policy.standing.hosts.learn(&branch(), Vec::new(), UNIX_EPOCH);
     let grant =
         TemporaryGrant { network: "203.0.113.7/32".parse().unwrap(), until: 60_000, why: String::new() };
     policy.standing.grants.give(grant, 10, UNIX_EPOCH).unwrap();
@@ -170,7 +182,7 @@ fn temporary_grants_count_only_where_they_are_switched_on() {
 #[test]
 fn a_host_name_may_relay_from_where_it_is_now() {
     let policy = policy();
-    let name = postern_smtp::Domain::parse("branch.proseware.test").unwrap();
+    let name = branch();
     let branch = Client { address: "198.51.100.77", ..Client::default() };
     assert_eq!(reason(&policy, &branch, FOREIGN), Reason::NotTrustedNotLocal);
     policy.standing.hosts.learn(&name, vec!["198.51.100.77".parse().unwrap()], UNIX_EPOCH);
@@ -211,4 +223,129 @@ fn the_trace_says_why_each_right_does_not_apply() {
             ("login", "not logged in"),
         ]
     );
+}
+
+#[test]
+fn nothing_is_concluded_from_a_host_name_that_dns_does_not_tell() {
+    let policy = Policy::new(&toml::from_str(GRANTS).unwrap());
+    let unknown = Reason::HostNameUnknown { name: branch().to_string() };
+    let stranger = Client { address: ELSEWHERE, ..Client::default() };
+    assert_eq!(reason(&policy, &stranger, FOREIGN), unknown);
+    assert_eq!(reason(&policy, &stranger, OURS), Reason::LocalRecipient);
+    let submission = Client { listener: ListenerKind::Submission, ..stranger };
+    assert_eq!(reason(&policy, &submission, FOREIGN), unknown);
+    // Another right needs no name server.
+    let granted = Reason::AddressGrant { label: "scanner".to_owned() };
+    assert_eq!(reason(&policy, &Client::default(), FOREIGN), granted);
+    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned());
+    let stranger = Client { address: ELSEWHERE, ..Client::default() };
+    assert_eq!(reason(&policy, &stranger, FOREIGN), unknown);
+    policy.standing.hosts.learn(&branch(), Vec::new(), UNIX_EPOCH);
+    assert_eq!(reason(&policy, &stranger, FOREIGN), Reason::NotTrustedNotLocal);
+}
+
+#[test]
+fn mail_that_came_by_a_grant_is_known_by_it() {
+    let policy = policy();
+    let granted = |address: &str, sender: &str| {
+        let question = Question {
+            listener: ListenerKind::Mx,
+            client: address.parse().unwrap(),
+            local: None,
+            tls: false,
+            certificate: None,
+            login: None,
+            helo: None,
+            now: UNIX_EPOCH,
+            recipients: 0,
+            reverse_path: &ReversePath::parse(sender).unwrap(),
+            stage: Stage::Mail,
+        };
+        policy.granted(&question)
+    };
+    assert_eq!(granted("192.0.2.40", "scanner@proseware.test").as_deref(), Some("grant scanner"));
+    assert_eq!(granted("192.0.2.40", "").as_deref(), Some("grant monitoring"));
+    // Not as somebody else: it would be signed.
+    assert_eq!(granted("192.0.2.40", "alice@proseware.test"), None);
+    assert_eq!(granted(ELSEWHERE, "scanner@proseware.test"), None);
+    policy.standing.hosts.learn(&branch(), vec![ELSEWHERE.parse().unwrap()], UNIX_EPOCH);
+    assert_eq!(granted(ELSEWHERE, "alice@proseware.test").as_deref(), Some("host branch.proseware.test"));
+}
+
+/// What must be found for a client at RCPT.
+fn wanted_at_rcpt(policy: &Policy, address: &str, to: &str) -> Vec<Wanted> {
+    let question = Question {
+        listener: ListenerKind::Mx,
+        client: address.parse().unwrap(),
+        local: None,
+        tls: false,
+        certificate: None,
+        login: None,
+        helo: None,
+        now: UNIX_EPOCH,
+        recipients: 0,
+        reverse_path: &ReversePath::Null,
+        stage: Stage::Rcpt(&ForwardPath::parse(to).unwrap()),
+    };
+    crate::facts::wanted(&question, policy)
+}
+
+#[test]
+fn a_host_name_is_looked_up_first_where_it_decides() {
+    let policy = Policy::new(&toml::from_str(GRANTS).unwrap());
+    assert_eq!(wanted_at_rcpt(&policy, ELSEWHERE, FOREIGN), [Wanted::HostName(branch())]);
+    assert_eq!(wanted_at_rcpt(&policy, ELSEWHERE, OURS), []);
+    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned());
+    assert_eq!(wanted_at_rcpt(&policy, ELSEWHERE, FOREIGN), []);
+}
+
+const CALL_FORWARD: &str = r#"
+    hostname = "mail.proseware.test"
+    [[domain]]
+    name = "proseware.test"
+    [relay]
+    relay_domains = [{ name = "customer.test", recipients = "call-forward" }, { name = "open.test" }]
+"#;
+
+#[test]
+fn the_server_of_a_relay_domain_is_asked_for_recipients_it_has_not_told() {
+    let policy = Policy::new(&toml::from_str(CALL_FORWARD).unwrap());
+    let carol = Address::parse("carol@customer.test").unwrap();
+    let asked = |to: &str| wanted_at_rcpt(&policy, ELSEWHERE, to);
+    assert_eq!(asked("carol@customer.test"), [Wanted::Recipient(carol.clone())]);
+    for other in ["postmaster@customer.test", "a%b@customer.test", "x@open.test", OURS, FOREIGN, "Postmaster"]
+    {
+        assert_eq!(asked(other), [], "{other}");
+    }
+    let said = Said::Nothing("timeout".to_owned());
+    policy.standing.recipients.learn(&carol, said, Duration::from_secs(60), 10, UNIX_EPOCH);
+    assert_eq!(asked("carol@customer.test"), []);
+}
+
+#[test]
+fn only_a_clear_no_of_the_primary_is_one() {
+    let policy = Policy::new(&toml::from_str(CALL_FORWARD).unwrap());
+    let stranger = Client { address: ELSEWHERE, ..Client::default() };
+    let carol = Address::parse("carol@customer.test").unwrap();
+    let learn =
+        |said| policy.standing.recipients.learn(&carol, said, Duration::from_secs(60), 10, UNIX_EPOCH);
+    let host = || "mx.customer.test".to_owned();
+    assert_eq!(reason(&policy, &stranger, "carol@customer.test"), Reason::RelayDomain);
+    learn(Said::Exists { host: host() });
+    assert_eq!(reason(&policy, &stranger, "carol@customer.test"), Reason::RelayDomain);
+    learn(Said::Nothing("timeout".to_owned()));
+    let taken = ask(&policy, &stranger, "carol@customer.test");
+    assert_eq!(taken.reason, Reason::RelayDomain);
+    assert!(taken.trace.0[1].fact.ends_with("so it is taken: timeout"), "{taken:?}");
+    learn(Said::Unknown { host: host(), reply: "550 5.1.1 who?".to_owned() });
+    let refused = ask(&policy, &stranger, "carol@customer.test");
+    assert_eq!((refused.verdict, refused.reason), (Verdict::Reject, Reason::UnknownRecipient));
+    let last = refused.trace.0.last().unwrap();
+    assert_eq!(
+        last.fact,
+        "mx.customer.test, the primary of customer.test, refuses carol@customer.test: 550 5.1.1 who?"
+    );
+    // A route of the sender's choice is refused as for other relay domains, and postmaster always taken.
+    assert_eq!(reason(&policy, &stranger, "a%b@customer.test"), Reason::NotTrustedNotLocal);
+    assert_eq!(reason(&policy, &stranger, "postmaster@customer.test"), Reason::RelayDomain);
 }
