@@ -5,6 +5,7 @@
 //! | how do the parts come together, and how do they end? | [`server`] |
 //! | how is the queue loaded beside them? | [`loading`] |
 //! | what does a reload change, and what not? | [`reload`] |
+//! | who looks after logins that are guessed or stolen? | [`guard`]; over a restart: [`state_file`] |
 //! | who are we after start as root? | [`privileges`] |
 //! | where does the log go? | [`logging`] |
 //! | what does `posternd demo` do? | [`demo`] |
@@ -19,11 +20,13 @@ use clap::{Args, Parser, Subcommand};
 use postern_config::Loaded;
 
 pub mod demo;
+pub mod guard;
 pub mod loading;
 pub mod logging;
 pub mod privileges;
 pub mod reload;
 pub mod server;
+pub mod state_file;
 
 /// The configuration is wrong: systemd does not restart on it (sysexits EX_CONFIG).
 const EXIT_CONFIG: u8 = 78;

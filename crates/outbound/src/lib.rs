@@ -13,7 +13,7 @@
 //! | who signs what? | [`sign`] |
 //! | permanent or temporary? | [`outcome`] |
 //! | a mailbox on this machine? | [`maildir`] |
-//! | who hears of a login that is refused? | `postmaster` |
+//! | how does our own postmaster hear of something? | [`postmaster`] |
 //! | what does the queue ask about destinations? | [`surroundings`] |
 //! | what do decisions ask of DNS? | [`facts`] |
 //! | which records do our domains need, and do they have them? | [`domains`] |
@@ -31,7 +31,7 @@ pub mod maildir;
 pub mod metrics;
 pub mod outcome;
 pub mod pool;
-mod postmaster;
+pub mod postmaster;
 mod reach;
 pub mod route;
 pub mod settings;
