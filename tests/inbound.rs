@@ -636,16 +636,22 @@ fn auth_is_offered_and_taken_under_tls_only() {
 
 #[test]
 fn wrong_passwords_and_unknown_users_get_the_same_535() {
-    let disabled = "enabled = false";
+    let disabled = "state = \"disabled\"";
     let daemon = Setup::new().account("carol@proseware.test", disabled).start();
     let mut client = Client::connect_tls(daemon.submissions());
     client.ehlo();
     let wrong = client.auth_plain("alice@proseware.test", "guess");
     let unknown = client.auth_plain("nobody@proseware.test", "guess");
+    let guessed = client.auth_plain("carol@proseware.test", "guess");
     let disabled = client.auth_plain("carol@proseware.test", PASSWORD);
     assert!(wrong.text().starts_with("535 5.7.8"), "{}", wrong.text());
     assert_eq!(wrong, unknown);
-    assert_eq!(wrong, disabled);
+    assert_eq!(wrong, guessed);
+    assert!(
+        disabled.text().starts_with("535 5.7.13 carol@proseware.test is disabled"),
+        "{}",
+        disabled.text()
+    );
     assert_eq!(client.auth_plain("Alice@Proseware.Test", PASSWORD).code, 235);
 }
 

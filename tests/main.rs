@@ -11,6 +11,7 @@
 //! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
+//! | [`logins`] | states, limits and passwords of logins; who guesses at them |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
@@ -36,6 +37,7 @@ mod explain;
 mod harness;
 mod history;
 mod inbound;
+mod logins;
 mod loss;
 mod manual;
 mod outbound;

@@ -234,6 +234,14 @@ impl Daemon {
             .unwrap_or_else(|| panic!("no event {event:?} in the log"))
     }
 
+    /// Waits for a line of the log of this run that is so, in whatever format.
+    pub fn wait_for_line(&self, is_so: impl Fn(&str) -> bool) -> String {
+        let log = &self.run().log;
+        super::eventually("the line in the log", || {
+            log.lines.lock().unwrap().iter().find(|line| is_so(line)).cloned()
+        })
+    }
+
     pub fn mx(&self) -> SocketAddr {
         self.listening("mx")
     }

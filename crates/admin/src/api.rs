@@ -34,6 +34,7 @@
 //!
 //! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
 
+pub mod accounts;
 pub mod domains;
 pub mod edit;
 pub mod history;

@@ -173,7 +173,9 @@ impl Asked {
 
     fn stages(&self) -> impl Iterator<Item = (&'static str, Stage<'_>)> {
         let message = self.header.as_ref().map(|senders| ("message", Stage::Message(senders)));
-        [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))].into_iter().chain(message)
+        let login = self.login.is_some().then_some(("login", Stage::Login));
+        let always = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
+        login.into_iter().chain(always).chain(message)
     }
 
     fn question<'a>(&'a self, request: &'a ExplainRequest, stage: Stage<'a>) -> Question<'a> {
@@ -352,8 +354,9 @@ mod tests {
         request.listener = Some("submissions".to_owned());
         request.user = Some("alice@proseware.test".to_owned());
         let answer = asked(&request);
-        assert_eq!(answer.stages.len(), 1);
-        assert!(answer.stages[0].decision.remedies[0].contains("send_as = [\"bob@proseware.test\"]"));
+        let stages: Vec<_> = answer.stages.iter().map(|stage| stage.stage.as_str()).collect();
+        assert_eq!(stages, ["login", "mail"]);
+        assert!(answer.stages[1].decision.remedies[0].contains("send_as = [\"bob@proseware.test\"]"));
     }
 
     #[test]

@@ -44,6 +44,7 @@ use postern_queue::{Door, Queue};
 use postern_runtime::clock::Pending;
 use postern_smtp::{Address, Domain, ReversePath};
 
+mod accounts;
 pub mod api;
 mod audit;
 mod changes;

@@ -46,7 +46,7 @@ use crate::changes::Changes;
 use crate::import::{self, Imported, Importing};
 use crate::relay::{self, GrantsFile};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, domains, explain, health, history, metrics, rules, store, verbs};
+use crate::{Shared, accounts, domains, explain, health, history, metrics, rules, store, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -275,6 +275,7 @@ fn router(app: App) -> Router {
         .merge(rules::routes())
         .merge(domains::routes())
         .merge(relay::routes())
+        .merge(accounts::routes())
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))
         .route("/healthz", get(|State(shared): State<Shared>| async move { health_answer(&shared) }))
         .fallback(no_such_path)

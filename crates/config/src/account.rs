@@ -2,25 +2,40 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use postern_smtp::{Address, AddressError, Domain};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::{self, AppPassword, Guessing, Limits, LoginState, OwnLimits, Signs};
+use crate::check::no_duplicates;
 use crate::source::{Findings, Node};
 
 /// Where logins are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
     /// The file of `[[account]]` entries; `posternctl account` edits it. It may be missing: then nobody can log in.
     pub accounts: PathBuf,
     /// Password checks at once. Each takes 19 MiB and some 30 ms of one core (argon2id); more wait.
     pub max_password_checks: usize,
+    /// How much a login may send, where its own `limits` say nothing else.
+    pub limits: Limits,
+    /// What looks as if a login were in the wrong hands.
+    pub signs: Signs,
+    /// What becomes of clients that guess passwords.
+    pub guessing: Guessing,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { accounts: "accounts.toml".into(), max_password_checks: 4 }
+        Self {
+            accounts: "accounts.toml".into(),
+            max_password_checks: 4,
+            limits: Limits::default(),
+            signs: Signs::default(),
+            guessing: Guessing::default(),
+        }
     }
 }
 
@@ -56,13 +71,23 @@ pub struct Account {
     /// granted by name. While DNS does not answer, the mail is deferred.
     #[serde(default)]
     pub any_if_spf: bool,
-    /// A login that is not enabled is refused like a wrong password.
-    #[serde(default = "enabled")]
-    pub enabled: bool,
-}
-
-fn enabled() -> bool {
-    true
+    /// Whether the login may be used. In any other state than `"active"` it is refused, after the right password at AUTH
+    /// and in an open session at the next MAIL; mail that waits already is sent.
+    #[serde(default)]
+    pub state: LoginState,
+    /// Why it is in that state, for operators.
+    #[serde(default)]
+    pub state_reason: Option<String>,
+    /// The only networks that the login may be used from: CIDR. Empty: from everywhere.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub networks: Vec<IpNet>,
+    /// Further passwords, each for one program or device.
+    #[serde(default)]
+    pub app_passwords: Vec<AppPassword>,
+    /// How much it may send, where that is not as `[auth.limits]` has it.
+    #[serde(default)]
+    pub limits: OwnLimits,
 }
 
 impl std::fmt::Debug for Account {
@@ -123,6 +148,8 @@ pub enum Permission {
 /// KiB of memory that checking one password may take; a larger number is a slip, and would let logins exhaust the machine.
 const MOST_MEMORY: u32 = 1024 * 1024;
 const MOST_PASSES: u32 = 100;
+/// A wrong password is compared with each.
+const MOST_APP_PASSWORDS: usize = 20;
 
 impl Account {
     pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
@@ -143,6 +170,13 @@ impl Account {
                 format!("`any_if_spf` means nothing for {:?}: its permission is not \"any\"", self.name);
             findings.error(&node.key("any_if_spf"), message, "set permission = \"any\", or remove it");
         }
+        if self.state == LoginState::Active && self.state_reason.is_some() {
+            let message =
+                format!("`state_reason` means nothing for {:?}: its state is \"active\"", self.name);
+            findings.error(&node.key("state_reason"), message, "remove it, or set `state`");
+        }
+        auth::networks(node, &self.networks, findings);
+        self.check_app_passwords(node, findings);
         for (node, text) in node.each("send_as", &self.send_as) {
             if let Err(error) = SendAs::parse(text) {
                 let help = "write an address, \"@domain\", or \"*\" for every address";
@@ -150,10 +184,22 @@ impl Account {
             }
         }
     }
+
+    fn check_app_passwords(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        for (node, app) in node.each("app_passwords", &self.app_passwords) {
+            app.check(&node, findings);
+        }
+        let labels: Vec<_> = self.app_passwords.iter().map(|app| Some(app.label.trim())).collect();
+        no_duplicates(&node.key("app_passwords"), "label", "app password", &labels, findings);
+        if self.app_passwords.len() > MOST_APP_PASSWORDS {
+            let message = format!("{:?} has {} app passwords", self.name, self.app_passwords.len());
+            findings.error(&node.key("app_passwords"), message, format!("{MOST_APP_PASSWORDS} are the most"));
+        }
+    }
 }
 
 /// `$argon2id$v=19$m=...,t=...,p=...$salt$hash` with parameters that can be worked with.
-fn is_argon2id(text: &str) -> bool {
+pub(crate) fn is_argon2id(text: &str) -> bool {
     let parts: Vec<&str> = text.split('$').collect();
     let ["", "argon2id", "v=19", params, salt, hash] = parts[..] else { return false };
     let base64 =

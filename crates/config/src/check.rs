@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::source::{Findings, Node};
 use crate::surroundings::{Surroundings, user_exists};
-use crate::{Config, aliases};
+use crate::{Config, aliases, auth};
 
 /// Looks for everything that would not run or would run against its reader's expectation. Paths are resolved already.
 pub(crate) fn check(
@@ -47,7 +47,7 @@ pub(crate) fn check(
     stall_limit(config, &node.key("queue"), findings);
     config.resolver.check(&node.key("resolver"), findings);
     config.log.check(&node.key("log"), findings);
-    at_least_one(&node.key("auth"), "max_password_checks", config.auth.max_password_checks as u64, findings);
+    auth::check(&config.auth, &node.key("auth"), findings);
 }
 
 fn host(config: &Config, node: &Node<'_>, findings: &mut Findings<'_>) {

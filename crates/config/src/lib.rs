@@ -34,6 +34,7 @@ use serde::Deserialize;
 pub mod account;
 pub mod admin;
 mod aliases;
+pub mod auth;
 mod check;
 pub mod diagnostic;
 pub mod domain;
@@ -57,6 +58,7 @@ pub mod units;
 
 pub use account::{Account, Auth, Permission};
 pub use admin::{Admin, Metrics};
+pub use auth::{Limits, LoginState};
 pub use diagnostic::{ConfigError, Diagnostic, render};
 pub use history::History;
 pub use listener::{Listener, ListenerKind};

@@ -11,8 +11,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use nix::unistd::{Uid, User};
 use postern_admin::ClientError;
 use postern_admin::api::Reloaded;
+use postern_admin::api::accounts::{AccountChange, AccountChanged, AccountVerb};
 use postern_config::account::SendAs;
-use postern_config::{Account, Config};
+use postern_config::{Account, Config, LoginState};
 use postern_policy::accounts::hash_password;
 use postern_smtp::Domain;
 use rustix::fs::{FlockOperation, flock};
@@ -23,6 +24,9 @@ use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
 use crate::password;
+
+pub(crate) mod app_password;
+mod state;
 
 /// The mode of a new file: hashes are for root and the daemon's group.
 const MODE: u32 = 0o640;
@@ -47,7 +51,33 @@ pub enum Verb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Show a login: its state, its limits, what it has used of them.
+    Show {
+        /// Its name, in any case.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Suspend a login that somebody else may be using. It cannot log in, and its open sessions can send no more.
+    #[command(after_help = LOCK_EXAMPLES)]
+    Lock(state::LockOptions),
+    /// Let a login be used again, whoever suspended it. Messages that are held stay held.
+    #[command(after_help = LOCK_EXAMPLES)]
+    Unlock(state::StateOptions),
+    /// Disable a login that nobody uses for now.
+    Disable(state::StateOptions),
+    /// Enable a login that was disabled.
+    Enable(state::StateOptions),
+    /// Further passwords, each for one program or device.
+    #[command(subcommand)]
+    AppPassword(app_password::Verb),
 }
+
+const LOCK_EXAMPLES: &str = "\
+Examples:
+  posternctl account lock bob@proseware.test --hold-queue --reason 'stolen password?'
+  posternctl account lock bob@proseware.test --purge-queue --yes --reason 'sends spam'
+  posternctl account unlock bob@proseware.test
+  posternctl queue release --account bob@proseware.test";
 
 /// A new login.
 #[derive(Debug, Args)]
@@ -70,9 +100,12 @@ pub struct AddOptions {
     /// Read the password from the first line of standard input.
     #[arg(long, conflicts_with = "generate")]
     password_stdin: bool,
-    /// Make a password and print it.
+    /// Make a password and print it, this once. The same without any of these options where there is no terminal to ask on.
     #[arg(long)]
     generate: bool,
+    /// Take a password that is guessed easily.
+    #[arg(long)]
+    allow_weak: bool,
 }
 
 /// Which senders a login may use.
@@ -119,6 +152,12 @@ impl Verb {
             Self::Add(options) => add(session, &config, &options).await,
             Self::List => list(session, &config.accounts),
             Self::Remove { name } => remove(session, &config, &name).await,
+            Self::Show { name } => state::show(session, name).await,
+            Self::Lock(options) => state::lock(session, &config, options).await,
+            Self::Unlock(options) => state::unlock(session, &config, options, AccountVerb::Unlock).await,
+            Self::Enable(options) => state::unlock(session, &config, options, AccountVerb::Enable).await,
+            Self::Disable(options) => state::disable(session, &config, options).await,
+            Self::AppPassword(verb) => verb.run(session, &config).await,
         }
     }
 }
@@ -139,17 +178,21 @@ struct Edited {
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
     let (password, made) = new_password(options)?;
-    password::check(&password, &options.name).map_err(Failure::Usage)?;
+    password::check_usable(&password).map_err(Failure::Usage)?;
+    if !options.allow_weak {
+        password::check(&password, &options.name)
+            .map_err(|why| Failure::Usage(format!("{why}; --allow-weak takes it all the same")))?;
+    }
     let hash =
         hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?;
     let file = AccountsFile::open(config)?;
     file.edit(|document| insert(document, options, &hash))?;
-    let edited = Edited {
-        account: options.name.clone(),
-        password: made.then_some(password),
-        file: file.path,
-        reloaded: reload(session).await?,
-    };
+    let reloaded = reload(session).await?;
+    if reloaded {
+        note_change(session, &options.name, AccountVerb::Add, None).await?;
+    }
+    let (account, password) = (options.name.clone(), made.then_some(password));
+    let edited = Edited { account, password, file: file.path, reloaded };
     session.out.answer(&edited, |edited, _| edited_text("added", edited))?;
     Ok(Exit::Done)
 }
@@ -162,9 +205,9 @@ fn new_password(options: &AddOptions) -> Result<(String, bool), Failure> {
     if options.password_stdin {
         return Ok((password::from_stdin()?, false));
     }
+    // A script that gives no password gets one.
     let Some(mut terminal) = password::Terminal::open() else {
-        let usage = "no terminal to ask on for the password: give --password-stdin or --generate";
-        return Err(Failure::Usage(usage.to_owned()));
+        return Ok((password::generate(), true));
     };
     Ok(terminal.ask_new()?.map_or_else(|| (password::generate(), true), |password| (password, false)))
 }
@@ -172,12 +215,11 @@ fn new_password(options: &AddOptions) -> Result<(String, bool), Failure> {
 async fn remove(session: &mut Session, config: &Config, name: &str) -> Result<Exit, Failure> {
     let file = AccountsFile::open(config)?;
     file.edit(|document| take_out(document, name))?;
-    let edited = Edited {
-        account: name.to_owned(),
-        password: None,
-        file: file.path,
-        reloaded: reload(session).await?,
-    };
+    let reloaded = reload(session).await?;
+    if reloaded {
+        note_change(session, name, AccountVerb::Remove, None).await?;
+    }
+    let edited = Edited { account: name.to_owned(), password: None, file: file.path, reloaded };
     session.out.answer(&edited, |edited, _| edited_text("removed", edited))?;
     Ok(Exit::Done)
 }
@@ -210,6 +252,17 @@ async fn reload(session: &Session) -> Result<bool, Failure> {
     }
 }
 
+/// Has the daemon see that a change of the file is in force, and note it in the audit log.
+async fn note_change(
+    session: &Session,
+    name: &str,
+    verb: AccountVerb,
+    detail: Option<String>,
+) -> Result<AccountChanged, Failure> {
+    let change = AccountChange { name: name.to_owned(), verb, detail, reason: None };
+    Ok(session.client()?.post("/v1/accounts/changed", &change).await?)
+}
+
 /// A login without its password.
 #[derive(Debug, Serialize)]
 struct Listed<'a> {
@@ -219,7 +272,9 @@ struct Listed<'a> {
     any_if_spf: bool,
     domains: Vec<&'a str>,
     send_as: &'a [String],
-    enabled: bool,
+    state: LoginState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_reason: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -243,7 +298,8 @@ fn listed(accounts: &[Account]) -> Accounts<'_> {
         any_if_spf: account.any_if_spf,
         domains: account.domains.iter().map(|domain| domain.0.as_str()).collect(),
         send_as: &account.send_as,
-        enabled: account.enabled,
+        state: account.state,
+        state_reason: account.state_reason.as_deref(),
     });
     Accounts { accounts: listed.collect() }
 }
@@ -256,11 +312,10 @@ fn list_text(accounts: &Accounts<'_>, look: Look) -> String {
         let domains = account.domains.iter().map(|domain| format!("@{domain}"));
         let senders: Vec<String> = domains.chain(account.send_as.iter().cloned()).collect();
         let senders = if senders.is_empty() { "-".to_owned() } else { senders.join(" ") };
-        let enabled = if account.enabled { "yes" } else { "no" };
         let permission = if account.any_if_spf { "any, if SPF allows" } else { account.permission };
-        vec![account.name.to_owned(), enabled.to_owned(), permission.to_owned(), senders]
+        vec![account.name.to_owned(), account.state.as_str().to_owned(), permission.to_owned(), senders]
     });
-    output::table(&["NAME", "ENABLED", "PERMISSION", "SENDS ALSO AS"], rows, look)
+    output::table(&["NAME", "STATE", "PERMISSION", "SENDS ALSO AS"], rows, look)
 }
 
 /// The file of logins, for one edit at a time.
@@ -354,6 +409,15 @@ fn entries(document: &mut DocumentMut) -> Result<&mut ArrayOfTables, Failure> {
     })
 }
 
+fn no_account(name: &str) -> Failure {
+    Failure::Finding(format!("there is no account {name:?}: see `posternctl account list`"))
+}
+
+/// The table of a login.
+fn entry<'a>(entries: &'a mut ArrayOfTables, name: &str) -> Result<&'a mut Table, Failure> {
+    position(entries, name).and_then(|at| entries.get_mut(at)).ok_or_else(|| no_account(name))
+}
+
 fn position(entries: &ArrayOfTables, name: &str) -> Option<usize> {
     let is_it = |table: &Table| {
         table.get("name").and_then(Item::as_str).is_some_and(|known| fold(known) == fold(name))
@@ -396,9 +460,8 @@ fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Resul
 }
 
 fn take_out(document: &mut DocumentMut, name: &str) -> Result<(), Failure> {
-    let unknown = || Failure::Finding(format!("there is no account {name:?}: see `posternctl account list`"));
     let entries = entries(document)?;
-    let at = position(entries, name).ok_or_else(unknown)?;
+    let at = position(entries, name).ok_or_else(|| no_account(name))?;
     let comments = above(&entries.remove(at));
     // A comment right above an entry is about it and goes with it; what an empty line sets apart stays.
     let kept =
@@ -449,6 +512,7 @@ send_as = [\"shared@proseware.test\"]
             send_as: vec!["shared@proseware.test".to_owned()],
             password_stdin: false,
             generate: true,
+            allow_weak: false,
         }
     }
 
@@ -541,13 +605,13 @@ send_as = [\"shared@proseware.test\"]
         fs::write(folder.path().join("accounts.toml"), FILE).unwrap();
         let config = config(folder.path());
         let expected = "\
-NAME                  ENABLED  PERMISSION  SENDS ALSO AS
-Alice@proseware.test  yes      listed      -
-bob@proseware.test    yes      local       @adatum.test shared@proseware.test
+NAME                  STATE   PERMISSION  SENDS ALSO AS
+Alice@proseware.test  active  listed      -
+bob@proseware.test    active  local       @adatum.test shared@proseware.test
 ";
         assert_eq!(list_text(&listed(&config.accounts), Look::PLAIN), expected);
         let json = output::json(&listed(&config.accounts)).unwrap();
-        let first = r#"{"version":1,"accounts":[{"name":"Alice@proseware.test","permission":"listed","domains":[],"send_as":[],"enabled":true},"#;
+        let first = r#"{"version":1,"accounts":[{"name":"Alice@proseware.test","permission":"listed","domains":[],"send_as":[],"state":"active"},"#;
         assert!(json.starts_with(first) && !json.contains("argon2"), "{json}");
     }
 }

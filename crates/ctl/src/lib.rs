@@ -13,6 +13,7 @@
 //! | `explain` | [`explain`], with [`explain::refusal`], [`explain::code`], [`explain::bounce`] |
 //! | `doctor` | [`doctor`] |
 //! | `account` | [`account`], passwords in [`password`] |
+//! | `ban` | [`ban`] |
 //! | `domain` | [`domain`] |
 //! | `dkim` | [`dkim`] |
 //! | `metrics` | [`metrics`] |
@@ -33,6 +34,7 @@ use postern_admin::Client;
 
 pub mod account;
 pub mod audit;
+pub mod ban;
 pub mod change;
 pub mod config;
 pub mod dkim;
@@ -146,6 +148,9 @@ enum Noun {
     /// Edit the logins.
     #[command(subcommand)]
     Account(account::Verb),
+    /// See and change who is banned.
+    #[command(subcommand)]
+    Ban(ban::Verb),
     /// See whether the DNS of the domains is in order, and what it needs.
     #[command(subcommand)]
     Domain(domain::Verb),
@@ -234,6 +239,7 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Explain(explain) => explain.run(session).await,
             Noun::Doctor(doctor) => doctor.run(session).await,
             Noun::Account(verb) => verb.run(session).await,
+            Noun::Ban(verb) => verb.run(session).await,
             Noun::Domain(verb) => verb.run(session).await,
             Noun::Dkim(verb) => verb.run(session),
             Noun::Metrics(metrics) => metrics.run(session).await,

@@ -189,7 +189,7 @@ pub fn future(time: u64, now: SystemTime) -> String {
 }
 
 /// Seconds since 1970 as a time; one beyond what the clock can hold is 1970.
-fn instant(seconds: u64) -> SystemTime {
+pub fn instant(seconds: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
 }
 

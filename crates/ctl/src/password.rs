@@ -23,11 +23,83 @@ pub fn generate() -> String {
     (0..GROUPS).map(|_| group()).collect::<Vec<_>>().join("-")
 }
 
+/// Words that passwords begin or end with which are guessed first; digits and signs around them do not help.
+const COMMON: [&str; 48] = [
+    "1q2w3e4r",
+    "1qaz2wsx",
+    "abc",
+    "abcdef",
+    "abcdefghij",
+    "admin",
+    "administrator",
+    "asdfghjkl",
+    "autumn",
+    "baseball",
+    "changeit",
+    "changeme",
+    "computer",
+    "default",
+    "dragon",
+    "email",
+    "football",
+    "hello",
+    "iloveyou",
+    "internet",
+    "letmein",
+    "login",
+    "mail",
+    "mailserver",
+    "master",
+    "monkey",
+    "p@ssw0rd",
+    "passw0rd",
+    "password",
+    "password1",
+    "postmaster",
+    "princess",
+    "q1w2e3r4",
+    "qwerty",
+    "qwertyuiop",
+    "root",
+    "secret",
+    "server",
+    "spring",
+    "summer",
+    "sunshine",
+    "superman",
+    "test",
+    "testing",
+    "trustno",
+    "welcome",
+    "winter",
+    "zxcvbnm",
+];
+/// A shorter name is in many a good password.
+const MIN_NAME: usize = 4;
+
+/// Refuses passwords that no mail program could send.
+///
+/// # Errors
+/// The text says why.
+pub fn check_usable(password: &str) -> Result<(), String> {
+    if password.is_empty() {
+        return Err("the password is empty".to_owned());
+    }
+    if password.len() > MAX_LENGTH {
+        return Err(format!("the password is longer than {MAX_LENGTH} octets"));
+    }
+    if password.chars().any(char::is_control) {
+        return Err("the password holds control characters, which mail programs cannot send".to_owned());
+    }
+    Ok(())
+}
+
 /// Refuses passwords that are guessed first.
 ///
 /// # Errors
 /// The text says why.
 pub fn check(password: &str, name: &str) -> Result<(), String> {
+    check_usable(password)?;
     let folded = password.to_lowercase();
     let name = name.to_lowercase();
     let local = name.split('@').next().unwrap_or_default();
@@ -38,11 +110,19 @@ pub fn check(password: &str, name: &str) -> Result<(), String> {
     if length < MIN_LENGTH {
         return Err(format!("the password has {length} characters; at least {MIN_LENGTH} are needed"));
     }
-    if password.len() > MAX_LENGTH {
-        return Err(format!("the password is longer than {MAX_LENGTH} octets"));
+    if local.chars().count() >= MIN_NAME && folded.contains(local) {
+        return Err("the password contains the name of the account".to_owned());
     }
-    if password.chars().any(char::is_control) {
-        return Err("the password holds control characters, which mail programs cannot send".to_owned());
+    let word = folded.trim_matches(|c: char| !c.is_alphabetic());
+    if COMMON.contains(&folded.as_str())
+        || COMMON.contains(&word)
+        || word.is_empty() && length < 2 * MIN_LENGTH
+    {
+        return Err("the password is a common word or number, and guessed first".to_owned());
+    }
+    let distinct: std::collections::HashSet<char> = folded.chars().collect();
+    if distinct.len() < MIN_LENGTH / 2 {
+        return Err("the password repeats a few characters".to_owned());
     }
     Ok(())
 }
@@ -165,6 +245,12 @@ mod tests {
         assert!(reason("alice.smith@proseware.test").contains("name"));
         assert!(reason("long enough\u{0}but").contains("control"));
         assert!(reason(&"x".repeat(600)).contains("longer"));
+        assert!(reason("xx-alice.smith-xx").contains("contains the name"));
+        for common in ["Password123!", "!!summer2026", "1234567890", "qwertyuiop", "2026-11-21"] {
+            assert!(reason(common).contains("common"), "{common}");
+        }
+        assert!(reason("abababababab").contains("repeats"));
+        assert!(check_usable("").is_err() && check_usable("short").is_ok());
         assert_eq!(check("long enough", "alice"), Ok(()));
         // Ten characters, not ten octets.
         assert!(check("äöüäöü", "alice").is_err());

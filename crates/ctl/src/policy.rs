@@ -149,6 +149,9 @@ fn text(request: &ExplainRequest, explanation: &Explanation, look: Look) -> Stri
 fn command(request: &ExplainRequest, stage: &StageView) -> String {
     let bare = |address: &str| address.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
     match stage.stage.as_str() {
+        "login" => {
+            format!("AUTH (as {}, with the right password)", request.user.as_deref().unwrap_or_default())
+        }
         "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
         "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
         _ => "DATA (the senders in the header)".to_owned(),

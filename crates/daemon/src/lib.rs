@@ -5,6 +5,7 @@
 //! | how do the parts come together, and how do they end? | [`server`] |
 //! | how is the queue loaded beside them? | [`loading`] |
 //! | what does a reload change, and what not? | [`reload`] |
+//! | who looks after logins that are guessed or stolen? | [`guard`]; over a restart: [`state_file`] |
 //! | who are we after start as root? | [`privileges`] |
 //! | where does the log go? | [`logging`] |
 //! | what does `posternd demo` do? | [`demo`] |
@@ -19,11 +20,13 @@ use clap::{Args, Parser, Subcommand};
 use postern_config::Loaded;
 
 pub mod demo;
+pub mod guard;
 pub mod loading;
 pub mod logging;
 pub mod privileges;
 pub mod reload;
 pub mod server;
+pub mod state_file;
 
 /// Gives back to the system what a deep queue has let go of: the allocator of the C library keeps much of it, and takes more
 /// processor time to load the queue (docs/benchmarks.md has the figures).

@@ -26,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::guard::Guard;
 use crate::loading::Loading;
 use crate::logging::LogHandle;
 use crate::privileges;
@@ -118,6 +119,7 @@ struct Server {
     reloader: Arc<Reloader>,
     /// The counters of deliveries, which begin when the queue is loaded.
     deliveries: postern_outbound::Metrics,
+    guard: Arc<Guard>,
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -139,6 +141,9 @@ impl Server {
         let records = Arc::new(Records::new(REFUSALS_KEPT));
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));
+        let decisions = postern_policy::metrics::Metrics::register(&registry)?;
+        let guard =
+            Guard::open(live.clone(), standing.clone(), door.clone(), decisions.clone(), clock.clone());
         let finder = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
         let inbound = Inbound::new(postern_smtp_inbound::Shared {
             config: live.config.clone(),
@@ -148,7 +153,7 @@ impl Server {
             door: door.clone(),
             tls: live.tls.clone(),
             metrics: postern_smtp_inbound::Metrics::register(&registry)?,
-            decisions: postern_policy::metrics::Metrics::register(&registry)?,
+            decisions,
             clock: clock.clone(),
         });
         let services = Services { inbound, keeper: keeper.clone(), standing };
@@ -176,7 +181,8 @@ impl Server {
             reloader.listen(listener, bound)?;
         }
         tasks.spawn(keeper.run(stop.clone()));
-        Ok((Self { door, live, reloader, deliveries, clock, tasks, stop }, loading))
+        tasks.spawn(guard.clone().run(stop.clone()));
+        Ok((Self { door, live, reloader, deliveries, guard, clock, tasks, stop }, loading))
     }
 
     /// Loads the queue, then begins to deliver.
@@ -237,6 +243,7 @@ impl Server {
                 "sessions or deliveries did not end in time"
             );
         }
+        self.guard.save().await;
         if let Some(queue) = self.door.now() {
             queue.close().await;
         }

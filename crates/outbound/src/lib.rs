@@ -14,7 +14,7 @@
 //! | permanent or temporary? | [`outcome`] |
 //! | what must a decision of the policy know first? | [`facts`] |
 //! | a mailbox on this machine? | [`maildir`] |
-//! | who hears of a login that is refused? | `postmaster` |
+//! | how does our own postmaster hear of something? | [`postmaster`] |
 //! | what does the queue ask about destinations? | [`surroundings`] |
 //! | what do decisions ask of DNS? | [`facts`] |
 //! | which records do our domains need, and do they have them? | [`domains`] |
@@ -32,7 +32,7 @@ pub mod maildir;
 pub mod metrics;
 pub mod outcome;
 pub mod pool;
-mod postmaster;
+pub mod postmaster;
 mod reach;
 pub mod route;
 pub mod settings;

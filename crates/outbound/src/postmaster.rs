@@ -1,4 +1,5 @@
-//! Mail to our own postmaster about what the senders of waiting mail can do nothing about: a login that is refused.
+//! Mail to our own postmaster: about what the senders of waiting mail can do nothing about, such as a login that is refused,
+//! and about logins of ours that look as if they were stolen.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -36,7 +37,7 @@ impl Postmaster {
         if !self.is_news(smarthost, now) {
             return;
         }
-        match submit(smarthost, answer, settings, queue, now).await {
+        match tell(&refused(smarthost, answer), settings, queue, now).await {
             Ok(Some(id)) => tracing::info!(event = "postmaster-told", %id, destination = %smarthost),
             Ok(None) => tracing::warn!(event = "postmaster-unknown", destination = %smarthost),
             Err(error) => {
@@ -58,10 +59,33 @@ impl Postmaster {
     }
 }
 
+/// A message to postmaster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Of one line; what is more of it becomes blanks.
+    pub subject: String,
+    /// What is said below the name of the server. Lines end with CR LF.
+    pub body: String,
+}
+
+fn refused(smarthost: &Destination, answer: &str) -> Notice {
+    let body = format!(
+        "It cannot log in at\r\n\r\n    {}\r\n\r\n\
+         which says\r\n\r\n    {}\r\n\r\n\
+         Mail that goes there waits, and is returned to its senders when its time is over.\r\n\
+         Please look at `username` and `password_file` of the route.\r\n",
+        quoted(&smarthost.0),
+        quoted(answer)
+    );
+    Notice { subject: "A smarthost refuses our login".to_owned(), body }
+}
+
 /// Queues the message; `None` if nobody here is postmaster.
-async fn submit(
-    smarthost: &Destination,
-    answer: &str,
+///
+/// # Errors
+/// When the queue does not take it.
+pub async fn tell(
+    notice: &Notice,
     settings: &Settings,
     queue: &Queue,
     now: SystemTime,
@@ -77,23 +101,17 @@ async fn submit(
     let header = format!(
         "From: Mail Delivery System <MAILER-DAEMON@{hostname}>\r\n\
          To: <postmaster@{hostname}>\r\n\
-         Subject: A smarthost refuses our login\r\n\
+         Subject: {}\r\n\
          Date: {}\r\n\
          Message-ID: <{message_id}>\r\n\
          Auto-Submitted: auto-generated\r\n\
          MIME-Version: 1.0\r\n\
          Content-Type: text/plain; charset=utf-8\r\n\
          Content-Transfer-Encoding: 8bit\r\n\r\n",
+        quoted(&notice.subject),
         date::rfc5322(now)
     );
-    let text = format!(
-        "This is the mail server {hostname}. It cannot log in at\r\n\r\n    {}\r\n\r\n\
-         which says\r\n\r\n    {}\r\n\r\n\
-         Mail that goes there waits, and is returned to its senders when its time is over.\r\n\
-         Please look at `username` and `password_file` of the route.\r\n",
-        quoted(&smarthost.0),
-        quoted(answer)
-    );
+    let text = format!("This is the mail server {hostname}. {}", notice.body);
     let body = if text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     incoming.write(Bytes::from(text)).await?;
     let recipient =

@@ -12,7 +12,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use postern_queue::{Destination, Feedback, Lease, LeasedRecipient, Outcome, Progress, Queue, Recipient};
+use postern_queue::{
+    Destination, Feedback, Lease, LeasedRecipient, Origin, Outcome, Progress, Queue, Recipient,
+};
 use postern_runtime::Clock;
 use postern_smtp::EnhancedStatus;
 use tokio::sync::{Notify, Semaphore};
@@ -640,10 +642,22 @@ impl<'a> Attempt<'a> {
         for (at, (recipient, outcome)) in self.lease.recipients.iter().zip(&self.outcomes).enumerate() {
             let Some(outcome) = outcome else { continue };
             self.outbound.shared.metrics.outcome(kind, outcome);
+            self.note_unknown_user(outcome, now);
             self.log(recipient, self.mailboxes.get(&at).unwrap_or(&self.address), outcome, now);
             told.push((recipient.index, outcome.clone()));
         }
         (told, self.feedback)
+    }
+
+    /// Many recipients who do not exist are a sign that a login is in the wrong hands.
+    fn note_unknown_user(&self, outcome: &Outcome, now: SystemTime) {
+        // RFC 3463 §3.2: bad destination mailbox address.
+        const UNKNOWN: EnhancedStatus = EnhancedStatus::new(5, 1, 1);
+        if let (Outcome::Failed(report), Origin::Login(login)) = (outcome, &self.lease.envelope.origin)
+            && report.status == UNKNOWN
+        {
+            self.settings.policy.note_bounce(login, now);
+        }
     }
 
     /// One line for each recipient and attempt: what became of it, and why.

@@ -2,12 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use argon2::password_hash::phc::{Output, PasswordHash};
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
+use ipnet::IpNet;
 use parking_lot::Mutex;
-use postern_config::{Account, Permission};
+use postern_config::auth::AppPassword;
+use postern_config::{Account, Limits, LoginState, Permission};
+use postern_smtp::date::rfc3339;
 
 use crate::sender::Grants;
 
@@ -21,7 +27,11 @@ const LANES: u32 = 1;
 pub struct Accounts {
     /// By the name in lower case.
     entries: HashMap<String, Entry>,
-    /// What a password is hashed against when nobody of that name may log in.
+    /// Those that have a password, in order: who stands in for a name that nobody has is one of them.
+    stand_ins: Vec<String>,
+    /// Makes it unforeseeable who stands in for whom, and the same after a restart.
+    pepper: String,
+    /// What a password is hashed against when nobody at all may log in.
     decoy: Option<PasswordHash>,
     scratch: Scratch,
 }
@@ -40,9 +50,18 @@ impl fmt::Debug for Scratch {
 #[derive(Debug)]
 struct Entry {
     login: Login,
-    /// `None` is a hash that cannot be read: nobody can log in.
+    /// `None` is a hash that cannot be read: nobody can log in with it.
     hash: Option<PasswordHash>,
-    enabled: bool,
+    apps: Vec<App>,
+}
+
+/// An app password.
+#[derive(Debug)]
+struct App {
+    label: String,
+    hash: Option<PasswordHash>,
+    networks: Vec<IpNet>,
+    end: Option<SystemTime>,
 }
 
 /// Somebody who has proved who they are, and what they may send as.
@@ -56,43 +75,147 @@ pub struct Login {
     pub any_if_spf: bool,
     /// What it was granted by name.
     pub grants: Arc<Grants>,
+    /// Whether, from where, and for how much it may be used.
+    pub access: Arc<Access>,
+}
+
+/// Whether, from where, and for how much a login may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// As the configuration has it; the daemon may have suspended it beside that.
+    pub state: LoginState,
+    /// Why it is in that state.
+    pub why: Option<String>,
+    /// The only networks; empty: everywhere.
+    pub networks: Vec<IpNet>,
+    /// How much it may send; 0 is no limit.
+    pub limits: Limits,
+}
+
+/// What a password is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verified {
+    /// It is the login's.
+    Right {
+        /// Whose.
+        login: Login,
+        /// The label of the app password, where it is one.
+        app: Option<String>,
+    },
+    /// It is an app password of the login that cannot be used now, or not from here. The client is told what it would be
+    /// told of a wrong one.
+    Unusable {
+        /// Whose.
+        login: Login,
+        /// The label of the app password.
+        app: String,
+        /// Why, for the log.
+        why: String,
+    },
+    /// It is not, or nobody has that name.
+    Wrong,
 }
 
 impl Accounts {
-    /// Compiles the list.
-    pub fn new(accounts: &[Account]) -> Self {
-        let entries: HashMap<String, Entry> = accounts
-            .iter()
-            .map(|account| {
-                let hash = PasswordHash::new(&account.password).ok();
-                (fold(&account.name), Entry { login: Login::new(account), hash, enabled: account.enabled })
-            })
-            .collect();
-        let decoy = decoy(entries.values().filter_map(|entry| entry.hash.as_ref()));
-        Self { entries, decoy, scratch: Scratch::default() }
+    /// Compiles the list. `limits` hold for logins that have none of their own.
+    pub fn new(accounts: &[Account], limits: Limits) -> Self {
+        let entries: HashMap<String, Entry> =
+            accounts.iter().map(|account| (fold(&account.name), Entry::new(account, limits))).collect();
+        let mut stand_ins: Vec<String> =
+            entries.iter().filter(|(_, entry)| entry.hash.is_some()).map(|(name, _)| name.clone()).collect();
+        stand_ins.sort_unstable();
+        let first = stand_ins.first().and_then(|name| entries.get(name)?.hash.as_ref());
+        let pepper = first.map(ToString::to_string).unwrap_or_default();
+        Self { stand_ins, pepper, decoy: decoy(), entries, scratch: Scratch::default() }
     }
 
-    /// Checks a password. Takes some 30 ms of processor time, so call it off the event loop. An unknown or disabled
-    /// login costs the same time as a wrong password and is answered the same way.
-    pub fn verify(&self, name: &str, password: &[u8]) -> Option<Login> {
-        let entry = self.entries.get(&fold(name)).filter(|entry| entry.enabled);
-        let known = entry.and_then(|entry| entry.hash.as_ref());
-        let hash = known.or(self.decoy.as_ref())?;
+    /// Checks a password. Takes some 30 ms of processor time for each password of the login, so call it off the event loop.
+    /// An unknown login costs the time of one that exists, and its app passwords, and is answered the same way.
+    pub fn verify(&self, name: &str, password: &[u8], client: IpAddr, now: SystemTime) -> Verified {
+        let known = self.entries.get(&fold(name)).filter(|entry| entry.hash.is_some());
+        let Some(entry) = known.or_else(|| self.stand_in(&fold(name))) else {
+            // Nobody can log in, and that must not show in the time.
+            let _ = self.decoy.as_ref().map(|hash| self.scratch.fits(password, hash));
+            return Verified::Wrong;
+        };
+        let fits = |hash: &Option<PasswordHash>| {
+            hash.as_ref().is_some_and(|hash| self.scratch.fits(password, hash).unwrap_or(false))
+        };
         // Looked at only after the work: whether the login exists must not show in the time.
-        let right = self.scratch.fits(password, hash).unwrap_or(false);
-        (right && known.is_some()).then(|| entry.map(|entry| entry.login.clone()))?
+        let found = if fits(&entry.hash) {
+            Some(None)
+        } else {
+            entry.apps.iter().find(|app| fits(&app.hash)).map(Some)
+        };
+        let (Some(found), Some(_)) = (found, known) else { return Verified::Wrong };
+        let login = entry.login.clone();
+        match found.map(|app| (app.label.clone(), app.problem(client, now))) {
+            None => Verified::Right { login, app: None },
+            Some((label, None)) => Verified::Right { login, app: Some(label) },
+            Some((label, Some(why))) => Verified::Unusable { login, app: label, why },
+        }
     }
 
-    /// What the login of this name may do now, where it has shown its password before. `None`: it is disabled or gone.
-    pub fn enabled(&self, name: &str) -> Option<Login> {
-        let entry = self.entries.get(&fold(name)).filter(|entry| entry.enabled);
-        entry.map(|entry| entry.login.clone())
+    /// Whose passwords are tried for a name that nobody has: always the same ones, so that the time a name takes does not tell
+    /// whether it exists.
+    fn stand_in(&self, name: &str) -> Option<&Entry> {
+        let mut hasher = DefaultHasher::new();
+        (&self.pepper, name).hash(&mut hasher);
+        let count = self.stand_ins.len() as u64;
+        let at = hasher.finish().checked_rem(count)?;
+        self.stand_ins.get(at as usize).and_then(|name| self.entries.get(name))
     }
 
-    /// What the login of this name may do, enabled or not, without a password: for explanations.
+    /// What the login of this name may do, without a password: it was shown before, or it is about an explanation. `None`: there
+    /// is no such login.
     pub fn login(&self, name: &str) -> Option<Login> {
         self.entries.get(&fold(name)).map(|entry| entry.login.clone())
     }
+
+    /// How many logins there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Entry {
+    fn new(account: &Account, limits: Limits) -> Self {
+        let app = |app: &AppPassword| App {
+            label: app.label.clone(),
+            hash: PasswordHash::new(&app.password).ok(),
+            networks: app.networks.clone(),
+            end: app.end(),
+        };
+        Self {
+            login: Login::new(account, limits),
+            hash: PasswordHash::new(&account.password).ok(),
+            apps: account.app_passwords.iter().map(app).collect(),
+        }
+    }
+}
+
+impl App {
+    /// Why it cannot be used now and from here, if so.
+    fn problem(&self, client: IpAddr, now: SystemTime) -> Option<String> {
+        if let Some(end) = self.end.filter(|end| *end <= now) {
+            return Some(format!("the app password {:?} expired at {}", self.label, rfc3339(end)));
+        }
+        let outside = !holds(&self.networks, client);
+        outside.then(|| {
+            format!("the app password {:?} may not be used from {}", self.label, client.to_canonical())
+        })
+    }
+}
+
+/// Whether an address is in one of the networks, or there are none.
+pub(crate) fn holds(networks: &[IpNet], client: IpAddr) -> bool {
+    let client = client.to_canonical();
+    networks.is_empty() || networks.iter().any(|network| network.contains(&client))
 }
 
 impl Scratch {
@@ -117,13 +240,19 @@ impl Scratch {
 }
 
 impl Login {
-    fn new(account: &Account) -> Self {
+    fn new(account: &Account, limits: Limits) -> Self {
         let is_any = account.send_as.iter().any(|grant| grant == "*");
         Self {
             name: fold(&account.name),
             permission: if is_any { Permission::Any } else { account.permission },
             any_if_spf: account.any_if_spf,
             grants: Arc::new(Grants::new(account)),
+            access: Arc::new(Access {
+                state: account.state,
+                why: account.state_reason.clone(),
+                networks: account.networks.clone(),
+                limits: account.limits.over(limits),
+            }),
         }
     }
 }
@@ -142,15 +271,10 @@ fn fold(name: &str) -> String {
     name.trim().to_lowercase()
 }
 
-/// A hash of no password, with the parameters that most logins have: so unknown names take as long as known ones.
-fn decoy<'a>(hashes: impl Iterator<Item = &'a PasswordHash>) -> Option<PasswordHash> {
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    for hash in hashes {
-        *counts.entry(hash.params.to_string()).or_default() += 1;
-    }
-    let usual = counts.into_iter().max_by_key(|(_, count)| *count).map(|(params, _)| params);
-    let params = usual.unwrap_or_else(|| format!("m={MEMORY},t={PASSES},p={LANES}"));
+/// A hash of no password, with the parameters that are usual here.
+fn decoy() -> Option<PasswordHash> {
     let zeros = "A".repeat(43); // 32 octets in base 64
+    let params = format!("m={MEMORY},t={PASSES},p={LANES}");
     PasswordHash::new(&format!("$argon2id$v=19${params}$AAAAAAAAAAAAAAAAAAAAAA${zeros}")).ok()
 }
 
@@ -161,7 +285,7 @@ mod tests {
 
     use super::*;
 
-    fn account(name: &str, password: &str, enabled: bool) -> Account {
+    fn account(name: &str, password: &str) -> Account {
         Account {
             name: name.to_owned(),
             password: password.to_owned(),
@@ -169,44 +293,95 @@ mod tests {
             domains: Vec::new(),
             send_as: Vec::new(),
             any_if_spf: false,
-            enabled,
+            state: LoginState::Active,
+            state_reason: None,
+            networks: Vec::new(),
+            app_passwords: Vec::new(),
+            limits: Default::default(),
+        }
+    }
+
+    fn accounts(list: &[Account]) -> Accounts {
+        Accounts::new(list, Limits::default())
+    }
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn client() -> IpAddr {
+        IpAddr::from([198, 51, 100, 9])
+    }
+
+    impl Accounts {
+        fn takes(&self, name: &str, password: &str) -> Option<Login> {
+            match self.verify(name, password.as_bytes(), client(), NOW) {
+                Verified::Right { login, .. } => Some(login),
+                _ => None,
+            }
         }
     }
 
     #[test]
-    fn only_the_right_password_of_an_enabled_login_is_taken() {
+    fn only_the_right_password_of_a_login_is_taken() {
         let hash = hash_password(b"right").unwrap();
-        let accounts = Accounts::new(&[
-            account("Alice@proseware.test", &hash, true),
-            account("bob@proseware.test", &hash, false),
-            account("broken@proseware.test", "x", true),
-        ]);
-        assert_eq!(accounts.verify("alice@PROSEWARE.test", b"right").unwrap().name, "alice@proseware.test");
-        assert!(accounts.enabled("alice@proseware.test").is_some());
-        assert!(accounts.enabled("bob@proseware.test").is_none());
+        let accounts =
+            accounts(&[account("Alice@proseware.test", &hash), account("broken@proseware.test", "x")]);
+        assert_eq!(accounts.takes("alice@PROSEWARE.test", "right").unwrap().name, "alice@proseware.test");
         for (name, password) in [
             ("alice@proseware.test", "wrong"),
             ("alice@proseware.test", ""),
-            ("bob@proseware.test", "right"),
             ("broken@proseware.test", "right"),
             ("nobody@proseware.test", "right"),
             ("", ""),
         ] {
-            assert_eq!(accounts.verify(name, password.as_bytes()), None, "{name} {password}");
+            assert_eq!(accounts.takes(name, password), None, "{name} {password}");
         }
     }
 
     #[test]
+    fn an_app_password_is_taken_from_its_networks_and_until_its_end() {
+        let mut alice = account("alice", &hash_password(b"right").unwrap());
+        let app = |label: &str, networks: &[&str], expires: Option<&str>| AppPassword {
+            label: label.to_owned(),
+            password: hash_password(label.as_bytes()).unwrap(),
+            networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+            expires: expires.map(str::to_owned),
+        };
+        alice.app_passwords = vec![
+            app("phone", &[], None),
+            app("scanner", &["192.0.2.0/24"], None),
+            app("guest", &[], Some("1970-01-02")),
+        ];
+        let accounts = accounts(&[alice]);
+        let verify = |password: &str, client: &str, now| match accounts.verify(
+            "alice",
+            password.as_bytes(),
+            client.parse().unwrap(),
+            now,
+        ) {
+            Verified::Right { app, .. } => format!("right {}", app.unwrap_or_default()),
+            Verified::Unusable { why, .. } => why,
+            Verified::Wrong => "wrong".to_owned(),
+        };
+        assert_eq!(verify("right", "198.51.100.9", NOW), "right ");
+        assert_eq!(verify("phone", "198.51.100.9", NOW), "right phone");
+        assert_eq!(verify("scanner", "::ffff:192.0.2.7", NOW), "right scanner");
+        assert!(verify("scanner", "198.51.100.9", NOW).contains("not be used from 198.51.100.9"));
+        assert_eq!(verify("guest", "198.51.100.9", NOW), "right guest");
+        let later = NOW + std::time::Duration::from_secs(2 * 86_400);
+        assert!(verify("guest", "198.51.100.9", later).contains("expired at 1970-01-03"));
+        assert_eq!(verify("other", "198.51.100.9", NOW), "wrong");
+    }
+
+    #[test]
     fn checks_use_the_memory_of_those_before_them() {
-        let accounts =
-            Accounts::new(&[account("alice@proseware.test", &hash_password(b"right").unwrap(), true)]);
+        let accounts = accounts(&[account("alice@proseware.test", &hash_password(b"right").unwrap())]);
         for password in ["right", "wrong", "right"] {
-            accounts.verify("alice@proseware.test", password.as_bytes());
+            accounts.takes("alice@proseware.test", password);
             assert_eq!(accounts.scratch.0.lock().len(), 1);
         }
         std::thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| assert!(accounts.verify("alice@proseware.test", b"right").is_some()));
+                scope.spawn(|| assert!(accounts.takes("alice@proseware.test", "right").is_some()));
             }
         });
         assert!(accounts.scratch.0.lock().len() <= 3);
@@ -221,27 +396,49 @@ mod tests {
 
     #[test]
     fn unknown_logins_cost_the_time_of_known_ones() {
-        // Three times the usual memory, so that a decoy with other parameters would show.
+        // Three times the usual memory and an app password, so that a decoy with other parameters would show.
         let costly =
             Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(3 * MEMORY, 2, 1, None).unwrap());
-        let hash: PasswordHash = costly.hash_password(b"right").unwrap();
-        let accounts = Accounts::new(&[account("alice", &hash.to_string(), true)]);
+        let hash = |password: &[u8]| {
+            let hash: PasswordHash = costly.hash_password(password).unwrap();
+            hash.to_string()
+        };
+        let mut alice = account("alice", &hash(b"right"));
+        alice.app_passwords = vec![AppPassword {
+            label: "phone".to_owned(),
+            password: hash(b"other"),
+            networks: Vec::new(),
+            expires: None,
+        }];
+        let accounts = accounts(&[alice]);
         let time = |name: &str| {
             let samples = (0..5).map(|_| {
                 let start = Instant::now();
-                assert_eq!(accounts.verify(name, b"wrong"), None);
+                assert_eq!(accounts.takes(name, "wrong"), None);
                 start.elapsed()
             });
             samples.min().unwrap().as_secs_f64()
         };
-        assert_eq!(accounts.decoy.as_ref().unwrap().params, hash.params);
         // Generous: other programs run meanwhile. A look-up without hashing would be thousands of times faster.
         let ratio = time("nobody") / time("alice");
         assert!(ratio > 0.5, "{ratio}");
     }
 
     #[test]
+    fn a_name_that_nobody_has_always_has_the_same_stand_in() {
+        let list: Vec<Account> =
+            (0..8).map(|n| account(&format!("user{n}"), &hash_password(b"right").unwrap())).collect();
+        let (before, after) = (accounts(&list), accounts(&list));
+        let stand_in = |accounts: &Accounts, n: usize| {
+            accounts.stand_in(&format!("nobody{n}")).unwrap().login.name.clone()
+        };
+        let names: Vec<String> = (0..40).map(|n| stand_in(&before, n)).collect();
+        assert_eq!(names, (0..40).map(|n| stand_in(&after, n)).collect::<Vec<_>>());
+        assert!(names.iter().any(|name| *name != names[0]));
+    }
+
+    #[test]
     fn nobody_can_log_in_without_accounts() {
-        assert_eq!(Accounts::new(&[]).verify("alice", b""), None);
+        assert_eq!(accounts(&[]).takes("alice", ""), None);
     }
 }

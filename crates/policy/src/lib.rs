@@ -6,6 +6,7 @@
 //! | may this login use this sender? | [`sender`] |
 //! | what did DNS say about the sender's domain? | [`sender_domains`], [`owners_lock`] |
 //! | who is behind a local address? | [`directory`] |
+//! | what do logins use up, and are they in the right hands? | [`logins`] |
 //! | is this the right password? | [`accounts`] |
 //! | is the DNS of a domain of ours in order? | [`verification`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
@@ -22,6 +23,7 @@ pub mod accounts;
 pub mod bounce;
 pub mod directory;
 pub mod facts;
+pub mod logins;
 pub mod metrics;
 pub mod networks;
 pub mod owners_lock;
@@ -50,6 +52,8 @@ pub struct Policy {
     pub accounts: accounts::Accounts,
     /// What is asked of their senders.
     pub senders: sender::Rules,
+    /// What is noted about logins.
+    pub logins: logins::Rules,
     /// What holds beside the configuration.
     pub standing: Arc<Standing>,
 }
@@ -66,8 +70,9 @@ impl Policy {
         Self {
             relay: relay::Rules::new(config),
             directory: directory::Directory::new(config),
-            accounts: accounts::Accounts::new(&config.accounts),
+            accounts: accounts::Accounts::new(&config.accounts, config.auth.limits),
             senders: sender::Rules::new(config),
+            logins: logins::Rules::new(config),
             standing,
         }
     }
@@ -85,5 +90,6 @@ impl Policy {
         {
             self.standing.rates.take(label, rate, question.now);
         }
+        self.note_accepted(question);
     }
 }

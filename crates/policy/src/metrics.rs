@@ -1,13 +1,17 @@
 //! Counters of decisions.
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::relay::Decision;
+use crate::standing::alarms::Cause;
 
-/// Decisions by stage, verdict and reason.
+/// Decisions by stage, verdict and reason; what became of logins and guessers.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     decisions: IntCounterVec,
+    alarms: IntCounterVec,
+    bans: IntGauge,
+    suspensions: IntGauge,
 }
 
 impl Metrics {
@@ -20,7 +24,29 @@ impl Metrics {
             Opts::new("postern_policy_decisions_total", "Policy decisions by stage, verdict and reason");
         let decisions = IntCounterVec::new(options, &["stage", "verdict", "reason"])?;
         registry.register(Box::new(decisions.clone()))?;
-        Ok(Self { decisions })
+        let alarms = Opts::new("postern_policy_login_alarms_total", "Alarms about logins by cause");
+        let alarms = IntCounterVec::new(alarms, &["cause"])?;
+        registry.register(Box::new(alarms.clone()))?;
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let bans = gauge("postern_policy_bans", "Addresses that are banned now")?;
+        let suspensions =
+            gauge("postern_policy_suspended_logins", "Logins that the server has suspended by itself")?;
+        Ok(Self { decisions, alarms, bans, suspensions })
+    }
+
+    /// Counts an alarm.
+    pub fn alarmed(&self, cause: Cause) {
+        self.alarms.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    /// How many bans and suspensions there are.
+    pub fn set_standing(&self, bans: usize, suspensions: usize) {
+        self.bans.set(i64::try_from(bans).unwrap_or(i64::MAX));
+        self.suspensions.set(i64::try_from(suspensions).unwrap_or(i64::MAX));
     }
 
     /// Counts a decision.

@@ -97,7 +97,7 @@ impl Record {
     fn new(reference: Reference, question: &Question<'_>, decision: &Decision, now: SystemTime) -> Self {
         let recipient = match question.stage {
             Stage::Rcpt(path) => Some(path.to_string()),
-            Stage::Mail | Stage::Message(_) => None,
+            Stage::Login | Stage::Mail | Stage::Message(_) => None,
         };
         Self {
             time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

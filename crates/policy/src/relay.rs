@@ -6,12 +6,14 @@
 //! |---|---|
 //! | what is known? | `question` |
 //! | who is the client, and what does that allow? | `client` |
+//! | may this login be used, and for so much? | `login` |
 //! | may mail go there? | `recipient` |
 //! | may this sender be used? | `senders` |
 //! | why? | `reason` |
 //! | what does the configuration say? | `rules` |
 
 mod client;
+mod login;
 mod question;
 mod reason;
 mod recipient;
@@ -22,6 +24,7 @@ mod senders;
 #[cfg(test)]
 mod tests;
 
+use postern_smtp::ForwardPath;
 use serde::Serialize;
 
 use crate::Policy;
@@ -111,9 +114,10 @@ impl Trace {
 pub fn decide(question: &Question<'_>, policy: &Policy) -> Decision {
     let mut trace = Trace::default();
     let answer = match question.stage {
-        Stage::Mail => senders::mail(question, policy, &mut trace),
-        Stage::Rcpt(path) => recipient::rcpt(question, path, policy, &mut trace),
-        Stage::Message(senders) => senders::message(question, senders, policy, &mut trace),
+        Stage::Login => login::login(question, policy, &mut trace),
+        Stage::Mail => mail(question, policy, &mut trace),
+        Stage::Rcpt(path) => rcpt(question, path, policy, &mut trace),
+        Stage::Message(senders) => message(question, senders, policy, &mut trace),
     };
     let (Ok(reason) | Err(reason)) = answer;
     Decision { verdict: reason.verdict(), reason, trace }
@@ -129,6 +133,24 @@ pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
 /// See [`Policy::granted`].
 pub(crate) fn granted(question: &Question<'_>, policy: &Policy) -> Option<String> {
     client::granted(question, policy)
+}
+
+fn mail(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
+    login::still_usable(question, policy, trace)?;
+    senders::mail(question, policy, trace)
+}
+
+fn rcpt(question: &Question<'_>, path: &ForwardPath, policy: &Policy, trace: &mut Trace) -> Answer {
+    let reason = recipient::rcpt(question, path, policy, trace)?;
+    login::room_for(question, path, policy, trace)?;
+    Ok(reason)
+}
+
+fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, trace: &mut Trace) -> Answer {
+    login::still_usable(question, policy, trace)?;
+    let reason = senders::message(question, senders, policy, trace)?;
+    login::room_for_message(question, policy, trace)?;
+    Ok(reason)
 }
 
 /// The reason for accepting, or that for refusing.

@@ -175,7 +175,7 @@ pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
 fn senders_of<'a>(question: &'a Question<'a>, policy: &Policy) -> Vec<&'a Address> {
     match (&question.stage, question.reverse_path) {
         (Stage::Mail, ReversePath::Address(sender)) => vec![sender],
-        (Stage::Mail, ReversePath::Null) | (Stage::Rcpt(_), _) => Vec::new(),
+        (Stage::Mail, ReversePath::Null) | (Stage::Login | Stage::Rcpt(_), _) => Vec::new(),
         (Stage::Message(senders), _) => {
             let others = senders.others(policy.senders.check_reply_to).flat_map(|(_, fields)| fields);
             senders.from.iter().chain(others).flatten().flatten().collect()

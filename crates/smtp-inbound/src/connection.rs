@@ -352,18 +352,17 @@ impl Connection {
     }
 
     async fn check_password(&self, credentials: Credentials) -> PasswordCheck {
-        // The semaphore is never closed.
-        let Ok(_permit) = self.house.password_checks.acquire().await else {
+        let policy = self.house.shared.policy.load_full();
+        let Peer { client, local, .. } = self.session.peer();
+        let is_crowd = policy.is_spared(client, Some(local));
+        let Some(_turn) = self.house.password_checks.turn(client, is_crowd).await else {
             return PasswordCheck::Unavailable;
         };
-        let policy = self.house.shared.policy.load_full();
+        let now = self.house.shared.clock.now();
         let Credentials { name, password } = credentials;
-        let check = tokio::task::spawn_blocking(move || policy.accounts.verify(&name, &password));
-        match check.await {
-            Ok(Some(login)) => PasswordCheck::Right(login),
-            Ok(None) => PasswordCheck::Wrong,
-            Err(_) => PasswordCheck::Unavailable,
-        }
+        let check =
+            tokio::task::spawn_blocking(move || policy.accounts.verify(&name, &password, client, now));
+        check.await.map_or(PasswordCheck::Unavailable, PasswordCheck::Done)
     }
 
     async fn start_tls(mut self) -> Result<End, Broken> {

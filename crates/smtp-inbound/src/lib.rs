@@ -4,6 +4,7 @@
 //! |---|---|
 //! | who is let in, and how many at once? | [`listener`] |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
+//! | whose password is checked next? | `password_checks` |
 //! | the order of commands? | [`session`], one `match` |
 //! | what does a command do? | `commands/*` |
 //! | a reply text? | [`replies`], nowhere else |
@@ -28,6 +29,7 @@ mod commands;
 mod connection;
 pub mod listener;
 pub mod metrics;
+mod password_checks;
 pub mod receive;
 pub mod replies;
 pub mod session;

@@ -12,10 +12,10 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::password_checks::PasswordChecks;
 use crate::session::Peer;
 use crate::{Shared, connection, replies};
 
@@ -88,8 +88,7 @@ pub struct Inbound {
 #[derive(Debug)]
 pub(crate) struct House {
     pub shared: Arc<Shared>,
-    /// Password checks take a core and megabytes each.
-    pub password_checks: Semaphore,
+    pub password_checks: PasswordChecks,
     connections: Mutex<Connections>,
 }
 
@@ -100,7 +99,7 @@ impl Inbound {
         Self {
             house: Arc::new(House {
                 shared: Arc::new(shared),
-                password_checks: Semaphore::new(checks),
+                password_checks: PasswordChecks::new(checks),
                 connections: Mutex::new(Connections::default()),
             }),
         }
@@ -150,7 +149,7 @@ impl Inbound {
         let Ok(local) = stream.local_addr() else { return };
         let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
         let metrics = &self.house.shared.metrics;
-        let place = match self.house.take_place(client, kind) {
+        let place = match self.house.let_in(client, local, kind) {
             Ok(place) => place,
             Err(limit) => {
                 metrics.turned_away(kind, limit.as_str());
@@ -181,6 +180,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 enum Limit {
     All,
     Address,
+    Banned,
 }
 
 impl Limit {
@@ -188,6 +188,7 @@ impl Limit {
         match self {
             Self::All => "all",
             Self::Address => "address",
+            Self::Banned => "banned",
         }
     }
 }
@@ -200,6 +201,7 @@ fn turn_away(stream: TcpStream, kind: ListenerKind, limit: Limit) {
     let reply = match limit {
         Limit::All => replies::too_many_connections(),
         Limit::Address => replies::too_many_connections_from_address(),
+        Limit::Banned => replies::banned(),
     };
     let mut text = Vec::new();
     reply.write_to(&mut text);
@@ -217,6 +219,15 @@ struct Connections {
 }
 
 impl House {
+    /// Counts a connection in, unless its address is banned or a limit is reached.
+    fn let_in(self: &Arc<Self>, client: IpAddr, own: IpAddr, kind: ListenerKind) -> Result<Place, Limit> {
+        let now = self.shared.clock.now();
+        match self.shared.policy.load().ban(client, own, kind.is_submission(), now) {
+            Some(_) => Err(Limit::Banned),
+            None => self.take_place(client, kind),
+        }
+    }
+
     /// Counts a connection in, unless a limit is reached.
     fn take_place(self: &Arc<Self>, client: IpAddr, kind: ListenerKind) -> Result<Place, Limit> {
         let config = self.shared.config.load();

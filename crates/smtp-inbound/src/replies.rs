@@ -279,6 +279,11 @@ pub fn too_many_connections_from_address() -> Reply {
     reply(421, 7, 0, "too many connections from your address")
 }
 
+/// The address is banned for a while, mostly for guessing passwords.
+pub fn banned() -> Reply {
+    reply(421, 7, 0, "too many failed logins from your address, try again later")
+}
+
 /// The limit of errors.
 pub fn too_many_errors() -> Reply {
     reply(421, 7, 0, "too many errors")
@@ -318,7 +323,7 @@ pub fn refused(question: &Question<'_>, decision: &Decision, reference: Option<R
 fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
     let subject = match question.stage {
         Stage::Rcpt(path) => format!("<{path}>"),
-        Stage::Mail | Stage::Message(_) => format!("<{}>", question.reverse_path),
+        Stage::Login | Stage::Mail | Stage::Message(_) => format!("<{}>", question.reverse_path),
     };
     match reason {
         Reason::NotAuthenticated if question.tls => {
@@ -360,9 +365,20 @@ fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
         | Reason::HeaderBlockedSender { text, .. } => (550, 7, 1, format!("{subject}: {text}")),
         Reason::HeaderFromUnusable { problem } => (550, 6, 0, format!("unusable From header: {problem}")),
         Reason::LoginSuspended { login, state, .. } => {
-            (535, 7, 13, format!("{login} is {state}: ask postmaster"))
+            (at_login(question), 7, 13, format!("{login} is {state}: ask postmaster"))
+        }
+        Reason::ClientAddressNotAllowed { login, client } => {
+            (at_login(question), 7, 1, format!("{login} may not be used from {client}"))
         }
         _ => (550, 7, 1, sender_words(reason).unwrap_or_else(|| format!("{subject}: not permitted"))),
+    }
+}
+
+/// The code that AUTH fails with (RFC 4954 §6), and that of commands later.
+fn at_login(question: &Question<'_>) -> u16 {
+    match question.stage {
+        Stage::Login => 535,
+        Stage::Mail | Stage::Rcpt(_) | Stage::Message(_) => 550,
     }
 }
 
@@ -421,9 +437,6 @@ fn sender_words(reason: &Reason) -> Option<String> {
         }
         Reason::SpfDoesNotCover { domain, result, .. } => {
             format!("mail from {domain} is not permitted: its SPF record says {result} of this server")
-        }
-        Reason::ClientAddressNotAllowed { login, client } => {
-            format!("{login} may not log in from {client}")
         }
         _ => return None,
     })

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
-use postern_policy::accounts::Login;
+use postern_policy::accounts::{Login, Verified};
 use postern_policy::facts::{Wanted, wanted};
 use postern_policy::record::Reference;
 use postern_policy::relay::{
@@ -88,11 +88,9 @@ impl fmt::Debug for Credentials {
 /// What came of a password check.
 #[derive(Debug)]
 pub enum PasswordCheck {
-    /// It was right.
-    Right(Login),
-    /// It was not, or nobody has that name.
-    Wrong,
-    /// It could not be checked.
+    /// It was checked.
+    Done(Verified),
+    /// It could not be checked, or not soon enough.
     Unavailable,
 }
 
@@ -231,11 +229,12 @@ impl Refusal {
 }
 
 impl Context {
-    /// Takes the rules in force now. A login that they no longer have, or have narrowed, does not live on in a session.
+    /// Takes the rules in force now. A login that they no longer have, or have narrowed, does not live on in a session; one
+    /// that is locked is refused at the next MAIL.
     fn refresh(&mut self) {
         self.config = self.shared.config.load_full();
         self.policy = self.shared.policy.load_full();
-        self.login = self.login.take().and_then(|login| self.policy.accounts.enabled(&login.name));
+        self.login = self.login.take().and_then(|login| self.policy.accounts.login(&login.name));
     }
 
     /// Whether the client is in a trusted network: such clients have no limit of recipients.
@@ -309,6 +308,7 @@ impl Context {
     /// Keeps a decision that is no yes, and puts it into words.
     fn refusal(&self, question: &Question<'_>, decision: &Decision) -> Refusal {
         self.shared.decisions.decided(question.stage.as_str(), decision);
+        self.policy.note_refused(question, decision);
         let reference = self.shared.records.keep(question, decision, self.shared.clock.now());
         Refusal {
             reply: replies::refused(question, decision, Some(reference)),
@@ -508,26 +508,73 @@ impl Session {
         else {
             return self.error(replies::bad_sequence("no password was asked for"));
         };
-        self.state = State::Greeted(hello);
-        let client = self.context.peer.client;
-        let listener = self.context.peer.listener.as_str();
+        self.state = State::Greeted(Arc::clone(&hello));
         match check {
-            PasswordCheck::Right(login) => {
-                tracing::info!(event = "login", %client, listener, login = login.name, "logged in");
-                self.context.shared.metrics.login("ok");
-                self.context.login = Some(login);
-                Action::Reply(replies::logged_in())
+            PasswordCheck::Done(Verified::Right { login, app }) => {
+                self.password_right(&hello, login, app.as_deref())
             }
-            PasswordCheck::Wrong => {
-                tracing::warn!(event = "login-failed", %client, listener, login = name, "wrong password or user name");
-                self.context.shared.metrics.login("wrong");
-                self.error(replies::wrong_password())
+            PasswordCheck::Done(Verified::Wrong) => self.password_wrong(&name, None),
+            PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
+                self.password_wrong(&name, Some((&app, &why)))
             }
             PasswordCheck::Unavailable => {
-                tracing::error!(event = "login-failed", %client, listener, login = name, "password check failed");
+                let Peer { client, listener, .. } = self.context.peer;
+                let listener = listener.as_str();
+                tracing::error!(event = "login-not-checked", %client, listener, login = name, "no password check");
                 self.context.shared.metrics.login("unavailable");
                 Action::Reply(replies::login_not_available())
             }
+        }
+    }
+
+    /// Who has the right password may still not use the login now, or from here. `app` is the label of an app password.
+    fn password_right(&mut self, hello: &Hello, login: Login, app: Option<&str>) -> Action {
+        let Peer { client, listener, .. } = self.context.peer;
+        let (name, listener) = (login.name.clone(), listener.as_str());
+        self.context.login = Some(login);
+        let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
+        match self.context.ask(matter, Stage::Login) {
+            Ok(_) => {
+                tracing::info!(event = "login", %client, listener, login = name, app_password = app, "logged in");
+                self.context.shared.metrics.login("ok");
+                Action::Reply(replies::logged_in())
+            }
+            Err(refusal) => {
+                self.context.shared.metrics.login("refused");
+                self.log_refusal("login", &refusal, "", None);
+                self.context.login = None;
+                self.error(refusal.reply)
+            }
+        }
+    }
+
+    /// A wrong password, or an app password that cannot be used: the client hears the same. Whoever guesses waits longer and
+    /// longer, and is banned in the end.
+    fn password_wrong(&mut self, name: &str, unusable: Option<(&str, &str)>) -> Action {
+        let Peer { client, local, listener } = self.context.peer;
+        let listener = listener.as_str();
+        let (app, why) = unusable.unzip();
+        let guess = self.context.policy.note_guess(name, client, local, self.context.shared.clock.now());
+        let failures = guess.failed.failures;
+        tracing::warn!(
+            event = "login-failed",
+            %client,
+            listener,
+            login = name,
+            app_password = app,
+            why,
+            failures,
+            "wrong password or user name"
+        );
+        if let Some(ban) = guess.ban {
+            tracing::warn!(event = "banned", network = %ban.network, until = ban.until, failures, "{}", ban.why);
+        }
+        self.context.shared.metrics.login("wrong");
+        let delay = guess.failed.delay;
+        match self.error(replies::wrong_password()) {
+            Action::Reply(reply) if !delay.is_zero() => Action::Delayed(reply, delay),
+            Action::Delayed(reply, other) => Action::Delayed(reply, other.max(delay)),
+            action => action,
         }
     }
 
@@ -573,7 +620,17 @@ impl Session {
     pub fn committed(&mut self, result: Result<QueueId, AcceptError>) -> Action {
         match result {
             Ok(id) => self.message_accepted(id),
-            Err(AcceptError::Rule(refused)) => {
+            Err(error) => self.message_not_stored(error),
+        }
+    }
+
+    fn message_not_stored(&mut self, error: AcceptError) -> Action {
+        if let (State::Receiving(transaction), Some(login)) = (&self.state, &self.context.login) {
+            let now = self.context.shared.clock.now();
+            self.context.policy.standing.usage.give_back(&login.name, transaction.distinct.len(), now);
+        }
+        match error {
+            AcceptError::Rule(refused) => {
                 let refusal = match &self.state {
                     State::Receiving(transaction) => {
                         self.context.refused_by_rule(transaction.matter(), &refused)
@@ -582,7 +639,7 @@ impl Session {
                 };
                 self.message_refused(refusal)
             }
-            Err(error) => self.message_refused(data::not_stored(&error)),
+            error => self.message_refused(data::not_stored(&error)),
         }
     }
 
@@ -613,6 +670,12 @@ impl Session {
     fn auth(&mut self, hello: Arc<Hello>, command: &Auth) -> Action {
         // A password changed by a reload counts from the next login on.
         self.context.refresh();
+        let Context { peer, policy, shared, .. } = &self.context;
+        if policy.ban(peer.client, peer.local, true, shared.clock.now()).is_some() {
+            let (client, listener) = (peer.client, peer.listener.as_str());
+            tracing::info!(event = "turned-away", listener, %client, limit = "banned");
+            return Action::Close(replies::banned());
+        }
         let step = auth::begin(&self.context, command);
         self.auth_step(hello, step)
     }

@@ -19,7 +19,7 @@ use postern_config::ListenerKind;
 use postern_smtp::Reply;
 use postern_smtp_inbound::Shared;
 use postern_smtp_inbound::receive::Receiver;
-use postern_smtp_inbound::session::{Action, Ahead, Commit, PasswordCheck, Peer, Session};
+use postern_smtp_inbound::session::{Action, Ahead, Commit, Credentials, PasswordCheck, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -124,11 +124,11 @@ async fn a_login_that_a_reload_disables_sends_no_more() {
     player.hear(b"EHLO client.test\r\nAUTH PLAIN AGFsaWNlQHByb3Nld2FyZS50ZXN0AGNvcnJlY3QgaG9yc2U=\r\n").await;
     player.hear(b"MAIL FROM:<alice@proseware.test>\r\nRSET\r\n").await;
     let mut config = postern_config::Config::clone(&shared.config.load());
-    config.accounts[0].enabled = false;
+    config.accounts[0].state = postern_config::LoginState::Disabled;
     shared.policy.store(Arc::new(postern_policy::Policy::new(&config)));
     player.said.clear();
     player.hear(b"MAIL FROM:<alice@proseware.test>\r\n").await;
-    assert!(player.said[0].starts_with("530 5.7.0 "), "{:?}", player.said);
+    assert!(player.said[0].starts_with("550 5.7.13 alice@proseware.test is disabled"), "{:?}", player.said);
 }
 
 #[test]
@@ -323,8 +323,10 @@ impl Player {
                 }
                 Action::CheckPassword(credentials) => {
                     let policy = self.shared.policy.load_full();
-                    let login = policy.accounts.verify(&credentials.name, &credentials.password);
-                    self.session.password_checked(login.map_or(PasswordCheck::Wrong, PasswordCheck::Right))
+                    let now = self.shared.clock.now();
+                    let Credentials { name, password } = credentials;
+                    let verified = policy.accounts.verify(&name, &password, self.peer.client, now);
+                    self.session.password_checked(PasswordCheck::Done(verified))
                 }
                 Action::Find(wanted, postponed) => {
                     self.session.find(wanted).await;

@@ -1,6 +1,6 @@
 //! The date-time of header fields (RFC 5322 §3.3).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `Sat, 21 Nov 2026 18:05:25 +0000`: always UTC, so that a log and a header of two hosts compare at a glance.
 ///
@@ -19,10 +19,32 @@ pub fn rfc3339(time: SystemTime) -> String {
     timestamp.unwrap_or_default().to_string()
 }
 
+/// The end that `2026-12-31` (the whole day counts, in UTC) or `2026-12-31T18:00:00Z` names. `None`: neither of them, or
+/// before 1970.
+pub fn parse_end(text: &str) -> Option<SystemTime> {
+    let end = match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time,
+        Err(_) => {
+            let day: jiff::civil::Date = text.parse().ok().filter(|_| text.len() == "2026-12-31".len())?;
+            day.tomorrow().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()
+        }
+    };
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(end.as_second()).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn an_end_is_a_time_or_a_whole_day() {
+        let end = |text| parse_end(text).map(rfc3339);
+        assert_eq!(end("2026-12-31").as_deref(), Some("2027-01-01T00:00:00Z"));
+        assert_eq!(end("2026-12-31T18:00:00+01:00").as_deref(), Some("2026-12-31T17:00:00Z"));
+        for text in ["", "tomorrow", "2026-02-30", "2026-12-31 18:00", "1960-01-01"] {
+            assert_eq!(end(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn dates_are_written_in_utc() {

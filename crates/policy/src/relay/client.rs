@@ -47,7 +47,7 @@ pub(super) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
         Stage::Rcpt(ForwardPath::Address(recipient)) => !recipient
             .domain()
             .is_some_and(|domain| policy.directory.is_local(domain) || rules.is_relay_domain(domain)),
-        Stage::Message(_) => false,
+        Stage::Login | Stage::Message(_) => false,
     };
     if never_asked.is_empty() || !relays || rules.trusted_network(question.client).is_some() {
         return Vec::new();

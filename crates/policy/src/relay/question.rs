@@ -38,6 +38,8 @@ pub struct Question<'a> {
 /// How far the transaction has come, with what is known only then.
 #[derive(Debug, Clone)]
 pub enum Stage<'a> {
+    /// AUTH, after the right password: may the login be used from here?
+    Login,
     /// MAIL FROM: may this sender be used here?
     Mail,
     /// RCPT TO: may mail go there?
@@ -50,6 +52,7 @@ impl Stage<'_> {
     /// The word in logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Self::Login => "login",
             Self::Mail => "mail",
             Self::Rcpt(_) => "rcpt",
             Self::Message(_) => "message",

@@ -63,6 +63,10 @@ pub(crate) fn finish(
     let fields = hop(context, transaction).own_fields(&header, content.incoming.id(), now);
     transaction.size = content.octets + fields.text.len() as u64;
     let recipients = std::mem::take(&mut transaction.recipients);
+    if let Some(login) = &context.login {
+        // Before the message is durable, so that other sessions of the login see it; given back where it is not stored.
+        context.policy.standing.usage.take(&login.name, recipients.len(), now);
+    }
     let smtputf8 = transaction.smtputf8
         && (!content.header.is_ascii()
             || transaction.reverse_path.address().is_some_and(|address| address.needs_utf8())

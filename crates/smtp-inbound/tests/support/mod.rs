@@ -30,7 +30,7 @@ const ACCOUNTS: &str = r#"
     [[account]]
     name = "bob@proseware.test"
     password = "HASH"
-    enabled = false
+    state = "disabled"
 "#;
 
 /// What the queue asks; nothing is delivered here.

@@ -1,0 +1,303 @@
+//! `account lock`, `unlock`, `disable`, `enable`, `show`: whether a login may be used, and what it has sent.
+
+use clap::Args;
+use postern_admin::api::accounts::{
+    AccountChange, AccountChanged, AccountVerb, AccountView, AppPasswordView, ShowAccount,
+};
+use postern_admin::api::{ChangeRequest, Changed, Filter};
+use postern_config::Config;
+use serde::Serialize;
+use toml_edit::{DocumentMut, value};
+
+use super::{AccountsFile, entries, entry, reload};
+use crate::Session;
+use crate::change::{agreed, change_text};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Look};
+
+/// A login that nobody shall use for now.
+#[derive(Debug, Args)]
+pub struct LockOptions {
+    /// Its name, in any case.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Why, for operators: in the file and in the log.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Hold the messages of the login that wait.
+    #[arg(long, conflicts_with = "purge_queue")]
+    hold_queue: bool,
+    /// Throw the messages of the login that wait away, without telling anybody.
+    #[arg(long)]
+    purge_queue: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Throw away without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A login by its name, and why something is done with it.
+#[derive(Debug, Args)]
+pub struct StateOptions {
+    /// Its name, in any case.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Why, for operators: in the log, and where the login is disabled in the file.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct StateSet {
+    /// The login, as the daemon has it now; none where no daemon runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<AccountView>,
+    /// Whether only the file is changed: it counts from the next start.
+    only_file: bool,
+    /// Nothing was done.
+    dry_run: bool,
+    /// What became of its messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<Changed>,
+}
+
+pub(super) async fn lock(
+    session: &mut Session,
+    config: &Config,
+    options: LockOptions,
+) -> Result<Exit, Failure> {
+    let name = existing(config, &options.name)?;
+    let change = queue_change(&name, &options);
+    if options.dry_run {
+        let queue = match &change {
+            Some((verb, request)) => {
+                Some(session.client()?.post(&format!("/v1/queue/{verb}"), request).await?)
+            }
+            None => None,
+        };
+        let set = StateSet { account: None, only_file: false, dry_run: true, queue };
+        return say(session, "lock", &name, &set);
+    }
+    if let (Some(("drop", request)), false) = (&change, options.yes) {
+        let dry = ChangeRequest { dry_run: true, ..request.clone() };
+        let found: Changed = session.client()?.post("/v1/queue/drop", &dry).await?;
+        if !agreed(session, "drop", found.change.matched, &request.filter).await? {
+            session.note("nothing was changed");
+            return Ok(Exit::Finding);
+        }
+    }
+    let (account, only_file) =
+        set(session, config, &name, "suspended", options.reason.clone(), AccountVerb::Lock).await?;
+    let queue = match &change {
+        Some((verb, request)) => Some(session.client()?.post(&format!("/v1/queue/{verb}"), request).await?),
+        None => None,
+    };
+    say(session, "locked", &name, &StateSet { account, only_file, dry_run: false, queue })
+}
+
+/// What becomes of the messages of the login: the verb of the queue, and which messages.
+fn queue_change(name: &str, options: &LockOptions) -> Option<(&'static str, ChangeRequest)> {
+    let verb = match (options.hold_queue, options.purge_queue) {
+        (true, _) => "hold",
+        (_, true) => "drop",
+        _ => return None,
+    };
+    let reason = options.reason.clone().unwrap_or_else(|| "account locked".to_owned());
+    let request = ChangeRequest {
+        filter: Filter { account: Some(name.to_lowercase()), ..Filter::default() },
+        all: true,
+        dry_run: options.dry_run,
+        reason: Some(reason),
+        ..ChangeRequest::default()
+    };
+    Some((verb, request))
+}
+
+pub(super) async fn unlock(
+    session: &mut Session,
+    config: &Config,
+    options: StateOptions,
+    verb: AccountVerb,
+) -> Result<Exit, Failure> {
+    let name = existing(config, &options.name)?;
+    let (account, only_file) = set(session, config, &name, "active", options.reason, verb).await?;
+    if only_file {
+        session.note("if the daemon has suspended it by itself, unlock it again when the daemon runs");
+    }
+    let said = if verb == AccountVerb::Enable { "enabled" } else { "unlocked" };
+    say(session, said, &name, &StateSet { account, only_file, dry_run: false, queue: None })
+}
+
+pub(super) async fn disable(
+    session: &mut Session,
+    config: &Config,
+    options: StateOptions,
+) -> Result<Exit, Failure> {
+    let name = existing(config, &options.name)?;
+    let (account, only_file) =
+        set(session, config, &name, "disabled", options.reason, AccountVerb::Disable).await?;
+    say(session, "disabled", &name, &StateSet { account, only_file, dry_run: false, queue: None })
+}
+
+/// The name as the file has it.
+fn existing(config: &Config, name: &str) -> Result<String, Failure> {
+    let found = config.accounts.iter().find(|account| super::fold(&account.name) == super::fold(name));
+    found.map(|account| account.name.clone()).ok_or_else(|| super::no_account(name))
+}
+
+/// Writes the state into the file, has the daemon read it, and reads back what it knows then. Without a daemon only the file
+/// is changed.
+async fn set(
+    session: &Session,
+    config: &Config,
+    name: &str,
+    state: &str,
+    reason: Option<String>,
+    verb: AccountVerb,
+) -> Result<(Option<AccountView>, bool), Failure> {
+    let file = AccountsFile::open(config)?;
+    file.edit(|document| write_state(document, name, state, reason.as_deref()))?;
+    if !reload(session).await? {
+        return Ok((None, true));
+    }
+    let change = AccountChange { name: name.to_owned(), verb, detail: None, reason };
+    let changed: AccountChanged = session.client()?.post("/v1/accounts/changed", &change).await?;
+    if let Some(lifted) = &changed.lifted {
+        session.note(&format!("it was suspended by the server: {}", output::clean(&lifted.why)));
+    }
+    Ok((changed.account, false))
+}
+
+fn write_state(
+    document: &mut DocumentMut,
+    name: &str,
+    state: &str,
+    reason: Option<&str>,
+) -> Result<(), Failure> {
+    let table = entry(entries(document)?, name)?;
+    if state == "active" {
+        table.remove("state");
+        table.remove("state_reason");
+        return Ok(());
+    }
+    table["state"] = value(state);
+    match reason {
+        Some(reason) => table["state_reason"] = value(reason),
+        None => drop(table.remove("state_reason")),
+    }
+    Ok(())
+}
+
+fn say(session: &mut Session, done: &str, name: &str, set: &StateSet) -> Result<Exit, Failure> {
+    session.out.answer(set, |set, _| {
+        let name = output::clean(name);
+        let mut text = match (set.dry_run, set.only_file) {
+            (true, _) => format!("{done}: {name} would be locked, nothing was changed (dry run)\n"),
+            (_, true) => format!("{done} {name} in the file; it counts from the next start of the daemon\n"),
+            _ => format!("{done} {name}\n"),
+        };
+        if let Some(queue) = &set.queue {
+            text += &change_text("queue", queue);
+        }
+        text
+    })?;
+    let skipped = set.queue.as_ref().is_some_and(|queue| !queue.change.skipped.is_empty());
+    Ok(if skipped { Exit::Partial } else { Exit::Done })
+}
+
+pub(super) async fn show(session: &mut Session, name: String) -> Result<Exit, Failure> {
+    let view: AccountView = session.client()?.post("/v1/accounts/show", &ShowAccount { name }).await?;
+    session.out.answer(&view, |view, look| view_text(view, look))?;
+    Ok(Exit::Done)
+}
+
+fn view_text(view: &AccountView, look: Look) -> String {
+    let with_reason = |state: &str, why: Option<&str>| match why {
+        Some(why) => format!("{state}: {}", output::clean(why)),
+        None => state.to_owned(),
+    };
+    let state = match &view.suspension {
+        Some(suspension) => with_reason("suspended by the server", Some(&suspension.why)),
+        None => with_reason(view.state.as_str(), view.state_reason.as_deref()),
+    };
+    let limits = view.limits;
+    let of = |used: u64, limit: u32| match limit {
+        0 => format!("{used} recipients, no limit"),
+        limit => format!("{used} of {limit} recipients"),
+    };
+    let networks: Vec<String> = view.networks.iter().map(ToString::to_string).collect();
+    let mut text = format!("{}\n", output::clean(&view.name));
+    text += &output::pairs(
+        "  ",
+        [
+            ("state", Some(state)),
+            (
+                "networks",
+                Some(if networks.is_empty() { "everywhere".to_owned() } else { networks.join(" ") }),
+            ),
+            (
+                "a message",
+                Some(match limits.per_message {
+                    0 => "no limit".to_owned(),
+                    limit => format!("{limit} recipients"),
+                }),
+            ),
+            ("last hour", Some(of(view.used.hour, limits.per_hour))),
+            ("last day", Some(of(view.used.day, limits.per_day))),
+            ("new, last day", Some(of(view.used.new_recipients, limits.new_recipients_per_day))),
+        ],
+    );
+    if !view.app_passwords.is_empty() {
+        text += &app_passwords_text(&view.app_passwords, look);
+    }
+    text
+}
+
+/// A table of further passwords.
+pub(super) fn app_passwords_text(apps: &[AppPasswordView], look: Look) -> String {
+    let row = |app: &AppPasswordView| {
+        let networks: Vec<String> = app.networks.iter().map(ToString::to_string).collect();
+        let expires = app.expires.clone().unwrap_or_else(|| "never".to_owned());
+        vec![
+            output::clean(&app.label).into_owned(),
+            if networks.is_empty() { "-".to_owned() } else { networks.join(" ") },
+            if app.expired { format!("{expires} (over)") } else { expires },
+        ]
+    };
+    output::table(&["APP PASSWORD", "NETWORKS", "EXPIRES"], apps.iter().map(row), look)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const FILE: &str = "\
+# The boss.
+[[account]]
+name = \"Alice@proseware.test\"   # first login
+password = \"x\"
+
+[[account]]
+name = \"bob@proseware.test\"
+password = \"x\"
+";
+
+    #[test]
+    fn locking_and_unlocking_leaves_the_file_as_it_was() {
+        let mut document: DocumentMut = FILE.parse().unwrap();
+        write_state(&mut document, "alice@PROSEWARE.test", "suspended", Some("stolen \"password\"")).unwrap();
+        let locked = document.to_string();
+        let expected = "password = \"x\"\nstate = \"suspended\"\nstate_reason = 'stolen \"password\"'\n";
+        assert!(locked.contains(expected) && locked.contains("# first login"), "{locked}");
+        write_state(&mut document, "alice@proseware.test", "disabled", None).unwrap();
+        assert!(document.to_string().contains("state = \"disabled\"\n\n"), "{document}");
+        write_state(&mut document, "alice@proseware.test", "active", Some("well again")).unwrap();
+        assert_eq!(document.to_string(), FILE);
+        let failure = write_state(&mut document, "carol", "suspended", None).unwrap_err();
+        assert!(failure.text().unwrap().contains("account list"), "{failure:?}");
+    }
+}

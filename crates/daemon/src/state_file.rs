@@ -1,0 +1,122 @@
+//! What must outlive a restart beside the configuration: small files in `policy/` of the spool directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::marker::PhantomData;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const VERSION: u32 = 1;
+
+/// What a file holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+/// One of them, with this content. Its methods wait for the disk.
+#[derive(Debug)]
+pub struct StateFile<T> {
+    path: PathBuf,
+    content: PhantomData<fn() -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
+    /// The file of this name, such as `bans.json`, in the spool directory.
+    pub fn new(spool: &Path, name: &str) -> Self {
+        Self { path: spool.join("policy").join(name), content: PhantomData }
+    }
+
+    /// What it holds; nothing, where there is none. A file that cannot be understood is set aside with a warning: it must not
+    /// keep the server from starting.
+    pub fn read(&self) -> T {
+        let problem = match fs::read(&self.path) {
+            Ok(octets) => match serde_json::from_slice::<Versioned<T>>(&octets) {
+                Ok(found) if found.version == VERSION => return found.content,
+                Ok(found) => format!("it is of version {}, not {VERSION}", found.version),
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => return T::default(),
+            Err(error) => error.to_string(),
+        };
+        self.set_aside(&problem);
+        T::default()
+    }
+
+    /// Replaces it in one step.
+    ///
+    /// # Errors
+    /// Those of the system; the old file stays then.
+    pub fn write(&self, content: T) -> io::Result<()> {
+        let text = serde_json::to_vec(&Versioned { version: VERSION, content })?;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let new = self.path.with_extension("json.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// The same, where a failure is no reason to stop: what is in memory still counts.
+    pub fn write_or_warn(&self, content: T) {
+        if let Err(error) = self.write(content) {
+            let path = self.path.display();
+            tracing::error!(event = "state-not-written", %path, %error, "what it should hold is in memory only");
+        }
+    }
+
+    fn set_aside(&self, problem: &str) {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let aside = self.path.with_extension(format!("json.damaged-{seconds}"));
+        let moved = fs::rename(&self.path, &aside);
+        tracing::warn!(
+            event = "state-damaged",
+            path = %self.path.display(),
+            set_aside = moved.is_ok().then(|| aside.display().to_string()),
+            "it cannot be read and counts as empty: {problem}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Content {
+        names: Vec<String>,
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::<Content>::new(folder.path(), "names.json");
+        assert_eq!(file.read(), Content::default());
+        for name in ["alice", "bob"] {
+            file.write(Content { names: vec![name.to_owned()] }).unwrap();
+            assert_eq!(file.read().names, [name]);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::<Content>::new(folder.path(), "names.json");
+        for damage in ["{", "", "[]", "{\"version\":99,\"names\":[]}", "{\"version\":1,\"names\":7}"] {
+            file.write(Content::default()).unwrap();
+            fs::write(&file.path, damage).unwrap();
+            assert_eq!(file.read(), Content::default(), "{damage}");
+            assert!(!file.path.exists(), "{damage}");
+        }
+        assert!(fs::read_dir(folder.path().join("policy")).unwrap().count() >= 1);
+    }
+}

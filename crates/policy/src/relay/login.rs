@@ -1,0 +1,119 @@
+//! May this login be used, from here, and for so much?
+
+use postern_config::LoginState;
+use postern_smtp::ForwardPath;
+
+use super::{Answer, Question, Reason, Trace};
+use crate::Policy;
+use crate::accounts::{Login, holds};
+use crate::standing::usage::{Exceeded, Load};
+
+/// AUTH, after the right password.
+pub(super) fn login(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
+    let Some(login) = question.login else {
+        trace.rule("login", false, "not logged in");
+        return Err(Reason::NotAuthenticated);
+    };
+    usable(question, login, policy, trace)?;
+    Ok(Reason::LoginAllowed { login: login.name.clone() })
+}
+
+/// State and networks of the login, if there is one: also in an open session, as both can change meanwhile.
+pub(super) fn still_usable(
+    question: &Question<'_>,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    question.login.map_or(Ok(()), |login| usable(question, login, policy, trace))
+}
+
+fn usable(question: &Question<'_>, login: &Login, policy: &Policy, trace: &mut Trace) -> Result<(), Reason> {
+    const STATE: &str = "state of login";
+    let (name, access) = (&login.name, &login.access);
+    let suspended = |state: LoginState, why: &str, trace: &mut Trace| {
+        let colon = if why.is_empty() { "" } else { ": " };
+        trace.rule(STATE, false, format!("{name} is {}{colon}{why}", state.as_str()));
+        let (state, why) = (state.as_str().to_owned(), why.to_owned());
+        Err(Reason::LoginSuspended { login: name.clone(), state, why })
+    };
+    if access.state != LoginState::Active {
+        return suspended(access.state, access.why.as_deref().unwrap_or_default(), trace);
+    }
+    if let Some(suspension) = policy.standing.suspensions.find(name) {
+        return suspended(LoginState::Suspended, &suspension.why, trace);
+    }
+    trace.rule(STATE, true, format!("{name} is active"));
+    if access.networks.is_empty() {
+        return Ok(());
+    }
+    let client = question.client.to_canonical();
+    let count = super::counted(access.networks.len(), "network");
+    if !holds(&access.networks, client) {
+        trace.rule(
+            "networks of login",
+            false,
+            format!("{client} is in none of {count} that {name} may be used from"),
+        );
+        return Err(Reason::ClientAddressNotAllowed { login: name.clone(), client: client.to_string() });
+    }
+    trace.rule(
+        "networks of login",
+        true,
+        format!("{client} is in one of {count} that {name} may be used from"),
+    );
+    Ok(())
+}
+
+/// Whether the login has room for one more recipient.
+pub(super) fn room_for(
+    question: &Question<'_>,
+    path: &ForwardPath,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    let Some(login) = question.login else { return Ok(()) };
+    let is_new = match path {
+        ForwardPath::Address(address) => policy.standing.usage.is_new(&login.name, address),
+        ForwardPath::Postmaster => false,
+    };
+    room(question, login, Load { recipients: question.recipients + 1, is_new }, policy, trace)
+}
+
+/// Whether the login has room for the whole message: other sessions may have used it up meanwhile.
+pub(super) fn room_for_message(
+    question: &Question<'_>,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    let Some(login) = question.login else { return Ok(()) };
+    room(question, login, Load { recipients: question.recipients, is_new: false }, policy, trace)
+}
+
+fn room(
+    question: &Question<'_>,
+    login: &Login,
+    load: Load,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    const RULE: &str = "limits of login";
+    match policy.standing.usage.room(&login.name, &login.access.limits, load, question.now) {
+        Ok(used) => {
+            trace.rule(RULE, true, format!("{} has room: {used}", login.name));
+            Ok(())
+        }
+        Err(Exceeded { limit, used, resets_in }) => {
+            trace.rule(
+                RULE,
+                false,
+                format!("{} has a limit of {limit}, and this would make {used}", login.name),
+            );
+            Err(Reason::Quota {
+                login: login.name.clone(),
+                limit,
+                used,
+                resets_in: resets_in.map(|wait| wait.as_secs().max(1)),
+            })
+        }
+    }
+}
