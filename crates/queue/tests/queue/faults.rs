@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use postern_config as config;
 use postern_queue::memory::{Memory, MemorySpool};
+use postern_queue::operate::Retry;
 use postern_queue::rules::{NewRule, RuleAction};
 use postern_queue::spool::{Change, Done, LargeBody, Recovered, Space, StoredBody};
 use postern_queue::{Filter, Queue, QueueId, Recovery, Spool, StoreError, Surroundings, metrics};
@@ -31,6 +33,10 @@ struct Faults {
     refuses: AtomicBool,
     /// It stands still: these changes are taken when it goes on.
     stands_still: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
+    /// Nothing may be read on this thread.
+    event_loop: Mutex<Option<ThreadId>>,
+    /// What was read there all the same.
+    read_there: AtomicUsize,
     /// Groups of changes that it took.
     taken: AtomicUsize,
 }
@@ -92,6 +98,9 @@ impl Spool for Faulty {
     }
 
     fn load(&self, id: QueueId) -> Result<Recovered, StoreError> {
+        if *self.faults.event_loop.lock().unwrap() == Some(thread::current().id()) {
+            self.faults.read_there.fetch_add(1, Ordering::SeqCst);
+        }
         self.below.load(id)
     }
 
@@ -159,4 +168,22 @@ async fn what_the_rules_let_through_before_another_came_is_in_the_queue_when_the
     settled.await;
     let found = queue.select(&Filter::default()).unwrap();
     assert_eq!(found, [in_time(accepting).await.unwrap()]);
+}
+
+#[tokio::test]
+async fn a_verb_reads_nothing_on_the_event_loop() {
+    let world = World::with(|queue| queue.memory = 0);
+    let queue = world.open().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(accept(&world, &queue, ALICE, &["bob@adatum.test"]).await);
+    }
+    // There is one thread for everything that is not blocking.
+    let faults = &world.backing.faults;
+    *faults.event_loop.lock().unwrap() = Some(thread::current().id());
+    assert_eq!(queue.hold(&ids, "a test", None, Duration::ZERO).await.unwrap(), changed(3, 3));
+    let held = queue.retry(&ids, Retry::default()).await.unwrap();
+    assert_eq!((held.changed, held.skipped.len()), (0, 3));
+    assert_eq!(queue.release(&ids).await.unwrap(), changed(3, 3));
+    assert_eq!(faults.read_there.load(Ordering::SeqCst), 0);
 }
