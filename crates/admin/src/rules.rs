@@ -154,7 +154,8 @@ async fn queued(
     selected(queue, &request).await.map(Some)
 }
 
-/// Does to queued messages what the rule does to new ones. What came since it is in force was seen by it.
+/// Does to queued messages what the rule does to new ones. What came since it is in force was seen by it,
+/// and what was let through before is waited for.
 async fn apply_to_queued(
     queue: &Queue,
     request: &AddRule,
@@ -164,6 +165,9 @@ async fn apply_to_queued(
 ) -> Result<Option<Change>, Failure> {
     let mut filter = request.filter.clone();
     filter.not.push(Filter { held_by: Some(rule.id), ..Filter::default() });
+    if request.existing {
+        queue.rules_settled().await;
+    }
     // How many may be changed was asked before the rule was added.
     let applied = match queued(queue, request, filter, Some(usize::MAX)).await {
         Ok(Some(ids)) => changes.until_stop(queue.apply_rule(rule.id, &ids, wait)).await,

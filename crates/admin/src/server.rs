@@ -453,7 +453,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 async fn show(State(shared): State<Shared>, Input(request): Input<ShowRequest>) -> Answer<Shown> {
     let id = queue_id(&request.id)?;
-    let message = shared.queue()?.show(id).ok_or_else(|| no_message(id))?;
+    let queue = shared.queue()?;
+    let message = blocking(move || queue.show(id)).await?.ok_or_else(|| no_message(id))?;
     answer(Shown { message })
 }
 
@@ -515,7 +516,7 @@ async fn export(
     let queue = shared.queue()?;
     let content = queue.content(id).ok_or_else(|| no_message(id))?;
     let in_flight = || failure(ProblemKind::NotFound, format!("message {id} is being delivered"));
-    let transfer = queue.transfer(id).ok_or_else(in_flight)?;
+    let transfer = blocking(move || queue.transfer(id)).await?.ok_or_else(in_flight)?;
     tracing::info!(event = "operator", verb = "export", uid = peer.uid, id = %id);
     let mut stream = ContentStream::new(content, Part::Raw);
     let first = stream.read_first().await.map_err(|error| unreadable(id, &error))?;

@@ -351,7 +351,8 @@ async fn edit(
         priority: request.priority.map(priority).transpose()?,
     };
     let queue = app.shared.queue()?;
-    queue.show(id).ok_or_else(|| no_message(id))?;
+    let asked = queue.clone();
+    blocking(move || asked.show(id)).await?.ok_or_else(|| no_message(id))?;
     if request.dry_run {
         let change = Change { matched: 1, ..Change::default() };
         return answer(Changed { dry_run: true, change, warnings: Vec::new() });

@@ -202,6 +202,30 @@ impl Inner {
         Some(look(&messages, entry, loaded.get(&id)))
     }
 
+    /// Looks at each of some messages, at all in one moment. Those that are not in memory are read off the event loop.
+    pub(crate) async fn look_at_each(
+        self: &Arc<Self>,
+        ids: &[QueueId],
+        mut look: impl FnMut(QueueId, &Messages, Option<&Loaded>),
+    ) {
+        let mut loaded: HashMap<QueueId, Loaded> = HashMap::new();
+        for attempt in 1..=TRIES {
+            let missing: Vec<QueueId> = {
+                let messages = self.messages.lock();
+                let is_missing = |id: &QueueId| {
+                    messages.entry(*id).is_some_and(|entry| !entry.is_readable(loaded.get(id)))
+                };
+                let missing: Vec<QueueId> = ids.iter().copied().filter(is_missing).collect();
+                if missing.is_empty() || attempt == TRIES {
+                    ids.iter().for_each(|id| look(*id, &messages, loaded.get(id)));
+                    return;
+                }
+                missing
+            };
+            loaded.extend(self.load(missing).await.into_iter().map(|found| (found.id, found)));
+        }
+    }
+
     /// Reads one message. `None`: there is none, or it cannot be read. Blocking, if it is not in memory.
     pub(crate) fn read<R>(&self, id: QueueId, read: impl FnOnce(&Envelope, &MessageState) -> R) -> Option<R> {
         self.look_at(id, |_, entry, loaded| entry.read(loaded, read).ok())?

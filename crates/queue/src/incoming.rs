@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, warn};
 
 use crate::Inner;
@@ -180,13 +181,14 @@ impl Incoming {
     /// Nothing was accepted then. [`AcceptError::Rule`] when a standing rule refuses the message.
     pub async fn commit(mut self, mut envelope: Envelope, header: Vec<u8>) -> Result<QueueId, AcceptError> {
         envelope.size = header.len() as u64 + self.size;
+        let asked = self.queue.rules.asks();
         match self.fate(&mut envelope, &header) {
             Fate::Queued(state) => self.state = state,
             Fate::Dropped => return Ok(self.id),
             Fate::Refused(refused) => return Err(AcceptError::Rule(refused)),
         }
         let patience = Instant::now() + self.queue.surroundings.schedule().commit_timeout;
-        match timeout_at(patience, self.hand_over(envelope, header)).await {
+        match timeout_at(patience, self.hand_over(envelope, header, asked)).await {
             Ok(handed_over) => handed_over?.answer(patience).await.map(|()| self.id),
             Err(_) => Err(AcceptError::Timeout),
         }
@@ -206,7 +208,12 @@ impl Incoming {
     }
 
     /// Hands the message to the spool.
-    async fn hand_over(&mut self, envelope: Envelope, header: Vec<u8>) -> Result<Waiting, AcceptError> {
+    async fn hand_over(
+        &mut self,
+        envelope: Envelope,
+        header: Vec<u8>,
+        asked: TaskTrackerToken,
+    ) -> Result<Waiting, AcceptError> {
         let body = self.finish(header).await?;
         let meta = envelope.encode();
         let mut accepted = Noted::default();
@@ -222,7 +229,7 @@ impl Incoming {
         let cost = meta.len()
             + if let NewBody::Inline(pieces) = &body { pieces.iter().map(Bytes::len).sum() } else { 0 };
         let room = self.queue.backlog_room(cost).await?;
-        let (waiting, mut arriving) = handover(arrival, room);
+        let (waiting, mut arriving) = handover(arrival, room, asked);
         arriving.accepted = accepted;
         let mut changes = vec![Change::Enqueue { id: self.id, meta, body }];
         if !self.state.is_empty() {
@@ -305,14 +312,16 @@ struct Arriving {
     accepted: Noted,
     /// Room in the backlog, given back when this is dropped.
     _room: OwnedSemaphorePermit,
+    /// The rules were asked about it, and it is not in the queue before this is dropped.
+    _asked: TaskTrackerToken,
 }
 
-fn handover(arrival: Arrival, room: OwnedSemaphorePermit) -> (Waiting, Arriving) {
+fn handover(arrival: Arrival, room: OwnedSemaphorePermit, asked: TaskTrackerToken) -> (Waiting, Arriving) {
     let fate = Arc::new(AtomicU8::new(WAITING));
     let (answer, answered) = oneshot::channel();
     (
         Waiting { fate: fate.clone(), answered },
-        Arriving { fate, arrival, answer, accepted: Noted::default(), _room: room },
+        Arriving { fate, arrival, answer, accepted: Noted::default(), _room: room, _asked: asked },
     )
 }
 
@@ -376,6 +385,7 @@ mod tests {
     use crate::{Queue, metrics};
     use postern_runtime::SystemClock;
     use std::time::Duration;
+    use tokio::time::timeout;
 
     fn open(path: &std::path::Path) -> Queue {
         open_with(path, |_| {})
@@ -402,7 +412,7 @@ mod tests {
         let meta = envelope.encode();
         let arrival = Arrival::new(id, &meta, &[], &inner.context()).unwrap();
         let room = inner.backlog_room(1).await.unwrap();
-        let (waiting, arriving) = handover(arrival, room);
+        let (waiting, arriving) = handover(arrival, room, inner.rules.asks());
         if is_abandoned {
             // As dropping it does, but the test waits for the spool all the same.
             decide(&waiting.fate, ABANDONED);
@@ -423,7 +433,8 @@ mod tests {
         for is_queued in [true, false] {
             let meta = envelope(1).encode();
             let arrival = Arrival::new(inner.spool.next_id(), &meta, &[], &inner.context()).unwrap();
-            let (waiting, arriving) = handover(arrival, inner.backlog_room(1).await.unwrap());
+            let room = inner.backlog_room(1).await.unwrap();
+            let (waiting, arriving) = handover(arrival, room, inner.rules.asks());
             let fate = waiting.fate.clone();
             assert!(!is_queued || decide(&fate, DECIDED));
             let spool = async move {
@@ -442,6 +453,34 @@ mod tests {
                 assert_eq!(fate.load(Ordering::Acquire), ABANDONED);
             }
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_rules_have_let_through_is_waited_for_until_it_is_in_the_queue() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let inner = &queue.inner;
+        let being_committed = async |inner: &Inner| {
+            let asked = inner.rules.asks();
+            let (id, meta) = (inner.spool.next_id(), envelope(1).encode());
+            let arrival = Arrival::new(id, &meta, &[], &inner.context()).unwrap();
+            (id, handover(arrival, inner.backlog_room(1).await.unwrap(), asked))
+        };
+        let (id, (_waiting, arriving)) = being_committed(inner).await;
+        let mut first = std::pin::pin!(queue.rules_settled());
+        let mut second = std::pin::pin!(queue.rules_settled());
+        assert!(timeout(Duration::ZERO, &mut first).await.is_err());
+        assert!(timeout(Duration::ZERO, &mut second).await.is_err());
+        arriving.written(inner, Ok(()));
+        tokio::join!(first, second);
+        assert_eq!(queue.select(&crate::Filter::default()).unwrap(), [id]);
+        // One that is refused does not come any more.
+        let (_, (_waiting, arriving)) = being_committed(inner).await;
+        let mut settled = std::pin::pin!(queue.rules_settled());
+        assert!(timeout(Duration::ZERO, &mut settled).await.is_err());
+        arriving.written(inner, Err(StoreError::Closed));
+        settled.await;
+        assert_eq!(queue.select(&crate::Filter::default()).unwrap(), [id]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

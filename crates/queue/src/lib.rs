@@ -23,6 +23,7 @@
 //! | [`retry`] | when a recipient is tried again |
 //! | [`dsn`] | delivery status notifications (RFC 3464) |
 //! | `reports`, `owing` | reports that are owed, and whose turn it is |
+//! | `log` | lines for the log, until the messages are not locked any more |
 //! | `lost` | messages of which the spool has lost the content |
 //! | [`operate`] | the verbs of operators: list, hold, release, retry, fail, drop, edit, reroute, requeue |
 //! | `filter` | which messages they take |
@@ -50,6 +51,7 @@ mod filter;
 pub mod history;
 pub mod incoming;
 pub mod lease;
+mod log;
 mod lost;
 pub mod memory;
 pub mod message;
@@ -428,7 +430,7 @@ impl Inner {
         let mut fx = messages::Effects::default();
         let mut messages = self.messages.lock();
         let worked = catch_unwind(AssertUnwindSafe(|| {
-            messages.watch_clock(&cx);
+            messages.watch_clock(&cx, &mut fx);
             work(&mut messages, &cx, &mut fx)
         }));
         if worked.is_err() {
@@ -455,6 +457,8 @@ impl Inner {
         if fx.hurry {
             self.spool.hurry();
         }
+        // Last, as it may wait.
+        fx.log.write();
         worked.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
@@ -851,6 +855,53 @@ mod tests {
             all_are_leased(&queue, &clock, &[held, deferred]).await;
         };
         tokio::time::timeout(PATIENCE, test).await.unwrap();
+    }
+
+    /// Hears what is logged, and looks whether the messages are locked then.
+    struct Listener {
+        inner: Arc<Inner>,
+        /// Of each line: whether they were not.
+        heard: Arc<Mutex<Vec<bool>>>,
+    }
+
+    impl tracing::Subscriber for Listener {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            // Others may have them for a moment.
+            let is_free = self.inner.messages.try_lock_for(Duration::from_secs(5)).is_some();
+            self.heard.lock().push(is_free);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_waits_for_the_log_while_the_messages_are_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, _, clock) = open(dir.path(), u64::MAX);
+        accept(&queue).await;
+        let lease = queue.lease().await;
+        clock.advance(Duration::from_secs(30 * 24 * 3600));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let listener = Listener { inner: queue.inner.clone(), heard: heard.clone() };
+        tracing::subscriber::with_default(listener, || {
+            queue.settle(lease, Vec::new(), Feedback::Unreachable("connection refused".to_owned()));
+        });
+        let heard = heard.lock();
+        assert!(!heard.is_empty() && heard.iter().all(|is_free| *is_free), "{heard:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ use crate::entry::{self, Entry, Facts, Loaded, Status, Texts, Unread, Waiter, Wo
 use crate::envelope::Envelope;
 use crate::events::{EventKind, Evidence, Interest, Noted};
 use crate::lease::LeasedRecipient;
+use crate::log::Lines;
 use crate::message::{Destination, Feedback, Outcome, QueueId};
 use crate::metrics::Metrics;
 use crate::owing::Owing;
@@ -92,6 +93,8 @@ pub(crate) struct Effects {
     pub(crate) events: Noted,
     /// Whether somebody waits for what is on its way to the disk: an operator, or a destination.
     pub(crate) hurry: bool,
+    /// What is to be logged.
+    pub(crate) log: Lines,
 }
 
 /// A change of one message on its way to the spool.
@@ -342,7 +345,7 @@ impl Messages {
 
     /// Notices when the clock was set. What waits must not wait for years because the clock was wrong for a moment, and must
     /// not be given up for it either.
-    pub(crate) fn watch_clock(&mut self, cx: &Context<'_>) {
+    pub(crate) fn watch_clock(&mut self, cx: &Context<'_>, fx: &mut Effects) {
         // Somebody who asked earlier and came later to the lock.
         if self.seen.is_some_and(|(_, running)| cx.running < running) {
             return;
@@ -355,11 +358,15 @@ impl Messages {
         let ahead = cx.now.duration_since(expected).unwrap_or_default();
         let behind = expected.duration_since(cx.now).unwrap_or_default();
         if ahead > BIG_STEP {
-            warn!(seconds = ahead.as_secs(), "the clock was put forward: for a while no message expires");
+            let seconds = ahead.as_secs();
+            let log = move || warn!(seconds, "the clock was put forward: for a while no message expires");
+            fx.log.keep(log);
             self.doubt = Some(cx.running + DOUBT);
         }
         if behind > SMALL_STEP {
-            warn!(seconds = behind.as_secs(), "the clock was put back: all messages are looked at again");
+            let seconds = behind.as_secs();
+            let log = move || warn!(seconds, "the clock was put back: all messages are looked at again");
+            fx.log.keep(log);
             self.doubt = None;
             self.scheduler.clock_went_back(behind);
             let now = milliseconds(cx.now).max(1);
@@ -530,7 +537,7 @@ impl Messages {
             let id = loaded.id;
             match &loaded.texts {
                 Ok(_) => self.warm(&loaded),
-                Err(error) => self.unreadable(id, error, cx),
+                Err(error) => self.unreadable(id, error, cx, fx),
             }
             if self.is_cold(id) {
                 // Or it has changed while it was read.
@@ -582,15 +589,17 @@ impl Messages {
 
     /// A message cannot be loaded. When the disk is the reason it is tried again. A record that is damaged stays so: the
     /// message is held, so that an operator sees it.
-    fn unreadable(&mut self, id: QueueId, error: &StoreError, cx: &Context<'_>) {
+    fn unreadable(&mut self, id: QueueId, error: &Arc<StoreError>, cx: &Context<'_>, fx: &mut Effects) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.is_cold()) else {
             return;
         };
-        if !matches!(error, StoreError::Damaged(_) | StoreError::NoMessage(_)) {
-            warn!(id = %id, %error, "a message cannot be read from the spool: tried again");
-            return;
+        let logged = error.clone();
+        if !matches!(**error, StoreError::Damaged(_) | StoreError::NoMessage(_)) {
+            let log = move || warn!(id = %id, error = %logged, "a message cannot be read from the spool: tried again");
+            return fx.log.keep(log);
         }
-        error!(id = %id, %error, "a message cannot be read from the spool: held");
+        fx.log
+            .keep(move || error!(id = %id, error = %logged, "a message cannot be read from the spool: held"));
         let held = Some(format!("it cannot be read from the spool ({error})"));
         let state = MessageState { held, ..MessageState::default() };
         self.memory.subtract(entry);
@@ -605,7 +614,7 @@ impl Messages {
     /// Takes in the outcomes of a lease.
     pub(crate) fn settle(&mut self, settlement: Settlement, cx: &Context<'_>, fx: &mut Effects) {
         let Settlement { id, destination, indices, outcomes, feedback } = settlement;
-        self.feedback(&destination, &feedback, cx);
+        self.feedback(&destination, &feedback, cx, fx);
         fx.hurry |= self.scheduler.waits_for_disk(&destination);
         let Some(work) = self.work(id) else {
             self.scheduler.durable(&destination, &cx.sending, cx.now);
@@ -618,7 +627,7 @@ impl Messages {
         let mut untried = indices.clone();
         for (index, outcome) in outcomes {
             let Some(place) = untried.iter().position(|i| *i == index) else {
-                warn!(id = %id, index, "an outcome for a recipient that was not leased");
+                fx.log.keep(move || warn!(id = %id, index, "an outcome for a recipient that was not leased"));
                 continue;
             };
             untried.swap_remove(place);
@@ -647,7 +656,7 @@ impl Messages {
         fx: &mut Effects,
     ) {
         let Settlement { id, destination, indices, outcomes, feedback } = settlement;
-        self.feedback(&destination, &feedback, cx);
+        self.feedback(&destination, &feedback, cx, fx);
         cx.metrics.strikes.inc();
         let Some(work) = self.work(id) else {
             self.scheduler.durable(&destination, &cx.sending, cx.now);
@@ -671,13 +680,18 @@ impl Messages {
             let reason = format!(
                 "{strikes} delivery attempts ended without an outcome, the last one after {step:?}: a fault in this server"
             );
-            error!(id = %id, destination = %destination, reason, "message held");
+            let (destination, logged) = (destination.clone(), reason.clone());
+            fx.log
+                .keep(move || error!(id = %id, destination = %destination, reason = logged, "message held"));
             let evidence = Evidence::Reason(reason.clone());
             fx.events.message(EventKind::Held, id, &work.envelope, evidence, cx);
             work.state.held = Some(reason);
             self.stale += 1;
         } else {
-            warn!(id = %id, destination = %destination, strikes, step, "delivery attempt ended without an outcome");
+            let destination = destination.clone();
+            fx.log.keep(move || {
+                warn!(id = %id, destination = %destination, strikes, step, "delivery attempt ended without an outcome");
+            });
         }
         self.after_lease(id, destination, Vec::new(), cx, fx);
     }
@@ -704,15 +718,24 @@ impl Messages {
         self.advance(id, cx, fx);
     }
 
-    fn feedback(&mut self, destination: &Destination, feedback: &Feedback, cx: &Context<'_>) {
-        match self.scheduler.settled(destination, feedback, &cx.sending, cx.now) {
-            Some(Event::Rests(until, reason)) => {
-                let seconds = until.duration_since(cx.now).unwrap_or_default().as_secs();
+    fn feedback(
+        &mut self,
+        destination: &Destination,
+        feedback: &Feedback,
+        cx: &Context<'_>,
+        fx: &mut Effects,
+    ) {
+        let Some(event) = self.scheduler.settled(destination, feedback, &cx.sending, cx.now) else {
+            return;
+        };
+        let (destination, now) = (destination.clone(), cx.now);
+        fx.log.keep(move || match event {
+            Event::Rests(until, reason) => {
+                let seconds = until.duration_since(now).unwrap_or_default().as_secs();
                 warn!(destination = %destination, seconds, reason, "destination rests");
             }
-            Some(Event::Recovered) => info!(destination = %destination, "destination recovered"),
-            None => {}
-        }
+            Event::Recovered => info!(destination = %destination, "destination recovered"),
+        });
     }
 
     /// Does what is to be done next with a message: give up, write, report, queue up, wait.
@@ -744,7 +767,7 @@ impl Messages {
             fx.events.operator((kind.event(), ""), id, work, &indices, cx);
         }
         if !in_doubt && work.end_hold(cx) {
-            info!(id = %id, "the hold has ended at its time");
+            fx.log.keep(move || info!(id = %id, "the hold has ended at its time"));
             fx.events.message(EventKind::Released, id, &work.envelope, Evidence::None, cx);
         }
         let given_up = if in_doubt { Vec::new() } else { work.expire(cx) };
@@ -753,7 +776,7 @@ impl Messages {
             fx.events.expired(id, work, &given_up, cx);
             cx.metrics.expired.inc_by(expired as u64);
             work.count_unreported(expired, cx);
-            info!(id = %id, recipients = expired, "expired: recipients given up");
+            fx.log.keep(move || info!(id = %id, recipients = expired, "expired: recipients given up"));
         }
         // One that is further away was set before the clock was put back.
         if work.write_after.is_some_and(|after| cx.now < after && after <= cx.now + PAUSE) {
@@ -874,7 +897,8 @@ impl Messages {
         let Some(message) = report.message else {
             return;
         };
-        info!(id = %about, report = %message.arrival.id, kind = report.kind, recipients = report.recipients, "report written");
+        let (id, kind, recipients) = (message.arrival.id, report.kind, report.recipients);
+        fx.log.keep(move || info!(id = %about, report = %id, kind, recipients, "report written"));
         cx.metrics.report(report.kind);
         self.insert(message.arrival, cx);
     }
@@ -1234,7 +1258,7 @@ pub(crate) mod tests {
                 metrics: &self.metrics,
                 events: Interest::default(),
             };
-            self.messages.watch_clock(&cx);
+            self.messages.watch_clock(&cx, &mut fx);
             let result = work(&mut self.messages, &cx, &mut fx);
             self.writes.extend(fx.writes);
             self.reports.extend(fx.reports);

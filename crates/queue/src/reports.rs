@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use postern_smtp::{Address, Notify, ReversePath};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, info, warn};
 
 use crate::Inner;
@@ -52,6 +53,8 @@ pub(crate) struct ReportMessage {
     /// As a standing rule will have it; empty: nothing has happened yet.
     state: Vec<u8>,
     content: Bytes,
+    /// The rules were asked about it, and it is not in the queue before this is dropped.
+    _asked: TaskTrackerToken,
 }
 
 impl NewReport {
@@ -139,13 +142,15 @@ fn new_report(
         size: composed.content.len() as u64,
         recipients: recipients.into_iter().map(report_recipient).collect(),
     };
+    let asked = rules.asks();
     let Fate::Queued(state) = rules.apply(id, &mut envelope, &|| composed.content.clone()) else {
         return Some(report);
     };
     let meta = envelope.encode();
     match Arrival::new(id, &meta, &state, cx) {
         Ok(arrival) => {
-            report.message = Some(ReportMessage { arrival, meta, state, content: composed.content.into() });
+            let content = composed.content.into();
+            report.message = Some(ReportMessage { arrival, meta, state, content, _asked: asked });
             Some(report)
         }
         Err(damage) => {

@@ -19,7 +19,10 @@ use postern_runtime::Clock;
 use postern_smtp::{EnhancedStatus, ReversePath};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, info};
 
 use crate::Queue;
@@ -210,6 +213,8 @@ pub struct Rules {
     is_dirty: AtomicBool,
     hit: Notify,
     changed: Notify,
+    /// Messages that the rules were asked about and that are not yet in the queue.
+    judged: Mutex<TaskTracker>,
 }
 
 /// A rule, compiled.
@@ -253,6 +258,15 @@ impl Queue {
     /// The standing rules.
     pub fn rules(&self) -> &Rules {
         &self.inner.rules
+    }
+
+    /// Waits until what the standing rules have let through is in the queue: a message that is not there after it is held
+    /// against the rules that were in force before it. What the disk has not taken within `queue.commit_timeout` is not
+    /// waited for: its client was told to come again.
+    pub async fn rules_settled(&self) {
+        let patience = self.inner.surroundings.schedule().commit_timeout;
+        // Whoever was too late is not in the queue.
+        let _ = timeout(patience, self.rules().settled()).await;
     }
 
     /// Does to messages that are queued already what a rule does to new ones. Returns `None` for a rule that refuses (what
@@ -317,6 +331,7 @@ impl Rules {
             is_dirty: AtomicBool::new(false),
             hit: Notify::new(),
             changed: Notify::new(),
+            judged: Mutex::new(TaskTracker::new()),
         }
     }
 
@@ -435,6 +450,21 @@ impl Rules {
             decides: decides.map(|standing| standing.rule.id),
             at_rcpt: at_rcpt.is_some(),
         }
+    }
+
+    /// Kept with a message from before the rules are asked about it until it is in the queue, or will not be.
+    pub(crate) fn asks(&self) -> TaskTrackerToken {
+        self.judged.lock().token()
+    }
+
+    /// Waits for all messages about which the rules were asked so far.
+    async fn settled(&self) {
+        let later = TaskTracker::new();
+        // Whoever waits for those that come later waits for these too.
+        let _earlier = later.token();
+        let earlier = std::mem::replace(&mut *self.judged.lock(), later);
+        earlier.close();
+        earlier.wait().await;
     }
 
     /// Holds a message against the rules that is about to be queued. `header` is asked for if a rule looks at it.

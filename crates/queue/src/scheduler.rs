@@ -609,6 +609,7 @@ impl Scheduler {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::entry::Work;
+use crate::entry::{Loaded, Work};
 use crate::envelope::Envelope;
 use crate::events::{EventKind, Noted};
 use crate::filter::RecipientPick;
@@ -20,7 +20,7 @@ use crate::watch::Watch;
 use crate::{Inner, Queue};
 
 /// Messages that a verb changes before it lets others at the queue.
-const STEP: usize = 500;
+pub(super) const STEP: usize = 500;
 
 /// For the end of an attempt at most.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -153,10 +153,10 @@ impl Queue {
         let mut steps = ids.chunks(STEP);
         while let Some(step) = steps.next() {
             let (begun, refusal) = self.change_step(step, verb, &mut change).await;
-            for begun in begun {
-                let is_awaited = begun.watch.is_some() && !wait.is_zero();
-                if is_awaited { open.push(begun) } else { self.conclude(begun, verb, &mut change) }
-            }
+            let is_awaited = |begun: &Begun| begun.watch.is_some() && !wait.is_zero();
+            let (awaited, done) = begun.into_iter().partition(is_awaited);
+            open.extend::<Vec<Begun>>(awaited);
+            self.conclude(done, verb, &mut change).await;
             if let Some(error) = refusal {
                 // What is changed and not written stays unpacked in memory.
                 let reason = format!("left alone, as changes cannot be written now: {error}");
@@ -168,12 +168,12 @@ impl Queue {
             let progress = self.inner.progress.notified();
             let settled: Vec<Begun>;
             (settled, open) = open.into_iter().partition(|begun| self.inner.has_settled(begun));
-            settled.into_iter().for_each(|begun| self.conclude(begun, verb, &mut change));
+            self.conclude(settled, verb, &mut change).await;
             if open.is_empty() || timeout_at(deadline, progress).await.is_err() {
                 break;
             }
         }
-        open.into_iter().for_each(|begun| self.conclude(begun, verb, &mut change));
+        self.conclude(open, verb, &mut change).await;
         change
     }
 
@@ -208,10 +208,40 @@ impl Queue {
         (done, refusal)
     }
 
-    /// Looks at a message again, and counts it.
-    fn conclude(&self, begun: Begun, verb: &impl Verb, change: &mut Change) {
-        let Begun { id, applied, watch } = begun;
-        let (is_there, is_gone) = self.inner.look(id, |now| (verb.is_there(&applied, now), now.is_none()));
+    /// Looks at messages again, and counts them.
+    async fn conclude(&self, begun: Vec<Begun>, verb: &impl Verb, change: &mut Change) {
+        let ids: Vec<QueueId> = begun.iter().map(|begun| begun.id).collect();
+        let mut begun = begun.into_iter();
+        let look = |id: QueueId, messages: &Messages, loaded: Option<&Loaded>| {
+            if let Some(begun) = begun.next() {
+                let (is_there, is_gone) = look_again(id, messages, loaded, |now| {
+                    (verb.is_there(&begun.applied, now), now.is_none())
+                });
+                begun.count(is_there, is_gone, change);
+            }
+        };
+        self.inner.look_at_each(&ids, look).await;
+    }
+}
+
+/// Looks at a message; `None`: it has ended. One that cannot be read is as good as gone to whoever asks.
+fn look_again<R>(
+    id: QueueId,
+    messages: &Messages,
+    loaded: Option<&Loaded>,
+    look: impl Fn(Option<Seen<'_>>) -> R,
+) -> R {
+    let seen = messages.entry(id).and_then(|entry| {
+        let is_discarded = entry.work.as_ref().is_some_and(|work| work.discarded);
+        entry.read(loaded, |envelope, state| look(Some(Seen { envelope, state, is_discarded }))).ok()
+    });
+    seen.unwrap_or_else(|| look(None))
+}
+
+impl Begun {
+    /// Counts what became of it.
+    fn count(self, is_there: bool, is_gone: bool, change: &mut Change) {
+        let Self { id, applied, watch } = self;
         let delivered = watch.as_ref().map_or(0, |watch| watch.delivered());
         if let Some(watch) = watch {
             let (recipients, open) = (watch.recipients(), watch.open());
@@ -231,15 +261,6 @@ impl Queue {
 }
 
 impl Inner {
-    /// Looks at a message; `None`: it has ended. One that cannot be read is as good as gone to whoever asks.
-    pub(super) fn look<R>(&self, id: QueueId, look: impl Fn(Option<Seen<'_>>) -> R) -> R {
-        let seen = self.look_at(id, |_, entry, loaded| {
-            let is_discarded = entry.work.as_ref().is_some_and(|work| work.discarded);
-            entry.read(loaded, |envelope, state| look(Some(Seen { envelope, state, is_discarded }))).ok()
-        });
-        seen.flatten().unwrap_or_else(|| look(None))
-    }
-
     /// Whether the attempts at a message have ended, and what they ended with is durable.
     fn has_settled(&self, begun: &Begun) -> bool {
         if begun.watch.as_ref().is_some_and(|watch| watch.open() > 0) {

@@ -5,16 +5,17 @@ use std::time::{Duration, SystemTime};
 use postern_smtp::EnhancedStatus;
 
 use super::OperateError;
-use super::change::{Applied, Change, Seen, Verb, picked, unfinished};
+use super::change::{Applied, Change, STEP, Seen, Verb, picked, unfinished};
 use crate::Queue;
 use crate::codec;
-use crate::entry::Work;
+use crate::entry::{Loaded, Work};
+use crate::envelope::Envelope;
 use crate::events::EventKind;
 use crate::filter::RecipientPick;
 use crate::message::{QueueId, Report};
-use crate::messages::{Context, Refusal};
+use crate::messages::{Context, Messages, Refusal};
 use crate::retry;
-use crate::state::{Ending, EndingKind, Phase, shortened};
+use crate::state::{Ending, EndingKind, MessageState, Phase, shortened};
 
 /// Why a message that is being delivered is not tried again.
 const IN_FLIGHT: &str = "in-flight";
@@ -85,7 +86,7 @@ impl Queue {
         self.check_retry(&how)?;
         let mut change = self.change(ids, Duration::ZERO, &TryAgain(how)).await;
         if !how.ignore_breaker {
-            change.resting = ids.iter().filter(|id| self.waits_for_a_rest(**id)).count();
+            change.resting = self.resting(ids).await;
         }
         Ok(change)
     }
@@ -112,17 +113,26 @@ impl Queue {
         )))
     }
 
-    /// Whether recipients are in line for a destination that rests.
-    fn waits_for_a_rest(&self, id: QueueId) -> bool {
-        let cx = self.inner.context();
-        let waits = self.inner.look_at(id, |messages, entry, loaded| {
-            let waits = entry.read(loaded, |envelope, state| {
-                let mut ready = (0..state.recipients.len()).filter(|index| state.is_ready(*index as u32));
-                ready.any(|index| messages.scheduler.rest_of(&cx.destination(envelope, index)).is_some())
-            });
-            waits.unwrap_or(false)
-        });
-        waits.unwrap_or(false)
+    /// How many of the messages have recipients in line for a destination that rests.
+    async fn resting(&self, ids: &[QueueId]) -> usize {
+        let mut resting = 0;
+        for step in ids.chunks(STEP) {
+            let cx = self.inner.context();
+            let look = |id: QueueId, messages: &Messages, loaded: Option<&Loaded>| {
+                let waits = messages.entry(id).and_then(|entry| {
+                    let waits = |envelope: &Envelope, state: &MessageState| {
+                        let mut ready =
+                            (0..state.recipients.len()).filter(|index| state.is_ready(*index as u32));
+                        let rests = |index| messages.scheduler.rest_of(&cx.destination(envelope, index));
+                        ready.any(|index| rests(index).is_some())
+                    };
+                    entry.read(loaded, waits).ok()
+                });
+                resting += usize::from(waits.unwrap_or(false));
+            };
+            self.inner.look_at_each(step, look).await;
+        }
+        resting
     }
 
     /// Ends the recipients that are picked with a report to the sender that gives the reason; those that are being delivered
