@@ -94,6 +94,7 @@ pub use message::{Destination, Feedback, Outcome, QueueId, Report};
 pub use operate::{Change, Filter, MessageView, RecipientView};
 pub use progress::{AttemptView, Progress};
 pub use spool::{Spool, StoreError};
+pub use store::Claim;
 pub use transfer::Transfer;
 
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.

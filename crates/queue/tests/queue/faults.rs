@@ -50,6 +50,8 @@ impl Backing for OnFaults {
         metrics: metrics::Metrics,
     ) -> Result<(Queue, Recovery), StoreError> {
         let time = clock.clone();
+        // The standing rules are a file also where the mail is not.
+        std::fs::create_dir_all(&config.path).unwrap();
         Queue::open_on(config, surroundings, clock, metrics, |tell| {
             let (below, found) = self.memory.open(time, tell)?;
             Ok((Arc::new(Faulty { below: Arc::new(below), faults: self.faults.clone() }), found))
