@@ -237,6 +237,8 @@ impl Default for Guessing {
     }
 }
 
+/// Of each address, and of each login, so many failures are remembered at most.
+const MOST_REMEMBERED: u32 = 100;
 /// The longest answer to a wrong login; a client that waits longer has given up.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
@@ -252,6 +254,12 @@ impl Guessing {
         not_zero(node, "window", self.window, findings);
         if self.max_failures > 0 {
             not_zero(node, "ban", self.ban, findings);
+        }
+        for (key, value) in [("max_failures", self.max_failures), ("alarm_addresses", self.alarm_addresses)] {
+            if value > MOST_REMEMBERED {
+                let message = format!("`{key}` is {value}; {MOST_REMEMBERED} is the most");
+                findings.error(&node.key(key), message, "10 is usual; 0 turns it off");
+            }
         }
         if self.max_delay > LONGEST_DELAY {
             let message = format!("`max_delay` is longer than {} s", LONGEST_DELAY.as_secs());

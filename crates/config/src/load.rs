@@ -340,6 +340,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_of_logins_is_checked() {
+        fine(
+            "[auth]\nlimits = { per_hour = 200 }\nsigns = { suspend = true }\nguessing = { never = [\"192.0.2.0/24\"] }\n",
+        );
+        one("[auth.guessing]\nnever = [\"192.0.2.1/24\"]\n", "3:10", "host bits");
+        one("[auth.guessing]\nwindow = \"0s\"\n", "3:10", "is 0");
+        one("[auth.guessing]\nmax_delay = \"1h\"\n", "3:13", "longer than 60 s");
+        one("[auth.guessing]\nalarm_addresses = 1000\n", "3:19", "100 is the most");
+        one("[auth.signs]\nunknown_ratio = 1.5\n", "3:17", "1.5");
+        one("[auth.limits]\nper_week = 1\n", "3:1", "unknown key");
+    }
+
+    #[test]
+    fn what_an_account_says_of_its_state_and_app_passwords_is_checked() {
+        let problems = |keys: &str| {
+            let logins = format!("[[account]]\nname = \"alice\"\npassword = \"{HASH}\"\n{keys}\n");
+            Folder::new(&[("postern.toml", HOST), ("accounts.toml", &logins)]).problems()
+        };
+        let app =
+            |keys: &str| format!("app_passwords = [{{ label = \"phone\", password = \"{HASH}\"{keys} }}]");
+        assert_eq!(problems("state = \"quota-locked\"\nstate_reason = \"x\""), Vec::<String>::new());
+        assert_eq!(
+            problems(&app(", expires = \"2026-12-31\", networks = [\"192.0.2.0/24\"]")),
+            Vec::<String>::new()
+        );
+        let twice =
+            format!("[[account.app_passwords]]\nlabel = \"phone\"\npassword = \"{HASH}\"\n").repeat(2);
+        for (keys, message) in [
+            ("state = \"locked\"".to_owned(), "cannot be \"locked\""),
+            ("state_reason = \"x\"".to_owned(), "state_reason"),
+            ("networks = [\"192.0.2.1/24\"]".to_owned(), "host bits"),
+            ("enabled = false".to_owned(), "unknown key"),
+            (app(", expires = \"soon\""), "no day and no time"),
+            (app(", networks = [\"192.0.2.1/24\"]"), "host bits"),
+            ("app_passwords = [{ label = \" \", password = \"secret\" }]".to_owned(), "label is empty"),
+            (twice, "there twice"),
+        ] {
+            let found = problems(&keys).join("\n");
+            assert!(found.starts_with("accounts.toml:") && found.contains(message), "{keys}: {found}");
+            assert!(!found.contains("secret"), "{found}");
+        }
+    }
+
+    #[test]
     fn any_if_spf_needs_the_permission_it_narrows() {
         let login = |keys: &str| {
             let logins =

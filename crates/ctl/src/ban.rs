@@ -34,7 +34,7 @@ pub enum Verb {
     /// Lift a ban, and forget what led to it.
     Remove {
         /// The address or network, as `ban list` shows it.
-        #[arg(value_name = "IP", value_parser = network)]
+        #[arg(value_name = "IP", value_parser = banned)]
         network: IpNet,
     },
 }
@@ -42,8 +42,8 @@ pub enum Verb {
 /// A new ban.
 #[derive(Debug, Args)]
 pub struct AddOptions {
-    /// An address, or a network such as `198.51.100.0/24`.
-    #[arg(value_name = "IP", value_parser = network)]
+    /// An address (of IPv6, its /64 is banned), or a network such as `198.51.100.0/24`.
+    #[arg(value_name = "IP", value_parser = banned)]
     network: IpNet,
     /// For how long.
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = filter::seconds)]
@@ -71,7 +71,7 @@ impl Verb {
                 session.out.answer(&list, |list, look| list_text(list, now, look))?;
             }
             Self::Remove { network } => {
-                let list: BanList = remove(session, network).await?;
+                let list: BanList = session.client()?.post("/v1/bans/remove", &RemoveBan { network }).await?;
                 session.out.answer(&list, |list, _| {
                     list.bans.iter().map(|ban| format!("{} is banned no more\n", ban.network)).collect()
                 })?;
@@ -81,16 +81,16 @@ impl Verb {
     }
 }
 
-/// An IPv6 address is banned with its /64: whoever names one of its addresses means that.
-async fn remove(session: &Session, network: IpNet) -> Result<BanList, Failure> {
-    let client = session.client()?;
-    let exact = client.post::<BanList>("/v1/bans/remove", &RemoveBan { network }).await;
-    match (exact, network) {
-        (Err(_), IpNet::V6(address)) if address.prefix_len() == 128 => {
-            let network = IpNet::new(network.addr(), 64).map_or(network, |network| network.trunc());
-            Ok(client.post("/v1/bans/remove", &RemoveBan { network }).await?)
+/// An address stands for itself, one of IPv6 for its /64: whoever has one of its addresses has them all.
+fn banned(text: &str) -> Result<IpNet, String> {
+    let found = network(text)?;
+    match found {
+        IpNet::V6(v6)
+            if v6.prefix_len() == 128 && !text.contains('/') && v6.addr().to_ipv4_mapped().is_none() =>
+        {
+            Ok(IpNet::new(found.addr(), 64).map_or(found, |network| network.trunc()))
         }
-        (exact, _) => Ok(exact?),
+        _ => Ok(found),
     }
 }
 
@@ -120,6 +120,15 @@ fn list_text(list: &BanList, now: SystemTime, look: Look) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+
+    #[test]
+    fn an_ipv6_address_stands_for_its_network() {
+        let read = |text: &str| banned(text).unwrap().to_string();
+        assert_eq!(read("2001:db8:1:2::7"), "2001:db8:1:2::/64");
+        assert_eq!(read("2001:db8:1:2::7/128"), "2001:db8:1:2::7/128");
+        assert_eq!(read("198.51.100.9"), "198.51.100.9/32");
+        assert!(banned("everybody").is_err());
+    }
 
     #[test]
     fn bans_are_listed_with_their_end() {

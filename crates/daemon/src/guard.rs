@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postern_outbound::postmaster::{self, Notice};
 use postern_policy::metrics::Metrics;
 use postern_policy::standing::Standing;
@@ -28,6 +29,10 @@ const TICK: Duration = Duration::from_millis(500);
 const SNAPSHOT: Duration = Duration::from_secs(60);
 /// How long the mail that is on its way is waited for where a login was suspended.
 const HOLD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Messages to postmaster in an hour: an attack on every login at once must not fill the mailbox. The log has them all.
+const MOST_NOTICES: u32 = 30;
+const HOUR: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -59,6 +64,8 @@ pub struct Guard {
     bans: StateFile<BansContent>,
     written_suspensions: AtomicU64,
     written_bans: AtomicU64,
+    /// How many messages postmaster got since when.
+    notices: Mutex<(u32, Option<Instant>)>,
 }
 
 impl Guard {
@@ -77,6 +84,7 @@ impl Guard {
             bans: StateFile::new(&spool, "bans.json"),
             written_suspensions: AtomicU64::default(),
             written_bans: AtomicU64::default(),
+            notices: Mutex::default(),
             live,
             standing,
             door,
@@ -165,8 +173,23 @@ impl Guard {
             tracing::warn!(event = "login-alarm", login, cause = cause.as_str(), suspended, "{text}");
             self.metrics.alarmed(*cause);
             let held = if *suspended { hold(&queue, login, text).await } else { 0 };
-            self.tell_postmaster(&alarm, held, &queue).await;
+            if self.may_tell(Instant::now()) {
+                self.tell_postmaster(&alarm, held, &queue).await;
+            }
         }
+    }
+
+    /// Whether postmaster has not heard too much already; counts the message.
+    fn may_tell(&self, now: Instant) -> bool {
+        let mut notices = self.notices.lock();
+        if notices.1.is_none_or(|since| now.duration_since(since) >= HOUR) {
+            *notices = (0, Some(now));
+        }
+        notices.0 += 1;
+        if notices.0 == MOST_NOTICES + 1 {
+            tracing::warn!(event = "postmaster-spared", "further alarms of this hour are in the log only");
+        }
+        notices.0 <= MOST_NOTICES
     }
 
     async fn tell_postmaster(&self, alarm: &Alarm, held: usize, queue: &Queue) {

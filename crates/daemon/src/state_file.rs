@@ -1,12 +1,14 @@
 //! What must outlive a restart beside the configuration: small files in `policy/` of the spool directory.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +26,15 @@ struct Versioned<T> {
 #[derive(Debug)]
 pub struct StateFile<T> {
     path: PathBuf,
+    /// A hash of what was written last: what has not changed is not written again.
+    written: Mutex<Option<u64>>,
     content: PhantomData<fn() -> T>,
 }
 
 impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     /// The file of this name, such as `bans.json`, in the spool directory.
     pub fn new(spool: &Path, name: &str) -> Self {
-        Self { path: spool.join("policy").join(name), content: PhantomData }
+        Self { path: spool.join("policy").join(name), written: Mutex::default(), content: PhantomData }
     }
 
     /// What it holds; nothing, where there is none. A file that cannot be understood is set aside with a warning: it must not
@@ -55,6 +59,13 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     /// Those of the system; the old file stays then.
     pub fn write(&self, content: T) -> io::Result<()> {
         let text = serde_json::to_vec(&Versioned { version: VERSION, content })?;
+        let mut written = self.written.lock();
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = Some(hasher.finish());
+        if *written == hash {
+            return Ok(());
+        }
         let folder = self.path.parent().unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let new = self.path.with_extension("json.new");
@@ -62,7 +73,9 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
-        File::open(folder)?.sync_all()
+        File::open(folder)?.sync_all()?;
+        *written = hash;
+        Ok(())
     }
 
     /// The same, where a failure is no reason to stop: what is in memory still counts.
@@ -105,6 +118,9 @@ mod tests {
             file.write(Content { names: vec![name.to_owned()] }).unwrap();
             assert_eq!(file.read().names, [name]);
         }
+        fs::remove_file(&file.path).unwrap();
+        file.write(Content { names: vec!["bob".to_owned()] }).unwrap();
+        assert!(!file.path.exists(), "what has not changed is not written again");
     }
 
     #[test]
@@ -112,7 +128,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::<Content>::new(folder.path(), "names.json");
         for damage in ["{", "", "[]", "{\"version\":99,\"names\":[]}", "{\"version\":1,\"names\":7}"] {
-            file.write(Content::default()).unwrap();
+            fs::create_dir_all(folder.path().join("policy")).unwrap();
             fs::write(&file.path, damage).unwrap();
             assert_eq!(file.read(), Content::default(), "{damage}");
             assert!(!file.path.exists(), "{damage}");
