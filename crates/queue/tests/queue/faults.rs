@@ -26,13 +26,16 @@ pub struct OnFaults {
     faults: Arc<Faults>,
 }
 
+/// A commit that is kept back.
+type Commit = Box<dyn FnOnce() + Send>;
+
 /// What is wrong with the store.
 #[derive(Default)]
 struct Faults {
     /// It refuses changes.
     refuses: AtomicBool,
     /// It stands still: these changes are taken when it goes on.
-    stands_still: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
+    stands_still: Mutex<Option<Vec<Commit>>>,
     /// Nothing may be read on this thread.
     event_loop: Mutex<Option<ThreadId>>,
     /// What was read there all the same.
