@@ -28,7 +28,7 @@ pub struct Rules {
 impl Rules {
     /// As the configuration has them.
     pub fn new(config: &Config) -> Self {
-        Self { signs: config.auth.signs.clone(), guessing: config.auth.guessing.clone() }
+        Self { signs: config.auth.signs, guessing: config.auth.guessing.clone() }
     }
 }
 

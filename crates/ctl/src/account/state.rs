@@ -210,7 +210,7 @@ fn say(session: &mut Session, done: &str, name: &str, set: &StateSet) -> Result<
 
 pub(super) async fn show(session: &mut Session, name: String) -> Result<Exit, Failure> {
     let view: AccountView = session.client()?.post("/v1/accounts/show", &ShowAccount { name }).await?;
-    session.out.answer(&view, |view, look| view_text(view, look))?;
+    session.out.answer(&view, view_text)?;
     Ok(Exit::Done)
 }
 

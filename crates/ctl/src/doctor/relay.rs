@@ -1,6 +1,6 @@
 //! `doctor relay`: proves from outside that a server is no open relay.
 //!
-//! The tricks are in [`super::tricks`], how they are played and judged in [`super::course`]. Here: whom to ask, what to name as
+//! The tricks are in `tricks.rs`, how they are played and judged in `course.rs`. Here: whom to ask, what to name as
 //! local, and what the answers prove.
 
 use std::net::{IpAddr, SocketAddr};
