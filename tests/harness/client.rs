@@ -206,9 +206,12 @@ impl Client {
         self.content(content)
     }
 
-    /// DATA, the content, and the answer to it.
+    /// DATA, the content, and the answer to it; or that to DATA, where it is refused.
     pub fn content(&mut self, content: &str) -> Reply {
-        self.expect("DATA", 354);
+        let answer = self.command("DATA");
+        if answer.code != 354 {
+            return answer;
+        }
         let mut stuffed = content.replace("\r\n.", "\r\n..");
         if stuffed.starts_with('.') {
             stuffed.insert(0, '.');
