@@ -6,8 +6,8 @@ use std::process::Command;
 
 use toml::{Table, Value};
 
-use crate::harness::repository;
 use crate::harness::tls::{self, Identity};
+use crate::harness::{Setup, repository};
 
 /// A fenced block of a Markdown file.
 struct Block {
@@ -116,6 +116,20 @@ fn partial_configurations_are_at_least_toml() {
         let parsed: Result<Table, _> = block.text.parse();
         assert!(parsed.is_ok(), "{}: {}", block.place, parsed.unwrap_err());
     }
+}
+
+#[test]
+fn the_table_of_answers_fits_its_configuration() {
+    let page = blocks(&repository().join("docs/relay-proofs.md"));
+    let text = |info: &str| &page.iter().find(|block| block.info == info).unwrap().text;
+    let setup = Setup::new();
+    fs::write(setup.folder().join("relay-tests.toml"), text("toml,questions")).unwrap();
+    let daemon = setup.prepare();
+    // The logins are those of the harness.
+    fs::write(daemon.config(), text("toml,tested")).unwrap();
+    let output = daemon.ctl(&["policy", "test"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("8 questions, each answered as expected"), "{}", output.stdout);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! | module | what is shown |
 //! |---|---|
-//! | [`inbound`] | who may send what to whom; wrong, hostile and slow clients |
+//! | [`inbound`] | wrong, hostile and slow clients |
+//! | [`relay`] | who may send what to whom: the six cases, tables of answers, explanations |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
 //! | [`history`] | what became of messages, and what happens to them |
@@ -44,6 +45,7 @@ mod outbound;
 mod peers;
 mod queue;
 mod queue_verbs;
+mod relay;
 mod relay_grants;
 mod rules;
 mod start;

@@ -419,6 +419,38 @@ pub struct ExplainRequest {
     /// The header of the message, or the whole message.
     #[serde(default)]
     pub message: Option<String>,
+    /// The address of ours that the client connects to: mail to `postmaster@[that address]` is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<IpAddr>,
+    /// The certificate that the client shows: SHA-256 over it, in hexadecimal with or without colons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The DNS names of that certificate, where an authority that counts has signed it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate_names: Vec<String>,
+    /// When it is asked, in seconds since 1970; now, where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
+}
+
+impl ExplainRequest {
+    /// A client on the MX port, without TLS and login, now.
+    pub fn new(client: IpAddr, from: &str, to: &str) -> Self {
+        Self {
+            client,
+            listener: None,
+            helo: None,
+            tls: false,
+            user: None,
+            from: from.to_owned(),
+            to: to.to_owned(),
+            message: None,
+            local: None,
+            certificate: None,
+            certificate_names: Vec::new(),
+            at: None,
+        }
+    }
 }
 
 /// The answer to [`ExplainRequest`].
@@ -433,7 +465,7 @@ pub struct Explanation {
 /// One stage and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageView {
-    /// `mail`, `rcpt` or `message`.
+    /// `connect` (only where the client is banned), `login`, `mail`, `rcpt` or `message`.
     pub stage: String,
     /// The decision.
     #[serde(flatten)]
@@ -477,14 +509,29 @@ pub struct Rule {
     pub fact: String,
 }
 
-/// Where a final recipient's copy would go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a final recipient's copy would go, and how. What only the running daemon knows is left out where it is not asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// The final recipient, aliases followed.
     pub recipient: String,
-    /// The route in words; left out where only the running daemon knows it.
+    /// The route in words an operator knows from the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// Which address of ours it would come from. Left out without a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// How much TLS the next hop is asked for. Left out without a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+    /// `signed d=proseware.test s=2026a`, or `none reason=...`. Left out where nothing leaves this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// When it would be tried again, in seconds after the first attempt; the first few, without jitter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retries: Vec<u64>,
+    /// When it would be given up, in seconds after it was accepted. Left out where there is one attempt only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
 }
 
 /// `GET /v1/explain/REFERENCE`: a refusal that happened.

@@ -3,37 +3,55 @@
 //! The decisions are made by `postern_policy::relay::decide`, the function that live sessions ask, so that an
 //! explanation cannot differ from what happens.
 
-use std::collections::BTreeMap;
-use std::time::SystemTime;
+mod asked;
+mod session_check;
 
-use postern_config::ListenerKind;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 use postern_policy::Policy;
-use postern_policy::accounts::Login;
-use postern_policy::directory::Resolution;
 use postern_policy::facts::{self, Wanted};
 use postern_policy::record::Record;
-use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Verdict, decide};
+use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict, decide};
 use postern_policy::remedies::remedies;
-use postern_policy::sender::header_senders;
-use postern_queue::Recipient;
+use postern_policy::session_check::SessionCheck;
 use postern_queue::rules::Refused;
-use postern_smtp::{Address, ForwardPath, ReversePath};
+use postern_queue::{Origin, Recipient};
+use postern_smtp::{Address, Reply, ReversePath};
 
 use crate::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, Refusal, Rule, StageView};
 use crate::rules;
+
+use asked::Asked;
 
 /// A question that cannot be asked; the text says which part of it is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadQuestion(pub String);
 
+/// A message that does not exist, and would be accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Mail<'a> {
+    /// MAIL FROM.
+    pub sender: &'a ReversePath,
+    /// By which right it would come.
+    pub origin: &'a Origin,
+    /// Its header, if the question has one.
+    pub header: Option<&'a [u8]>,
+}
+
 /// What the rules alone do not know; the running daemon does.
 pub trait Beyond {
-    /// See [`crate::Daemon::route`].
-    fn route(&self, sender: &ReversePath, recipient: &Address) -> Option<String>;
+    /// See [`crate::Daemon::delivery`].
+    fn delivery(&self, mail: &Mail<'_>, recipient: &Address) -> Option<Delivery>;
 
     /// See [`crate::Daemon::reply`].
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
+
+    /// See [`crate::Daemon::session_reply`].
+    fn session_reply(&self, check: SessionCheck) -> Option<String>;
 
     /// See [`postern_queue::rules::Rules::would_refuse_recipient`].
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused>;
@@ -44,11 +62,15 @@ pub trait Beyond {
 pub struct RulesOnly;
 
 impl Beyond for RulesOnly {
-    fn route(&self, _sender: &ReversePath, _recipient: &Address) -> Option<String> {
+    fn delivery(&self, _mail: &Mail<'_>, _recipient: &Address) -> Option<Delivery> {
         None
     }
 
     fn reply(&self, _question: &Question<'_>, _decision: &Decision) -> Option<String> {
+        None
+    }
+
+    fn session_reply(&self, _check: SessionCheck) -> Option<String> {
         None
     }
 
@@ -57,13 +79,49 @@ impl Beyond for RulesOnly {
     }
 }
 
+/// The rules and the words of replies, where there is no daemon to ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<D, S> {
+    /// The reply to a decision that is no yes.
+    pub refused: D,
+    /// The reply of a session that refuses by itself.
+    pub session_check: S,
+}
+
+impl<D, S> Beyond for Words<D, S>
+where
+    D: Fn(&Question<'_>, &Decision) -> Reply,
+    S: Fn(SessionCheck) -> Reply,
+{
+    fn delivery(&self, _mail: &Mail<'_>, _recipient: &Address) -> Option<Delivery> {
+        None
+    }
+
+    fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
+        let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
+        refused.then(|| (self.refused)(question, decision).to_string())
+    }
+
+    fn session_reply(&self, check: SessionCheck) -> Option<String> {
+        Some((self.session_check)(check).to_string())
+    }
+
+    fn refused(&self, _question: &Question<'_>, _recipients: &[Recipient]) -> Option<Refused> {
+        None
+    }
+}
+
 impl Beyond for crate::Shared {
-    fn route(&self, sender: &ReversePath, recipient: &Address) -> Option<String> {
-        Some(self.daemon.route(sender, recipient))
+    fn delivery(&self, mail: &Mail<'_>, recipient: &Address) -> Option<Delivery> {
+        Some(self.daemon.delivery(mail, recipient))
     }
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         self.daemon.reply(question, decision)
+    }
+
+    fn session_reply(&self, check: SessionCheck) -> Option<String> {
+        Some(self.daemon.session_reply(check))
     }
 
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused> {
@@ -73,15 +131,6 @@ impl Beyond for crate::Shared {
         let queue = self.door.now()?;
         queue.rules().would_refuse_recipient(question.reverse_path, &origin, client, recipients)
     }
-}
-
-/// A question, read.
-struct Asked {
-    listener: ListenerKind,
-    login: Option<Login>,
-    reverse_path: ReversePath,
-    forward_path: ForwardPath,
-    header: Option<HeaderSenders>,
 }
 
 /// Asks each stage in order until one does not accept, and then where the message would go.
@@ -95,22 +144,36 @@ pub fn explain(
 ) -> Result<Explanation, BadQuestion> {
     let asked = Asked::read(request, policy)?;
     let mut stages = Vec::new();
+    if let Some(first) = session_check::first(&asked, policy, beyond) {
+        stages.push(first);
+    }
     for (name, stage) in asked.stages() {
-        let question = asked.question(request, stage);
+        if !stages.last().is_none_or(goes_on) {
+            break;
+        }
+        let question = asked.question(stage, policy);
         let decision = after_rules(decide(&question, policy), &question, policy, beyond);
-        let goes_on = matches!(decision.verdict, Verdict::Accept | Verdict::Hold);
-        let remedies =
-            remedies(&decision.reason, &request.client.to_canonical().to_string(), Some(&request.to));
+        let (client, recipient) = (question.client.to_canonical().to_string(), recipient(&question));
+        let remedies = remedies(&decision.reason, &client, recipient.as_deref());
         stages.push(StageView {
             stage: name.to_owned(),
             reply: beyond.reply(&question, &decision),
             decision: view(&decision, remedies),
         });
-        if !goes_on {
-            return Ok(Explanation { stages, deliveries: Vec::new() });
-        }
     }
-    Ok(Explanation { stages, deliveries: asked.deliveries(policy, beyond) })
+    if stages.last().is_none_or(goes_on) {
+        stages.extend(session_check::header(&asked, beyond));
+    }
+    let deliveries = match stages.last().is_none_or(goes_on) {
+        true => asked.deliveries(policy, beyond),
+        false => Vec::new(),
+    };
+    Ok(Explanation { stages, deliveries })
+}
+
+/// Whether the client may go on after this stage.
+pub fn goes_on(stage: &StageView) -> bool {
+    matches!(stage.decision.verdict.as_str(), "accept" | "hold")
 }
 
 /// What must be found before [`explain`] can answer as a session would.
@@ -119,7 +182,7 @@ pub fn explain(
 /// As [`explain`].
 pub fn wanted(request: &ExplainRequest, policy: &Policy) -> Result<Vec<Wanted>, BadQuestion> {
     let asked = Asked::read(request, policy)?;
-    let stages = asked.stages().map(|(_, stage)| facts::wanted(&asked.question(request, stage), policy));
+    let stages = asked.stages().map(|(_, stage)| facts::wanted(&asked.question(stage, policy), policy));
     let mut wanted: Vec<Wanted> = Vec::new();
     for fact in stages.flatten() {
         if !wanted.contains(&fact) {
@@ -127,6 +190,14 @@ pub fn wanted(request: &ExplainRequest, policy: &Policy) -> Result<Vec<Wanted>, 
         }
     }
     Ok(wanted)
+}
+
+/// The recipient that a question is about, as a record of it has it.
+fn recipient(question: &Question<'_>) -> Option<String> {
+    match question.stage {
+        Stage::Rcpt(path) => Some(path.to_string()),
+        _ => None,
+    }
 }
 
 /// The decision after the standing rules were asked, as a session asks them.
@@ -142,7 +213,7 @@ fn after_rules(
     if decision.verdict != Verdict::Accept {
         return decision;
     }
-    match beyond.refused(question, &rules::final_recipients(path, policy)) {
+    match beyond.refused(question, &rules::final_recipients(path, question.local, policy)) {
         Some(refused) => {
             let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
             decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict)
@@ -151,77 +222,25 @@ fn after_rules(
     }
 }
 
-impl Asked {
-    fn read(request: &ExplainRequest, policy: &Policy) -> Result<Self, BadQuestion> {
-        let login = request.user.as_deref().map(|name| {
-            let unknown =
-                || BadQuestion(format!("there is no account {name:?}: see `posternctl account list`"));
-            policy.accounts.login(name).ok_or_else(unknown)
-        });
-        let from = without_brackets(&request.from);
-        let to = without_brackets(&request.to);
-        Ok(Self {
-            listener: listener(request.listener.as_deref())?,
-            login: login.transpose()?,
-            reverse_path: ReversePath::parse(from)
-                .map_err(|e| BadQuestion(format!("the sender {from:?} is not an address: {e}")))?,
-            forward_path: ForwardPath::parse(to)
-                .map_err(|e| BadQuestion(format!("the recipient {to:?} is not an address: {e}")))?,
-            header: request.message.as_deref().map(|message| header_senders(crlf(message).as_bytes())),
-        })
-    }
-
-    fn stages(&self) -> impl Iterator<Item = (&'static str, Stage<'_>)> {
-        let message = self.header.as_ref().map(|senders| ("message", Stage::Message(senders)));
-        let login = self.login.is_some().then_some(("login", Stage::Login));
-        let always = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
-        login.into_iter().chain(always).chain(message)
-    }
-
-    fn question<'a>(&'a self, request: &'a ExplainRequest, stage: Stage<'a>) -> Question<'a> {
-        Question {
-            listener: self.listener,
-            client: request.client,
-            local: None,
-            // Implicit TLS comes before the first command (RFC 8314 §3.3).
-            tls: request.tls || self.listener == ListenerKind::Submissions,
-            certificate: None,
-            login: self.login.as_ref(),
-            helo: request.helo.as_deref(),
-            now: SystemTime::now(),
-            recipients: 0,
-            reverse_path: &self.reverse_path,
-            stage,
-        }
-    }
-
-    fn deliveries(&self, policy: &Policy, beyond: &(impl Beyond + ?Sized)) -> Vec<Delivery> {
-        let recipients = match (policy.directory.resolve(&self.forward_path, None), &self.forward_path) {
-            (Resolution::Recipients(list), _) => list,
-            (_, ForwardPath::Address(address)) => vec![address.clone()],
-            (_, ForwardPath::Postmaster) => Vec::new(),
-        };
-        let delivery = |recipient: Address| Delivery {
-            route: beyond.route(&self.reverse_path, &recipient),
-            recipient: recipient.to_string(),
-        };
-        recipients.into_iter().map(delivery).collect()
-    }
-}
-
-fn listener(name: Option<&str>) -> Result<ListenerKind, BadQuestion> {
-    match name.unwrap_or("mx") {
-        "mx" => Ok(ListenerKind::Mx),
-        "submission" => Ok(ListenerKind::Submission),
-        "submissions" => Ok(ListenerKind::Submissions),
-        other => Err(BadQuestion(format!("there is no listener {other:?}: mx, submission or submissions"))),
-    }
-}
-
 /// People copy addresses with their angle brackets.
 pub(crate) fn without_brackets(text: &str) -> &str {
     let text = text.trim();
     text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(text)
+}
+
+/// What a header may have; a longer one is refused by a session anyway.
+const MAX_HEADER: u64 = 512 * 1024;
+
+/// The header of a message file, with an empty line behind it. Octets that are no UTF-8 are replaced: no rule looks at them.
+///
+/// # Errors
+/// Of the file.
+pub fn read_header(path: &Path) -> io::Result<String> {
+    let mut octets = Vec::new();
+    File::open(path)?.take(MAX_HEADER).read_to_end(&mut octets)?;
+    let text = String::from_utf8_lossy(&octets).replace("\r\n", "\n");
+    let header = text.split_once("\n\n").map_or(text.as_str(), |(header, _)| header);
+    Ok(format!("{header}\n\n"))
 }
 
 /// Files on disk mostly end lines with LF.
@@ -301,16 +320,7 @@ mod tests {
     }
 
     fn question(client: &str, from: &str, to: &str) -> ExplainRequest {
-        ExplainRequest {
-            client: client.parse().unwrap(),
-            listener: None,
-            helo: None,
-            tls: false,
-            user: None,
-            from: from.to_owned(),
-            to: to.to_owned(),
-            message: None,
-        }
+        ExplainRequest::new(client.parse().unwrap(), from, to)
     }
 
     fn asked(request: &ExplainRequest) -> Explanation {
@@ -363,6 +373,7 @@ mod tests {
     fn the_header_is_asked_about_when_a_message_is_given() {
         let mut request = question("198.51.100.9", "alice@proseware.test", "x@adatum.test");
         request.listener = Some("submission".to_owned());
+        request.tls = true;
         request.user = Some("alice@proseware.test".to_owned());
         request.message =
             Some("Subject: x\nFrom: Bob <bob@proseware.test>\n\nFrom: alice@proseware.test\n".to_owned());

@@ -24,6 +24,7 @@
 //! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
+//! | do the rules answer as the operator expects? | [`policy_test`] |
 //! | is the server well? | [`health`] |
 //! | what does Prometheus read? | [`metrics`] |
 //!
@@ -40,9 +41,10 @@ use postern_policy::Policy;
 use postern_policy::facts::Finder;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question};
+use postern_policy::session_check::SessionCheck;
 use postern_queue::{Door, Queue};
 use postern_runtime::clock::Pending;
-use postern_smtp::{Address, Domain, ReversePath};
+use postern_smtp::{Address, Domain};
 
 mod accounts;
 pub mod api;
@@ -55,6 +57,7 @@ pub mod health;
 pub mod history;
 mod import;
 pub mod metrics;
+pub mod policy_test;
 pub mod relay;
 mod rights;
 mod rules;
@@ -101,12 +104,15 @@ pub trait Daemon: Send + Sync {
     /// Reads the configuration again. When it fails, the old one stays in force; the text says why.
     fn reload(&self) -> Pending<'_, Result<ReloadReport, String>>;
 
-    /// Where mail of this sender to this final recipient would go, in words an operator knows from the configuration:
-    /// `mx adatum.test`, `smarthost relay.test:587 (verified TLS)`, `maildir /var/spool/postern/mail/...`.
-    fn route(&self, sender: &ReversePath, recipient: &Address) -> String;
+    /// Where the mail to this final recipient would go, in words an operator knows from the configuration (`mx adatum.test`,
+    /// `smarthost relay.test:587 tls verify`), and how. Asks neither DNS nor any server.
+    fn delivery(&self, mail: &explain::Mail<'_>, recipient: &Address) -> api::Delivery;
 
     /// The reply that a client would get for this decision, without a reference; `None` where it goes on unanswered.
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
+
+    /// The reply of a session that refuses this without asking the rules.
+    fn session_reply(&self, check: SessionCheck) -> String;
 
     /// Where mail is accepted at this moment.
     fn listening(&self) -> Vec<Listening>;

@@ -263,7 +263,7 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
         let to = crate::explain::without_brackets(to);
         let path = ForwardPath::parse(to)
             .map_err(|e| bad(format!("the recipient {to:?} is not an address: {e}")))?;
-        recipients.extend(final_recipients(&path, policy));
+        recipients.extend(final_recipients(&path, None, policy));
     }
     let origin = match (request.client, &login) {
         (None, Some(login)) => Origin::Login(login.name.clone()),
@@ -304,13 +304,18 @@ fn asked<'a>(client: IpAddr, login: Option<&'a Login>, sender: &'a ReversePath) 
     }
 }
 
-/// Who would get the mail for a recipient, each with the name it was given.
-pub(crate) fn final_recipients(path: &ForwardPath, policy: &Policy) -> Vec<Recipient> {
+/// Who would get the mail for a recipient, each with the name it was given. `local` is the address of ours that the client
+/// connects to.
+pub(crate) fn final_recipients(
+    path: &ForwardPath,
+    local: Option<IpAddr>,
+    policy: &Policy,
+) -> Vec<Recipient> {
     let given = match path {
         ForwardPath::Address(address) => Some(address),
         ForwardPath::Postmaster => None,
     };
-    let addresses = match policy.directory.resolve(path, None) {
+    let addresses = match policy.directory.resolve(path, local) {
         Resolution::Recipients(addresses) => addresses,
         Resolution::NotLocal | Resolution::Unknown | Resolution::AliasLoop => {
             given.into_iter().cloned().collect()

@@ -19,16 +19,18 @@ use postern_admin::api::store::{
     self, CheckRequest, Event, Fix, FixRequest, Fixed, RestoreRequest, Restored,
 };
 use postern_admin::api::{
-    Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
-    GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
-    ShowRequest, Shown, Status,
+    Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, Delivery, ExplainRequest, Explanation,
+    Filter, GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape,
+    ShapeRequest, ShowRequest, Shown, Status,
 };
+use postern_admin::explain::Mail;
 use postern_admin::server::ServeError;
 use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared, metrics, server};
 use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question, Stage, decide};
+use postern_policy::session_check::SessionCheck;
 use postern_queue::events::MAX_WATCHERS;
 use postern_queue::{
     Destination, Door, Envelope, Feedback, Opener, Origin, Queue, QueueId, Recipient, Surroundings,
@@ -91,12 +93,17 @@ impl Daemon for TestDaemon {
         })
     }
 
-    fn route(&self, _sender: &ReversePath, recipient: &Address) -> String {
-        format!("mx {}", recipient.host)
+    fn delivery(&self, _mail: &Mail<'_>, recipient: &Address) -> Delivery {
+        let route = Some(format!("mx {}", recipient.host));
+        Delivery { recipient: recipient.to_string(), route, ..Delivery::default() }
     }
 
     fn reply(&self, _question: &Question<'_>, decision: &Decision) -> Option<String> {
         Some(format!("said because of {}", decision.reason.as_str()))
+    }
+
+    fn session_reply(&self, check: SessionCheck) -> String {
+        format!("said because of {}", check.as_str())
     }
 
     fn listening(&self) -> Vec<Listening> {
@@ -486,16 +493,7 @@ async fn the_parts_of_a_large_message_are_streamed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_explanation_ends_with_the_reply_or_the_route() {
     let running = Running::start().await;
-    let request = |to: &str| ExplainRequest {
-        client: "198.51.100.9".parse().unwrap(),
-        listener: None,
-        helo: None,
-        tls: false,
-        user: None,
-        from: "a@client.test".to_owned(),
-        to: to.to_owned(),
-        message: None,
-    };
+    let request = |to: &str| ExplainRequest::new("198.51.100.9".parse().unwrap(), "a@client.test", to);
     let refused: Explanation =
         running.client.post("/v1/policy/explain", &request("bob@adatum.test")).await.unwrap();
     let last = refused.stages.last().unwrap();

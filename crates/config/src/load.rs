@@ -177,6 +177,7 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     resolve(&mut config.queue.path);
     config.queue.history.path.as_mut().into_iter().for_each(resolve);
     resolve(&mut config.admin.socket);
+    config.policy.tests.iter_mut().for_each(resolve);
     config.outbound.ca_file.as_mut().into_iter().for_each(resolve);
     if let Some(tls) = &mut config.tls {
         resolve(&mut tls.certificate);
@@ -194,6 +195,9 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
         sockets.for_each(|host| *host = directory.join(&*host).to_string_lossy().into_owned());
     }
 }
+
+#[cfg(test)]
+mod open_relay;
 
 #[cfg(test)]
 mod tests {

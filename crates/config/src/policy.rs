@@ -1,6 +1,7 @@
 //! `[policy]`: what senders and their domains must be like.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -40,6 +41,9 @@ pub struct Policy {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub sender_dns_refresh: Duration,
+    /// Files with questions and the answers that these rules must give. They are asked by `posternd check`, at the start and at
+    /// every reload; with a wrong answer the configuration does not load.
+    pub tests: Vec<PathBuf>,
 }
 
 /// What `require_verified` asks for.
@@ -66,6 +70,7 @@ impl Default for Policy {
             verify_every: Duration::from_secs(86_400),
             verify_failures: 3,
             sender_dns_refresh: Duration::from_secs(30),
+            tests: Vec::new(),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! `config check`, and finding the control socket.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::Subcommand;
+use postern_admin::policy_test;
 use postern_config::diagnostic::Severity;
 use postern_config::{Admin, Diagnostic, Loaded, render};
 use serde::Serialize;
 use toml_edit::DocumentMut;
 
 use crate::failure::{Exit, Failure};
+use crate::policy::words;
 use crate::{DEFAULT_CONFIG, Session};
 
 /// What can be done with the configuration.
@@ -67,7 +70,7 @@ impl Verb {
         let Self::Check { path } = self;
         let path = path.unwrap_or_else(|| session.global.config.clone());
         let (diagnostics, summary) = match postern_config::load(&path) {
-            Ok(loaded) => (loaded.warnings.clone(), Some(summary(&loaded))),
+            Ok(loaded) => checked_answers(&loaded),
             Err(error) => (error.diagnostics, None),
         };
         let checked = Checked {
@@ -82,6 +85,13 @@ impl Verb {
         session.out.answer(&checked, |_, _| summary.map(ok).unwrap_or_default())?;
         Ok(if checked.ok { Exit::Done } else { Exit::Finding })
     }
+}
+
+/// Also the answers that the operator expects must be right.
+fn checked_answers(loaded: &Loaded) -> (Vec<Diagnostic>, Option<String>) {
+    let wrong = policy_test::problems(&loaded.config, &words(), SystemTime::now());
+    let summary = wrong.is_empty().then(|| summary(loaded));
+    ([loaded.warnings.clone(), wrong].concat(), summary)
 }
 
 fn summary(loaded: &Loaded) -> String {

@@ -9,7 +9,7 @@
 //! | `relay` | [`relay`] |
 //! | `store` | [`store`], a file for each verb below it |
 //! | `audit` | [`audit`] |
-//! | `policy explain` | [`policy`] |
+//! | `policy explain`, `policy test` | [`policy`] |
 //! | `explain` | [`explain`], with [`explain::refusal`], [`explain::code`], [`explain::bounce`] |
 //! | `doctor` | [`doctor`] |
 //! | `account` | [`account`], passwords in [`password`] |

@@ -1,24 +1,24 @@
-//! `policy explain`: what would happen to this mail, and why?
+//! `policy explain`: what would happen to this mail, and why? `policy test`: the same for a table of questions.
+
+mod test;
 
 use std::fmt::Write;
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use postern_admin::api::{DecisionView, ExplainRequest, Explanation, ReasonView, StageView};
-use postern_admin::explain::{RulesOnly, explain};
+use postern_admin::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, StageView};
+use postern_admin::explain::{self, Beyond, Words, goes_on};
 use postern_policy::Policy;
+use postern_policy::relay::{Decision, Question};
+use postern_smtp_inbound::replies;
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
-
-/// What a header may have; a longer one is refused by the server anyway.
-const MAX_HEADER: u64 = 512 * 1024;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,6 +35,9 @@ pub enum Verb {
     /// Play a transaction through without sending anything: every rule looked at, the verdict, the reply, the route.
     #[command(after_help = EXAMPLES)]
     Explain(ExplainOptions),
+    /// Ask the configuration a table of questions, and compare the answers with those that are expected.
+    #[command(after_help = test::EXAMPLES)]
+    Test(test::TestOptions),
 }
 
 /// A transaction that does not happen.
@@ -46,6 +49,9 @@ pub struct ExplainOptions {
     /// Where it connects to.
     #[arg(long, default_value = "mx", value_parser = PossibleValuesParser::new(["mx", "submission", "submissions"]))]
     listener: String,
+    /// The address of ours that it connects to: mail to postmaster@[that address] is ours.
+    #[arg(long, value_name = "IP")]
+    local: Option<IpAddr>,
     /// The name it says in EHLO.
     #[arg(long, value_name = "NAME")]
     helo: Option<String>,
@@ -55,6 +61,12 @@ pub struct ExplainOptions {
     /// The login it has made; no password is needed here.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+    /// The certificate it shows: SHA-256 over it, in hexadecimal with or without colons.
+    #[arg(long, value_name = "SHA256")]
+    certificate: Option<String>,
+    /// A DNS name of that certificate, signed by an authority that counts; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    cert_name: Vec<String>,
     /// MAIL FROM; '' or '<>' is the null sender.
     #[arg(long, value_name = "ADDRESS")]
     from: String,
@@ -64,7 +76,7 @@ pub struct ExplainOptions {
     /// A message: the senders in its header are asked about too.
     #[arg(long, value_name = "FILE")]
     message: Option<PathBuf>,
-    /// Ask the rules of the configuration file, not the running daemon: replies and routes are not known then.
+    /// Ask the rules of the configuration file, not the running daemon: routes and standing rules are not known then.
     #[arg(long)]
     offline: bool,
 }
@@ -75,17 +87,21 @@ impl Verb {
     /// # Errors
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
-        let Self::Explain(options) = self;
+        let options = match self {
+            Self::Explain(options) => options,
+            Self::Test(options) => return options.run(session),
+        };
         let message = options.message.as_deref().map(read_header).transpose()?;
         let request = ExplainRequest {
-            client: options.client,
             listener: Some(options.listener),
             helo: options.helo,
             tls: options.tls,
             user: options.user,
-            from: options.from,
-            to: options.to,
             message,
+            local: options.local,
+            certificate: options.certificate,
+            certificate_names: options.cert_name,
+            ..ExplainRequest::new(options.client, &options.from, &options.to)
         };
         let explanation = match options.offline {
             true => ask_file(&session.global.config, &request)?,
@@ -99,22 +115,25 @@ impl Verb {
 fn ask_file(path: &Path, request: &ExplainRequest) -> Result<Explanation, Failure> {
     let loaded = crate::config::load(path)?;
     let policy = Policy::new(&loaded.config);
-    explain(request, &policy, &RulesOnly).map_err(|error| Failure::Usage(error.to_string()))
+    explain::explain(request, &policy, &words()).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// The header of a message file. Octets that are no UTF-8 are replaced: no rule looks at them.
+/// The header of a message file.
 pub(crate) fn read_header(path: &Path) -> Result<String, Failure> {
-    let mut octets = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_HEADER).read_to_end(&mut octets));
-    read.with_context(|| format!("reading the message {}", path.display()))?;
-    let text = String::from_utf8_lossy(&octets).replace("\r\n", "\n");
-    let header = text.split_once("\n\n").map_or(text.as_str(), |(header, _)| header);
-    Ok(format!("{header}\n\n"))
+    let header = explain::read_header(path);
+    Ok(header.with_context(|| format!("reading the message {}", path.display()))?)
+}
+
+/// The replies of this release, without a daemon.
+pub(crate) fn words() -> impl Beyond {
+    Words {
+        refused: |question: &Question<'_>, decision: &Decision| replies::refused(question, decision, None),
+        session_check: replies::session_check,
+    }
 }
 
 fn exit(explanation: &Explanation) -> Exit {
-    match explanation.stages.iter().all(|stage| matches!(stage.decision.verdict.as_str(), "accept" | "hold"))
-    {
+    match explanation.stages.iter().all(goes_on) {
         true => Exit::Done,
         false => Exit::Finding,
     }
@@ -135,14 +154,27 @@ fn text(request: &ExplainRequest, explanation: &Explanation, look: Look) -> Stri
         return text;
     }
     text += "The mail would be accepted, for\n";
-    let rows = explanation.deliveries.iter().map(|delivery| {
-        let route = delivery.route.as_ref().map(|route| format!("by {route}"));
-        (
-            delivery.recipient.as_str(),
-            Some(route.unwrap_or_else(|| "(ask the running daemon for the route)".to_owned())),
-        )
-    });
-    text + &output::pairs("  ", rows)
+    explanation.deliveries.iter().for_each(|delivery| text += &delivery_text(delivery));
+    text
+}
+
+fn delivery_text(delivery: &Delivery) -> String {
+    let retries = || {
+        let waits = delivery.retries.iter().map(|seconds| output::duration(Duration::from_secs(*seconds)));
+        let until = delivery
+            .expires
+            .map(|seconds| format!("; given up after {}", output::duration(Duration::from_secs(seconds))));
+        format!("{}, without jitter{}", waits.collect::<Vec<_>>().join(", "), until.unwrap_or_default())
+    };
+    let route = delivery.route.clone().unwrap_or_else(|| "(ask the running daemon)".to_owned());
+    let rows = [
+        ("route", Some(route)),
+        ("from address", delivery.source.clone()),
+        ("TLS", delivery.tls.clone()),
+        ("DKIM", delivery.signature.clone()),
+        ("retries after", (!delivery.retries.is_empty()).then(retries)),
+    ];
+    format!("  {}\n{}", output::clean(&delivery.recipient), output::pairs("    ", rows))
 }
 
 /// The command of the client that a stage is about.
@@ -154,6 +186,7 @@ fn command(request: &ExplainRequest, stage: &StageView) -> String {
         }
         "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
         "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
+        "login" => format!("AUTH ({})", request.user.as_deref().unwrap_or_default()),
         _ => "DATA (the senders in the header)".to_owned(),
     }
 }
@@ -197,21 +230,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::collections::BTreeMap;
 
-    use postern_admin::api::{Delivery, Rule};
+    use postern_admin::api::Rule;
 
     use super::*;
 
     fn request() -> ExplainRequest {
-        ExplainRequest {
-            client: "198.51.100.9".parse().unwrap(),
-            listener: None,
-            helo: None,
-            tls: false,
-            user: None,
-            from: "<a@client.test>".to_owned(),
-            to: "bob@adatum.test".to_owned(),
-            message: None,
-        }
+        ExplainRequest::new("198.51.100.9".parse().unwrap(), "<a@client.test>", "bob@adatum.test")
     }
 
     fn stage(
@@ -280,8 +304,16 @@ The mail would not be accepted.
         let rules = [("trusted network", true, "198.51.100.9 is in 198.51.100.0/24 (office)")];
         let rcpt = stage("rcpt", "accept", "trusted-network", &facts, &rules);
         let deliveries = vec![
-            Delivery { recipient: "bob@adatum.test".to_owned(), route: Some("mx adatum.test".to_owned()) },
-            Delivery { recipient: "alice@proseware.test".to_owned(), route: None },
+            Delivery {
+                recipient: "bob@adatum.test".to_owned(),
+                route: Some("mx adatum.test".to_owned()),
+                source: Some("192.0.2.25 (IPv4)".to_owned()),
+                tls: Some("may: STARTTLS where it is offered".to_owned()),
+                signature: Some("none reason=no-keys".to_owned()),
+                retries: vec![300, 750],
+                expires: Some(432_000),
+            },
+            Delivery { recipient: "alice@proseware.test".to_owned(), ..Delivery::default() },
         ];
         let explanation = Explanation { stages: vec![rcpt], deliveries };
         let expected = "\
@@ -290,8 +322,14 @@ RCPT TO:<bob@adatum.test>
   accept: trusted-network (label office)
 
 The mail would be accepted, for
-  bob@adatum.test       by mx adatum.test
-  alice@proseware.test  (ask the running daemon for the route)
+  bob@adatum.test
+    route          mx adatum.test
+    from address   192.0.2.25 (IPv4)
+    TLS            may: STARTTLS where it is offered
+    DKIM           none reason=no-keys
+    retries after  5m, 12m30s, without jitter; given up after 5d
+  alice@proseware.test
+    route          (ask the running daemon)
 ";
         assert_eq!(text(&request(), &explanation, Look::PLAIN), expected);
         assert_eq!(exit(&explanation), Exit::Done);

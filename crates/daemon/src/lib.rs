@@ -5,6 +5,7 @@
 //! | how do the parts come together, and how do they end? | [`server`] |
 //! | how is the queue loaded beside them? | [`loading`] |
 //! | what does a reload change, and what not? | [`reload`] |
+//! | do the rules answer as their operator expects? | [`expectations`] |
 //! | who looks after logins that are guessed or stolen? | [`guard`]; over a restart: [`state_file`] |
 //! | who are we after start as root? | [`privileges`] |
 //! | where does the log go? | [`logging`] |
@@ -20,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use postern_config::Loaded;
 
 pub mod demo;
+pub mod expectations;
 pub mod guard;
 pub mod loading;
 pub mod logging;
@@ -135,7 +137,7 @@ fn counted(number: usize, what: &str) -> String {
 
 /// Loads the configuration and shows its problems; warnings are shown too.
 fn load(path: &Path) -> Result<Loaded, ExitCode> {
-    match postern_config::load(path) {
+    match expectations::load(path) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
                 complain(&postern_config::render(&loaded.warnings));

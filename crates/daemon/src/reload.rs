@@ -7,26 +7,32 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
+use postern_admin::api::Delivery;
+use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport};
 use postern_config::{Config, Listener, Loaded, Resolver};
+use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
 use postern_policy::relay::{Decision, Question, Verdict};
+use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::verification;
 use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
-use postern_smtp::{Address, Domain, ReversePath};
+use postern_smtp::{Address, Domain};
 use postern_smtp_inbound::tls::ServerTls;
 use postern_smtp_inbound::{BoundListener, Inbound};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::expectations;
 use crate::logging::{self, LogHandle};
 
 /// A configuration, compiled: rules, certificate, routes, keys.
@@ -279,7 +285,7 @@ impl Reloader {
 }
 
 fn prepare(path: &Path, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Generation> {
-    let loaded = postern_config::load(path)?;
+    let loaded = expectations::load(path)?;
     let own: Vec<SocketAddr> =
         own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
     Generation::prepare(loaded, &own, standing)
@@ -306,13 +312,29 @@ impl Daemon for Reloader {
         Box::pin(self.reload_logged())
     }
 
-    fn route(&self, sender: &ReversePath, recipient: &Address) -> String {
-        self.live.settings.load().router.route(sender, recipient, None).to_string()
+    fn delivery(&self, mail: &Mail<'_>, recipient: &Address) -> Delivery {
+        let Mail { sender, origin, header } = *mail;
+        let settings = self.live.settings.load();
+        let Forecast { route, source, tls, signature, retries, expires } =
+            settings.forecast(&Prospect { sender, origin, header }, recipient);
+        Delivery {
+            recipient: recipient.to_string(),
+            route: Some(route),
+            source,
+            tls,
+            signature,
+            expires: (!expires.is_zero()).then(|| expires.as_secs()),
+            retries: retries.iter().map(Duration::as_secs).collect(),
+        }
     }
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
         refused.then(|| postern_smtp_inbound::replies::refused(question, decision, None).to_string())
+    }
+
+    fn session_reply(&self, check: SessionCheck) -> String {
+        postern_smtp_inbound::replies::session_check(check).to_string()
     }
 
     fn listening(&self) -> Vec<Listening> {

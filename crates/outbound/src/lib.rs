@@ -17,6 +17,7 @@
 //! | how does our own postmaster hear of something? | [`postmaster`] |
 //! | what does the queue ask about destinations? | [`surroundings`] |
 //! | what do decisions ask of DNS? | [`facts`] |
+//! | what would become of a message? | [`forecast`] |
 //! | which records do our domains need, and do they have them? | [`domains`] |
 //! | what is counted? | [`metrics`] |
 //!
@@ -28,6 +29,7 @@ pub mod client;
 mod content;
 pub mod domains;
 pub mod facts;
+pub mod forecast;
 pub mod maildir;
 pub mod metrics;
 pub mod outcome;

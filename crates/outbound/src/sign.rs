@@ -13,7 +13,7 @@ use mail_auth::dkim::{Canonicalization, DkimSigner};
 use postern_config::Config;
 use postern_queue::{Envelope, Origin, StoreError};
 use postern_smtp::header::{addresses, fields};
-use postern_smtp::{Address, Domain};
+use postern_smtp::{Address, Domain, ReversePath};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -130,7 +130,8 @@ impl Keys {
         let Some((header, mut body)) = pieces.header().await? else {
             return Ok(Signatures::none("header-too-long"));
         };
-        let Some((domain, keys)) = self.responsible(envelope, &header, hostname) else {
+        let (origin, sender) = (&envelope.origin, &envelope.reverse_path);
+        let Some((domain, keys)) = self.responsible(origin, sender, &header, hostname) else {
             return Ok(Signatures::none("no-key-for-domain"));
         };
         let (names, signed_fields) = to_be_signed(&header);
@@ -161,20 +162,39 @@ impl Keys {
                 Err(problem) => return Ok(Signatures::none(&problem.to_string())),
             }
         }
-        let selectors: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
-        Ok(Signatures { fields, summary: format!("signed d={domain} s={}", selectors.join(",")) })
+        Ok(Signatures { fields, summary: summary(domain, keys) })
+    }
+
+    /// The summary that signing such a message would give.
+    pub(crate) fn outlook(
+        &self,
+        origin: &Origin,
+        sender: &ReversePath,
+        header: &[u8],
+        hostname: &Domain,
+    ) -> String {
+        let none = |reason: &str| Signatures::none(reason).summary;
+        if !origin.is_signed() {
+            return none("outsider");
+        }
+        if self.domains.is_empty() {
+            return none("no-keys");
+        }
+        let responsible = self.responsible(origin, sender, header, hostname);
+        responsible.map_or_else(|| none("no-key-for-domain"), |(domain, keys)| summary(domain, keys))
     }
 
     /// The domain that signs: that of the header From, else that of the envelope sender. Reports of ours come from the
     /// host name and may be signed by a domain above it.
     fn responsible(
         &self,
-        envelope: &Envelope,
+        origin: &Origin,
+        sender: &ReversePath,
         header: &[u8],
         hostname: &Domain,
     ) -> Option<(&Domain, &[Key])> {
         let from = header_from(header);
-        let candidates = [from.as_ref(), envelope.reverse_path.address()];
+        let candidates = [from.as_ref(), sender.address()];
         let exact = candidates
             .into_iter()
             .flatten()
@@ -183,9 +203,15 @@ impl Keys {
             let covering = self.domains.iter().filter(|(domain, _)| hostname.is_within(domain));
             covering.max_by_key(|(domain, _)| domain.as_str().len())
         };
-        let found = exact.or_else(|| (envelope.origin == Origin::Own).then(above)?);
+        let found = exact.or_else(|| (*origin == Origin::Own).then(above)?);
         found.map(|(domain, keys)| (domain, keys.as_slice()))
     }
+}
+
+/// For the log: who signed, with which keys.
+fn summary(domain: &Domain, keys: &[Key]) -> String {
+    let selectors: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
+    format!("signed d={domain} s={}", selectors.join(","))
 }
 
 /// The first address of the From field.
@@ -444,7 +470,10 @@ mod tests {
         let (keys, _) = keys(folder.path());
         let summary = async |envelope: Envelope, from: &str| {
             let text = Bytes::from(format!("From: {from}\r\n\r\nx\r\n"));
-            keys.sign(&envelope, &hostname(), &Source::Whole(text)).await.unwrap().summary
+            let outlook = keys.outlook(&envelope.origin, &envelope.reverse_path, &text, &hostname());
+            let signed = keys.sign(&envelope, &hostname(), &Source::Whole(text)).await.unwrap().summary;
+            assert_eq!(outlook, signed);
+            signed
         };
         let outsider = envelope("alice@proseware.test", &[]);
         assert_eq!(summary(outsider, "alice@proseware.test").await, "none reason=outsider");

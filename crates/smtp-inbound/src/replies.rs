@@ -2,6 +2,7 @@
 
 use postern_policy::record::Reference;
 use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict};
+use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, QueueId};
 use postern_smtp::command::CommandError;
 use postern_smtp::{Domain, EnhancedStatus, Reply};
@@ -186,7 +187,7 @@ pub fn bare_line_end_in_message() -> Reply {
 }
 
 /// A login's message whose header could be read in several ways.
-pub fn malformed_header() -> Reply {
+fn malformed_header() -> Reply {
     reply(550, 6, 0, "message header has a NUL or a line that is no header field")
 }
 
@@ -240,12 +241,12 @@ pub fn login_not_available() -> Reply {
 }
 
 /// AUTH in clear text (RFC 4954 §4, RFC 5248).
-pub fn auth_needs_tls() -> Reply {
+fn auth_needs_tls() -> Reply {
     reply(538, 7, 11, "encryption required for authentication: use STARTTLS first, or port 465")
 }
 
 /// AUTH on port 25.
-pub fn no_login_here() -> Reply {
+fn no_login_here() -> Reply {
     reply(503, 5, 1, format!("no authentication on this port: {LOG_IN}"))
 }
 
@@ -307,6 +308,16 @@ pub fn timed_out() -> Reply {
 /// The daemon stops.
 pub fn shutting_down() -> Reply {
     reply(421, 3, 2, "service is shutting down, try again later")
+}
+
+/// What a session refuses without asking the rules.
+pub fn session_check(check: SessionCheck) -> Reply {
+    match check {
+        SessionCheck::NoLoginHere => no_login_here(),
+        SessionCheck::LoginNeedsTls => auth_needs_tls(),
+        SessionCheck::Banned => banned(),
+        SessionCheck::MalformedHeader => malformed_header(),
+    }
 }
 
 /// A decision of the policy that is not "accept". The reference leads to the record of it.

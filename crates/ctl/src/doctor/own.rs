@@ -95,16 +95,8 @@ impl Site {
         from: &str,
         to: &str,
     ) -> Result<Explanation, Failure> {
-        let request = ExplainRequest {
-            client,
-            listener: Some(listener.to_owned()),
-            helo: None,
-            tls: false,
-            user: None,
-            from: from.to_owned(),
-            to: to.to_owned(),
-            message: None,
-        };
+        let request =
+            ExplainRequest { listener: Some(listener.to_owned()), ..ExplainRequest::new(client, from, to) };
         match &self.rules {
             Rules::Daemon(client) => Ok(client.post("/v1/policy/explain", &request).await?),
             Rules::File(policy) => {

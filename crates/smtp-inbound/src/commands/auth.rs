@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use postern_policy::session_check::SessionCheck;
 use postern_smtp::Reply;
 use postern_smtp::command::Auth;
 
@@ -36,11 +37,8 @@ pub(crate) fn begin(context: &Context, command: &Auth) -> Step {
     if context.login.is_some() {
         return Step::Refuse(replies::already_logged_in());
     }
-    if !context.peer.listener.is_submission() {
-        return Step::Refuse(replies::no_login_here());
-    }
-    if context.tls.is_none() {
-        return Step::Refuse(replies::auth_needs_tls());
+    if let Err(check) = SessionCheck::login(context.peer.listener, context.tls.is_some()) {
+        return Step::Refuse(replies::session_check(check));
     }
     let exchange = match command.mechanism.as_str() {
         "PLAIN" => Exchange::Plain,

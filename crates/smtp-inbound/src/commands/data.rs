@@ -3,6 +3,7 @@
 use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::Stage;
 use postern_policy::sender::header_senders;
+use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, Envelope, Origin};
 use postern_smtp::Body;
 use postern_smtp::header::is_well_formed;
@@ -56,7 +57,8 @@ pub(crate) fn finish(
         context.ask(transaction.matter(), Stage::Message(&senders))?;
         // What we do not see as a From field, another reader may.
         if !is_well_formed(&content.header) {
-            return Err(Refusal::new("malformed-header", replies::malformed_header()));
+            let check = SessionCheck::MalformedHeader;
+            return Err(Refusal::new(check.as_str(), replies::session_check(check)));
         }
     }
     let now = context.shared.clock.now();

@@ -1,0 +1,161 @@
+//! The question, read.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use postern_config::ListenerKind;
+use postern_policy::Policy;
+use postern_policy::accounts::Login;
+use postern_policy::directory::Resolution;
+use postern_policy::relay::{Certificate, HeaderSenders, Question, Stage};
+use postern_policy::sender::header_senders;
+use postern_policy::standing::bans::Ban;
+use postern_smtp::{Address, ForwardPath, ReversePath};
+
+use super::{BadQuestion, Beyond, Mail, crlf, without_brackets};
+use crate::api::{Delivery, ExplainRequest};
+use crate::rules::{final_recipients, origin};
+
+/// How a certificate is called of which only a name is known.
+const NO_FINGERPRINT: &str = "unknown";
+
+/// A question, read.
+pub(super) struct Asked {
+    pub listener: ListenerKind,
+    pub tls: bool,
+    pub login: Option<Login>,
+    /// The header of the message, with CRLF line ends, and who it says the message is from.
+    pub header: Option<(Vec<u8>, HeaderSenders)>,
+    client: IpAddr,
+    local: Option<IpAddr>,
+    certificate: Option<Certificate>,
+    helo: Option<String>,
+    now: SystemTime,
+    reverse_path: ReversePath,
+    forward_path: ForwardPath,
+}
+
+impl Asked {
+    pub fn read(request: &ExplainRequest, policy: &Policy) -> Result<Self, BadQuestion> {
+        let login = request.user.as_deref().map(|name| {
+            let unknown =
+                || BadQuestion(format!("there is no account {name:?}: see `posternctl account list`"));
+            policy.accounts.login(name).ok_or_else(unknown)
+        });
+        let listener = listener(request.listener.as_deref())?;
+        // Implicit TLS comes before the first command (RFC 8314 §3.3).
+        let tls = request.tls || listener == ListenerKind::Submissions;
+        let from = without_brackets(&request.from);
+        let to = without_brackets(&request.to);
+        let header = request.message.as_deref().map(|message| {
+            let header = crlf(message).into_bytes();
+            let senders = header_senders(&header);
+            (header, senders)
+        });
+        Ok(Self {
+            listener,
+            tls,
+            login: login.transpose()?,
+            header,
+            client: request.client,
+            local: request.local,
+            certificate: certificate(request, tls)?,
+            helo: request.helo.clone(),
+            now: request.at.map_or_else(SystemTime::now, |at| UNIX_EPOCH + Duration::from_secs(at)),
+            reverse_path: ReversePath::parse(from)
+                .map_err(|e| BadQuestion(format!("the sender {from:?} is not an address: {e}")))?,
+            forward_path: ForwardPath::parse(to)
+                .map_err(|e| BadQuestion(format!("the recipient {to:?} is not an address: {e}")))?,
+        })
+    }
+
+    pub fn stages(&self) -> impl Iterator<Item = (&'static str, Stage<'_>)> {
+        let message = self.header.as_ref().map(|(_, senders)| ("message", Stage::Message(senders)));
+        let login = self.login.is_some().then_some(("login", Stage::Login));
+        let always = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
+        login.into_iter().chain(always).chain(message)
+    }
+
+    pub fn question<'a>(&'a self, stage: Stage<'a>, policy: &Policy) -> Question<'a> {
+        let recipients = match stage {
+            Stage::Message(_) => final_recipients(&self.forward_path, self.local, policy).len(),
+            _ => 0,
+        };
+        Question {
+            listener: self.listener,
+            client: self.client,
+            local: self.local,
+            tls: self.tls,
+            certificate: self.certificate.as_ref(),
+            login: self.login.as_ref(),
+            helo: self.helo.as_deref(),
+            now: self.now,
+            recipients,
+            reverse_path: &self.reverse_path,
+            stage,
+        }
+    }
+
+    pub fn deliveries(&self, policy: &Policy, beyond: &(impl Beyond + ?Sized)) -> Vec<Delivery> {
+        let recipients = match (policy.directory.resolve(&self.forward_path, self.local), &self.forward_path)
+        {
+            (Resolution::Recipients(list), _) => list,
+            (_, ForwardPath::Address(address)) => vec![address.clone()],
+            (_, ForwardPath::Postmaster) => Vec::new(),
+        };
+        let origin = origin(&self.question(Stage::Mail, policy), policy);
+        let header = self.header.as_ref().map(|(header, _)| header.as_slice());
+        let mail = Mail { sender: &self.reverse_path, origin: &origin, header };
+        let unknown =
+            |recipient: &Address| Delivery { recipient: recipient.to_string(), ..Delivery::default() };
+        let delivery =
+            |recipient: Address| beyond.delivery(&mail, &recipient).unwrap_or_else(|| unknown(&recipient));
+        recipients.into_iter().map(delivery).collect()
+    }
+}
+
+impl Asked {
+    /// The ban that the client is under on a port where one can log in, or on any.
+    pub fn ban(&self, can_log_in: bool, policy: &Policy) -> Option<Ban> {
+        // No client has this address, so it spares nobody.
+        let own = self.local.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        policy.ban(self.client, own, can_log_in, self.now)
+    }
+}
+
+fn listener(name: Option<&str>) -> Result<ListenerKind, BadQuestion> {
+    match name.unwrap_or("mx") {
+        "mx" => Ok(ListenerKind::Mx),
+        "submission" => Ok(ListenerKind::Submission),
+        "submissions" => Ok(ListenerKind::Submissions),
+        other => Err(BadQuestion(format!("there is no listener {other:?}: mx, submission or submissions"))),
+    }
+}
+
+fn certificate(request: &ExplainRequest, tls: bool) -> Result<Option<Certificate>, BadQuestion> {
+    let ExplainRequest { certificate: shown, certificate_names: names, .. } = request;
+    if shown.is_none() && names.is_empty() {
+        return Ok(None);
+    }
+    if !tls {
+        let text =
+            "a client shows its certificate during the TLS handshake: ask with TLS, or without a certificate";
+        return Err(BadQuestion(text.to_owned()));
+    }
+    let sha256 = match shown {
+        Some(text) => fingerprint(text).ok_or_else(|| {
+            BadQuestion(format!(
+                "{text:?} is not a SHA-256 fingerprint: `openssl x509 -noout -fingerprint -sha256 -in FILE` prints it"
+            ))
+        })?,
+        None => NO_FINGERPRINT.to_owned(),
+    };
+    let names = names.iter().map(|name| name.to_lowercase()).collect();
+    Ok(Some(Certificate { sha256, names }))
+}
+
+/// As it is compared: lower case, without colons.
+fn fingerprint(text: &str) -> Option<String> {
+    let folded: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
+    (folded.len() == 64 && folded.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(folded)
+}

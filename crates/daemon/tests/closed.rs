@@ -1,0 +1,105 @@
+//! Whatever a configuration says about where mail goes and who is here: strangers relay nowhere.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use postern_admin::api::ExplainRequest;
+use postern_admin::explain::{RulesOnly, explain, goes_on};
+use postern_config::Config;
+use postern_config::account::AccountsFile;
+use postern_policy::Policy;
+
+/// Settings that have been the last one before a server of somebody became an open relay.
+const CONFIGURATIONS: [&str; 10] = [
+    "",
+    "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"relay.test\"]",
+    "[[route]]\ndomain = \"*\"\nsender = \"@proseware.test\"\nvia = \"smarthost\"\nhosts = [\"relay.test\"]",
+    "[[route]]\ndomain = \"*\"\nvia = \"lmtp\"\nhosts = [\"/run/lmtp.sock\"]",
+    "[relay]\nrelay_domains = [{ name = \"customer.test\" }, { name = \"test\" }]",
+    "[relay]\nhosts = [{ name = \"branch.proseware.test\", label = \"x\" }]\ntemporary = { enabled = true }",
+    "[relay]\ncertificates = [{ sha256 = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\", label = \"x\" }]",
+    "[relay]\ngrants = [{ label = \"x\", network = \"192.0.2.7/32\", senders = [\"*\"], recipients = [\"*\"], rate = \"9/s\" }]",
+    "[relay]\ntrusted_networks = [{ network = \"192.0.2.0/24\", label = \"x\" }, { network = \"2001:db8:1::/48\", label = \"y\" }]",
+    "[[domain]]\nname = \"other.test\"\nmailboxes = [\"a\"]\ncatch_all = \"a\"",
+];
+
+const ACCOUNTS: &str = r#"
+    [[account]]
+    name = "anybody"
+    password = ""
+    send_as = ["*"]
+"#;
+
+/// What strangers claim to be.
+const SENDERS: [&str; 5] =
+    ["", "alice@proseware.test", "postmaster@mail.proseware.test", "x@customer.test", "bob@adatum.test"];
+
+const RECIPIENTS: [&str; 5] = [
+    "bob@adatum.test",
+    "bob@[203.0.113.9]",
+    "bob@sub.customer.test",
+    "bob@sub.proseware.test",
+    "bob@localhost",
+];
+
+fn policy(text: &str) -> Policy {
+    let text = format!(
+        "hostname = \"mail.proseware.test\"\n{text}\n[[domain]]\nname = \"proseware.test\"\nmailboxes = [\"alice\"]\n"
+    );
+    let mut config: Config = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    config.accounts = toml::from_str::<AccountsFile>(ACCOUNTS).unwrap().accounts;
+    Policy::new(&config)
+}
+
+/// Addresses all over the world, and those that look near.
+fn strangers() -> Vec<IpAddr> {
+    let world = (0..=255).map(|octet| IpAddr::from(Ipv4Addr::new(octet, 77, 0, 20)));
+    let world6 = (0..=255).map(|octet| IpAddr::from(Ipv6Addr::new(octet << 8 | 0x11, 0, 0, 0, 0, 0, 0, 1)));
+    let near = [
+        "127.0.0.1",
+        "::1",
+        "192.0.1.255",
+        "192.0.3.0",
+        "192.0.2.0",
+        "::ffff:192.0.3.7",
+        "::192.0.2.7",
+        "fe80::1",
+    ];
+    let near = near.into_iter().map(|text| text.parse().unwrap());
+    let is_stranger = |ip: &IpAddr| {
+        let office: ipnet::IpNet = "192.0.2.0/24".parse().unwrap();
+        !office.contains(&ip.to_canonical())
+    };
+    world.chain(world6).chain(near).filter(is_stranger).collect()
+}
+
+#[test]
+fn strangers_relay_nowhere() {
+    let strangers = strangers();
+    for text in CONFIGURATIONS {
+        let policy = policy(text);
+        for (number, client) in strangers.iter().enumerate() {
+            for (at, to) in RECIPIENTS.into_iter().enumerate() {
+                // Over all clients, each sender meets each recipient.
+                let sender = SENDERS[(number + number / SENDERS.len() + at) % SENDERS.len()];
+                for (listener, tls) in
+                    [("mx", false), ("mx", true), ("submission", true), ("submissions", true)]
+                {
+                    let request = ExplainRequest {
+                        listener: Some(listener.to_owned()),
+                        tls,
+                        ..ExplainRequest::new(*client, sender, to)
+                    };
+                    let explanation = explain(&request, &policy, &RulesOnly).unwrap();
+                    let last = explanation.stages.last().unwrap();
+                    assert!(!goes_on(last), "{text}\n{request:?}\n{last:#?}");
+                    let reason = last.decision.reason.kind.as_str();
+                    let expected =
+                        if listener == "mx" { "not-trusted-not-local" } else { "not-authenticated" };
+                    assert_eq!(reason, expected, "{text}\n{request:?}");
+                }
+            }
+        }
+    }
+}
