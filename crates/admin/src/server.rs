@@ -6,7 +6,7 @@
 
 use std::fs::Permissions;
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -51,8 +51,12 @@ use crate::{Shared, accounts, domains, explain, health, history, metrics, rules,
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
 const MAX_CONNECTIONS: usize = 64;
+/// More of them for root and the daemon's own user: others, whom the mode of the socket may let in, cannot shut them out.
+const OWNERS_CONNECTIONS: usize = 8;
 /// For the head of a request and, again, for its body.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// For whoever is refused, from the first octet to the last.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// For the answers in progress when the daemon stops.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
 /// After an accept that failed: the usual cause is a lack of file descriptors, which needs time to end.
@@ -158,19 +162,29 @@ async fn accept_unix(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
     let router = router(app.clone());
-    while let Some((accepted, permit)) = next(listener.accept(), &room, &stop).await {
-        match accepted {
-            Ok((stream, _)) => {
-                let (router, shared, stop) = (router.clone(), app.shared.clone(), stop.clone());
-                tasks.spawn(async move {
-                    let router = for_peer(&stream, router, &shared).await;
-                    connection(stream, router, stop, permit).await;
-                });
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause_after(&error, &stop).await;
+                continue;
             }
-            Err(error) => pause_after(&error, &stop).await,
-        }
+        };
+        let owner = stream.peer_cred().ok().and_then(|credentials| Peer::owner(credentials.uid()));
+        let Some(place) = stop.run_until_cancelled(places.take(owner.is_some())).await else { break };
+        let Some(place) = place else {
+            turn_away(stream);
+            continue;
+        };
+        let (router, shared, stop) = (router.clone(), app.shared.clone(), stop.clone());
+        tasks.spawn(async move {
+            match identified(&stream, owner, &shared).await {
+                Ok(peer) => connection(stream, router.layer(Extension(peer)), stop, place).await,
+                Err(refusal) => refuse(stream, refusal, place).await,
+            }
+        });
     }
     // While the listener is open no other daemon takes the place, so this is still our own socket.
     let _ = std::fs::remove_file(path);
@@ -212,26 +226,75 @@ async fn pause_after(error: &io::Error, stop: &CancellationToken) {
     stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
 }
 
-/// The interface for whoever has a right, a refusal for everybody else. The groups are those of the configuration in
-/// force.
-async fn for_peer(stream: &UnixStream, router: Router, shared: &Shared) -> Router {
-    let Ok(credentials) = stream.peer_cred() else {
-        return Router::new().fallback(|| async { failure(ProblemKind::Denied, "who asks is not known") });
-    };
-    let (uid, gid) = (credentials.uid(), credentials.gid());
-    if let Some(peer) = Peer::owner(uid) {
-        return router.layer(Extension(peer));
+/// The places for connections to the control socket.
+struct Places {
+    all: Arc<Semaphore>,
+    owners: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { all: places(MAX_CONNECTIONS), owners: places(OWNERS_CONNECTIONS) }
     }
+}
+
+impl Places {
+    /// A place for whoever connects. Root and the daemon's own user wait for one; `None`: there is none for others.
+    async fn take(&self, is_owner: bool) -> Option<OwnedSemaphorePermit> {
+        if !is_owner {
+            return Arc::clone(&self.all).try_acquire_owned().ok();
+        }
+        let place = tokio::select! {
+            biased;
+            place = Arc::clone(&self.all).acquire_owned() => place,
+            place = Arc::clone(&self.owners).acquire_owned() => place,
+        };
+        place.ok()
+    }
+}
+
+/// Tells a peer for whom there is no place, and closes the connection: it must not keep others from being accepted.
+fn turn_away(stream: UnixStream) {
+    let Failure(status, problem) =
+        failure(ProblemKind::Busy, "too many connections to the control socket: try again in a moment");
+    let body = serde_json::to_string(&Versioned::new(problem)).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // It does not block, and there is room for so few octets.
+    let told = stream.into_std().and_then(|mut stream| stream.write_all(answer.as_bytes()));
+    tracing::debug!(event = "control socket full", ?told);
+}
+
+/// Who is on the other side, or the refusal. The groups are those of the configuration in force.
+async fn identified(stream: &UnixStream, owner: Option<Peer>, shared: &Shared) -> Result<Peer, Failure> {
+    if let Some(owner) = owner {
+        return Ok(owner);
+    }
+    let unknown = |_| failure(ProblemKind::Denied, "who asks is not known");
+    let credentials = stream.peer_cred().map_err(unknown)?;
+    let (uid, gid) = (credentials.uid(), credentials.gid());
     let config = shared.config.load_full();
     // The name service may ask the network.
     let asked = config.clone();
-    match blocking(move || Peer::other(uid, gid, &asked.admin)).await {
-        Ok(peer) if peer.right > Right::None => router.layer(Extension(peer)),
-        Ok(peer) => {
-            tracing::warn!(event = "control socket denied", uid);
-            Router::new().fallback(move || async move { peer.denied(&config.admin) })
-        }
-        Err(failure) => Router::new().fallback(move || async move { failure }),
+    let peer = blocking(move || Peer::other(uid, gid, &asked.admin)).await?;
+    if peer.right > Right::None {
+        return Ok(peer);
+    }
+    tracing::warn!(event = "control socket denied", uid);
+    Err(peer.denied(&config.admin))
+}
+
+/// Answers one request with a refusal. Whoever has no right keeps no connection, and not for long.
+async fn refuse(stream: UnixStream, refusal: Failure, _place: OwnedSemaphorePermit) {
+    let router = Router::new().fallback(move || async move { refusal });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).keep_alive(false);
+    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, served).await {
+        tracing::debug!(event = "admin connection ended", %error);
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +39,7 @@ use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
 use postern_smtp::{Address, Body, Domain, ForwardPath, Notify, ReversePath};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -1231,6 +1231,71 @@ async fn changes_of_the_spool_are_denied(client: &Client) {
     }
 }
 
+/// Set for the process that [`others_cannot_shut_root_out`] starts.
+const CROWD: &str = "POSTERN_TEST_CROWD_SOCKET";
+
+/// As somebody without a right: takes all the connections that there are, says so, and waits until they are closed.
+async fn crowd(socket: &Path) {
+    let mut refused = UnixStream::connect(socket).await.unwrap();
+    refused.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(UnixStream::connect(socket).await.unwrap());
+    }
+    println!("crowded");
+    // Without keep-alive: this ends with the answer.
+    tokio::time::timeout(PATIENCE, refused.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close"), "{answer}");
+    let mut busy = 0;
+    for mut stream in idle {
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        busy += usize::from(answer.starts_with(b"HTTP/1.1 503") && answer.ends_with(b"}"));
+    }
+    assert!(busy > 0, "the others are told that there is no room");
+}
+
+/// Only root can run this test to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_cannot_shut_root_out() {
+    if let Ok(socket) = std::env::var(CROWD) {
+        return crowd(Path::new(&socket)).await;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let running = Running::start().await;
+    let (program, socket) = (open_to_all(&running), running.socket());
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(["--exact", "others_cannot_shut_root_out", "--nocapture"])
+        .env(CROWD, socket)
+        .current_dir("/");
+    let mut child = command.uid(65534).gid(65534).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().contains("crowded") {}
+    let asked = tokio::time::timeout(PATIENCE, running.client.get::<Status>("/v1/status")).await;
+    asked.unwrap().unwrap();
+    while lines.next_line().await.unwrap().is_some() {}
+    assert!(child.wait().await.unwrap().success());
+    running.stop().await;
+}
+
+/// Opens the socket wide, and gives a copy of this program that others can run: the directory of the build may be closed
+/// to them.
+fn open_to_all(running: &Running) -> PathBuf {
+    for (path, mode) in [(running.folder.path().to_owned(), 0o755), (running.socket(), 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let program = running.folder.path().join("probe");
+    // By another process: a program cannot be run while a process that another test starts has inherited its file, open to be
+    // written.
+    let mut copy = Command::new("cp");
+    assert!(copy.arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap().success());
+    program
+}
+
 /// Only root can become somebody else, so only root can run this test to its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_denied() {
@@ -1254,13 +1319,8 @@ async fn others_are_denied() {
         return;
     }
     let running = Running::start().await;
-    // Wide open on purpose: the peer's credentials must be enough.
-    for (path, mode) in [(running.folder.path().to_owned(), 0o755), (running.socket(), 0o666)] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-    // A copy, because the directory of the build may be closed to others.
-    let program = running.folder.path().join("probe");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // On purpose: the peer's credentials must be enough.
+    let program = open_to_all(&running);
     // The group of the probe may read from the second time on: a reload gives the right at once.
     for may_read in [false, true] {
         if may_read {
