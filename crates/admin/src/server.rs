@@ -99,7 +99,7 @@ pub fn serve(
         audit: Arc::new(Audit::new(&config.queue.path)),
         grants: Arc::new(GrantsFile::new(&config.queue.path)),
         importing: Arc::new(tokio::sync::Mutex::new(Imported::new(&config.queue.path))),
-        upkeep: Arc::default(),
+        turns: store::Turns::default(),
         tasks: tasks.clone(),
         changes: Changes::new(tasks.clone(), stop.clone()),
         shared,
@@ -117,8 +117,8 @@ pub(crate) struct App {
     pub(crate) grants: Arc<GrantsFile>,
     pub(crate) importing: Importing,
     stop: CancellationToken,
-    /// Long work on the spool: one at a time.
-    pub(crate) upkeep: Arc<tokio::sync::Mutex<()>>,
+    /// Of long work on the spool.
+    pub(crate) turns: store::Turns,
     /// Work that goes on beside a connection.
     pub(crate) tasks: TaskTracker,
     pub(crate) changes: Changes,

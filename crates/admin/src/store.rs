@@ -1,11 +1,13 @@
 //! The spool: how it is, whether it is whole, its index, room, a backup, and what was set aside.
 //!
-//! Long work is done beside the connection that asked for it and told line by line; it ends when the peer goes away. One
-//! such work at a time: two of them would only make each other slow.
+//! Long work is done beside the connection that asked for it and told line by line; it ends when the peer goes away, or does
+//! not read what it is told. One work that changes something at a time, and one check: two of a kind would only make each
+//! other slow, and whoever may only read must not keep an admin from a backup.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,13 +27,14 @@ use postern_queue::transfer::TransferError;
 use postern_queue::upkeep::{GivenEnvelope, RestoreError};
 use postern_smtp::{Address, ReversePath};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Interval, interval};
 
 use crate::Shared;
 use crate::api::store::{
-    BackupRequest, CheckRequest, CompactRequest, Event, Fix, FixRequest, Fixed, MAX_FIXES, Progress,
-    Quarantine, RebuildRequest, Rebuilt, RemoveRequest, Removed, RestoreRequest, Restored, Status,
+    BackupRequest, CheckRequest, CompactRequest, Event, Fix, FixRequest, Fixed, MAX_FIXES, MIN_RATE,
+    Progress, Quarantine, RebuildRequest, Rebuilt, RemoveRequest, Removed, RestoreRequest, Restored, Status,
 };
 use crate::api::{AuditEvent, Problem, ProblemKind, Versioned};
 use crate::import;
@@ -41,8 +44,19 @@ use crate::verbs::MAX_REASON;
 
 /// Lines that wait for a slow peer.
 const LINES: usize = 64;
+/// A peer that takes no line for so long does not wait for the work any more.
+const READING: Duration = Duration::from_secs(30);
 /// After so long without a line an empty one is sent: far below the time that a client waits for each.
 const PULSE: Duration = Duration::from_secs(10);
+
+/// Whose turn it is to do long work.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turns {
+    /// To read the spool from end to end.
+    check: Arc<Mutex<()>>,
+    /// To do something about it.
+    change: Arc<Mutex<()>>,
+}
 
 /// The paths below `/v1/store`.
 pub(crate) fn routes() -> Router<App> {
@@ -64,8 +78,13 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
 }
 
 async fn check(State(app): State<App>, Input(request): Input<CheckRequest>) -> Result<Response, Failure> {
-    let options = CheckOptions { full: request.full, rate: request.rate.unwrap_or(RATE) };
-    work(&app, None, move |store, listener| store.check(options, listener))
+    let rate = request.rate.unwrap_or(RATE);
+    if rate < MIN_RATE {
+        let text = format!("`rate`: at least {MIN_RATE} octets a second while the spool is in use");
+        return Err(failure(ProblemKind::BadRequest, text));
+    }
+    let options = CheckOptions { full: request.full, rate };
+    work(&app, &app.turns.check, None, move |store, listener| store.check(options, listener))
 }
 
 async fn fix(
@@ -81,7 +100,7 @@ async fn fix(
     let why = reason(why)?;
     let asked = fixes.clone();
     let note: Note<Fixed> = Box::new(move |result| fix_event(peer.uid, why, &asked, result));
-    work(&app, Some(note), move |store, listener| store.fix(&fixes, listener))
+    work(&app, &app.turns.change, Some(note), move |store, listener| store.fix(&fixes, listener))
 }
 
 /// What the audit log keeps of fixes.
@@ -111,7 +130,7 @@ async fn rebuild(
     Input(request): Input<RebuildRequest>,
 ) -> Result<Response, Failure> {
     let event = AuditEvent { reason: reason(request.reason)?, ..AuditEvent::new("store rebuild", peer.uid) };
-    work(&app, Some(one(event)), move |store, listener| match request.no_wait {
+    work(&app, &app.turns.change, Some(one(event)), move |store, listener| match request.no_wait {
         true => store.begin_rebuild().map(|_| Rebuilt { rows: None }),
         false => store.rebuild_index(listener).map(|rows| Rebuilt { rows: Some(rows) }),
     })
@@ -123,7 +142,7 @@ async fn compact(
     Input(request): Input<CompactRequest>,
 ) -> Result<Response, Failure> {
     let event = AuditEvent { reason: reason(request.reason)?, ..AuditEvent::new("store compact", peer.uid) };
-    work(&app, Some(one(event)), |store, listener| store.compact(listener))
+    work(&app, &app.turns.change, Some(one(event)), |store, listener| store.compact(listener))
 }
 
 async fn backup(
@@ -138,7 +157,9 @@ async fn backup(
     };
     let directory = PathBuf::from(request.directory);
     let options = BackupOptions { copies_all: request.copy };
-    work(&app, Some(one(event)), move |store, listener| store.backup(&directory, options, listener))
+    work(&app, &app.turns.change, Some(one(event)), move |store, listener| {
+        store.backup(&directory, options, listener)
+    })
 }
 
 /// What the audit log keeps of work, by what it ended with.
@@ -156,20 +177,21 @@ fn one<A>(event: AuditEvent) -> Note<A> {
 /// Does what takes long, tells it line by line, and notes it if it changes something.
 fn work<A: Serialize + Send + 'static>(
     app: &App,
+    turn: &Arc<Mutex<()>>,
     note: Option<Note<A>>,
     work: impl FnOnce(&Store, &mut Listener<'_>) -> Result<A, StoreError> + Send + 'static,
 ) -> Result<Response, Failure> {
     let queue = app.shared.queue()?;
-    let Ok(turn) = app.upkeep.clone().try_lock_owned() else {
+    let Ok(turn) = Arc::clone(turn).try_lock_owned() else {
         return Err(failure(
             ProblemKind::Conflict,
-            "another store command is at work: wait for its end, or end it where it runs",
+            "another store command of this kind is at work: wait for its end, or end it where it runs",
         ));
     };
     let (lines, receiver) = mpsc::channel(LINES);
     let (store, audit, told) = (queue.disk()?, app.audit.clone(), lines.clone());
     app.tasks.spawn(async move {
-        let done = tokio::task::spawn_blocking(move || work(&store, &mut |news| tell(&told, news)));
+        let done = tokio::task::spawn_blocking(move || work(&store, &mut |news| tell(&told, news, READING)));
         let result = done.await.unwrap_or(Err(StoreError::Interrupted));
         if let Some(note) = note {
             audit.note(note(&result)).await;
@@ -179,22 +201,26 @@ fn work<A: Serialize + Send + 'static>(
             Ok(answer) => Event::Done(answer),
             Err(error) => Event::Failed(Failure::from(error).1),
         };
-        // A peer that has gone does not need it.
-        let _ = lines.send(line(&last)).await;
+        // A peer that has gone, or does not read, does not need it.
+        let _ = lines.send_timeout(line(&last), READING).await;
     });
     let body = Body::new(Lines { receiver, pulse: interval(PULSE) });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-/// Hands news to the peer. Progress is only told if there is room for it.
-fn tell(lines: &mpsc::Sender<Bytes>, news: Tidings) -> ControlFlow<()> {
+/// Hands news to the peer. Progress is only told if there is room for it; for everything else there must be some in time.
+/// Blocking.
+fn tell(lines: &mpsc::Sender<Bytes>, news: Tidings, patience: Duration) -> ControlFlow<()> {
     let is_told = match news {
         Tidings::Progress(progress) => {
             let stage = progress.stage.to_owned();
             let event = Event::<()>::Progress(Progress { stage, done: progress.done, of: progress.of });
             !matches!(lines.try_send(line(&event)), Err(mpsc::error::TrySendError::Closed(_)))
         }
-        Tidings::Finding(finding) => lines.blocking_send(line(&Event::<()>::Finding(finding))).is_ok(),
+        Tidings::Finding(finding) => {
+            let told = lines.send_timeout(line(&Event::<()>::Finding(finding)), patience);
+            Handle::current().block_on(told).is_ok()
+        }
     };
     if is_told { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
@@ -402,4 +428,34 @@ fn remove_pieces(store: &Store, request: RemoveRequest) -> Result<Removed, Store
         is_gone
     });
     Ok(Removed { dry_run: false, matched, removed, skipped })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use postern_queue::store::check::{Finding, Subject};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_what_was_found_is_not_waited_for() {
+        let (lines, mut receiver) = mpsc::channel(1);
+        let finding = || Finding {
+            about: Subject::Index,
+            is_note: false,
+            place: "index".to_owned(),
+            id: None,
+            what: "wrong".to_owned(),
+            advice: "none".to_owned(),
+            fix: None,
+        };
+        let tell = |lines: mpsc::Sender<Bytes>| {
+            let news = Tidings::Finding(finding());
+            tokio::task::spawn_blocking(move || tell(&lines, news, Duration::from_millis(20)))
+        };
+        assert!(tell(lines.clone()).await.unwrap().is_continue());
+        assert!(tell(lines.clone()).await.unwrap().is_break(), "there is no room for a second one");
+        assert!(receiver.recv().await.unwrap().starts_with(b"{"));
+        assert!(tell(lines).await.unwrap().is_continue());
+    }
 }

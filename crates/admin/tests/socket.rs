@@ -667,9 +667,13 @@ async fn fixes_are_made_as_far_as_they_hold_and_each_is_in_the_audit_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_work_is_done_one_at_a_time_and_ends_with_its_peer_or_the_server() {
     let running = Running::start().await;
-    running.queue_message("a@client.test", "bob@adatum.test", &vec![b'x'; 100_000]).await;
-    // At this rate it would take a day.
-    let slow = CheckRequest { full: false, rate: Some(1) };
+    running.queue_message("a@client.test", "bob@adatum.test", &vec![b'x'; 16_000_000]).await;
+    let endless = CheckRequest { full: false, rate: Some(1) };
+    let refused = running.client.lines("/v1/store/check", &endless, |_| Ok(())).await;
+    assert!(matches!(refused, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::BadRequest));
+    // At this rate it would take a minute.
+    let slow = || CheckRequest { full: false, rate: Some(store::MIN_RATE) };
+    let request = slow();
     let client = running.client.clone();
     let (begun, is_begun) = tokio::sync::oneshot::channel();
     let first = tokio::spawn(async move {
@@ -678,11 +682,15 @@ async fn long_work_is_done_one_at_a_time_and_ends_with_its_peer_or_the_server() 
             begun.take().map(|begun| begun.send(()));
             Ok(())
         };
-        client.lines("/v1/store/check", &slow, line).await
+        client.lines("/v1/store/check", &request, line).await
     });
     tokio::time::timeout(PATIENCE, is_begun).await.unwrap().unwrap();
     let busy = running.client.lines("/v1/store/check", &CheckRequest::default(), |_| Ok(())).await;
     assert!(matches!(busy, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::Conflict));
+    // Whoever may only read does not keep others from changing something.
+    let compacted = lines(&running, "/v1/store/compact", &serde_json::json!({})).await;
+    assert_eq!(compacted.last().unwrap()["event"], "done");
+    assert!(!first.is_finished());
     first.abort();
     assert!(first.await.is_err());
     let free = async {
@@ -692,14 +700,14 @@ async fn long_work_is_done_one_at_a_time_and_ends_with_its_peer_or_the_server() 
     };
     tokio::time::timeout(PATIENCE, free).await.unwrap();
     let client = running.client.clone();
+    let request = slow();
     let last = tokio::spawn(async move {
-        let slow = CheckRequest { full: false, rate: Some(1) };
         let line = |line: &[u8]| {
             let event: Event<store::Checked> = serde_json::from_slice(line).unwrap();
             assert!(matches!(event, Event::Progress(_)));
             Ok(())
         };
-        client.lines("/v1/store/check", &slow, line).await
+        client.lines("/v1/store/check", &request, line).await
     });
     // Nobody waits for it when the server stops.
     running.stop().await;

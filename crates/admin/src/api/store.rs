@@ -45,9 +45,12 @@ pub struct Progress {
 pub struct CheckRequest {
     /// Whether the whole log is read, with what counts for nothing any more.
     pub full: bool,
-    /// Octets a second that are read at most.
+    /// Octets a second that are read at most; at least [`MIN_RATE`].
     pub rate: Option<u64>,
 }
+
+/// The least rate of a check of a spool in use. One that takes for ever would keep others from checking.
+pub const MIN_RATE: u64 = 256 * 1024;
 
 /// `POST /v1/store/fix`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
