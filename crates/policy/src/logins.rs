@@ -173,3 +173,164 @@ fn limit_cause(limit: &str) -> Cause {
         Cause::LimitPerMessage
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::Duration;
+
+    use postern_config::ListenerKind;
+    use postern_config::account::AccountsFile;
+    use postern_smtp::ReversePath;
+
+    use super::*;
+    use crate::relay::{Verdict, decide};
+
+    const ACCOUNTS: &str = r#"
+        [[account]]
+        name = "alice@proseware.test"
+        password = ""
+        limits = { per_hour = 2 }
+        [[account]]
+        name = "carl"
+        password = ""
+        state = "quota-locked"
+        [[account]]
+        name = "home"
+        password = ""
+        networks = ["192.0.2.0/24"]
+        permission = "any"
+    "#;
+
+    fn policy(auth: &str) -> Policy {
+        let text = format!(
+            "hostname = \"mail.proseware.test\"\n[relay]\ntrusted_networks = [{{ network = \"203.0.113.0/24\", label = \"office\" }}]\n\
+             [[domain]]\nname = \"proseware.test\"\nmailboxes = [\"alice\", \"bob\"]\n{auth}"
+        );
+        let mut config: Config = toml::from_str(&text).unwrap();
+        config.accounts = toml::from_str::<AccountsFile>(ACCOUNTS).unwrap().accounts;
+        Policy::new(&config)
+    }
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// The decision, with what a live server notes of it.
+    fn live(policy: &Policy, login: &str, sender: &str, recipients: usize, stage: Stage<'_>) -> Decision {
+        let login = policy.accounts.login(login).unwrap();
+        let reverse_path = ReversePath::parse(sender).unwrap();
+        let question = Question {
+            listener: ListenerKind::Submission,
+            client: address("198.51.100.9"),
+            local: None,
+            tls: true,
+            certificate: None,
+            login: Some(&login),
+            helo: None,
+            now: now(),
+            recipients,
+            reverse_path: &reverse_path,
+            stage,
+        };
+        let decision = decide(&question, policy);
+        match decision.verdict {
+            Verdict::Accept => policy.count(&question, &decision),
+            _ => policy.note_refused(&question, &decision),
+        }
+        decision
+    }
+
+    #[test]
+    fn a_login_is_asked_about_its_state_and_then_its_networks() {
+        let policy = policy("");
+        let ask = |login: &str| {
+            let decision = live(&policy, login, "", 0, Stage::Login);
+            let rules: Vec<&str> = decision.trace.0.iter().map(|step| step.rule.as_str()).collect();
+            (decision.reason.as_str(), rules.join(", "))
+        };
+        assert_eq!(ask("alice@proseware.test"), ("login-allowed", "state of login".to_owned()));
+        assert_eq!(ask("carl"), ("login-suspended", "state of login".to_owned()));
+        let rules = "state of login, networks of login".to_owned();
+        assert_eq!(ask("home"), ("client-address-not-allowed", rules));
+        // An open session is no way around it.
+        assert_eq!(live(&policy, "carl", "", 0, Stage::Mail).reason.as_str(), "login-suspended");
+    }
+
+    #[test]
+    fn a_limit_is_a_deferral_that_postmaster_hears_of_once() {
+        let policy = policy("");
+        let alice = "alice@proseware.test";
+        let bob = ForwardPath::parse("bob@proseware.test").unwrap();
+        policy.standing.usage.take(alice, 1, now());
+        let ask = |recipients| live(&policy, alice, alice, recipients, Stage::Rcpt(&bob));
+        assert_eq!(ask(0).verdict, Verdict::Accept);
+        for _ in 0..2 {
+            let refused = ask(1);
+            let Reason::Quota { used: 3, resets_in: Some(3600..=3660), limit, .. } = &refused.reason else {
+                panic!("{refused:?}");
+            };
+            assert_eq!((refused.verdict, limit.as_str()), (Verdict::Defer, "2 recipients an hour"));
+        }
+        let alarm = policy.standing.alarms.next().unwrap();
+        assert_eq!((alarm.cause, alarm.suspended), (Cause::LimitPerHour, false));
+        assert_eq!(policy.standing.alarms.next(), None);
+    }
+
+    #[test]
+    fn a_sign_suspends_its_login_only_where_that_is_on() {
+        for (suspend, expected) in [(false, "sender-allowed"), (true, "login-suspended")] {
+            let policy = policy(&format!("[auth.signs]\nsenders_per_hour = 2\nsuspend = {suspend}\n"));
+            let trusted = |sender| {
+                let login = policy.accounts.login("home").unwrap();
+                let sign = policy.standing.signs.sender(&login.name, &sender, &policy.logins.signs, now());
+                policy.note_sign(&login.name, sign, now());
+            };
+            for sender in ["a@one.test", "b@two.test"] {
+                trusted(postern_smtp::Address::parse(sender).unwrap());
+            }
+            assert_eq!(policy.standing.alarms.next().unwrap().suspended, suspend);
+            let alice = "alice@proseware.test";
+            assert_eq!(live(&policy, alice, alice, 0, Stage::Mail).reason.as_str(), "sender-allowed");
+            assert_eq!(policy.standing.suspensions.find("home").is_some(), expected == "login-suspended");
+        }
+    }
+
+    #[test]
+    fn guessers_are_banned_but_never_our_own_and_logins_are_never_locked() {
+        let policy =
+            policy("[auth.guessing]\nmax_failures = 2\nalarm_addresses = 2\nnever = [\"192.0.2.80/32\"]\n");
+        let own = address("198.51.100.25");
+        let guess =
+            |client: &str, login: &str| policy.note_guess(login, address(client), own, now()).ban.is_some();
+        for client in ["127.0.0.1", "::1", "198.51.100.25", "203.0.113.7", "::ffff:192.0.2.80"] {
+            assert!((0..5).all(|_| !guess(client, "nobody")), "{client}");
+        }
+        assert_eq!([guess("198.51.100.9", "nobody"), guess("198.51.100.9", "nobody")], [false, true]);
+        let banned = |client: &str, can_log_in| policy.ban(address(client), own, can_log_in, now()).is_some();
+        assert!(
+            banned("198.51.100.9", true) && !banned("198.51.100.9", false) && !banned("198.51.100.8", true)
+        );
+        assert_eq!(policy.standing.alarms.next(), None, "nobody has that name");
+        guess("2001:db8:1::1", "ALICE@proseware.test");
+        guess("2001:db8:2::1", "alice@proseware.test");
+        assert_eq!(policy.standing.alarms.next().unwrap().cause, Cause::Guessed);
+        assert_eq!(live(&policy, "alice@proseware.test", "", 0, Stage::Login).verdict, Verdict::Accept);
+    }
+
+    #[test]
+    fn logins_that_are_gone_are_forgotten() {
+        let policy = policy("");
+        for login in ["alice@proseware.test", "gone"] {
+            policy.standing.usage.take(login, 1, now());
+            policy.suspend(login, "x", now());
+        }
+        policy.forget_gone_logins();
+        assert_eq!(policy.standing.usage.snapshot().len(), 1);
+        assert_eq!(policy.standing.suspensions.list().len(), 1);
+    }
+}
