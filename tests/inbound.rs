@@ -3,9 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::harness::client::{Reply, message};
+use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
-use crate::harness::mail::contains;
 use crate::harness::{Client, Daemon, NextHop, Random, Script, Setup, eventually};
 
 /// In the network that [`office`] trusts.

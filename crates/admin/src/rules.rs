@@ -306,11 +306,7 @@ fn asked<'a>(client: IpAddr, login: Option<&'a Login>, sender: &'a ReversePath) 
 
 /// Who would get the mail for a recipient, each with the name it was given. `local` is the address of ours that the client
 /// connects to.
-pub(crate) fn final_recipients(
-    path: &ForwardPath,
-    local: Option<IpAddr>,
-    policy: &Policy,
-) -> Vec<Recipient> {
+pub(crate) fn final_recipients(path: &ForwardPath, local: Option<IpAddr>, policy: &Policy) -> Vec<Recipient> {
     let given = match path {
         ForwardPath::Address(address) => Some(address),
         ForwardPath::Postmaster => None,

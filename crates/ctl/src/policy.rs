@@ -186,7 +186,6 @@ fn command(request: &ExplainRequest, stage: &StageView) -> String {
         }
         "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
         "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
-        "login" => format!("AUTH ({})", request.user.as_deref().unwrap_or_default()),
         _ => "DATA (the senders in the header)".to_owned(),
     }
 }
@@ -329,7 +328,7 @@ The mail would be accepted, for
     DKIM           none reason=no-keys
     retries after  5m, 12m30s, without jitter; given up after 5d
   alice@proseware.test
-    route          (ask the running daemon)
+    route  (ask the running daemon)
 ";
         assert_eq!(text(&request(), &explanation, Look::PLAIN), expected);
         assert_eq!(exit(&explanation), Exit::Done);

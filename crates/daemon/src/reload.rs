@@ -323,7 +323,7 @@ impl Daemon for Reloader {
             source,
             tls,
             signature,
-            expires: (!expires.is_zero()).then(|| expires.as_secs()),
+            expires: (!expires.is_zero()).then_some(expires.as_secs()),
             retries: retries.iter().map(Duration::as_secs).collect(),
         }
     }

@@ -153,7 +153,7 @@ mod tests {
     fn each_kind_of_next_hop_is_told_with_its_tls() {
         for (recipient, route, tls, source) in [
             ("bob@adatum.test", "mx adatum.test", Some("may: "), true),
-            ("bob@smart.test", "smarthost relay.test:587 tls encrypt", Some("encrypt: "), true),
+            ("bob@smart.test", "smarthost relay.test tls encrypt", Some("encrypt: "), true),
             ("bob@list.test", "lmtp /run/lists.sock", Some("never: "), false),
             ("alice@proseware.test", "local", None, false),
             ("bob@closed.test", "reject", None, false),

@@ -180,15 +180,14 @@ fn check(table: &[(&str, Outcome, &str)], surroundings: &Surroundings) {
     for (name, expected, text) in table {
         let (found, said) = outcome(text, surroundings);
         assert_eq!(found, *expected, "{name}: {text}\n{said}");
-        // Whoever is refused or warned learns what to do.
-        assert!(found == Fine || said.contains("help: ") || said.contains("missing key"), "{name}: {said}");
+        // Whoever is refused or warned learns what is wrong or what to do.
+        let says_what = ["help: ", "missing key", "is not "].iter().any(|part| said.contains(part));
+        assert!(found == Fine || says_what, "{name}: {said}");
         let is_known = text.contains("accept_open_relay_risk");
-        assert_eq!(
-            said.contains("accept_open_relay_risk = true lets it load"),
-            *expected == Warned,
-            "{name}: {said}"
-        );
-        assert!(is_known || *expected != Warned, "{name}: only what is known may load with a warning");
+        // Of several entries, one may load because its risk is known and another may not.
+        let lets_it_load = said.contains("accept_open_relay_risk = true lets it load");
+        assert!(lets_it_load || *expected != Warned, "{name}: {said}");
+        assert!(is_known || !lets_it_load, "{name}: only what is known may load with a warning: {said}");
     }
 }
 
