@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -82,13 +83,27 @@ impl Surroundings for TestSurroundings {
 }
 
 struct TestDaemon {
-    reloading: Arc<Semaphore>,
+    reloading: Arc<Reloading>,
+}
+
+/// Whoever has the permit keeps reloads waiting.
+#[derive(Debug)]
+struct Reloading {
+    turn: Semaphore,
+    begun: AtomicUsize,
+}
+
+impl Default for Reloading {
+    fn default() -> Self {
+        Self { turn: Semaphore::new(1), begun: AtomicUsize::new(0) }
+    }
 }
 
 impl Daemon for TestDaemon {
     fn reload(&self) -> Pending<'_, Result<ReloadReport, String>> {
         Box::pin(async {
-            let _turn = self.reloading.acquire().await;
+            self.reloading.begun.fetch_add(1, Ordering::SeqCst);
+            let _turn = self.reloading.turn.acquire().await;
             Err("postern.toml:1:1: error: unknown key `hostnam`".to_owned())
         })
     }
@@ -123,8 +138,7 @@ struct Running {
     folder: TempDir,
     queue: Queue,
     shared: Shared,
-    /// Whoever has its permit keeps reloads waiting.
-    reloading: Arc<Semaphore>,
+    reloading: Arc<Reloading>,
     client: Client,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -140,7 +154,7 @@ impl Running {
     /// The same, with all messages read and the door still closed.
     async fn start_loading(folder: TempDir) -> (Self, Opener) {
         let (shared, opener, queue) = shared(folder.path()).await;
-        let reloading = Arc::new(Semaphore::new(1));
+        let reloading = Arc::new(Reloading::default());
         let daemon = Arc::new(TestDaemon { reloading: reloading.clone() });
         let shared = Shared { daemon, ..shared };
         let socket = folder.path().join("control.sock");
@@ -237,7 +251,7 @@ async fn shared(folder: &Path) -> (Shared, Opener, Queue) {
         policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
         config: Arc::new(ArcSwap::from_pointee(config)),
         registry,
-        daemon: Arc::new(TestDaemon { reloading: Arc::new(Semaphore::new(1)) }),
+        daemon: Arc::new(TestDaemon { reloading: Arc::default() }),
         started: SystemTime::now(),
         release: "0.1.0",
     };
@@ -786,8 +800,9 @@ async fn whoever_hangs_up_leaves_a_line_in_the_audit_log() {
         "action": "hold", "filter": { "sender": "c@client.test" }, "reason": "x", "existing": true, "wait": 100,
     });
     hang_up(&running, "/v1/rules/add", &rule, async || is_held(ids[2]).await).await;
-    let turn = running.reloading.clone().acquire_owned().await.unwrap();
-    hang_up(&running, "/v1/reload", &serde_json::json!({}), async || true).await;
+    let turn = running.reloading.turn.acquire().await.unwrap();
+    let is_reloading = async || running.reloading.begun.load(Ordering::SeqCst) == 1;
+    hang_up(&running, "/v1/reload", &serde_json::json!({}), is_reloading).await;
 
     drop(turn);
     for attempt in attempts {
