@@ -22,6 +22,13 @@ for program in debootstrap python3 unshare dpkg-deb; do
 done
 unshare --net --mount --pid --fork true 2>/dev/null || skip "no namespaces here"
 
+# The shipped configuration takes no mail below `queue.min_free_space`.
+free=$(df --output=avail --block-size=M "${TMPDIR:-/tmp}" | tail -n 1 | tr -dc 0-9)
+[ "$free" -ge 1500 ] || {
+    echo "test-deb: FAILED: $free MiB are free in ${TMPDIR:-/tmp}: the chroot and the installed server need 1500"
+    exit 1
+}
+
 binaries=${1:-}
 for candidate in target/release target/debug; do
     [ -n "$binaries" ] || [ ! -x "$candidate/posternd" ] || [ ! -x "$candidate/posternctl" ] || binaries=$candidate

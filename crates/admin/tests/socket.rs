@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -1266,7 +1267,7 @@ async fn crowd(socket: &Path) {
     for _ in 0..100 {
         idle.push(UnixStream::connect(socket).await.unwrap());
     }
-    println!("crowded");
+    std::io::stdout().write_all(b"crowded\n").unwrap();
     // Without keep-alive: this ends with the answer.
     tokio::time::timeout(PATIENCE, refused.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close"), "{answer}");
