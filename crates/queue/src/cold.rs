@@ -95,6 +95,9 @@ impl Inner {
         let mut loaded: HashMap<QueueId, Loaded> = HashMap::new();
         for _ in 0..TRIES {
             let messages = self.messages.lock();
+            if !messages.has_cold() {
+                return (messages, loaded);
+            }
             let is_missing =
                 |id: &QueueId| messages.entry(*id).is_some_and(|entry| !entry.is_readable(loaded.get(id)));
             let missing: Vec<QueueId> = wanted(&messages).into_iter().filter(is_missing).collect();

@@ -15,6 +15,7 @@
 //! | [`lease`] | the right to work on some recipients of a message |
 //! | [`progress`] | whether attempts get on |
 //! | `messages`, `entry` | all messages in memory, and what can happen to one |
+//! | `ascending` | the map that they are in |
 //! | `cold`, `domains` | messages whose envelopes are left to the spool, and what is known of them all the same |
 //! | `edits` | what operators have changed of an envelope |
 //! | `watch` | the ends of attempts that an operator waits for |
@@ -35,6 +36,7 @@
 //! | [`upkeep`] | what operators ask of the spool: is it whole, a backup, what was set aside |
 //! | [`metrics`] | counters and gauges |
 
+mod ascending;
 mod codec;
 mod cold;
 mod domains;

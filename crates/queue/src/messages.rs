@@ -11,6 +11,7 @@ use postern_config as config;
 use tracing::{error, info, warn};
 
 use crate::Surroundings;
+use crate::ascending::AscendingMap;
 use crate::codec::{self, milliseconds};
 use crate::domains::{DomainNumber, Domains};
 use crate::entry::{self, Entry, Facts, Loaded, Status, Texts, Unread, Waiter, Work};
@@ -160,7 +161,7 @@ pub(crate) struct Settlement {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) id: QueueId,
-    entry: Box<Entry>,
+    entry: Entry,
     /// The domain of its only recipient.
     domain: Option<String>,
     wake: Option<SystemTime>,
@@ -189,7 +190,7 @@ impl Arrival {
         let wake = if needs_care { Some(cx.now) } else { work.wake(cx) };
         entry.status = work.status();
         entry.pack();
-        Ok(Self { id, entry: Box::new(entry), domain, wake, ready })
+        Ok(Self { id, entry, domain, wake, ready })
     }
 
     /// The same message; what is known of it is not what the spool has.
@@ -203,15 +204,15 @@ impl Arrival {
 #[derive(Default)]
 pub(crate) struct Messages {
     /// By id, which is by age.
-    entries: BTreeMap<QueueId, Box<Entry>>,
+    entries: AscendingMap<QueueId, Entry>,
     pub(crate) scheduler: Scheduler,
     /// When something must be done with a message, in milliseconds since 1970.
-    timers: BTreeSet<(u64, QueueId)>,
+    timers: AscendingMap<(u64, QueueId), ()>,
     counts: [usize; Status::ALL.len()],
     octets: u64,
     pub(crate) domains: Domains,
-    /// Octets that envelopes and states take up in memory.
-    memory: u64,
+    /// What envelopes and states take up in memory.
+    memory: Footprint,
     /// What was just loaded must not be left to the spool again before anybody had a chance to work on it.
     keeps_warm: bool,
     /// Where [`Messages::cool`] goes on.
@@ -230,6 +231,26 @@ pub(crate) struct Messages {
     /// Until when the timer sleeps.
     sleeps_until: Option<SystemTime>,
     pub(crate) damaged: usize,
+}
+
+/// What the texts of messages take up in memory.
+#[derive(Debug, Default)]
+struct Footprint {
+    octets: u64,
+    /// Messages whose texts are not there.
+    cold: usize,
+}
+
+impl Footprint {
+    fn add(&mut self, entry: &Entry) {
+        self.octets += entry.weight();
+        self.cold += usize::from(entry.is_cold());
+    }
+
+    fn subtract(&mut self, entry: &Entry) {
+        self.octets -= entry.weight();
+        self.cold -= usize::from(entry.is_cold());
+    }
 }
 
 impl fmt::Debug for Messages {
@@ -262,12 +283,12 @@ impl Messages {
     }
 
     pub(crate) fn entry(&self, id: QueueId) -> Option<&Entry> {
-        self.entries.get(&id).map(|entry| &**entry)
+        self.entries.get(&id)
     }
 
     /// The messages from an id on.
     pub(crate) fn from(&self, id: QueueId) -> impl Iterator<Item = (QueueId, &Entry)> {
-        self.entries.range(id..).map(|(id, entry)| (*id, &**entry))
+        self.entries.range_from(id)
     }
 
     /// The timer goes to sleep: until when.
@@ -288,7 +309,7 @@ impl Messages {
 
     /// When [`Messages::run`] has something to do.
     fn next_wake(&self) -> Option<SystemTime> {
-        let message = self.timers.first().and_then(|(at, _)| codec::time(*at));
+        let message = self.timers.first_key_value().and_then(|((at, _), ())| codec::time(at));
         message.into_iter().chain(self.scheduler.alarm()).min()
     }
 
@@ -320,7 +341,7 @@ impl Messages {
                 .map(|(id, entry)| {
                     entry.clock_went_back();
                     entry.wake = now;
-                    (now, *id)
+                    ((now, id), ())
                 })
                 .collect();
         }
@@ -339,7 +360,7 @@ impl Messages {
             entry.domain = self.domains.take(&domain);
         }
         self.octets += entry.facts().size;
-        self.memory += entry.weight();
+        self.memory.add(&entry);
         self.counts[entry.status as usize] += 1;
         self.entries.insert(id, entry);
         self.set_wake(id, wake);
@@ -456,6 +477,11 @@ impl Messages {
         self.scheduler.window(destination).filter(|id| self.is_cold(*id))
     }
 
+    /// Whether the texts of any message are in the spool only.
+    pub(crate) fn has_cold(&self) -> bool {
+        self.memory.cold > 0
+    }
+
     /// Whether there is such a message, and its texts are in the spool only.
     pub(crate) fn is_cold(&self, id: QueueId) -> bool {
         self.entries.get(&id).is_some_and(|entry| entry.is_cold())
@@ -505,9 +531,9 @@ impl Messages {
     /// Gives a cold message what was loaded of it.
     pub(crate) fn warm(&mut self, loaded: &Loaded) {
         if let Some(entry) = self.entries.get_mut(&loaded.id) {
-            self.memory -= entry.weight();
+            self.memory.subtract(entry);
             entry.warm(loaded);
-            self.memory += entry.weight();
+            self.memory.add(entry);
         }
     }
 
@@ -524,8 +550,9 @@ impl Messages {
         error!(id = %id, %error, "a message cannot be read from the spool: held");
         let held = Some(format!("it cannot be read from the spool ({error})"));
         let state = MessageState { held, ..MessageState::default() };
+        self.memory.subtract(entry);
         entry.replace(Texts::new(&Envelope::unreadable(id).encode(), &state.encode()));
-        self.memory += entry.weight();
+        self.memory.add(entry);
         self.damaged += 1;
         self.set_wake(id, None);
         let _ = self.work(id);
@@ -805,10 +832,10 @@ impl Messages {
         self.scheduler.run(&cx.sending, cx.now);
         let now = milliseconds(cx.now);
         for _ in 0..most {
-            let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) else {
+            let is_due = self.timers.first_key_value().is_some_and(|((at, _), ())| at <= now);
+            let Some(((_, id), ())) = is_due.then(|| self.timers.pop_first()).flatten() else {
                 return false;
             };
-            self.timers.remove(&(at, id));
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.wake = 0;
             }
@@ -901,7 +928,7 @@ impl Messages {
         }
         entry.wake = wake;
         if wake != 0 {
-            self.timers.insert((wake, id));
+            self.timers.insert((wake, id), ());
         }
     }
 
@@ -920,27 +947,28 @@ impl Messages {
                 self.domains.give_back(std::mem::replace(&mut entry.domain, DomainNumber::NONE));
             }
         }
-        let unpacked = entry.weight();
+        let is_short = self.memory.octets > cx.schedule.memory;
+        self.memory.subtract(entry);
         entry.pack();
         // Of what is in memory the lines' windows are worth most: what waits long makes room for them at once.
-        if entry.waits_long() && self.memory > cx.schedule.memory && !self.keeps_warm {
+        if entry.waits_long() && is_short && !self.keeps_warm {
             entry.cool();
         }
-        self.memory = self.memory - unpacked + entry.weight();
+        self.memory.add(entry);
         self.cool(cx);
     }
 
     /// Leaves the texts of some messages to the spool while they take up more memory than they may: of those first that
     /// will not be used soon.
     fn cool(&mut self, cx: &Context<'_>) {
-        if self.memory <= cx.schedule.memory || self.keeps_warm {
+        if self.memory.octets <= cx.schedule.memory || self.keeps_warm {
             return;
         }
         let mut looked_at = 0;
-        for (id, entry) in self.entries.range_mut(self.hand..).take(COOL_STEP) {
-            let before = entry.weight();
+        for (id, entry) in self.entries.range_from_mut(self.hand).take(COOL_STEP) {
+            self.memory.subtract(entry);
             entry.cool_in_turn();
-            self.memory -= before - entry.weight();
+            self.memory.add(entry);
             self.hand = QueueId(id.0.saturating_add(1));
             looked_at += 1;
         }
@@ -954,7 +982,7 @@ impl Messages {
         self.set_wake(id, None);
         if let Some(entry) = self.entries.remove(&id) {
             self.octets -= entry.facts().size;
-            self.memory -= entry.weight();
+            self.memory.subtract(&entry);
             self.counts[entry.status as usize] -= 1;
             self.domains.give_back(entry.domain);
         }
@@ -1395,16 +1423,16 @@ pub(crate) mod tests {
         let mut bench = Bench::with_message(1);
         assert!(size_of::<Entry>() <= 64);
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
-        let fresh = bench.messages.memory;
+        let fresh = bench.messages.memory.octets;
         let leased = bench.lease().unwrap();
         bench.settle(leased, &Outcome::Deferred(report(), None));
         assert!(bench.messages.entry(ID).unwrap().work.is_some());
         assert_eq!(bench.written(true), "state");
         assert!(bench.messages.entry(ID).unwrap().work.is_none());
-        assert!(bench.messages.memory > fresh, "the evidence counts");
+        assert!(bench.messages.memory.octets > fresh, "the evidence counts");
         bench.change(Work::discard);
         assert_eq!(bench.written(true), "delete");
-        assert_eq!(bench.messages.memory, 0);
+        assert_eq!(bench.messages.memory.octets, 0);
     }
 
     /// A message that was deferred once, and whose texts are left to the spool; and what the spool has of it.
@@ -1416,8 +1444,8 @@ pub(crate) mod tests {
         let Some(Change::State { state, .. }) = bench.writes[0].changes.first() else { panic!() };
         let texts = Texts::new(&envelope(1).encode(), state);
         assert_eq!(bench.written(true), "state");
-        assert!(bench.messages.is_cold(ID));
-        assert_eq!(bench.messages.memory, 0);
+        assert!(bench.messages.is_cold(ID) && bench.messages.has_cold());
+        assert_eq!(bench.messages.memory.octets, 0);
         (bench, texts)
     }
 
@@ -1443,6 +1471,7 @@ pub(crate) mod tests {
         is_due(&mut bench);
         assert!(bench.lease().is_none());
         load(&mut bench, Ok(texts));
+        assert!(!bench.messages.has_cold());
         assert_eq!(bench.lease().unwrap().recipients[0].attempts, 1);
     }
 
@@ -1452,6 +1481,8 @@ pub(crate) mod tests {
         is_due(&mut bench);
         load(&mut bench, Ok(Texts::new(&envelope(1).encode(), &[])));
         assert!(bench.messages.is_cold(ID) && bench.lease().is_none());
+        bench.messages.forget(ID);
+        assert!(!bench.messages.has_cold());
     }
 
     #[test]
@@ -1484,6 +1515,7 @@ pub(crate) mod tests {
             "what is in the spool is not written over"
         );
         assert!(!bench.messages.is_cold(ID), "the spool does not know that it is held");
+        assert!(!bench.messages.has_cold());
     }
 
     #[test]
@@ -1492,7 +1524,12 @@ pub(crate) mod tests {
         is_due(&mut bench);
         load(&mut bench, Ok(texts.clone()));
         // In line now, and then left to the spool again.
-        bench.with(|messages, _, _| messages.entries.get_mut(&ID).unwrap().cool());
+        bench.with(|messages, _, _| {
+            let entry = messages.entries.get_mut(&ID).unwrap();
+            messages.memory.subtract(entry);
+            entry.cool();
+            messages.memory.add(entry);
+        });
         let windows = bench.with(|messages, cx, _| {
             let mut fx = Effects::default();
             assert!(messages.lease(cx, &mut fx).is_none());

@@ -13,7 +13,7 @@
 //! before their turn comes.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,7 @@ use postern_config as config;
 
 use postern_smtp::Address;
 
+use crate::ascending::AscendingMap;
 use crate::envelope::{Envelope, Origin};
 use crate::message::{Destination, Feedback, QueueId};
 
@@ -115,7 +116,7 @@ const REMEMBERED: usize = 64;
 #[derive(Debug)]
 struct Line {
     /// By turn and age.
-    ready: BTreeMap<(u64, QueueId), Places>,
+    ready: AscendingMap<(u64, QueueId), Places>,
     /// The turn that is being served.
     turn: u64,
     /// The last turn of each sender, if it lies ahead.
@@ -151,7 +152,7 @@ struct Line {
 impl Line {
     fn new(sending: &config::Outbound) -> Self {
         Self {
-            ready: BTreeMap::new(),
+            ready: AscendingMap::default(),
             turn: FIRST_TURN,
             turns: HashMap::new(),
             turns_at_most: REMEMBERED,
@@ -287,14 +288,14 @@ impl Scheduler {
     /// The messages in front of a line.
     pub(crate) fn window(&self, destination: &Destination) -> impl Iterator<Item = QueueId> {
         let line = self.destinations.get(destination);
-        line.into_iter().flat_map(|line| line.ready.keys().take(WINDOW).map(|(_, id)| *id))
+        line.into_iter().flat_map(|line| line.ready.keys().take(WINDOW).map(|(_, id)| id))
     }
 
     /// A message so near that those in front should be loaded, unless they are already.
     pub(crate) fn ahead(&self, destination: &Destination) -> Option<QueueId> {
         let line = self.destinations.get(destination).filter(|line| !line.loads)?;
         let place = (WINDOW / 2).min(line.ready.len().checked_sub(1)?);
-        line.ready.keys().nth(place).map(|(_, id)| *id)
+        line.ready.keys().nth(place).map(|(_, id)| id)
     }
 
     /// The messages in front are being loaded; the line goes on meanwhile.
@@ -492,7 +493,7 @@ impl Scheduler {
     /// Drops what stands in a line and is not due any more.
     pub(crate) fn retain(&mut self, mut is_due: impl FnMut(QueueId, &[u32]) -> bool) {
         for line in self.destinations.values_mut() {
-            line.ready.retain(|(_, id), indices| is_due(*id, indices.as_deref().map_or(&[0], Vec::as_slice)));
+            line.ready.retain(|(_, id), indices| is_due(id, indices.as_deref().map_or(&[0], Vec::as_slice)));
         }
     }
 

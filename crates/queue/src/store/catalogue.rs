@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use super::record::{ALIGNMENT, Kind};
+use crate::ascending::AscendingMap;
 
 /// The place of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,7 +163,7 @@ pub enum RowFault {
 /// See the module.
 #[derive(Debug)]
 pub struct Catalogue {
-    messages: BTreeMap<u64, Location>,
+    messages: AscendingMap<u64, Location>,
     /// By number.
     pub segments: BTreeMap<u32, Segment>,
     /// The segment that is written to.
@@ -182,7 +183,7 @@ pub struct Catalogue {
 impl Catalogue {
     /// Of what was found in the log.
     pub fn new(
-        messages: BTreeMap<u64, Location>,
+        messages: AscendingMap<u64, Location>,
         mut segments: BTreeMap<u32, Segment>,
         position: Position,
         unindexed: HashSet<u64>,
@@ -259,7 +260,7 @@ impl Catalogue {
 
     /// Some messages with the places they are at, from an id on, in order.
     pub fn messages_from(&self, id: u64, count: usize) -> Vec<(u64, Location)> {
-        self.messages.range(id..).take(count).map(|(id, location)| (*id, *location)).collect()
+        self.messages.range_from(id).take(count).map(|(id, location)| (id, *location)).collect()
     }
 
     /// A message that a segment is needed for, and whether it is for its state alone.
@@ -269,7 +270,7 @@ impl Catalogue {
             let has_state = location.state().is_some_and(|place| place.segment == segment);
             (has_message || has_state).then_some(!has_message)
         };
-        self.messages.iter().find_map(|(id, location)| uses(location).map(|is_state| (*id, is_state)))
+        self.messages.iter().find_map(|(id, location)| uses(location).map(|is_state| (id, is_state)))
     }
 
     /// How many messages have a row in the index that is missing or old.
@@ -285,17 +286,18 @@ impl Catalogue {
         rows: &[(u64, Option<Location>)],
     ) -> Vec<(u64, RowFault)> {
         let Some(unindexed) = &self.unindexed else { return Vec::new() };
-        let known = self.messages.range(ids).filter(|(_, location)| location.indexed);
+        let known = self.messages.range_from(*ids.start()).take_while(|(id, _)| ids.contains(id));
+        let known = known.filter(|(_, location)| location.indexed);
         let mut rows = rows.iter().peekable();
         let mut faults = Vec::new();
         for (id, location) in known {
-            while let Some((ended, _)) = rows.next_if(|(other, _)| other < id) {
+            while let Some((ended, _)) = rows.next_if(|(other, _)| *other < id) {
                 faults.push((*ended, RowFault::Ended));
             }
-            match rows.next_if(|(other, _)| other == id) {
-                None => faults.push((*id, RowFault::Missing)),
-                Some((_, None)) => faults.push((*id, RowFault::Damaged)),
-                Some((_, Some(row))) if row != location => faults.push((*id, RowFault::Misplaced)),
+            match rows.next_if(|(other, _)| *other == id) {
+                None => faults.push((id, RowFault::Missing)),
+                Some((_, None)) => faults.push((id, RowFault::Damaged)),
+                Some((_, Some(row))) if row != location => faults.push((id, RowFault::Misplaced)),
                 Some(_) => {}
             }
         }
@@ -306,7 +308,7 @@ impl Catalogue {
 
     /// A new index is begun: it has no rows yet.
     pub fn index_anew(&mut self) {
-        self.unindexed = Some(self.messages.keys().copied().collect());
+        self.unindexed = Some(self.messages.keys().collect());
         self.indexed_to = None;
     }
 
@@ -407,7 +409,7 @@ mod tests {
             .map(|number| (number, Segment::new(u64::from(number) << 32, 1600, Instant::now())))
             .collect();
         let position = Position { segment: 3 << 32, offset: 0 };
-        Catalogue::new(BTreeMap::new(), segments, position, HashSet::new())
+        Catalogue::new(AscendingMap::default(), segments, position, HashSet::new())
     }
 
     fn written(kind: Kind, id: u64, segment: u32) -> Written {

@@ -645,6 +645,7 @@ mod tests {
     use std::collections::{BTreeMap, HashSet};
 
     use super::*;
+    use crate::ascending::AscendingMap;
 
     fn group(drafts: Vec<Draft>) -> Group {
         Group { drafts, files: Vec::new(), done: Box::new(|_| {}) }
@@ -657,7 +658,8 @@ mod tests {
     #[test]
     fn a_copy_of_what_has_changed_meanwhile_is_left_out() {
         let position = Position { segment: 0, offset: 0 };
-        let mut catalogue = Catalogue::new(BTreeMap::new(), BTreeMap::new(), position, HashSet::new());
+        let mut catalogue =
+            Catalogue::new(AscendingMap::default(), BTreeMap::new(), position, HashSet::new());
         let place = |unit| Place { segment: 1, unit };
         let mut note = |kind, id, unit| {
             catalogue.apply(Written { kind, id, place: place(unit), length: 4, origin: 1, in_file: false });

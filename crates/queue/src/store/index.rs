@@ -39,7 +39,11 @@ const INLINE: usize = 2048;
 const SIZE_CHECK: u64 = 200;
 /// The index is rewritten when it is this many times larger than its rows.
 const SLACK: u64 = 8;
-const CACHE: u64 = 16 * 1024 * 1024;
+/// Octets of pages that sled keeps. Rounds, and the reading at a start, go through the rows in order, so little of it is
+/// enough; sled keeps some more in memory all the same.
+const CACHE: u64 = 4 * 1024 * 1024;
+/// How often sled cleans up its file. Each time it syncs it too, also when nothing was written.
+const CLEANING: Duration = Duration::from_secs(2);
 /// So many rows are worth the second that it takes to close and open the index.
 const MANY_ROWS: u64 = 50_000;
 const VERSION: u8 = 1;
@@ -608,7 +612,7 @@ fn open_sled(files: &dyn Files, path: &Path) -> Result<sled::Db, String> {
         .path(path)
         .mode(sled::Mode::LowSpace)
         .cache_capacity(CACHE)
-        .flush_every_ms(Some(500))
+        .flush_every_ms(u64::try_from(CLEANING.as_millis()).ok())
         .use_compression(false)
         .open()
         .map_err(text)?;

@@ -16,6 +16,7 @@ use super::missing::{Expected, Wrong};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
 use super::scan::{Bodies, Entry, Item, Scan, scan, whole_groups};
 use super::{Found, InUse, News, Recovered, StoreError, format, large};
+use crate::ascending::AscendingMap;
 use crate::message::QueueId;
 
 /// Name and length of segments by number.
@@ -172,14 +173,14 @@ pub(super) fn recover(
 /// What an index that cannot be used knew: the log may have lost it.
 #[derive(Debug, Default)]
 struct Witness {
-    messages: BTreeMap<u64, Location>,
+    messages: AscendingMap<u64, Location>,
     texts: HashMap<u64, Texts>,
     segments: Vec<u64>,
     last_id: u64,
 }
 
 impl Witness {
-    fn new(messages: BTreeMap<u64, Location>, texts: HashMap<u64, Texts>, contents: Contents) -> Self {
+    fn new(messages: AscendingMap<u64, Location>, texts: HashMap<u64, Texts>, contents: Contents) -> Self {
         Self { messages, texts, segments: contents.segments, last_id: contents.summary.last_id }
     }
 }
@@ -445,7 +446,7 @@ fn begins_as_named(layout: &Layout, files: &dyn Files, name: u64) -> bool {
 struct Replay {
     /// Where the index ends. `None`: the whole log is read.
     behind: Option<Position>,
-    messages: BTreeMap<u64, Location>,
+    messages: AscendingMap<u64, Location>,
     /// What the index has of messages that are not where it says.
     texts: HashMap<u64, Texts>,
     /// States of messages whose record comes later, copied out of a segment that is gone.
@@ -661,17 +662,23 @@ impl Replay {
             let segment = location.place.segment;
             !log.segments.contains_key(&segment) && (self.expected.contains(segment) || segment > newest)
         };
-        self.lost.extend(self.messages.extract_if(.., |_, location| is_gone(location)));
-        for (id, location) in &mut self.messages {
+        self.messages.retain(|id, location| {
+            let is_gone = is_gone(location);
+            if is_gone {
+                self.lost.insert(id, *location);
+            }
+            !is_gone
+        });
+        for (id, location) in self.messages.iter_mut() {
             let is_gone = location.state().is_some_and(|at| !log.segments.contains_key(&at.segment));
-            let state = self.texts.get(id).and_then(|texts| texts.1.clone());
+            let state = self.texts.get(&id).and_then(|texts| texts.1.clone());
             if is_gone && let Some(state) = state {
                 location.forget_state();
-                self.states_left.push((QueueId(*id), state));
+                self.states_left.push((QueueId(id), state));
             }
         }
-        for (id, witness) in witness {
-            let ended = !log.segments.contains_key(&witness.place.segment) && !is_gone(&witness);
+        for (id, witness) in witness.iter() {
+            let ended = !log.segments.contains_key(&witness.place.segment) && !is_gone(witness);
             match self.messages.get_mut(&id) {
                 // Records only move forward.
                 Some(known) if witness.state() > known.state() => {
@@ -679,7 +686,7 @@ impl Replay {
                 }
                 Some(_) => {}
                 None if ended => {}
-                None => drop(self.lost.insert(id, witness)),
+                None => drop(self.lost.insert(id, *witness)),
             }
         }
         self.touched.extend(self.lost.keys());
@@ -715,18 +722,18 @@ impl Replay {
         messages.retain(|id, location| {
             let there = segments.contains_key(&location.place.segment);
             if !there {
-                touched.insert(*id);
+                touched.insert(id);
             }
             there
         });
-        for (id, location) in messages {
+        for (id, location) in messages.iter() {
             let fits = |place: Place, length: u32| {
                 let end = place.offset() + u64::from(length) * ALIGNMENT;
                 segments.get(&place.segment).is_some_and(|segment| end <= segment.length)
             };
             let state_fits = location.state().is_none_or(|place| fits(place, 0));
             if !fits(location.place, location.length) || !state_fits {
-                return Err(format!("message {} is not where the index says", QueueId(*id)));
+                return Err(format!("message {} is not where the index says", QueueId(id)));
             }
         }
         Ok(())
@@ -742,7 +749,7 @@ impl Replay {
         let newest = log.segments.keys().next_back().copied().unwrap_or(0).max(self.highest);
         let (mut untold, unindexed): (Vec<u64>, HashSet<u64>) = match self.behind {
             Some(_) => (self.untold.union(&self.touched).copied().collect(), self.touched),
-            None => (self.messages.keys().copied().collect(), self.messages.keys().copied().collect()),
+            None => (self.messages.keys().collect(), self.messages.keys().collect()),
         };
         untold.extend(lost.iter().map(|id| id.0));
         let mut texts = self.texts;
@@ -791,17 +798,17 @@ impl Replay {
             }
         }
         let mut lost = Vec::new();
-        for (id, location) in &self.messages {
-            if location.in_file && !there.contains(id) {
+        for (id, location) in self.messages.iter() {
+            if location.in_file && !there.contains(&id) {
                 // Set aside by a start that could not read the record that mentions it.
-                let aside = log.layout.damaged.join(format!("big-{}", large::name(*id)));
-                let back = log.files.rename(&aside, &big.join(large::name(*id)));
+                let aside = log.layout.damaged.join(format!("big-{}", large::name(id)));
+                let back = log.files.rename(&aside, &big.join(large::name(id)));
                 if back.and_then(|()| log.files.sync_directory(big)).is_ok() {
                     continue;
                 }
-                tracing::error!(id = %QueueId(*id), "the file with the content of a message is gone");
+                tracing::error!(id = %QueueId(id), "the file with the content of a message is gone");
                 self.damaged += 1;
-                lost.push(QueueId(*id));
+                lost.push(QueueId(id));
             }
         }
         Ok(lost)
@@ -894,7 +901,7 @@ mod tests {
     }
 
     fn ids(replay: &Replay) -> Vec<u64> {
-        replay.messages.keys().copied().collect()
+        replay.messages.keys().collect()
     }
 
     /// The newest state of a message, where the log was found to have it.
@@ -1021,7 +1028,7 @@ mod tests {
             let (mut octets, starts) = segment(NEWEST, groups);
             octets[starts[1] as usize - 20] ^= 1;
             spool.write(NEWEST, &octets);
-            assert_eq!(spool.replay().messages[&1].place.segment, number(SEALED));
+            assert_eq!(spool.replay().messages.get(&1).unwrap().place.segment, number(SEALED));
         }
     }
 
