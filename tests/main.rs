@@ -11,6 +11,7 @@
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
+//! | [`explain`] | codes and bounces of other systems, explained |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
@@ -30,6 +31,7 @@ mod crash;
 mod docs;
 mod doctor;
 mod domains;
+mod explain;
 mod harness;
 mod history;
 mod inbound;

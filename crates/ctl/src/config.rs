@@ -147,6 +147,16 @@ pub(crate) fn files(config: &Path) -> Vec<PathBuf> {
     [vec![config.to_owned()], parts].concat()
 }
 
+/// The name of this server, where a configuration can be read that says it: for a remark beside an answer, never more.
+pub fn hostname(config: &Path) -> Option<String> {
+    let folder = config.parent().unwrap_or(Path::new("."));
+    let files = std::iter::once(config.to_owned()).chain(parts(folder));
+    files.into_iter().find_map(|file| {
+        let document: DocumentMut = std::fs::read_to_string(file).ok()?.parse().ok()?;
+        document.get("hostname")?.as_str().map(str::to_owned)
+    })
+}
+
 fn parts(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("conf.d")).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path());
@@ -184,6 +194,15 @@ mod tests {
         assert!(matches!(control_socket(&config), Err(Failure::Usage(_))));
         std::fs::write(&config, "hostname = \n").unwrap();
         assert!(matches!(control_socket(&config), Err(Failure::Finding(_))));
+    }
+
+    #[test]
+    fn the_hostname_is_a_remark_that_may_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("postern.toml");
+        assert_eq!(hostname(&config), None);
+        std::fs::write(&config, "hostname = \"mail.proseware.test\"\nno_such_key = 1\n").unwrap();
+        assert_eq!(hostname(&config).as_deref(), Some("mail.proseware.test"));
     }
 
     #[test]

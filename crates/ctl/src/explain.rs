@@ -1,104 +1,71 @@
-//! `explain`: a refusal that happened, by the reference in its reply.
+//! `explain`: a refusal of ours by its reference, a code by its number, a bounce of any system.
+//!
+//! | asked for | module |
+//! |---|---|
+//! | a reference such as 4QX7-93KD | [`refusal`] |
+//! | a code such as 550-5.7.1, 5.7.1, 421 | [`code`] |
+//! | `--bounce`, or a reply as it was pasted | [`bounce`] |
+//!
+//! Only a reference needs the daemon: it alone has the record. The rest is knowledge, kept in `postern_policy::bounce`.
 
-use std::time::SystemTime;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Args;
-use postern_admin::api::Refusal;
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Look};
-use crate::policy::decision_text;
 
-/// Which refusal.
+pub mod bounce;
+pub mod code;
+pub mod refusal;
+
+const EXAMPLES: &str = "\
+Examples:
+  posternctl explain 4QX7-93KD
+  posternctl explain 550-5.7.1
+  posternctl explain 4.7.28
+  posternctl explain 421
+  posternctl explain '550 5.4.1 Recipient address rejected: Access denied'
+  posternctl explain --bounce returned.eml
+  posternctl explain --bounce - < returned.eml
+
+Codes, replies and bounces need no daemon. Ends with 1 if nothing was recognised; what was read is shown all the same.";
+
+/// What to explain.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Explain {
-    /// The reference in the reply, such as 4QX7-93KD.
-    #[arg(value_name = "REFERENCE")]
-    reference: String,
+    /// A reference of ours (4QX7-93KD), a code (550-5.7.1, 5.7.1, 421), or a reply as it was pasted.
+    #[arg(
+        value_name = "REFERENCE|CODE|REPLY",
+        required_unless_present = "bounce",
+        conflicts_with = "bounce"
+    )]
+    what: Vec<OsString>,
+    /// Read a bounce, a report, or lines of a log from a file; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    bounce: Option<PathBuf>,
 }
 
 impl Explain {
-    /// Asks the daemon.
+    /// Explains it.
     ///
     /// # Errors
-    /// [`Failure`]; also when the reference is not known (any more).
+    /// [`Failure`]; also when a reference is not known (any more).
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
-        if !self.reference.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(Failure::Usage(format!("{:?} is not a reference such as 4QX7-93KD", self.reference)));
+        if let Some(file) = self.bounce {
+            return bounce::file(&file, session);
         }
-        let refusal: Refusal = session.client()?.get(&format!("/v1/explain/{}", self.reference)).await?;
-        let now = session.now;
-        session.out.answer(&refusal, |refusal, look| text(refusal, now, look))?;
-        Ok(Exit::Done)
-    }
-}
-
-fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
-    let tls = if refusal.tls { "under TLS" } else { "in clear" };
-    let facts = output::pairs(
-        "  ",
-        [
-            ("time", Some(output::past(refusal.time, now))),
-            ("listener", Some(format!("{}, {tls}", refusal.listener))),
-            ("client", Some(refusal.client.clone())),
-            ("helo", refusal.helo.clone()),
-            ("login", Some(refusal.login.clone().unwrap_or_else(|| "none".to_owned()))),
-            ("sender", Some(format!("<{}>", refusal.reverse_path))),
-            ("recipient", refusal.recipient.as_ref().map(|recipient| format!("<{recipient}>"))),
-        ],
-    );
-    format!("{}\n{facts}\n{}", refusal.reference, decision_text(&refusal.decision, look))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use postern_admin::api::{DecisionView, ReasonView, Rule};
-
-    use super::*;
-
-    #[test]
-    fn every_fact_of_the_question_is_shown() {
-        let refusal = Refusal {
-            reference: "4QX7-93KD".to_owned(),
-            time: 1_795_284_325,
-            listener: "mx".to_owned(),
-            client: "198.51.100.9".to_owned(),
-            tls: true,
-            login: None,
-            helo: Some("client.test\u{7}".to_owned()),
-            reverse_path: String::new(),
-            recipient: Some("bob@adatum.test".to_owned()),
-            decision: DecisionView {
-                verdict: "reject".to_owned(),
-                reason: ReasonView { kind: "not-trusted-not-local".to_owned(), facts: BTreeMap::new() },
-                rules: vec![Rule {
-                    rule: "login".to_owned(),
-                    matched: false,
-                    fact: "not logged in".to_owned(),
-                }],
-                remedies: vec!["log in".to_owned()],
-            },
-        };
-        let expected = "\
-4QX7-93KD
-  time       2026-11-21T18:05:25Z (1m ago)
-  listener   mx, under TLS
-  client     198.51.100.9
-  helo       client.test?
-  login      none
-  sender     <>
-  recipient  <bob@adatum.test>
-
-  no   login  not logged in
-  reject: not-trusted-not-local
-  what would allow it:
-    - log in
-";
-        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_385);
-        assert_eq!(text(&refusal, now, Look::PLAIN), expected);
+        // A reply pasted without quotes comes as many words; octets that are no text are no reason to refuse it.
+        let words: Vec<_> = self.what.iter().map(|word| word.to_string_lossy()).collect();
+        let what = words.join(" ");
+        if let Some(asked) = code::Asked::parse(&what) {
+            return code::run(&asked, session);
+        }
+        if what.trim().contains(char::is_whitespace) {
+            return bounce::run(what.as_bytes(), session);
+        }
+        refusal::run(what.trim(), session).await
     }
 }

@@ -9,7 +9,7 @@
 //! | `store` | [`store`], with [`quarantine`] |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
-//! | `explain` | [`explain`] |
+//! | `explain` | [`explain`], with [`explain::refusal`], [`explain::code`], [`explain::bounce`] |
 //! | `doctor` | [`doctor`] |
 //! | `account` | [`account`], passwords in [`password`] |
 //! | `domain` | [`domain`] |
@@ -71,6 +71,7 @@ Examples:
   posternctl message history bob@adatum.test
   posternctl policy explain --client 198.51.100.9 --from a@client.test --to b@adatum.test
   posternctl explain 4QX7-93KD
+  posternctl explain --bounce returned.eml
   posternctl account add alice@proseware.test
 
 Exit codes:
@@ -134,7 +135,7 @@ enum Noun {
     /// Ask what the rules say.
     #[command(subcommand)]
     Policy(policy::Verb),
-    /// Explain a refusal by the reference in its reply.
+    /// Explain a refusal by its reference, a code, or a bounce of any mail system.
     Explain(explain::Explain),
     /// Ask a server from outside whether it is as it should be.
     Doctor(doctor::Doctor),

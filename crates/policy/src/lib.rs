@@ -13,11 +13,13 @@
 //! | what must be asked for elsewhere first? | [`facts`] |
 //! | why was this refused? | [`record`] |
 //! | what would have allowed it? | [`remedies`] |
+//! | what does this bounce mean? | [`bounce`] |
 //!
 //! Nothing here waits, logs or opens a socket: a decision is a function of values. The words of a refusal are
 //! written by `postern-smtp-inbound`'s `replies.rs`; who is sent to is decided by `postern-outbound`'s `route.rs`.
 
 pub mod accounts;
+pub mod bounce;
 pub mod directory;
 pub mod facts;
 pub mod metrics;

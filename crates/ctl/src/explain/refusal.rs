@@ -1,0 +1,96 @@
+//! A refusal of ours that happened, by the reference in its reply.
+
+use std::time::SystemTime;
+
+use postern_admin::api::Refusal;
+
+use crate::Session;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Look};
+use crate::policy::decision_text;
+
+/// Asks the daemon.
+///
+/// # Errors
+/// [`Failure`]; also when the reference is not known (any more), and when it is none.
+pub async fn run(reference: &str, session: &mut Session) -> Result<Exit, Failure> {
+    if !reference.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Failure::Usage(format!(
+            "{reference:?} is neither a reference such as 4QX7-93KD nor a code such as 550-5.7.1; \
+             to explain a file, use --bounce FILE"
+        )));
+    }
+    let refusal: Refusal = session.client()?.get(&format!("/v1/explain/{reference}")).await?;
+    let now = session.now;
+    session.out.answer(&refusal, |refusal, look| text(refusal, now, look))?;
+    Ok(Exit::Done)
+}
+
+fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
+    let tls = if refusal.tls { "under TLS" } else { "in clear" };
+    let facts = output::pairs(
+        "  ",
+        [
+            ("time", Some(output::past(refusal.time, now))),
+            ("listener", Some(format!("{}, {tls}", refusal.listener))),
+            ("client", Some(refusal.client.clone())),
+            ("helo", refusal.helo.clone()),
+            ("login", Some(refusal.login.clone().unwrap_or_else(|| "none".to_owned()))),
+            ("sender", Some(format!("<{}>", refusal.reverse_path))),
+            ("recipient", refusal.recipient.as_ref().map(|recipient| format!("<{recipient}>"))),
+        ],
+    );
+    format!("{}\n{facts}\n{}", refusal.reference, decision_text(&refusal.decision, look))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use postern_admin::api::{DecisionView, ReasonView, Rule};
+
+    use super::*;
+
+    #[test]
+    fn every_fact_of_the_question_is_shown() {
+        let refusal = Refusal {
+            reference: "4QX7-93KD".to_owned(),
+            time: 1_795_284_325,
+            listener: "mx".to_owned(),
+            client: "198.51.100.9".to_owned(),
+            tls: true,
+            login: None,
+            helo: Some("client.test\u{7}".to_owned()),
+            reverse_path: String::new(),
+            recipient: Some("bob@adatum.test".to_owned()),
+            decision: DecisionView {
+                verdict: "reject".to_owned(),
+                reason: ReasonView { kind: "not-trusted-not-local".to_owned(), facts: BTreeMap::new() },
+                rules: vec![Rule {
+                    rule: "login".to_owned(),
+                    matched: false,
+                    fact: "not logged in".to_owned(),
+                }],
+                remedies: vec!["log in".to_owned()],
+            },
+        };
+        let expected = "\
+4QX7-93KD
+  time       2026-11-21T18:05:25Z (1m ago)
+  listener   mx, under TLS
+  client     198.51.100.9
+  helo       client.test?
+  login      none
+  sender     <>
+  recipient  <bob@adatum.test>
+
+  no   login  not logged in
+  reject: not-trusted-not-local
+  what would allow it:
+    - log in
+";
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_385);
+        assert_eq!(text(&refusal, now, Look::PLAIN), expected);
+    }
+}
