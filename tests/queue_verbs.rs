@@ -8,6 +8,7 @@ use crate::harness::client::message;
 use crate::harness::ctl::Output;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::mail::{Dsn, contains};
+use crate::harness::next_hop::Received;
 use crate::harness::{Action, Client, Daemon, NextHop, Script, Setup, eventually};
 
 const ALICE: &str = "alice@proseware.test";
@@ -345,4 +346,64 @@ fn a_moved_message_takes_its_edits_along() {
     assert_eq!(imported.code, 0, "{imported:?}");
     assert_eq!(shown(&there, &id), shown(&here, &id));
     assert_eq!(shown(&there, &id)["recipients"][1]["via"], "mx backup.adatum.test");
+}
+
+#[test]
+fn messages_with_another_priority_are_sent_in_its_order_also_after_a_restart() {
+    let hop = NextHop::start(busy());
+    let one_by_one = "[outbound]\ninitial_per_destination = 1\nmax_per_destination = 1";
+    let with = format!("{SLOW}\n{one_by_one}");
+    let mut daemon = Setup::new().next_hop("adatum.test", &hop).with(&with).start();
+    let subjects = ["first", "second", "third", "fourth"];
+    let ids = subjects.map(|subject| deferred(&daemon, &[CAROL], subject));
+
+    let out_of_range = daemon.ctl(&["queue", "edit", &ids[0], "--priority", "10"]);
+    assert_eq!(out_of_range.code, 2, "{out_of_range:?}");
+    assert!(out_of_range.stderr.contains("from -9 to 9"), "{out_of_range:?}");
+    assert_eq!(daemon.ctl(&["queue", "edit", "--priority", "1"]).code, 2, "which messages?");
+    let several = daemon.ctl(&["queue", "edit", "--sender", ALICE, "--priority", "1"]);
+    assert!(several.code == 2 && several.stderr.contains("--yes"), "{several:?}");
+    let dry = daemon.ctl(&["queue", "edit", "--sender", ALICE, "--priority", "1", "--dry-run"]);
+    assert!(dry.code == 0 && dry.stdout.contains("4 messages matched, nothing was changed"), "{dry:?}");
+
+    let all = ["edit", "--sender", ALICE, "--priority", "-2", "--yes", "--reason", "can wait"];
+    assert_eq!(daemon.change_queue(&all), 4);
+    change(&daemon, &["edit", &ids[3], "--priority", "9"]);
+    change(&daemon, &["edit", "--id", &ids[1], "--priority", "0"]);
+    let (code, answer) = verb(&daemon, &["edit", &ids[1], "--priority", "0"]);
+    assert_eq!((code, &answer["changed"]), (3, &0.into()), "{answer}");
+    assert!(answer["skipped"][0][1].as_str().unwrap().contains("already"), "{answer}");
+
+    daemon.restart();
+    let show = daemon.ctl(&["queue", "show", &ids[3]]);
+    assert!(show.stdout.lines().any(|line| line.starts_with("priority") && line.ends_with(" 9")), "{show:?}");
+    let (_, list) = verb(&daemon, &["list"]);
+    let priorities: Vec<i64> =
+        list["messages"].as_array().unwrap().iter().map(|m| m["priority"].as_i64().unwrap()).collect();
+    assert_eq!(priorities, [-2, 0, -2, 9]);
+    let (_, low) = verb(&daemon, &["list", "--has-priority", "<0"]);
+    assert_eq!(low["messages"].as_array().unwrap().len(), 2);
+
+    // They come into their line together when the hop takes them.
+    assert_eq!(daemon.change_queue(&["hold", "--all", "--yes"]), 4);
+    hop.set_script(Script::default());
+    assert_eq!(daemon.change_queue(&["release", "--all", "--yes"]), 4);
+    daemon.wait_for_empty_queue();
+    let sent = hop.received();
+    let is_about =
+        |message: &Received, subject: &str| contains(&message.mail.0, &format!("Subject: {subject}\r\n"));
+    let order: Vec<&str> = sent
+        .iter()
+        .flat_map(|message| subjects.into_iter().filter(|subject| is_about(message, subject)))
+        .collect();
+    assert_eq!(order, ["fourth", "second", "first", "third"]);
+
+    let history = daemon.ask(&["message", "history", &ids[3]]).to_string();
+    assert!(history.contains("priority 9") && history.contains("priority -2"), "{history}");
+    let audit = daemon.ask(&["audit"]);
+    let event = &audit["events"][0];
+    assert_eq!(
+        (&event["verb"], &event["detail"], &event["reason"], &event["changed"]),
+        (&"prioritise".into(), &"priority -2".into(), &"can wait".into(), &4.into())
+    );
 }

@@ -154,6 +154,136 @@ fn a_check_finds_a_flipped_bit_a_missing_file_and_an_orphan() {
     assert_eq!(daemon.queue().len(), 3, "looking changes nothing");
 }
 
+/// `store check --fix --yes --json`: its exit code and its answer.
+fn mend(daemon: &Daemon, arguments: &[&str]) -> (i32, Json) {
+    let output = daemon.ctl(&[&["store", "check", "--fix", "--yes"], arguments, &["--json"]].concat());
+    (output.code, output.json())
+}
+
+/// What was done, without where.
+fn done(answer: &Json) -> Vec<&str> {
+    answer["fixed"].as_array().unwrap().iter().map(|fix| fix["do"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_check_mends_an_index_and_sets_aside_what_belongs_to_nobody_while_mail_flows() {
+    let hop = busy();
+    let daemon = waiting(&hop);
+    let mut client = log_in(&daemon);
+    submit(&mut client, "first", 500);
+    fs::remove_dir_all(daemon.folder().join("spool/index")).unwrap();
+    submit(&mut client, "second", 40_000);
+    wait_until_deferred(&daemon, 2);
+    eventually("the loss of the index", || (daemon.ctl(&["store", "status"]).code == 1).then_some(()));
+    let big = daemon.folder().join("spool/big");
+    fs::write(big.join("0000000000000007"), "of nobody").unwrap();
+    fs::write(big.join("notes.txt"), "of somebody else").unwrap();
+
+    assert_eq!(daemon.ctl(&["store", "check", "--yes"]).code, 2, "that is for --fix");
+    let unasked = daemon.ctl(&["store", "check", "--fix"]);
+    assert!(unasked.code == 2 && unasked.stderr.contains("--yes"), "{unasked:?}");
+    let dry = daemon.ctl(&["store", "check", "--fix", "--dry-run"]);
+    assert_eq!(dry.code, 1, "{dry:?}");
+    assert!(dry.stdout.contains("  --fix  write the index anew"), "{dry:?}");
+    assert!(dry.stdout.ends_with(
+        "--fix would\n  move big/0000000000000007 into the quarantine\n  \
+         move big/notes.txt into the quarantine\n  write the index anew\n"
+    ));
+    assert_eq!(files(&big).len(), 3, "nothing was done");
+
+    let (code, answer) = mend(&daemon, &["--reason", "after the move"]);
+    assert_eq!((code, done(&answer)), (0, vec!["set-aside", "set-aside", "rebuild-index"]), "{answer}");
+    assert_eq!((&answer["before"]["wrong"], &answer["wrong"]), (&3.into(), &0.into()), "{answer}");
+    assert_eq!((&answer["rows"], &answer["findings"]), (&2.into(), &Json::Array(Vec::new())), "{answer}");
+    assert_eq!(daemon.ctl(&["store", "status"]).code, 0);
+    assert_eq!(files(&big).len(), 1);
+    let quarantine = daemon.ctl(&["store", "quarantine", "list", "--json"]).json();
+    let pieces = quarantine["pieces"].as_array().unwrap();
+    let names: Vec<&str> = pieces.iter().map(|piece| piece["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["big-0000000000000007", "big.notes.txt"]);
+    let kept = daemon.folder().join("spool/damaged/big.notes.txt");
+    assert_eq!(fs::read_to_string(kept).unwrap(), "of somebody else");
+    let audit = daemon.ask(&["audit"]);
+    let event = &audit["events"][0];
+    assert_eq!((&event["verb"], &event["reason"]), (&"store fix".into(), &"after the move".into()));
+    assert_eq!((&event["matched"], &event["changed"]), (&3.into(), &3.into()));
+    assert!(event["detail"].as_str().unwrap().contains("big/notes.txt"), "{event}");
+
+    let again = daemon.ctl(&["store", "check", "--fix"]);
+    assert!(again.code == 0 && again.stdout.contains("nothing is wrong"), "{again:?}");
+}
+
+#[test]
+fn a_check_at_rest_mends_a_garbage_index_and_is_in_the_audit_log() {
+    let hop = busy();
+    let mut daemon = waiting(&hop);
+    let mut client = log_in(&daemon);
+    submit(&mut client, "first", 500);
+    submit(&mut client, "second", 500);
+    wait_until_deferred(&daemon, 2);
+    drop(client);
+    assert!(daemon.terminate().success());
+    let spool = daemon.folder().join("spool");
+    for path in files(&spool.join("index")).into_iter().filter(|path| path.is_file()) {
+        fs::write(path, b"garbage ".repeat(1000)).unwrap();
+    }
+    fs::write(spool.join("big/0000000000000007"), "of nobody").unwrap();
+    let (code, answer) = mend(&daemon, &["--offline", "--reason", "garbage"]);
+    assert_eq!((code, done(&answer)), (0, vec!["set-aside", "rebuild-index"]), "{answer}");
+    assert_eq!((&answer["wrong"], &answer["rows"]), (&0.into(), &2.into()), "{answer}");
+    // With nothing wrong, what the start would remove is removed.
+    fs::write(spool.join("big/0000000000000007"), "of nobody").unwrap();
+    let (code, answer) = mend(&daemon, &["--offline"]);
+    assert_eq!((code, done(&answer)), (0, vec!["remove"]), "{answer}");
+    // Without an index there is nothing to mend: the start writes one.
+    fs::remove_dir_all(spool.join("index")).unwrap();
+    let (code, answer) = mend(&daemon, &["--offline"]);
+    assert_eq!((code, done(&answer).len()), (0, 0), "{answer}");
+
+    daemon.start();
+    assert_eq!(daemon.queue().len(), 2);
+    let audit = daemon.ask(&["audit"]);
+    let verbs: Vec<(&Json, &Json)> =
+        audit["events"].as_array().unwrap().iter().map(|event| (&event["verb"], &event["changed"])).collect();
+    assert_eq!(verbs, [(&"store fix".into(), &2.into()), (&"store fix".into(), &1.into())]);
+}
+
+#[test]
+fn damage_in_a_sealed_segment_is_set_aside_and_counted_and_never_mended_away() {
+    let hop = busy();
+    let mut daemon = waiting(&hop);
+    let mut client = log_in(&daemon);
+    let damaged = submit(&mut client, "damaged", 3000);
+    (0..30).for_each(|_| _ = submit(&mut client, "sound", 5000));
+    wait_until_deferred(&daemon, 31);
+    drop(client);
+    assert!(daemon.terminate().success());
+    let (segment, at) = find_in_log(&daemon, "damaged damaged");
+    assert_eq!(segment, files(&daemon.folder().join("spool/log"))[0], "a sealed one");
+    let octets = fs::read(&segment).unwrap();
+    let begin = octets[..at].windows(4).rposition(|window| window == b"pRc1").unwrap();
+    flip(&segment, begin + 9);
+
+    let (code, answer) = mend(&daemon, &["--offline"]);
+    assert_eq!((code, done(&answer)), (1, vec!["copy"]), "{answer}");
+    assert_eq!(answer["before"]["wrong"], answer["wrong"], "{answer}");
+    let left = answer["findings"].as_array().unwrap();
+    assert!(left.iter().any(|finding| finding["about"] == "segment"), "{answer}");
+    assert!(left.iter().all(|finding| finding["fix"].is_null()), "{answer}");
+    let again = daemon.ctl(&["store", "check", "--offline", "--fix", "--yes"]);
+    assert!(again.code == 1 && again.stdout.contains("without losing something"), "{again:?}");
+
+    daemon.start();
+    let queue = daemon.queue();
+    assert_eq!(queue.len(), 31, "what the index knows is still there");
+    assert!(queue.iter().any(|message| message["id"] == damaged.as_str()));
+    let quarantine = daemon.ctl(&["store", "quarantine", "list", "--json"]).json();
+    let pieces = quarantine["pieces"].as_array().unwrap();
+    let piece = pieces.iter().find(|piece| piece["kind"] == "octets").unwrap();
+    assert_eq!(piece["messages"][0]["id"], damaged.as_str());
+    assert!(pieces.iter().any(|piece| piece["kind"] == "damaged-segment"), "{quarantine}");
+}
+
 #[test]
 fn an_index_that_was_lost_comes_back_without_a_restart() {
     let hop = busy();

@@ -8,7 +8,7 @@
 //! | `POST /v1/queue/count` | [`CountRequest`] | [`Counts`] |
 //! | `POST /v1/queue/shape` | [`ShapeRequest`] | [`Shape`] |
 //! | `POST /v1/queue/show` | [`ShowRequest`] | [`Shown`] |
-//! | `POST /v1/queue/{hold,release,retry,fail,drop,reroute,requeue}` | [`ChangeRequest`] | [`Changed`] |
+//! | `POST /v1/queue/{hold,release,retry,fail,drop,prioritise,reroute,requeue}` | [`ChangeRequest`] | [`Changed`] |
 //! | `POST /v1/queue/edit` | [`edit::EditRequest`] | [`Changed`] |
 //! | `GET /v1/queue/cat?id=ID&part=headers\|body\|raw` | | the content |
 //! | `GET /v1/queue/export?id=ID` | | one line of [`Transfer`], then the content |
@@ -17,6 +17,7 @@
 //! | `POST /v1/message/history` | [`history::HistoryRequest`] | [`history::History`] |
 //! | `GET /v1/store/status` | | [`store::Status`] |
 //! | `POST /v1/store/check` | [`store::CheckRequest`] | [`store::Event`]s, the last with [`store::Checked`] |
+//! | `POST /v1/store/fix` | [`store::FixRequest`] | the same with [`store::Fixed`] |
 //! | `POST /v1/store/rebuild` | [`store::RebuildRequest`] | the same with [`store::Rebuilt`] |
 //! | `POST /v1/store/compact` | [`store::CompactRequest`] | the same with [`store::Compacted`] |
 //! | `POST /v1/store/backup` | [`store::BackupRequest`] | the same with [`store::BackedUp`] |
@@ -44,8 +45,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use postern_queue::operate::{
-    Change, Filter, Group, GroupBy, HeaderPattern, InFlight, MessageView, RecipientView, Shape, ShapeBy,
-    ShapeRow, Sort, Summary,
+    Change, Filter, Group, GroupBy, HeaderPattern, InFlight, MessageView, PRIORITIES, RecipientView, Shape,
+    ShapeBy, ShapeRow, Sort, Summary,
 };
 pub use postern_queue::{AttemptView, Transfer};
 
@@ -270,8 +271,8 @@ pub struct AuditEvent {
     pub time: u64,
     /// Who, as a number.
     pub uid: u32,
-    /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `reroute`, `requeue`, `import`, `cat`, `reload`, `rule-hold`,
-    /// `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `store backup` ...
+    /// `hold`, `release`, `retry`, `fail`, `drop`, `edit`, `prioritise`, `reroute`, `requeue`, `import`, `cat`, `reload`,
+    /// `rule-hold`, `rule-reject`, `rule-fail`, `rule-drop`, `rule-remove`, `store backup`, `store fix` ...
     pub verb: String,
     /// The standing rule, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -317,7 +318,7 @@ pub struct Shown {
     pub message: MessageView,
 }
 
-/// `POST /v1/queue/{hold,release,retry,fail,drop,reroute,requeue}`. An option of another verb is refused.
+/// `POST /v1/queue/{hold,release,retry,fail,drop,prioritise,reroute,requeue}`. An option of another verb is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChangeRequest {
@@ -331,7 +332,7 @@ pub struct ChangeRequest {
     pub dry_run: bool,
     /// Why: needed by `fail` (the sender reads it) and `drop`; it stands in the log.
     pub reason: Option<String>,
-    /// `hold`, `fail`, `drop`: waits up to so many seconds for messages that are being delivered; [`MAX_WAIT`] at most. They
+    /// `hold`, `fail`, `drop`, `prioritise`: waits up to so many seconds for messages that are being delivered; [`MAX_WAIT`] at most. They
     /// are changed at once all the same.
     pub wait: Option<u64>,
     /// `hold`: ends by itself then, in seconds since 1970.
@@ -349,6 +350,8 @@ pub struct ChangeRequest {
     pub ignore_breaker: bool,
     /// `reroute`: the route, or `none` for what the configuration says.
     pub via: Option<String>,
+    /// `prioritise`: how far the messages are brought forward, one of [`PRIORITIES`].
+    pub priority: Option<i64>,
 }
 
 /// The answer to [`ChangeRequest`].

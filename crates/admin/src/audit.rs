@@ -103,6 +103,14 @@ impl Audit {
     }
 }
 
+/// Keeps an event of work on a spool that no daemon uses: in the file only. Blocking.
+///
+/// # Errors
+/// The system's.
+pub fn note_at_rest(spool: &Path, event: &AuditEvent) -> io::Result<()> {
+    Audit::new(spool).append(event)
+}
+
 impl AuditEvent {
     /// An event of now.
     pub(crate) fn new(verb: &str, uid: u32) -> Self {

@@ -57,7 +57,9 @@ pub mod server;
 mod store;
 mod verbs;
 
+pub use audit::note_at_rest;
 pub use client::{Client, ClientError};
+pub use store::fix_event;
 
 /// What the answers are made from. Cheap to clone.
 #[derive(Clone)]

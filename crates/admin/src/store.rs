@@ -30,8 +30,8 @@ use tokio::time::{Interval, interval};
 
 use crate::Shared;
 use crate::api::store::{
-    BackupRequest, CheckRequest, CompactRequest, Event, Progress, Quarantine, RebuildRequest, Rebuilt,
-    RemoveRequest, Removed, RestoreRequest, Restored, Status,
+    BackupRequest, CheckRequest, CompactRequest, Event, Fix, FixRequest, Fixed, MAX_FIXES, Progress,
+    Quarantine, RebuildRequest, Rebuilt, RemoveRequest, Removed, RestoreRequest, Restored, Status,
 };
 use crate::api::{AuditEvent, Problem, ProblemKind, Versioned};
 use crate::import;
@@ -49,6 +49,7 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/store/status", get(status))
         .route("/v1/store/check", post(check))
+        .route("/v1/store/fix", post(fix))
         .route("/v1/store/rebuild", post(rebuild))
         .route("/v1/store/compact", post(compact))
         .route("/v1/store/backup", post(backup))
@@ -67,13 +68,50 @@ async fn check(State(app): State<App>, Input(request): Input<CheckRequest>) -> R
     work(&app, None, move |store, listener| store.check(options, listener))
 }
 
+async fn fix(
+    State(app): State<App>,
+    Writer(peer): Writer,
+    Input(request): Input<FixRequest>,
+) -> Result<Response, Failure> {
+    let FixRequest { fixes, reason: why } = request;
+    if fixes.is_empty() || fixes.len() > MAX_FIXES {
+        let text = format!("`fixes`: what `store check` has found, one to {MAX_FIXES}");
+        return Err(failure(ProblemKind::BadRequest, text));
+    }
+    let why = reason(why)?;
+    let asked = fixes.clone();
+    let note: Note<Fixed> = Box::new(move |result| fix_event(peer.uid, why, &asked, result));
+    work(&app, Some(note), move |store, listener| store.fix(&fixes, listener))
+}
+
+/// What the audit log keeps of fixes.
+pub fn fix_event(
+    uid: u32,
+    reason: Option<String>,
+    fixes: &[Fix],
+    result: &Result<Fixed, StoreError>,
+) -> AuditEvent {
+    let words: Vec<String> = fixes.iter().map(Fix::to_string).collect();
+    let count = |of: fn(&Fixed) -> usize| result.as_ref().map_or(0, of);
+    let changed = count(|fixed| fixed.fixed.len());
+    AuditEvent {
+        detail: Some(words.join("; ").chars().take(MAX_REASON).collect()),
+        reason,
+        matched: fixes.len(),
+        changed,
+        skipped: fixes.len() - changed.min(fixes.len()),
+        error: result.as_ref().err().map(ToString::to_string),
+        ..AuditEvent::new("store fix", uid)
+    }
+}
+
 async fn rebuild(
     State(app): State<App>,
     Writer(peer): Writer,
     Input(request): Input<RebuildRequest>,
 ) -> Result<Response, Failure> {
     let event = AuditEvent { reason: reason(request.reason)?, ..AuditEvent::new("store rebuild", peer.uid) };
-    work(&app, Some(event), move |store, listener| match request.no_wait {
+    work(&app, Some(one(event)), move |store, listener| match request.no_wait {
         true => store.begin_rebuild().map(|_| Rebuilt { rows: None }),
         false => store.rebuild_index(listener).map(|rows| Rebuilt { rows: Some(rows) }),
     })
@@ -85,7 +123,7 @@ async fn compact(
     Input(request): Input<CompactRequest>,
 ) -> Result<Response, Failure> {
     let event = AuditEvent { reason: reason(request.reason)?, ..AuditEvent::new("store compact", peer.uid) };
-    work(&app, Some(event), |store, listener| store.compact(listener))
+    work(&app, Some(one(event)), |store, listener| store.compact(listener))
 }
 
 async fn backup(
@@ -100,13 +138,25 @@ async fn backup(
     };
     let directory = PathBuf::from(request.directory);
     let options = BackupOptions { copies_all: request.copy };
-    work(&app, Some(event), move |store, listener| store.backup(&directory, options, listener))
+    work(&app, Some(one(event)), move |store, listener| store.backup(&directory, options, listener))
+}
+
+/// What the audit log keeps of work, by what it ended with.
+type Note<A> = Box<dyn FnOnce(&Result<A, StoreError>) -> AuditEvent + Send>;
+
+/// Of work that is one change.
+fn one<A>(event: AuditEvent) -> Note<A> {
+    Box::new(move |result| {
+        let error = result.as_ref().err().map(ToString::to_string);
+        let changed = usize::from(error.is_none());
+        AuditEvent { matched: 1, changed, skipped: 1 - changed, error, ..event }
+    })
 }
 
 /// Does what takes long, tells it line by line, and notes it if it changes something.
 fn work<A: Serialize + Send + 'static>(
     app: &App,
-    event: Option<AuditEvent>,
+    note: Option<Note<A>>,
     work: impl FnOnce(&Store, &mut Listener<'_>) -> Result<A, StoreError> + Send + 'static,
 ) -> Result<Response, Failure> {
     let queue = app.shared.queue()?;
@@ -121,10 +171,8 @@ fn work<A: Serialize + Send + 'static>(
     app.tasks.spawn(async move {
         let done = tokio::task::spawn_blocking(move || work(&store, &mut |news| tell(&told, news)));
         let result = done.await.unwrap_or(Err(StoreError::Interrupted));
-        if let Some(event) = event {
-            let error = result.as_ref().err().map(ToString::to_string);
-            let changed = usize::from(error.is_none());
-            audit.note(AuditEvent { matched: 1, changed, skipped: 1 - changed, error, ..event }).await;
+        if let Some(note) = note {
+            audit.note(note(&result)).await;
         }
         drop(turn);
         let last = match result {

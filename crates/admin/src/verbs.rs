@@ -12,7 +12,8 @@ use postern_smtp::{Address, ReversePath};
 
 use crate::api::edit::EditRequest;
 use crate::api::{
-    AuditEvent, Change, ChangeRequest, Changed, DEFAULT_MAX, Filter, MAX_WAIT, Problem, ProblemKind,
+    AuditEvent, Change, ChangeRequest, Changed, DEFAULT_MAX, Filter, MAX_WAIT, PRIORITIES, Problem,
+    ProblemKind,
 };
 use crate::rights::Writer;
 use crate::server::{
@@ -31,8 +32,8 @@ const NO_ROUTE: &str = "none";
 
 /// The paths of this module.
 pub(crate) fn routes() -> Router<App> {
-    let verbs =
-        [Verb::Hold, Verb::Release, Verb::Retry, Verb::Fail, Verb::Drop, Verb::Reroute, Verb::Requeue];
+    use Verb::{Drop, Fail, Hold, Prioritise, Release, Requeue, Reroute, Retry};
+    let verbs = [Hold, Release, Retry, Fail, Drop, Prioritise, Reroute, Requeue];
     let mut router = Router::new().route("/v1/queue/edit", post(edit));
     for verb in verbs {
         let path = format!("/v1/queue/{}", verb.as_str());
@@ -49,6 +50,7 @@ enum Verb {
     Retry,
     Fail,
     Drop,
+    Prioritise,
     Reroute,
     Requeue,
 }
@@ -61,6 +63,7 @@ impl Verb {
             Self::Retry => "retry",
             Self::Fail => "fail",
             Self::Drop => "drop",
+            Self::Prioritise => "prioritise",
             Self::Reroute => "reroute",
             Self::Requeue => "requeue",
         }
@@ -87,6 +90,7 @@ struct Asked<'a> {
     retry: Retry,
     /// `None`: as the configuration says.
     via: Option<&'a str>,
+    priority: i8,
 }
 
 impl<'a> Asked<'a> {
@@ -94,6 +98,9 @@ impl<'a> Asked<'a> {
         check_options(verb, request)?;
         if request.via.is_none() && verb == Verb::Reroute {
             return Err(bad("reroute needs `via`: a route, or `none`"));
+        }
+        if request.priority.is_none() && verb == Verb::Prioritise {
+            return Err(bad(format!("prioritise needs `priority`: {}", priorities())));
         }
         let at = match (request.at, request.delay) {
             (Some(_), Some(_)) => return Err(bad("`at` and `delay`: one of them")),
@@ -118,6 +125,7 @@ impl<'a> Asked<'a> {
             until: request.until.map(time).transpose()?,
             retry,
             via: request.via.as_deref().filter(|via| *via != NO_ROUTE),
+            priority: priority(request.priority.unwrap_or(0))?,
         })
     }
 
@@ -130,7 +138,7 @@ impl<'a> Asked<'a> {
     }
 
     async fn run(&self, queue: &Queue, ids: &[QueueId]) -> Result<Change, OperateError> {
-        let Self { reason, wait, pick, .. } = self;
+        let Self { reason, wait, pick, priority, .. } = self;
         let Retry { spread, reset_backoff, .. } = self.retry;
         match self.verb {
             Verb::Hold => queue.hold(ids, reason, self.until, *wait).await,
@@ -138,6 +146,7 @@ impl<'a> Asked<'a> {
             Verb::Retry => queue.retry(ids, self.retry).await,
             Verb::Fail => queue.fail(ids, pick, reason, *wait).await,
             Verb::Drop => queue.remove(ids, pick, reason, *wait).await,
+            Verb::Prioritise => queue.prioritise(ids, *priority, *wait).await,
             Verb::Reroute => queue.reroute(ids, pick, self.via, spread).await,
             Verb::Requeue => queue.requeue(ids, pick, Requeue { spread, reset_backoff }).await,
         }
@@ -151,6 +160,7 @@ impl<'a> Asked<'a> {
             at.map(|at| format!("at {}", rfc3339(at))),
             reset_backoff.then(|| "back-off anew".to_owned()),
             ignore_breaker.then(|| "rests ended".to_owned()),
+            (self.verb == Verb::Prioritise).then(|| format!("priority {}", self.priority)),
             (self.verb == Verb::Reroute).then(|| format!("via {}", self.via.unwrap_or(NO_ROUTE))),
         ];
         let details: Vec<String> = details.into_iter().flatten().collect();
@@ -212,9 +222,9 @@ fn with_result(
 
 /// An option that does nothing is more likely a mistake than meant.
 fn check_options(verb: Verb, request: &ChangeRequest) -> Result<(), Failure> {
-    use Verb::{Drop, Fail, Hold, Requeue, Reroute, Retry};
-    let options: [(&str, bool, &[Verb]); 8] = [
-        ("wait", request.wait.is_some(), &[Hold, Fail, Drop]),
+    use Verb::{Drop, Fail, Hold, Prioritise, Requeue, Reroute, Retry};
+    let options: [(&str, bool, &[Verb]); 9] = [
+        ("wait", request.wait.is_some(), &[Hold, Fail, Drop, Prioritise]),
         ("until", request.until.is_some(), &[Hold]),
         ("at", request.at.is_some(), &[Retry]),
         ("delay", request.delay.is_some(), &[Retry]),
@@ -222,11 +232,21 @@ fn check_options(verb: Verb, request: &ChangeRequest) -> Result<(), Failure> {
         ("reset_backoff", request.reset_backoff, &[Retry, Requeue]),
         ("ignore_breaker", request.ignore_breaker, &[Retry]),
         ("via", request.via.is_some(), &[Reroute]),
+        ("priority", request.priority.is_some(), &[Prioritise]),
     ];
     match options.into_iter().find(|(_, is_given, verbs)| *is_given && !verbs.contains(&verb)) {
         Some((name, ..)) => Err(bad(format!("`{name}` does not belong to {}", verb.as_str()))),
         None => Ok(()),
     }
+}
+
+fn priorities() -> String {
+    format!("{} to {}", PRIORITIES.start(), PRIORITIES.end())
+}
+
+fn priority(number: i64) -> Result<i8, Failure> {
+    let priority = i8::try_from(number).ok().filter(|priority| PRIORITIES.contains(priority));
+    priority.ok_or_else(|| bad(format!("priority {number} is not {}", priorities())))
 }
 
 /// Seconds that a time may be ahead: what a clock can hold is not at stake.
@@ -315,6 +335,7 @@ async fn edit(
         add: addresses(&request.add)?,
         remove: addresses(&request.remove)?,
         mark_delivered: addresses(&request.mark_delivered)?,
+        priority: request.priority.map(priority).transpose()?,
     };
     let queue = app.shared.queue()?;
     queue.show(id).ok_or_else(|| no_message(id))?;
@@ -356,6 +377,7 @@ fn edit_in_words(edit: &Edit) -> String {
     words.extend(list("add", &edit.add));
     words.extend(list("remove", &edit.remove));
     words.extend(list("mark delivered", &edit.mark_delivered));
+    words.extend(edit.priority.map(|priority| format!("priority {priority}")));
     words.join(", ")
 }
 
@@ -384,10 +406,17 @@ mod tests {
             ChangeRequest { via: Some("mx".to_owned()), ..ChangeRequest::default() },
             ChangeRequest { until: Some(u64::MAX), ..ChangeRequest::default() },
             ChangeRequest { wait: Some(1), ..ChangeRequest::default() },
+            ChangeRequest { priority: Some(1), ..ChangeRequest::default() },
         ] {
             assert!(Asked::new(Verb::Retry, &request).is_err(), "{request:?}");
         }
         assert!(Asked::new(Verb::Reroute, &ChangeRequest::default()).is_err());
+        assert!(Asked::new(Verb::Prioritise, &ChangeRequest::default()).is_err());
+        for (priority, is_right) in [(-9, true), (9, true), (-10, false), (10, false), (300, false)] {
+            let request = ChangeRequest { priority: Some(priority), ..ChangeRequest::default() };
+            let asked = Asked::new(Verb::Prioritise, &request);
+            assert_eq!(asked.as_ref().is_ok_and(|asked| i64::from(asked.priority) == priority), is_right);
+        }
         let far = ChangeRequest { until: Some(u64::MAX), ..ChangeRequest::default() };
         assert!(Asked::new(Verb::Hold, &far).is_err());
     }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use postern_admin::api::Versioned;
 use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
-use postern_admin::api::store::{self, CheckRequest, Event};
+use postern_admin::api::store::{self, CheckRequest, Event, Fix, FixRequest, Fixed};
 use postern_admin::api::{
     Audit, AuditRequest, ChangeRequest, Changed, CountRequest, Counts, ExplainRequest, Explanation, Filter,
     GroupBy, Health, Imported, List, ListRequest, ProblemKind, Refusal, Reloaded, Shape, ShapeRequest,
@@ -627,6 +627,33 @@ async fn long_work_is_told_line_by_line_and_what_it_changes_is_in_the_audit_log(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fixes_are_made_as_far_as_they_hold_and_each_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let file = |name: &str| Fix::SetAside { file: format!("big/{name}") };
+    std::fs::write(running.folder.path().join("spool/big/notes.txt"), "x").unwrap();
+    let fixes = vec![file("notes.txt"), file("gone.txt"), Fix::RebuildIndex];
+    let request = FixRequest { fixes: fixes.clone(), reason: Some("test".to_owned()) };
+    let answer = lines(&running, "/v1/store/fix", &request).await.pop().unwrap();
+    let fixed: Fixed = serde_json::from_value(answer.clone()).unwrap_or_else(|_| panic!("{answer}"));
+    assert_eq!(fixed.fixed, [fixes[0].clone(), Fix::RebuildIndex]);
+    assert_eq!(fixed.skipped, [(file("gone.txt"), "it is not there any more".to_owned())]);
+    for wrong in [Vec::new(), vec![Fix::RebuildIndex; 1001]] {
+        let request = FixRequest { fixes: wrong, reason: None };
+        let problem = running.client.post::<serde_json::Value>("/v1/store/fix", &request).await;
+        assert!(
+            matches!(problem, Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::BadRequest)
+        );
+    }
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let [event] = audit.events.as_slice() else { panic!("{audit:?}") };
+    assert_eq!((event.verb.as_str(), event.reason.as_deref()), ("store fix", Some("test")));
+    assert_eq!((event.matched, event.changed, event.skipped), (3, 2, 1));
+    let detail = event.detail.as_deref().unwrap();
+    assert!(detail.contains("big/gone.txt") && detail.ends_with("; write the index anew"), "{detail}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn long_work_is_done_one_at_a_time_and_ends_with_its_peer_or_the_server() {
     let running = Running::start().await;
     running.queue_message("a@client.test", "bob@adatum.test", &vec![b'x'; 100_000]).await;
@@ -736,6 +763,37 @@ async fn envelopes_are_edited_and_every_word_of_it_is_in_the_audit_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_are_given_another_priority_and_it_is_in_the_audit_log() {
+    let running = Running::start().await;
+    let first = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let second = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
+    let filter = Filter { sender: Some("@client.test".to_owned()), ..Filter::default() };
+    let reason = Some("it is urgent".to_owned());
+    let request = ChangeRequest { filter, priority: Some(7), reason, ..ChangeRequest::default() };
+    let dry =
+        running.change("prioritise", &ChangeRequest { dry_run: true, ..request.clone() }).await.unwrap();
+    assert_eq!((dry.change.matched, dry.change.changed), (2, 0));
+    assert_eq!(running.change("prioritise", &request).await.unwrap().change.changed, 2);
+    let edit = EditRequest { id: second.to_string(), priority: Some(-9), ..EditRequest::default() };
+    let edited: Changed = running.client.post("/v1/queue/edit", &edit).await.unwrap();
+    assert_eq!(edited.change.changed, 1);
+    let wrong = EditRequest { priority: Some(-10), ..edit.clone() };
+    let error = running.client.post::<Changed>("/v1/queue/edit", &wrong).await.unwrap_err();
+    assert!(error.to_string().contains("-10 is not -9 to 9"), "{error}");
+    let list = running.list(Filter { min_priority: Some(0), ..Filter::default() }).await;
+    assert_eq!(
+        (list.messages.len(), list.messages[0].id.as_str(), list.messages[0].priority),
+        (1, &*first.to_string(), 7)
+    );
+    let audit: Audit = running.client.post("/v1/audit", &AuditRequest::default()).await.unwrap();
+    let told: Vec<_> =
+        audit.events.iter().map(|e| (e.verb.as_str(), e.detail.as_deref(), e.changed)).collect();
+    assert_eq!(told, [("prioritise", Some("priority 7"), 2), ("edit", Some("priority -9"), 1)]);
+    assert_eq!(audit.events[0].reason.as_deref(), Some("it is urgent"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_verb_cannot_do_is_refused_before_anything_is_changed() {
     let running = Running::start().await;
     let id = running.queue_message("a@client.test", "bob@adatum.test", b"\r\nx\r\n").await;
@@ -747,6 +805,9 @@ async fn what_a_verb_cannot_do_is_refused_before_anything_is_changed() {
         ("hold", with_route("mx"), "does not belong"),
         ("hold", ChangeRequest { until: Some(1), ..request.clone() }, "over already"),
         ("retry", ChangeRequest { delay: Some(1_000_000), ..request.clone() }, "minutes ahead"),
+        ("prioritise", request.clone(), "needs `priority`: -9 to 9"),
+        ("prioritise", ChangeRequest { priority: Some(300), ..request.clone() }, "300 is not -9 to 9"),
+        ("retry", ChangeRequest { priority: Some(1), ..request.clone() }, "does not belong"),
     ] {
         for dry_run in [true, false] {
             let error = running.change(verb, &ChangeRequest { dry_run, ..wrong.clone() }).await.unwrap_err();
@@ -1030,7 +1091,7 @@ const PROBE_READS: &str = "POSTERN_TEST_PROBE_READS";
 
 async fn changes_of_the_spool_are_denied(client: &Client) {
     let body = serde_json::json!({});
-    for verb in ["rebuild", "compact", "backup", "quarantine/restore", "quarantine/remove"] {
+    for verb in ["fix", "rebuild", "compact", "backup", "quarantine/restore", "quarantine/remove"] {
         let refused = client.post::<serde_json::Value>(&format!("/v1/store/{verb}"), &body).await;
         assert!(matches!(refused, Err(ClientError::Denied { .. })), "{verb}: {refused:?}");
     }

@@ -26,12 +26,12 @@ pub struct ChangeOptions {
     yes: bool,
     /// Only say how many messages match.
     #[arg(long)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Change nothing if more messages than this match; 1000 unless --all is given.
     #[arg(long, value_name = "NUMBER")]
     max: Option<usize>,
     #[command(flatten)]
-    filter: FilterOptions,
+    pub(crate) filter: FilterOptions,
 }
 
 /// For how long an answer waits.
@@ -47,7 +47,7 @@ impl ChangeOptions {
     ///
     /// # Errors
     /// [`Failure::Usage`] when no message is named.
-    fn request(&self, verb: &str) -> Result<ChangeRequest, Failure> {
+    pub(crate) fn request(&self, verb: &str) -> Result<ChangeRequest, Failure> {
         let filter = self.filter.filter()?;
         if filter == Filter::default() && !self.filter.all {
             return Err(Failure::Usage(format!(
@@ -272,7 +272,11 @@ impl RequeueChange {
 /// How many messages a question shows.
 const SAMPLES: usize = 5;
 
-async fn change(
+/// Asks about more than one message, changes, and says what was done.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) async fn change(
     session: &mut Session,
     verb: &str,
     options: &ChangeOptions,

@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
-use postern_admin::api::{Filter, HeaderPattern};
+use postern_admin::api::{Filter, HeaderPattern, PRIORITIES};
 use postern_config::units::{parse_duration, parse_size};
 use serde_json::{Map, Value};
 
@@ -97,6 +97,9 @@ struct Options {
     /// A recipient was tried more often than this, or all of them less often: `>3`, `<1`.
     #[arg(long, value_name = "NUMBER", value_parser = attempts)]
     attempts: Vec<Filter>,
+    /// The priority: `5`, `>0`, `<0`.
+    #[arg(long, value_name = "NUMBER", value_parser = has_priority, allow_hyphen_values = true)]
+    has_priority: Vec<Filter>,
     /// Reports only: messages with a null sender.
     #[arg(long, action = ArgAction::Append, num_args = 0, default_missing_value = "",
         value_parser = text(|_| Filter { dsn: true, ..Filter::default() }))]
@@ -110,7 +113,7 @@ struct Options {
 }
 
 /// The options that are conditions.
-const CONDITIONS: [&str; 18] = [
+const CONDITIONS: [&str; 19] = [
     "sender",
     "rcpt",
     "rcpt_domain",
@@ -127,6 +130,7 @@ const CONDITIONS: [&str; 18] = [
     "next",
     "size",
     "attempts",
+    "has_priority",
     "dsn",
     "message_id",
 ];
@@ -350,6 +354,28 @@ fn attempts(text: &str) -> Result<Filter, String> {
     })
 }
 
+/// A priority.
+///
+/// # Errors
+/// The text says which there are.
+pub(crate) fn priority(text: &str) -> Result<i8, String> {
+    let priority = text.trim().parse().ok().filter(|priority| PRIORITIES.contains(priority));
+    let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
+    priority.ok_or_else(|| format!("{text:?}: a priority is a number from {least} to {most}"))
+}
+
+fn has_priority(text: &str) -> Result<Filter, String> {
+    let (least, most) = match bound(text) {
+        Some((true, number)) => (Some(priority(number)?), None),
+        Some((false, number)) => (None, Some(priority(number)?)),
+        None => {
+            let priority = priority(text)?;
+            (Some(priority - 1), Some(priority + 1))
+        }
+    };
+    Ok(Filter { min_priority: least, max_priority: most, ..Filter::default() })
+}
+
 /// What messages are counted by.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum GroupBy {
@@ -464,6 +490,22 @@ mod tests {
         };
         assert_eq!(given, expected);
         assert_eq!(filter(&[]), Filter::default());
+    }
+
+    #[test]
+    fn a_priority_is_a_number_or_a_bound() {
+        let between = |least, most| Filter { min_priority: least, max_priority: most, ..Filter::default() };
+        for (text, expected) in [
+            ("-9", between(Some(-10), Some(-8))),
+            (">0", between(Some(0), None)),
+            ("<-1", between(None, Some(-1))),
+        ] {
+            assert_eq!(filter(&["--has-priority", text]), expected);
+        }
+        for text in ["10", "-10", ">300", "<", "", "high"] {
+            let refused = Line::try_parse_from(["x", "--has-priority", text]).unwrap_err().to_string();
+            assert!(refused.contains("from -9 to 9"), "{refused}");
+        }
     }
 
     #[test]

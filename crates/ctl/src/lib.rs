@@ -6,7 +6,7 @@
 //! | `queue` | [`queue`] and [`list`], [`shape`], [`top`], [`change`], [`edit`], [`transfer`], [`watch`]; its filters in [`filter`] |
 //! | `message history` | [`message`]; the words for an event in [`event`] |
 //! | `rule` | [`rule`] |
-//! | `store` | [`store`], with [`quarantine`] |
+//! | `store` | [`store`], a file for each verb below it |
 //! | `audit` | [`audit`] |
 //! | `policy explain` | [`policy`] |
 //! | `explain` | [`explain`], with [`explain::refusal`], [`explain::code`], [`explain::bounce`] |
@@ -48,7 +48,6 @@ pub mod metrics;
 pub mod output;
 pub mod password;
 pub mod policy;
-pub mod quarantine;
 pub mod queue;
 pub mod rule;
 pub mod shape;

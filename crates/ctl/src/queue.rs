@@ -30,6 +30,14 @@ Examples:
   posternctl queue fail --sender @proseware.test --older 2d --reason 'address list was wrong'
   posternctl queue list --dsn --jsonl | jq -r .id | posternctl queue drop --id - --reason backscatter --yes";
 
+const EDIT_EXAMPLES: &str = "\
+With an ID, --sender is the new sender; without one it is a condition, as for the other verbs.
+
+Examples:
+  posternctl queue edit 0BZ3K7QW2M4XA --add-rcpt carol@adatum.test --remove-rcpt carl@adatum.test
+  posternctl queue edit 0BZ3K7QW2M4XA --sender alice@proseware.test --priority 5
+  posternctl queue edit --sender news@proseware.test --rcpt-domain adatum.test --priority -9 --reason 'can wait'";
+
 const REROUTE_EXAMPLES: &str = "\
 Examples:
   posternctl queue reroute --destination adatum.test --via 'smarthost relay.proseware.test:587'
@@ -67,7 +75,8 @@ pub enum Verb {
     /// Remove messages without telling anybody.
     #[command(after_help = FILTER_EXAMPLES)]
     Drop(DropChange),
-    /// Change the envelope of a message: its sender, its recipients.
+    /// Change the envelope of a message: its sender, its recipients; or the priority of messages.
+    #[command(after_help = EDIT_EXAMPLES)]
     Edit(EditOptions),
     /// Send messages another way: what waits for a smarthost that is down, for example.
     #[command(after_help = REROUTE_EXAMPLES)]
@@ -204,6 +213,7 @@ fn show_text(message: &MessageView, now: SystemTime, look: Look) -> String {
             ("expires", Some(expiry(message, now))),
             ("schedule", held_rule(message)),
             ("size", Some(output::size(message.size))),
+            ("priority", (message.priority != 0).then(|| message.priority.to_string())),
             ("sender", Some(format!("<{}>", message.sender))),
             ("right", Some(right(message))),
             ("client", message.client.clone()),
@@ -351,6 +361,7 @@ pub(crate) mod tests {
             received: ACCEPTED,
             expires: ACCEPTED + 432_000,
             size: 12_595,
+            priority: 0,
             sender: "alice@proseware.test".to_owned(),
             origin: "login alice".to_owned(),
             client: Some("192.0.2.7".to_owned()),
@@ -366,7 +377,7 @@ pub(crate) mod tests {
         let list = List { messages, more: true, cursor: Some("1-2".to_owned()) };
         let expected = concat!(
             r#"{"version":1,"messages":[{"id":"01N2K3P4Q5R6S","state":"ready","held":null,"#,
-            r#""received":1795284325,"expires":1795716325,"size":12595,"sender":"alice@proseware.test","#,
+            r#""received":1795284325,"expires":1795716325,"size":12595,"priority":0,"sender":"alice@proseware.test","#,
             r#""origin":"login alice","client":"192.0.2.7","message_id":"x@proseware.test","#,
             r#""recipients":[{"address":"bob@adatum.test","given":null,"state":"ready","#,
             r#""destination":"mx adatum.test","attempts":0,"last_attempt":null,"next_attempt":null,"#,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::output;
 
 /// The fields of a message, as `--json` names them. `recipients` are their addresses.
-pub const OF_MESSAGE: [&str; 12] = [
+pub const OF_MESSAGE: [&str; 13] = [
     "id",
     "state",
     "held",
@@ -14,6 +14,7 @@ pub const OF_MESSAGE: [&str; 12] = [
     "received",
     "expires",
     "size",
+    "priority",
     "sender",
     "origin",
     "client",

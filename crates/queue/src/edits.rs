@@ -7,7 +7,7 @@ use std::sync::Arc;
 use postern_smtp::ReversePath;
 
 use crate::codec::{Damaged, Field, Reader, Writer};
-use crate::envelope::{Envelope, Recipient, address};
+use crate::envelope::{Envelope, Recipient, address, priority, write_priority};
 
 /// Recipients that operators can add to one message: as many as a client may name by RFC 5321 §4.5.3.1.8, ten times over.
 pub(crate) const MAX_ADDED: usize = 1000;
@@ -24,6 +24,8 @@ pub(crate) struct Edits {
     pub(crate) added: Vec<Recipient>,
     /// The routes that were chosen by hand, by recipient, those that were added included.
     pub(crate) routes: BTreeMap<u32, Arc<str>>,
+    /// Another priority.
+    pub(crate) priority: Option<i8>,
 }
 
 /// Fields of the message's state. Their numbers are among those of `state::tag`.
@@ -32,6 +34,7 @@ pub(crate) mod tag {
     pub(crate) const SENDER: u8 = 6;
     pub(crate) const ADDED: u8 = 7;
     pub(crate) const ROUTE: u8 = 8;
+    pub(crate) const PRIORITY: u8 = 10;
 
     /// Fields of a route.
     pub(super) mod route {
@@ -53,6 +56,7 @@ impl Edits {
                 recipient.via = Some(via.clone());
             }
         }
+        envelope.priority = self.priority.unwrap_or(envelope.priority);
         let addresses = self.added.iter().map(|recipient| &recipient.address);
         let sender = self.sender.as_ref().and_then(ReversePath::address);
         // RFC 6531 §3.4: a message whose envelope is not in ASCII needs a next hop that takes such.
@@ -66,6 +70,9 @@ impl Edits {
         }
         for recipient in &self.added {
             writer.nested(tag::ADDED, |writer| recipient.encode(writer));
+        }
+        if let Some(priority) = self.priority {
+            write_priority(tag::PRIORITY, priority, writer);
         }
         let mut by_route: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for (index, via) in &self.routes {
@@ -91,6 +98,7 @@ impl Edits {
             tag::SENDER => self.sender = Some(ReversePath::Address(address(field)?)),
             tag::ADDED => self.added.push(Recipient::decode(field.fields())?),
             tag::ROUTE => self.take_route(field.fields())?,
+            tag::PRIORITY => self.priority = Some(priority(field)?),
             _ => {}
         }
         Ok(())
@@ -133,6 +141,7 @@ mod tests {
                 (1, "smarthost relay.test:587".into()),
                 (3, "mx".into()),
             ]),
+            priority: Some(-9),
         }
     }
 
@@ -154,7 +163,8 @@ mod tests {
     #[test]
     fn edits_are_read_back_as_they_were_written() {
         let other = Edits { sender: Some(ReversePath::parse("alice@proseware.test").unwrap()), ..sample() };
-        for edits in [Edits::default(), sample(), other] {
+        let priority = |priority| Edits { priority: Some(priority), ..Edits::default() };
+        for edits in [Edits::default(), sample(), other, priority(0), priority(9)] {
             assert_eq!(read(&written(&edits)), Ok(edits));
         }
         assert_eq!(written(&Edits::default()).len(), 1, "most messages have none");
@@ -164,7 +174,7 @@ mod tests {
     fn edits_are_laid_over_the_envelope() {
         let mut envelope = envelope(2);
         sample().apply(&mut envelope);
-        assert!(envelope.has_null_sender() && envelope.smtputf8);
+        assert!(envelope.has_null_sender() && envelope.smtputf8 && envelope.priority == -9);
         let shown = envelope.recipients.iter().map(|r| (r.address.to_string(), r.via.as_deref()));
         let expected = [
             ("r0@adatum.test", Some("mx")),
@@ -173,6 +183,13 @@ mod tests {
             ("carol@adatum.test", Some("mx")),
         ];
         assert_eq!(shown.collect::<Vec<_>>(), expected.map(|(address, via)| (address.to_owned(), via)));
+    }
+
+    #[test]
+    fn a_priority_out_of_range_is_damage() {
+        let mut writer = Writer::record();
+        writer.number(tag::PRIORITY, 19);
+        assert!(read(&writer.finish()).is_err());
     }
 
     #[test]

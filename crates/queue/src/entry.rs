@@ -600,6 +600,13 @@ impl Work {
         self.dirty = true;
     }
 
+    /// Gives the message another priority.
+    pub(crate) fn set_priority(&mut self, priority: i8) {
+        self.state.edits.priority = Some(priority);
+        Arc::make_mut(&mut self.envelope).priority = priority;
+        self.dirty = true;
+    }
+
     /// Adds a recipient; answers its index.
     pub(crate) fn add_recipient(&mut self, recipient: Recipient) -> usize {
         self.state.edits.added.push(recipient.clone());

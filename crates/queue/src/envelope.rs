@@ -1,6 +1,7 @@
 //! What is kept of a message beside its content, and its encoding in the spool.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +9,10 @@ use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, Re
 
 use crate::codec::{Damaged, Field, Reader, Writer};
 use crate::message::QueueId;
+
+/// How far a message can be brought forward in the lines of its destinations: the range of RFC 6710 §2. Below 0 others are
+/// let pass.
+pub const PRIORITIES: RangeInclusive<i8> = -PRIORITY_OFFSET..=PRIORITY_OFFSET;
 
 /// The envelope of a queued message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub struct Envelope {
     pub envelope_id: Option<EnvelopeId>,
     /// The Message-ID field without angle brackets, if there is one.
     pub message_id: Option<String>,
-    /// How far it is brought forward in the lines of its destinations: -9 to 9 (the range of RFC 6710 §2), 0 for most.
+    /// How far it is brought forward in the lines of its destinations: one of [`PRIORITIES`], 0 for most.
     pub priority: i8,
     /// Octets of the content, our header fields included.
     pub size: u64,
@@ -138,10 +143,7 @@ impl Envelope {
         writer.optional_text(tag::ENVELOPE_ID, self.envelope_id.as_ref().map(|id| id.0.as_str()));
         writer.optional_text(tag::MESSAGE_ID, self.message_id.as_deref());
         if self.priority != 0 {
-            writer.number(
-                tag::PRIORITY,
-                u64::from(self.priority.saturating_add(PRIORITY_OFFSET).unsigned_abs()),
-            );
+            write_priority(tag::PRIORITY, self.priority, &mut writer);
         }
         for recipient in &self.recipients {
             writer.nested(tag::RECIPIENT, |writer| recipient.encode(writer));
@@ -288,7 +290,28 @@ fn body(field: Field<'_>) -> Result<Body, Damaged> {
 /// So that it is written without a sign.
 const PRIORITY_OFFSET: i8 = 9;
 
-fn priority(field: Field<'_>) -> Result<i8, Damaged> {
+/// A priority that somebody has given.
+///
+/// # Errors
+/// The text names the number and the range.
+pub(crate) fn checked_priority(number: i8) -> Result<i8, String> {
+    if PRIORITIES.contains(&number) {
+        return Ok(number);
+    }
+    Err(format!("priority {number} is not {} to {}", PRIORITIES.start(), PRIORITIES.end()))
+}
+
+/// A number outside of [`PRIORITIES`] comes from nowhere; it would be damage when it is read back.
+pub(crate) fn write_priority(tag: u8, priority: i8, writer: &mut Writer) {
+    let priority = priority.clamp(*PRIORITIES.start(), *PRIORITIES.end());
+    writer.number(tag, u64::from((priority + PRIORITY_OFFSET).unsigned_abs()));
+}
+
+/// Reads what [`write_priority`] wrote.
+///
+/// # Errors
+/// [`Damaged`].
+pub(crate) fn priority(field: Field<'_>) -> Result<i8, Damaged> {
     let number = i8::try_from(field.number()?).ok().filter(|number| *number <= 2 * PRIORITY_OFFSET);
     number.map(|number| number - PRIORITY_OFFSET).ok_or(Damaged::Value("priority"))
 }

@@ -90,6 +90,12 @@ pub struct Filter {
     /// Every recipient was tried fewer than so many times.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
+    /// Brought forward by more than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_priority: Option<i8>,
+    /// Brought forward by less than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_priority: Option<i8>,
     /// Held by the standing rule with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_by: Option<u64>,
@@ -422,6 +428,8 @@ struct Conditions {
     max_size: u64,
     min_attempts: Option<u32>,
     max_attempts: Option<u32>,
+    min_priority: Option<i8>,
+    max_priority: Option<i8>,
     held_by: Option<u64>,
     dsn: bool,
     message_id: Option<String>,
@@ -469,6 +477,8 @@ impl Conditions {
             max_size: filter.max_size.unwrap_or(u64::MAX),
             min_attempts: filter.min_attempts,
             max_attempts: filter.max_attempts,
+            min_priority: filter.min_priority,
+            max_priority: filter.max_priority,
             held_by: filter.held_by,
             dsn: filter.dsn,
             message_id: filter.message_id.clone(),
@@ -522,6 +532,8 @@ impl Conditions {
         let attempts = || recipients.iter().map(|r| r.attempts).max().unwrap_or(0);
         self.min_attempts.is_none_or(|least| attempts() > least)
             && self.max_attempts.is_none_or(|most| attempts() < most)
+            && self.min_priority.is_none_or(|least| found.envelope.priority > least)
+            && self.max_priority.is_none_or(|most| found.envelope.priority < most)
             && self.code.as_deref().is_none_or(|code| recipients.iter().any(|r| has_code(r, code)))
             && self.error.as_ref().is_none_or(|error| recipients.iter().any(|r| has_error(r, error)))
             && self.destination.as_deref().is_none_or(|wanted| has_destination(found, wanted))

@@ -857,6 +857,7 @@ impl Messages {
             return Err("ended".into());
         }
         let was_ready = work.status() == Status::Ready;
+        let priority = work.envelope.priority;
         let (held, held_until) = (work.state.held.clone(), work.state.held_until);
         let mut changed = change(work);
         if work.envelope.recipients.is_empty() && !work.discarded {
@@ -872,6 +873,7 @@ impl Messages {
         match changed {
             Ok(ready) => {
                 self.stale += usize::from(was_ready && !is_ready);
+                self.scheduler.reprioritise(id, priority, envelope.priority);
                 self.push(id, &envelope, ready, cx);
                 self.advance(id, cx, fx);
                 Ok(())

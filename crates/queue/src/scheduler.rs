@@ -7,7 +7,8 @@
 //! Within a line the senders take turns (start-time fair queueing): each message is given a turn, one after the last turn
 //! of the same sender, and not before that which is being served. Whoever sends a thousand messages has turns far ahead;
 //! the one message of somebody else comes next. A priority brings a message forward by a number of turns, so that it
-//! overtakes others and starves nobody.
+//! overtakes others and starves nobody. When an operator gives a message another priority, its places move by the
+//! difference: it keeps its turn among the messages of its sender.
 //!
 //! Envelopes of messages that stand far behind need not be in memory: those in front of a line, its window, are loaded
 //! before their turn comes.
@@ -94,7 +95,13 @@ pub(crate) struct Scheduler {
     ring: VecDeque<Destination>,
     /// When a destination must be looked at: its rest ends, or it is forgotten. May name a time that holds no longer.
     alarms: BinaryHeap<Reverse<(SystemTime, Destination)>>,
+    /// Messages with another priority, and by how many turns their places lie too early for it. Moved together, as that
+    /// takes one pass over all lines: before anybody is served, and before one of them gets a place more.
+    moves: HashMap<QueueId, i64>,
 }
+
+/// Messages that are moved together at most: a map of some hundred kilobytes.
+const MOVED_TOGETHER: usize = 10_000;
 
 /// Turns of messages that are brought forward lie before it.
 const FIRST_TURN: u64 = 1 << 32;
@@ -186,8 +193,20 @@ impl Line {
             self.turns_at_most = REMEMBERED.max(2 * self.turns.len());
         }
         self.turns.insert(share.sender, turn);
-        let forward = i64::from(share.priority) * TURNS_PER_PRIORITY;
-        self.ready.insert((turn.saturating_add_signed(-forward), id), indices);
+        self.ready.insert((turn.saturating_add_signed(-forward(share.priority)), id), indices);
+    }
+
+    /// Moves the places of messages by so many turns.
+    fn move_places(&mut self, moves: &HashMap<QueueId, i64>) {
+        let mut moved = Vec::new();
+        self.ready.retain(|(turn, id), indices| {
+            let by = moves.get(&id);
+            moved.extend(by.map(|by| (turn, id, *by, std::mem::take(indices))));
+            by.is_none()
+        });
+        for (turn, id, by, indices) in moved {
+            self.ready.insert((turn.saturating_add_signed(by), id), indices);
+        }
     }
 
     /// Takes the message whose turn it is.
@@ -251,6 +270,11 @@ impl Line {
     }
 }
 
+/// By how many turns a priority brings a message forward.
+fn forward(priority: i8) -> i64 {
+    i64::from(priority) * TURNS_PER_PRIORITY
+}
+
 fn initial_limit(sending: &config::Outbound) -> usize {
     sending.initial_per_destination.min(sending.max_per_destination).max(1)
 }
@@ -264,6 +288,9 @@ fn rest(sending: &config::Outbound, failures: u32) -> Duration {
 impl Scheduler {
     /// Puts recipients at the end of the line of their destination.
     pub(crate) fn push(&mut self, destination: Destination, ready: Ready, sending: &config::Outbound) {
+        if self.moves.contains_key(&ready.id) {
+            self.move_places();
+        }
         self.line(&destination, sending).push(ready);
         self.consider(&destination);
     }
@@ -272,6 +299,24 @@ impl Scheduler {
     pub(crate) fn push_front(&mut self, destination: &Destination, ready: Ready, sending: &config::Outbound) {
         self.line(destination, sending).ready.insert((ready.turn, ready.id), ready.indices);
         self.consider(destination);
+    }
+
+    /// A message has another priority now: its places in the lines are moved.
+    pub(crate) fn reprioritise(&mut self, id: QueueId, from: i8, to: i8) {
+        if from == to {
+            return;
+        }
+        *self.moves.entry(id).or_default() += forward(from) - forward(to);
+        if self.moves.len() >= MOVED_TOGETHER {
+            self.move_places();
+        }
+    }
+
+    fn move_places(&mut self) {
+        let moves = std::mem::take(&mut self.moves);
+        for line in self.destinations.values_mut().filter(|line| !line.ready.is_empty()) {
+            line.move_places(&moves);
+        }
     }
 
     /// The message whose turn it is must be loaded first: puts it back, and nobody is served until
@@ -315,6 +360,9 @@ impl Scheduler {
 
     /// Takes the next recipients that may be leased, and a slot for them.
     pub(crate) fn next(&mut self) -> Option<(Destination, Ready)> {
+        if !self.moves.is_empty() {
+            self.move_places();
+        }
         while let Some(destination) = self.ring.pop_front() {
             let Some(line) = self.destinations.get_mut(&destination) else {
                 continue;
@@ -338,6 +386,9 @@ impl Scheduler {
     /// than the limit wait for the disk: what a crash makes happen twice must stay little however slow the disk is. And
     /// not for ever while other destinations could be served and nobody is there to do it.
     pub(crate) fn next_for(&mut self, destination: &Destination) -> Option<Ready> {
+        if !self.moves.is_empty() {
+            self.move_places();
+        }
         let others_wait = self.others_wait(destination);
         let line = self.destinations.get_mut(destination)?;
         if others_wait && line.in_a_row >= FAIR_SHARE {
@@ -820,6 +871,64 @@ mod tests {
         }
         assert_eq!(served[..2], [Some(3), Some(2)]);
         assert!(served[50..].contains(&Some(1)), "a low priority waits for some, not for ever");
+    }
+
+    /// The message that is served next.
+    fn served(bench: &mut Bench) -> Option<u64> {
+        let next = bench.scheduler.next().map(|(_, ready)| ready.id.0);
+        bench.settle("a", Feedback::Nothing);
+        next
+    }
+
+    #[test]
+    fn another_priority_moves_the_places_of_a_message_and_leaves_no_other_behind() {
+        let mut bench = Bench::new();
+        // One sender, so that each message has a turn of its own.
+        bench.push("a", 6);
+        bench.scheduler.reprioritise(QueueId(5), 0, 3);
+        bench.scheduler.reprioritise(QueueId(1), 0, -3);
+        bench.scheduler.reprioritise(QueueId(6), 0, 9);
+        // Twice before anybody is served, and back again.
+        bench.scheduler.reprioritise(QueueId(6), 9, 4);
+        bench.scheduler.reprioritise(QueueId(2), 0, 7);
+        bench.scheduler.reprioritise(QueueId(2), 7, 0);
+        bench.scheduler.reprioritise(QueueId(99), 0, 7);
+        let order: Vec<u64> = std::iter::from_fn(|| served(&mut bench)).collect();
+        assert_eq!(order, [6, 5, 2, 3, 4, 1]);
+    }
+
+    #[test]
+    fn who_gets_a_place_after_another_priority_gets_the_one_of_that() {
+        let mut bench = Bench::new();
+        bench.push("a", 2);
+        let push = |bench: &mut Bench, id: u64, priority: i8| {
+            let share = Share { sender: id as u32, priority };
+            bench.scheduler.push(to("a"), Ready::new(QueueId(id), vec![1], share), &bench.sending);
+        };
+        bench.scheduler.reprioritise(QueueId(2), 0, -1);
+        // A recipient more of the same message, which is moved no further; and somebody between.
+        push(&mut bench, 2, -1);
+        push(&mut bench, 7, 0);
+        let order: Vec<u64> = std::iter::from_fn(|| served(&mut bench)).collect();
+        assert_eq!(order, [1, 7, 2, 2]);
+        let turn = |bench: &mut Bench, id, from, to_priority| {
+            bench.push("b", 1);
+            bench.scheduler.reprioritise(QueueId(id), from, to_priority);
+            bench.scheduler.next_for(&to("b")).map(|ready| ready.turn)
+        };
+        assert_eq!(turn(&mut bench, 3, 0, 1), Some(FIRST_TURN + 1 - 100), "also where one line is asked");
+    }
+
+    #[test]
+    fn many_moves_are_not_collected_without_end() {
+        let mut bench = Bench::new();
+        bench.push("a", 3);
+        for id in 1..=2 * MOVED_TOGETHER as u64 {
+            bench.scheduler.reprioritise(QueueId(id), 0, if id == 3 { 9 } else { 1 });
+            assert!(bench.scheduler.moves.len() < MOVED_TOGETHER);
+        }
+        let order: Vec<u64> = std::iter::from_fn(|| served(&mut bench)).collect();
+        assert_eq!(order, [3, 1, 2]);
     }
 
     #[test]

@@ -163,7 +163,7 @@ mod tag {
     pub(super) const DELAY_TOLD: u8 = 3;
     pub(super) const RECIPIENT: u8 = 4;
     pub(super) const HELD_UNTIL: u8 = 5;
-    // 6, 7 and 8 are those of `edits::tag`.
+    // 6, 7, 8 and 10 are those of `edits::tag`.
     /// Evidence that several recipients share; it stands in front of them and is counted from zero.
     pub(super) const REPORT: u8 = 9;
 
@@ -264,7 +264,9 @@ impl MessageState {
                 }
                 tag::HELD_UNTIL => state.held_until = Some(field.time()?),
                 tag::REPORT => shared.push(decode_report(field.fields())?),
-                edits::tag::SENDER | edits::tag::ADDED | edits::tag::ROUTE => state.edits.take(field)?,
+                edits::tag::SENDER | edits::tag::ADDED | edits::tag::ROUTE | edits::tag::PRIORITY => {
+                    state.edits.take(field)?;
+                }
                 _ => {}
             }
         }

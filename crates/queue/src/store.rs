@@ -29,7 +29,7 @@
 //! | `files.rs` | every file call |
 //! | `format.rs` | the formats there have been |
 //! | `meter.rs`, `status.rs` | what is written and how things stand, for operators |
-//! | `check.rs`, `survey.rs` | is everything there and whole? |
+//! | `check.rs`, `survey.rs`, `fix.rs` | is everything there and whole? What can be mended without losing anything? |
 //! | `backup.rs` | a copy of a spool in use |
 //! | `quarantine.rs` | what was set aside, and how it comes back |
 //! | `job.rs` | work over the whole spool that somebody waits for |
@@ -41,6 +41,7 @@ pub mod check;
 mod collector;
 mod committer;
 pub mod files;
+pub mod fix;
 pub mod format;
 mod index;
 pub mod job;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::Queue;
 use crate::codec::{self, milliseconds};
 use crate::edits::Edits;
-use crate::envelope::{Envelope, Origin, Recipient};
+use crate::envelope::{Envelope, Origin, Recipient, checked_priority};
 use crate::incoming::{AcceptError, Incoming};
 use crate::message::{QueueId, Report};
 use crate::state::{MessageState, Phase, RecipientState, shortened};
@@ -274,10 +274,6 @@ fn describe_recipient(recipient: &Recipient, state: &RecipientState) -> Transfer
 
 type Described = (QueueId, Envelope, MessageState);
 
-fn priority(number: i8) -> Result<i8, String> {
-    if (-9..=9).contains(&number) { Ok(number) } else { Err(format!("priority {number} is not -9 to 9")) }
-}
-
 /// Reads a description as strictly as what a client says: it goes into replies, reports and log lines like that.
 fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
     if transfer.format != FORMAT {
@@ -309,7 +305,7 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
         ret: transfer.ret.as_deref().map(read_ret).transpose()?,
         envelope_id: optional_line(transfer.envelope_id.as_deref())?.map(EnvelopeId),
         message_id: optional_line(transfer.message_id.as_deref())?,
-        priority: priority(transfer.priority)?,
+        priority: checked_priority(transfer.priority)?,
         size: transfer.size,
         recipients,
     };

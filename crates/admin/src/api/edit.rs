@@ -17,6 +17,8 @@ pub struct EditRequest {
     pub remove: Vec<String>,
     /// Recipients that have the message already.
     pub mark_delivered: Vec<String>,
+    /// Another priority: one of [`super::PRIORITIES`].
+    pub priority: Option<i64>,
     /// Only say whether the request can be read and the message is there.
     pub dry_run: bool,
     /// Why; it stands in the log.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 pub use postern_queue::store::backup::BackedUp;
 pub use postern_queue::store::check::{Checked, Finding, Subject};
+pub use postern_queue::store::fix::{Fix, Fixed, MAX_FIXES};
 pub use postern_queue::store::status::{
     DamageStatus, IndexStatus, LargeStatus, LogStatus, Status, WrittenStatus,
 };
@@ -46,6 +47,16 @@ pub struct CheckRequest {
     pub full: bool,
     /// Octets a second that are read at most.
     pub rate: Option<u64>,
+}
+
+/// `POST /v1/store/fix`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FixRequest {
+    /// What is to be done: fixes of findings, at most [`MAX_FIXES`]. Each looks again whether it still holds.
+    pub fixes: Vec<Fix>,
+    /// Why, for the audit log.
+    pub reason: Option<String>,
 }
 
 /// `POST /v1/store/rebuild`.

@@ -216,6 +216,8 @@ fn all_known_at_arrival(filter: &Filter) -> Result<(), BadFilter> {
         next_beyond,
         min_attempts,
         max_attempts,
+        min_priority,
+        max_priority,
         held_by,
         also,
         not,
@@ -240,6 +242,11 @@ fn all_known_at_arrival(filter: &Filter) -> Result<(), BadFilter> {
         ("an age", older.is_some() || newer.is_some(), "it has just come"),
         ("a next attempt", next_within.is_some() || next_beyond.is_some(), "it was never tried"),
         ("attempts", min_attempts.is_some() || max_attempts.is_some(), "it was never tried"),
+        (
+            "a priority",
+            min_priority.is_some() || max_priority.is_some(),
+            "that follows from its header: name that",
+        ),
     ];
     if let Some((what, _, why)) = unknown.into_iter().find(|(_, is_asked, _)| *is_asked) {
         return Err(BadFilter(format!(
@@ -336,6 +343,8 @@ mod tests {
             Filter { next_beyond: Some(1), ..any() },
             Filter { min_attempts: Some(1), ..any() },
             Filter { max_attempts: Some(1), ..any() },
+            Filter { min_priority: Some(1), ..any() },
+            Filter { max_priority: Some(1), ..any() },
             Filter { held_by: Some(1), ..any() },
         ] {
             for filter in [filter.clone(), not(filter)] {

@@ -1,4 +1,5 @@
-//! The verbs that change where a message goes: its envelope, its route, or both anew by the configuration in force.
+//! The verbs that change where a message goes and when: its envelope, its priority, its route, or all of it anew by the
+//! configuration in force.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use super::verbs::{NOTHING_WAITS, Retry, begin_anew, make_due};
 use crate::Queue;
 use crate::edits::{MAX_ADDED, MAX_ROUTE};
 use crate::entry::Work;
-use crate::envelope::{Envelope, Recipient};
+use crate::envelope::{Envelope, Recipient, checked_priority};
 use crate::events::EventKind;
 use crate::filter::RecipientPick;
 use crate::message::QueueId;
@@ -31,6 +32,8 @@ pub struct Edit {
     pub remove: Vec<Address>,
     /// Recipients that have the message already, whoever gave it to them. Nobody is told.
     pub mark_delivered: Vec<Address>,
+    /// Another priority: one of [`super::PRIORITIES`].
+    pub priority: Option<i8>,
 }
 
 impl Edit {
@@ -53,11 +56,13 @@ impl Queue {
     /// [`Queue::fail`].
     ///
     /// # Errors
-    /// [`OperateError`]; [`OperateError::Bad`] when nothing is to be changed.
+    /// [`OperateError`]; [`OperateError::Bad`] when nothing is to be changed, or for a priority that there is not.
     pub async fn edit(&self, id: QueueId, edit: &Edit, wait: Duration) -> Result<Change, OperateError> {
         if edit.is_empty() {
-            return Err(OperateError::Bad("nothing to change: name a sender or a recipient".to_owned()));
+            let text = "nothing to change: name a sender, a recipient or a priority";
+            return Err(OperateError::Bad(text.to_owned()));
         }
+        edit.priority.map(checked_priority).transpose().map_err(OperateError::Bad)?;
         let ending = |kind, text| Ending { kind, report: self.administrative(text) };
         let verb = ChangeEnvelope {
             edit,
@@ -65,6 +70,22 @@ impl Queue {
             delivered: ending(EndingKind::Delivered, "marked as delivered by an administrator"),
         };
         self.change(&[id], wait, &verb).await
+    }
+
+    /// Gives messages another priority. What waits in line is moved forward, or back, by the difference; what is being
+    /// delivered has it from the next attempt on; `wait` is as for [`Queue::fail`].
+    ///
+    /// # Errors
+    /// [`OperateError`]; [`OperateError::Bad`] for a priority that there is not.
+    pub async fn prioritise(
+        &self,
+        ids: &[QueueId],
+        priority: i8,
+        wait: Duration,
+    ) -> Result<Change, OperateError> {
+        let priority = checked_priority(priority).map_err(OperateError::Bad)?;
+        let verb = Prioritise { priority, told: format!("priority {priority}") };
+        self.change(ids, wait, &verb).await
     }
 
     /// Sends the recipients that are picked another way, or, without a route, again as the configuration says. They become
@@ -154,9 +175,15 @@ impl Verb for ChangeEnvelope<'_> {
             return Err("a recipient cannot be removed and marked as delivered".into());
         }
         let sender = sender.as_ref().filter(|sender| **sender != work.envelope.reverse_path);
+        let priority = self.edit.priority.filter(|priority| *priority != work.envelope.priority);
         let mut about: Vec<usize> = [&removed[..], &delivered].concat();
         if let Some(sender) = sender {
             work.set_sender(sender.clone());
+        }
+        if let Some(priority) = priority {
+            work.set_priority(priority);
+        }
+        if sender.is_some() || priority.is_some() {
             // Also for those that are being delivered under the old one.
             about = unfinished(work);
         }
@@ -181,8 +208,36 @@ impl Verb for ChangeEnvelope<'_> {
         now.is_none_or(|now| {
             let has_sender =
                 self.edit.sender.as_ref().is_none_or(|sender| now.envelope.reverse_path == *sender);
-            has_sender && has_recipients(applied, now) && applied.has_ended(now)
+            let has_priority = self.edit.priority.is_none_or(|priority| now.envelope.priority == priority);
+            has_sender && has_priority && has_recipients(applied, now) && applied.has_ended(now)
         })
+    }
+}
+
+struct Prioritise {
+    priority: i8,
+    told: String,
+}
+
+impl Verb for Prioritise {
+    fn apply(&self, work: &mut Work, _: &Context<'_>) -> Result<Applied, Refusal> {
+        let unfinished = unfinished(work);
+        if unfinished.is_empty() {
+            return Err(NOTHING_WAITS.into());
+        }
+        if work.envelope.priority == self.priority {
+            return Err("has this priority already".into());
+        }
+        work.set_priority(self.priority);
+        Ok(Applied::about(work, &unfinished))
+    }
+
+    fn told(&self) -> (EventKind, &str) {
+        (EventKind::Edited, &self.told)
+    }
+
+    fn is_there(&self, _: &Applied, now: Option<Seen<'_>>) -> bool {
+        now.is_none_or(|now| now.envelope.priority == self.priority)
     }
 }
 

@@ -6,7 +6,7 @@
 //! | `count.rs` | count, shape |
 //! | `view.rs` | show, content, summary |
 //! | `verbs.rs` | hold, release, retry, fail, remove |
-//! | `edit.rs` | edit, reroute, requeue |
+//! | `edit.rs` | edit, prioritise, reroute, requeue |
 //! | `change.rs` | how every verb that changes something does it: durable, waited for, read back |
 
 mod change;
@@ -18,6 +18,7 @@ mod view;
 
 use std::time::SystemTime;
 
+pub use crate::envelope::PRIORITIES;
 pub use crate::filter::{BadFilter, Filter, HeaderPattern, RecipientPick};
 pub use change::{Change, InFlight};
 pub use count::{Group, GroupBy, Shape, ShapeBy, ShapeRow};

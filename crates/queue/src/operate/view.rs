@@ -30,6 +30,9 @@ pub struct MessageView {
     pub expires: u64,
     /// Octets.
     pub size: u64,
+    /// How far it is brought forward in the lines of its destinations: one of [`super::PRIORITIES`], 0 for most.
+    #[serde(default)]
+    pub priority: i8,
     /// MAIL FROM; empty is the null sender.
     pub sender: String,
     /// `login alice`, `trusted network office`, `outsider`, `own`.
@@ -171,6 +174,7 @@ fn view(found: &Found<'_>) -> MessageView {
         received: seconds(envelope.received),
         expires: seconds(expires),
         size: envelope.size,
+        priority: envelope.priority,
         sender: envelope.reverse_path.to_string(),
         origin: origin(&envelope.origin),
         client: envelope.client.map(|ip| ip.to_string()),

@@ -1,5 +1,6 @@
 //! Is everything there and whole? Reads what counts, compares log, catalogue, index and files with each other, and says
-//! what is wrong, where, and what to do. Changes nothing in the log.
+//! what is wrong, where, and what to do; see [`super::fix`] for what can be done without losing anything. Changes nothing
+//! in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Location, Place, Position, RowFault, number, units};
 use super::files::{Access, Files, StoredFile, read_exact};
+use super::fix::Fix;
 use super::index::{Comparison, Contents, Errand, Opening, Unusable};
 use super::job::{Job, Listener, RATE};
 use super::large::Mention;
 use super::missing::Wrong;
-use super::record::{Header, Kind};
+use super::quarantine::copy_name;
+use super::record::{ALIGNMENT, Header, Kind};
 use super::recovery::{Layout, Mark, Segments, segment_name};
 use super::scan::Bodies;
 use super::survey::{Part, Survey};
@@ -35,6 +38,8 @@ const PUT_IT_BACK: &str = "stop the daemon and put the file back from a copy, if
      knows of the messages in it";
 const LOST: &str = "the content is lost: only the envelope is left";
 const WRITTEN_ANEW: &str = "nothing: the next start writes it anew from the log";
+const KNOWS_MORE: &str =
+    "see to the damaged messages first: the index may be all that still knows whom they are for";
 const REBUILD: &str = "`posternctl store rebuild` writes the index anew; no mail depends on it";
 
 /// What a finding is about.
@@ -73,11 +78,14 @@ pub struct Finding {
     pub what: String,
     /// What to do about it.
     pub advice: String,
+    /// What `store check --fix` does about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<Fix>,
 }
 
 impl Finding {
     fn new(about: Subject, place: String, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { about, is_note: false, place, id: None, what: what.into(), advice: advice.into() }
+        Self { about, is_note: false, place, id: None, what: what.into(), advice: advice.into(), fix: None }
     }
 
     fn of_message(self, id: u64) -> Self {
@@ -86,6 +94,19 @@ impl Finding {
 
     fn into_note(self) -> Self {
         Self { is_note: true, ..self }
+    }
+
+    fn fixed_by(self, fix: Option<Fix>) -> Self {
+        Self { fix, ..self }
+    }
+
+    /// About the index. Where records cannot be read it is left as it is.
+    fn of_index(what: impl Into<String>, is_log_damaged: bool) -> Self {
+        let (advice, fix) = match is_log_damaged {
+            true => (KNOWS_MORE, None),
+            false => (REBUILD, Some(Fix::RebuildIndex)),
+        };
+        Self::new(Subject::Index, "index".into(), what, advice).fixed_by(fix)
     }
 }
 
@@ -134,7 +155,7 @@ impl Store {
             false => listener(news),
         };
         let job = Job::new(options.rate, &mut listener);
-        let mut check = Online { inner, job, checked: Checked::default() };
+        let mut check = Online { inner, job, checked: Checked::default(), is_damaged: false };
         let unknown = check.segments()?;
         check.missing()?;
         check.messages()?;
@@ -159,13 +180,60 @@ pub fn check_directory(
     options: Options,
     listener: &mut Listener<'_>,
 ) -> Result<Checked, StoreError> {
-    let _lock = claim(root, &**files)?;
-    let mut check = Offline::new(root, files, Job::new(options.rate, listener));
-    check.run(true)?;
-    for name in std::mem::take(&mut check.orphans) {
-        check.job.found(unmentioned(&name).into_note())?;
+    AtRest::claim(root, files)?.check(options, listener)
+}
+
+/// A spool that no daemon uses, or a backup. As long as this is there none begins to.
+#[derive(Debug)]
+pub struct AtRest<'f> {
+    pub(super) layout: Layout,
+    pub(super) files: &'f Arc<dyn Files>,
+    /// None of a spool that nobody has used yet.
+    lock: Option<File>,
+    /// Names of files that no message mentions, as the last check has found.
+    pub(super) left_over: BTreeSet<String>,
+}
+
+impl<'f> AtRest<'f> {
+    /// Makes sure that nobody uses a spool.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::UnknownFormat`]; [`StoreError::Refused`]: it is no spool.
+    pub fn claim(root: &Path, files: &'f Arc<dyn Files>) -> Result<Self, StoreError> {
+        let lock = claim(root, &**files)?;
+        Ok(Self { layout: Layout::new(root), files, lock, left_over: BTreeSet::new() })
     }
-    Ok(check.finished())
+
+    /// Checks it. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot go on.
+    pub fn check(&mut self, options: Options, listener: &mut Listener<'_>) -> Result<Checked, StoreError> {
+        let mut check = Offline::new(&self.layout.root, self.files, Job::new(options.rate, listener));
+        check.run(true)?;
+        self.left_over = std::mem::take(&mut check.orphans).into_iter().collect();
+        let is_sound = check.job.findings == 0;
+        for name in &self.left_over {
+            let file = format!("big/{name}");
+            let fix = if is_sound { Fix::Remove { file } } else { Fix::SetAside { file } };
+            check.job.found(unmentioned(name).into_note().fixed_by(Some(fix)))?;
+        }
+        Ok(check.finished())
+    }
+
+    /// Holds the lock also of a spool that nobody has used yet.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::Io`].
+    pub(super) fn lock(&mut self) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            let path = self.layout.root.join("LOCK");
+            let lock = self.files.lock(&path).map_err(|e| StoreError::io("locking", &path, e))?;
+            let in_use = || StoreError::InUse(self.layout.holder(&**self.files, &path));
+            self.lock = Some(lock.ok_or_else(in_use)?);
+        }
+        Ok(())
+    }
 }
 
 /// Makes sure that nobody uses a spool. Makes nothing that is not there: this may be a backup, or no spool at all.
@@ -196,9 +264,19 @@ fn unmentioned(file: &str) -> Finding {
     Finding::new(Subject::Orphan, format!("big/{file}"), what, advice)
 }
 
-fn foreign(file: String) -> Finding {
-    let advice = "look what it is, and move it out of the spool; it is never touched";
-    Finding::new(Subject::File, file, "this file is none of the spool's", advice)
+/// A file that is none of ours. One with the name of a segment may hold mail, and a directory anything; a name that cannot be
+/// shown is none to agree to.
+fn foreign(file: String, is_file: bool) -> Finding {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    let is_movable = is_file && segment_name(name).is_none() && !name.chars().any(char::is_control);
+    let advice = match is_movable {
+        true => {
+            "look what it is, and move it out of the spool, or into the quarantine with `posternctl store check --fix`"
+        }
+        false => "look what it is, and move it out of the spool; it is never touched",
+    };
+    let fix = is_movable.then(|| Fix::SetAside { file: file.clone() });
+    Finding::new(Subject::File, file, "this file is none of the spool's", advice).fixed_by(fix)
 }
 
 /// A segment that should be there, or have more octets. `length` is what there is of it.
@@ -261,6 +339,8 @@ struct Online<'a, 'j> {
     inner: &'a Inner,
     job: Job<'j>,
     checked: Checked,
+    /// Whether records cannot be read.
+    is_damaged: bool,
 }
 
 impl Online<'_, '_> {
@@ -273,7 +353,7 @@ impl Online<'_, '_> {
         for entry in entries {
             match segment_name(&entry.name).filter(|_| entry.is_file) {
                 Some(name) => drop(there.insert(name, entry.length)),
-                None => self.job.found(foreign(format!("log/{}", entry.name)))?,
+                None => self.job.found(foreign(format!("log/{}", entry.name), entry.is_file))?,
             }
         }
         let known = self.inner.catalogue.lock().segments.clone();
@@ -326,7 +406,7 @@ impl Online<'_, '_> {
                 known == Some(name) || catalogue.beginning == Some(name)
             };
             if !is_known && self.inner.files.open(&path, Access::Read).is_ok() {
-                self.job.found(foreign(format!("log/seg-{name:016x}.log")))?;
+                self.job.found(foreign(format!("log/seg-{name:016x}.log"), true))?;
             }
         }
         Ok(())
@@ -406,10 +486,9 @@ impl Online<'_, '_> {
             _ => (self.place(id, |location| Some(location.place)), "the record cannot be read", END_IT),
         };
         // Without a place it has ended meanwhile.
-        place.map_or(Ok(()), |place| {
-            let what = format!("{what} ({error})");
-            self.job.found(Finding::new(about, place, what, advice).of_message(id))
-        })
+        let Some(place) = place else { return Ok(()) };
+        self.is_damaged = true;
+        self.job.found(Finding::new(about, place, format!("{what} ({error})"), advice).of_message(id))
     }
 
     fn wrong_content(&mut self, id: u64, header: &Header, error: &StoreError) -> Result<(), StoreError> {
@@ -435,8 +514,11 @@ impl Online<'_, '_> {
         self.job.stage("large files", entries.len() as u64)?;
         for entry in entries {
             match large::id(&entry.name) {
-                None => self.job.found(foreign(format!("big/{}", entry.name)))?,
-                Some(id) if self.is_orphan(id) => self.job.found(unmentioned(&entry.name))?,
+                None => self.job.found(foreign(format!("big/{}", entry.name), entry.is_file))?,
+                Some(id) if self.is_orphan(id) => {
+                    let fix = Fix::SetAside { file: format!("big/{}", entry.name) };
+                    self.job.found(unmentioned(&entry.name).fixed_by(Some(fix)))?;
+                }
                 Some(_) => {}
             }
             self.job.advance(1)?;
@@ -446,17 +528,13 @@ impl Online<'_, '_> {
 
     fn is_orphan(&self, id: u64) -> bool {
         let inner = self.inner;
-        let is_wanted = || {
-            let unfinished = inner.unfinished.lock().contains(&id);
-            let catalogue = inner.catalogue.lock();
-            unfinished || catalogue.location(id).is_some() || catalogue.ended_files.contains(&id)
-        };
-        if is_wanted() {
+        if inner.is_wanted_file(id) {
             return false;
         }
         // The collector may just be removing it: once more when it is not at work.
         let _still = inner.collector.hold();
-        !is_wanted() && inner.files.open(&inner.layout.big.join(large::name(id)), Access::Read).is_ok()
+        !inner.is_wanted_file(id)
+            && inner.files.open(&inner.layout.big.join(large::name(id)), Access::Read).is_ok()
     }
 
     fn index(&mut self) -> Result<(), StoreError> {
@@ -475,7 +553,7 @@ impl Online<'_, '_> {
 
     fn index_faults(&mut self, compared: &Comparison) -> Result<(), StoreError> {
         for (id, fault) in &compared.faults {
-            let finding = Finding::new(Subject::Index, "index".into(), fault_text(*fault), REBUILD);
+            let finding = Finding::of_index(fault_text(*fault), self.is_damaged);
             self.job.found(finding.of_message(*id))?;
         }
         if compared.more > 0 {
@@ -488,7 +566,7 @@ impl Online<'_, '_> {
     }
 
     fn index_finding(&mut self, what: String) -> Result<(), StoreError> {
-        self.job.found(Finding::new(Subject::Index, "index".into(), what, REBUILD))
+        self.job.found(Finding::of_index(what, self.is_damaged))
     }
 
     /// Reads the whole log and looks for messages that it holds and the queue does not: they would come back.
@@ -578,6 +656,10 @@ pub(super) struct Offline<'a, 'j> {
     checked: Checked,
     /// The segments there are: name and length by number.
     segments: Segments,
+    /// Whether parts of the log cannot be read, or are missing.
+    is_damaged: bool,
+    /// Why the index cannot be used, if so.
+    unusable: Option<String>,
     /// Names of files that no message mentions.
     pub orphans: Vec<String>,
 }
@@ -590,6 +672,8 @@ impl<'a, 'j> Offline<'a, 'j> {
             job,
             checked: Checked::default(),
             segments: BTreeMap::new(),
+            is_damaged: false,
+            unusable: None,
             orphans: Vec::new(),
         }
     }
@@ -614,8 +698,16 @@ impl<'a, 'j> Offline<'a, 'j> {
                 let finding = Finding::new(Subject::Index, "index".into(), what, WRITTEN_ANEW);
                 self.job.found(finding.into_note())
             }
-            None => Ok(()),
+            None => self.unusable_index(),
         }
+    }
+
+    /// Also without a fix the next start writes it anew, and looks before what it knows of damaged messages.
+    fn unusable_index(&mut self) -> Result<(), StoreError> {
+        let Some(reason) = self.unusable.take() else { return Ok(()) };
+        let what = format!("it cannot be used: {reason}");
+        let fix = (!self.is_damaged).then_some(Fix::RebuildIndex);
+        self.job.found(Finding::new(Subject::Index, "index".into(), what, WRITTEN_ANEW).fixed_by(fix))
     }
 
     /// What makes a start use an index.
@@ -642,26 +734,24 @@ impl<'a, 'j> Offline<'a, 'j> {
             locations.insert(id, row.location);
         });
         opening.close();
-        let reason = match loaded {
+        match loaded {
             Ok(Contents { summary, segments }) => {
                 return Ok(Some(Rows { locations, complete_to: summary.complete_to, segments }));
             }
-            Err(Unusable::Empty) => return Ok(None),
-            Err(Unusable::Bad(reason) | Unusable::Stuck(reason)) => reason,
-        };
-        self.job.found(Finding::new(
-            Subject::Index,
-            "index".into(),
-            format!("it cannot be used: {reason}"),
-            WRITTEN_ANEW,
-        ))?;
+            Err(Unusable::Empty) => {}
+            // Told when it is known whether the log is whole.
+            Err(Unusable::Bad(reason) | Unusable::Stuck(reason)) => self.unusable = Some(reason),
+        }
         Ok(None)
     }
 
     fn log(&mut self, survey: &mut Survey) -> Result<(), StoreError> {
         let (segments, strange) = self.layout.list_segments(&**self.files)?;
+        let entries = self.files.list(&self.layout.log);
+        let entries = entries.map_err(|e| StoreError::io("reading", &self.layout.log, e))?;
         for name in strange {
-            self.job.found(foreign(format!("log/{name}")))?;
+            let is_file = entries.iter().any(|entry| entry.name == name && entry.is_file);
+            self.job.found(foreign(format!("log/{name}"), is_file))?;
         }
         self.segments = segments.clone();
         self.job.stage("log", segments.values().map(|(_, length)| length).sum())?;
@@ -675,13 +765,27 @@ impl<'a, 'j> Offline<'a, 'j> {
                 false => survey.read(name, &*file, 0, length, Bodies::Check),
             };
             for part in parts {
-                self.job.found(part_finding(name, part))?;
+                let fix = match part {
+                    Part::Damaged { from, to } => self.copy(name, from, to, true),
+                    Part::Unfinished { .. } | Part::Unreadable => None,
+                };
+                self.is_damaged |= !matches!(part, Part::Unfinished { .. });
+                self.job.found(part_finding(name, part).fixed_by(fix))?;
             }
             self.checked.segments += 1;
             self.job.advance(length)?;
             self.job.moved(length)?;
         }
         Ok(())
+    }
+
+    /// Copies what is no good record, unless that was done before.
+    fn copy(&self, segment: u64, from: u64, to: u64, keeps: bool) -> Option<Fix> {
+        let is_there = |name: String| self.files.open(&self.layout.damaged.join(name), Access::Read).is_ok();
+        let is_copied = is_there(copy_name(segment, from));
+        let is_done = is_copied && (!keeps || is_there(Mark::Damaged.file_name(segment)));
+        let file = format!("log/seg-{segment:016x}.log");
+        (!is_done).then_some(Fix::Copy { file, from, to, keeps })
     }
 
     /// Looks for segments that should be there, by the log, by the index and by the marks of earlier starts.
@@ -701,6 +805,7 @@ impl<'a, 'j> Offline<'a, 'j> {
             .map(|(segment, mark)| marked(segment, mark))
             .collect();
         for finding in wrong.into_iter().map(|(name, wrong)| wrong_segment(name, wrong)).chain(marks) {
+            self.is_damaged |= finding.about == Subject::File;
             self.job.found(finding)?;
         }
         Ok(())
@@ -712,9 +817,13 @@ impl<'a, 'j> Offline<'a, 'j> {
             let place = logged.location.place;
             self.checked.octets += u64::from(logged.location.length) * super::record::ALIGNMENT;
             if !logged.is_readable || logged.is_lost {
-                let place = format!("log, segment {} at {}", place.segment, place.offset());
+                let (from, length) = (place.offset(), u64::from(logged.location.length) * ALIGNMENT);
+                let segment = self.segments.get(&place.segment).filter(|_| !logged.is_lost);
+                let fix = segment.and_then(|(name, _)| self.copy(*name, from, from + length, false));
+                let place = format!("log, segment {} at {from}", place.segment);
                 let what = if logged.is_lost { LOST } else { "the content is not as it was written" };
-                self.job.found(Finding::new(Subject::Content, place, what, END_IT).of_message(*id))?;
+                let finding = Finding::new(Subject::Content, place, what, END_IT).fixed_by(fix);
+                self.job.found(finding.of_message(*id))?;
             }
         }
         Ok(())
@@ -729,7 +838,7 @@ impl<'a, 'j> Offline<'a, 'j> {
             match large::id(&entry.name) {
                 Some(id) if is_large(&id) => drop(there.insert(id)),
                 Some(_) => self.orphans.push(entry.name),
-                None => self.job.found(foreign(format!("big/{}", entry.name)))?,
+                None => self.job.found(foreign(format!("big/{}", entry.name), entry.is_file))?,
             }
         }
         self.job.stage("large files", survey.mentions.len() as u64)?;
@@ -788,7 +897,7 @@ impl<'a, 'j> Offline<'a, 'j> {
                 }
             };
             if let Some(fault) = fault {
-                let finding = Finding::new(Subject::Index, "index".into(), fault_text(fault), REBUILD);
+                let finding = Finding::of_index(fault_text(fault), self.is_damaged);
                 self.job.found(finding.of_message(id))?;
             }
         }

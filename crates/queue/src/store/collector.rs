@@ -151,7 +151,7 @@ pub(super) fn release(inner: &Arc<Inner>, number: u32) -> Result<(), StoreError>
         let entry = match item {
             Item::Record(entry) => entry,
             Item::Gap { from, to } => {
-                quarantine::set_aside(inner, segment.name, &*file, *from, *to)?;
+                quarantine::set_aside(&inner.layout, &*inner.files, segment.name, &*file, *from, *to)?;
                 continue;
             }
         };

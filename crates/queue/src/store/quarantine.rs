@@ -8,10 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::body::Part;
 use super::catalogue::number;
-use super::files::{Access, StoredFile, read_exact, write_all};
+use super::files::{Access, Files, StoredFile, read_exact, write_all};
 use super::large::{self, Mention};
 use super::record::{ALIGNMENT, HEADER, Header, Kind};
-use super::recovery::Mark;
+use super::recovery::{Layout, Mark};
 use super::{Inner, Store, StoreError, StoredBody, body, collector};
 use crate::message::QueueId;
 
@@ -205,24 +205,29 @@ impl KeptKind {
     }
 }
 
-/// Copies a part of a segment that cannot be read, before the segment is removed. One that a start has copied is left as
-/// it is.
+/// The name of the copy of what is no good record, by where it begins.
+pub(super) fn copy_name(segment: u64, from: u64) -> String {
+    format!("seg-{segment:016x}-{from:x}")
+}
+
+/// Copies a part of a segment that cannot be read. One that was copied before is left as it is.
 pub(super) fn set_aside(
-    inner: &Inner,
+    layout: &Layout,
+    files: &dyn Files,
     segment: u64,
     file: &dyn StoredFile,
     from: u64,
     to: u64,
 ) -> Result<(), StoreError> {
     const BLOCK: usize = 4096;
-    let directory = &inner.layout.damaged;
-    let path = directory.join(format!("seg-{segment:016x}-{from:x}"));
-    if inner.files.open(&path, Access::Read).is_ok() {
+    let directory = &layout.damaged;
+    let path = directory.join(copy_name(segment, from));
+    if files.open(&path, Access::Read).is_ok() {
         return Ok(());
     }
     let copy = || {
-        inner.files.create_directory(directory)?;
-        let copy = inner.files.open(&path, Access::Replace)?;
+        files.create_directory(directory)?;
+        let copy = files.open(&path, Access::Replace)?;
         let mut block = vec![0; BLOCK];
         let mut at = from;
         while at < to {
@@ -233,7 +238,7 @@ pub(super) fn set_aside(
             at += wanted as u64;
         }
         copy.sync()?;
-        inner.files.sync_directory(directory)
+        files.sync_directory(directory)
     };
     copy().map_err(|e| StoreError::io("writing", &path, e))
 }

@@ -282,6 +282,18 @@ impl Mark {
         format!("seg-{segment:016x}.{suffix}")
     }
 
+    /// Makes the mark, durably.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make(self, layout: &Layout, files: &dyn Files, segment: u64) -> std::io::Result<()> {
+        let directory = &layout.damaged;
+        files.create_directory(directory)?;
+        files.open(&directory.join(self.file_name(segment)), Access::Replace)?.sync()?;
+        files.sync_directory(directory)?;
+        files.sync_directory(&layout.root)
+    }
+
     /// The segment that the mark with this name is about.
     pub fn segment(file: &str) -> Option<(u64, Self)> {
         let name = u64::from_str_radix(file.strip_prefix("seg-")?.get(..16)?, 16).ok()?;
@@ -357,15 +369,8 @@ impl<'a> Log<'a> {
         if self.marks.contains(&(segment, mark)) {
             return;
         }
-        let directory = &self.layout.damaged;
-        let path = directory.join(mark.file_name(segment));
-        let create = || {
-            self.files.create_directory(directory)?;
-            self.files.open(&path, Access::Replace)?.sync()?;
-            self.files.sync_directory(directory)?;
-            self.files.sync_directory(&self.layout.root)
-        };
-        if let Err(error) = create() {
+        if let Err(error) = mark.make(self.layout, self.files, segment) {
+            let path = self.layout.damaged.join(mark.file_name(segment));
             tracing::error!(path = %path.display(), %error, "cannot note that a segment is damaged");
         }
     }
@@ -402,7 +407,7 @@ impl<'a> Log<'a> {
     fn copy_aside(&self, name: u64, file: &dyn StoredFile, from: u64, to: u64) -> std::io::Result<PathBuf> {
         const BLOCK: usize = 4096;
         let directory = &self.layout.damaged;
-        let path = directory.join(format!("seg-{name:016x}-{from:x}"));
+        let path = directory.join(super::quarantine::copy_name(name, from));
         self.files.create_directory(directory)?;
         let copy = self.files.open(&path, Access::Replace)?;
         let mut at = from;

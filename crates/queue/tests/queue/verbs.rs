@@ -340,6 +340,7 @@ async fn an_envelope_is_edited_and_stays_so() {
         add: vec![addr("team@proseware.test"), addr("dave@elsewhere.test")],
         remove: vec![addr("Bob@adatum.test")],
         mark_delivered: vec![addr(CAROL)],
+        priority: None,
     };
     assert_eq!(queue.edit(id, &edit, NOW).await.unwrap(), changed(1, 1));
     let expected = pairs(&[
@@ -570,4 +571,100 @@ async fn a_destination_that_is_named_narrows_what_is_ended() {
     let pick = RecipientPick::new(&there).unwrap();
     assert_eq!(queue.remove(&[id], &pick, "spam", NOW).await.unwrap(), changed(1, 1));
     assert_eq!(states(&queue, id), pairs(&[(BOB, "failed"), ("x@elsewhere.test", "ready")]));
+}
+
+/// The messages of a destination in the order they are served.
+async fn served(world: &World, queue: &Queue, count: usize) -> Vec<QueueId> {
+    let mut order = Vec::new();
+    for left in (0..count).rev() {
+        let attempt = lease(queue).await;
+        order.push(attempt.id);
+        settle(queue, attempt, &delivered(world));
+        wait_for_messages(queue, left).await;
+    }
+    order
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_priority_moves_what_waits_in_line_cold_or_not_and_over_a_restart() {
+    for (memory, restarts) in [(memory(), false), (0, false), (memory(), true), (0, true)] {
+        let world = World::with(|config| config.memory = memory);
+        let mut queue = world.open().await;
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            ids.push(accept(&world, &queue, ALICE, &[BOB]).await);
+        }
+        assert_eq!(queue.prioritise(&[ids[3], ids[4]], 5, NOW).await.unwrap(), changed(2, 2));
+        assert_eq!(queue.prioritise(&ids[..1], -2, NOW).await.unwrap(), changed(1, 1));
+        assert_eq!(queue.prioritise(&ids[3..4], 9, NOW).await.unwrap(), changed(1, 1));
+        assert_eq!(queue.prioritise(&ids[4..], 0, NOW).await.unwrap(), changed(1, 1), "and back");
+        if restarts {
+            drop(queue);
+            queue = world.open().await;
+        }
+        let shown: Vec<i8> = ids.iter().map(|id| queue.show(*id).unwrap().priority).collect();
+        assert_eq!(shown, [-2, 0, 0, 9, 0]);
+        assert_eq!(queue.transfer(ids[3]).unwrap().priority, 9, "it goes along to another machine");
+        let above = |least| Filter { min_priority: Some(least), ..Filter::default() };
+        assert_eq!(queue.select(&above(0)).unwrap(), [ids[3]]);
+        let below = Filter { max_priority: Some(0), ..Filter::default() };
+        assert_eq!(queue.select(&below).unwrap(), [ids[0]]);
+        assert_eq!(served(&world, &queue, 5).await, [ids[3], ids[1], ids[2], ids[4], ids[0]]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_its_time_or_is_in_hand_has_its_priority_from_the_next_attempt_on() {
+    let world = World::new();
+    let queue = world.open().await;
+    let first = accept(&world, &queue, ALICE, &[BOB]).await;
+    let second = accept(&world, &queue, ALICE, &[BOB]).await;
+    settle(&queue, lease(&queue).await, &deferred(&world));
+    wait_for_state(&queue, first, "deferred").await;
+    assert_eq!(queue.prioritise(&[first], -1, NOW).await.unwrap(), changed(1, 1));
+    let attempt = lease(&queue).await;
+    assert_eq!(attempt.id, second);
+    let change = queue.prioritise(&[second], 9, NOW).await.unwrap();
+    assert_eq!(change, Change { in_flight: in_flight(second, 1, 1, 0), ..changed(1, 1) });
+    settle(&queue, attempt, &deferred(&world));
+    wait_for_state(&queue, second, "deferred").await;
+    world.pass(Duration::from_secs(3600));
+    queue.retry(&[first, second], Retry::default()).await.unwrap();
+    assert_eq!(served(&world, &queue, 2).await, [second, first]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_priority_is_changed_together_with_the_rest_of_an_envelope() {
+    let world = World::new();
+    let queue = world.open().await;
+    let first = accept(&world, &queue, ALICE, &[BOB]).await;
+    let id = accept(&world, &queue, ALICE, &[BOB]).await;
+    let edit = Edit { add: vec![addr(CAROL)], priority: Some(3), ..Edit::default() };
+    assert_eq!(queue.edit(id, &edit, NOW).await.unwrap(), changed(1, 1));
+    let mut recipients = 0;
+    while recipients < 2 {
+        let attempt = lease(&queue).await;
+        assert_eq!((attempt.id, attempt.envelope.priority), (id, 3), "all of it comes before the other one");
+        recipients += attempt.recipients.len();
+        settle(&queue, attempt, &delivered(&world));
+    }
+    let again = Edit { priority: Some(0), ..Edit::default() };
+    assert!(queue.edit(first, &again, NOW).await.unwrap().skipped[0].1.contains("so already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_priority_that_there_is_not_or_is_so_already_changes_nothing() {
+    let world = World::new();
+    let queue = world.open().await;
+    let id = accept(&world, &queue, ALICE, &[BOB]).await;
+    for wrong in [i8::MIN, -10, 10, i8::MAX] {
+        let edit = Edit { priority: Some(wrong), ..Edit::default() };
+        for refused in [queue.prioritise(&[id], wrong, NOW).await, queue.edit(id, &edit, NOW).await] {
+            assert!(matches!(refused, Err(OperateError::Bad(text)) if text.contains("is not -9 to 9")));
+        }
+    }
+    let change = queue.prioritise(&[id, QueueId(1)], 0, NOW).await.unwrap();
+    let skipped = [(id, "has this priority already"), (QueueId(1), "gone")];
+    assert_eq!(change.skipped, skipped.map(|(id, why)| (id.to_string(), why.to_owned())));
+    assert_eq!((change.changed, queue.show(id).unwrap().priority), (0, 0));
 }

@@ -9,6 +9,7 @@ mod compact;
 mod damage;
 mod disk;
 mod faults;
+mod fix;
 mod flips;
 mod image;
 mod index;

@@ -11,10 +11,10 @@ use postern_admin::api::store::{
 };
 use serde::Serialize;
 
+use super::Reason;
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
-use crate::store::Reason;
 
 const RESTORE_EXAMPLES: &str = "\
 Examples:
