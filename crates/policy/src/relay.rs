@@ -22,7 +22,7 @@ mod senders;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Policy;
 
@@ -31,7 +31,7 @@ pub use reason::Reason;
 pub use rules::Rules;
 
 /// The answer, with everything that led to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// Yes, no, later, or aside.
     pub verdict: Verdict,
@@ -42,6 +42,23 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The refusal of a login at AUTH; what was looked at is `rule`, what it saw `fact`.
+    pub fn at_auth(reason: Reason, rule: &str, fact: &str) -> Self {
+        let mut trace = Trace::default();
+        trace.rule(rule, true, fact);
+        Self { verdict: reason.verdict(), reason, trace }
+    }
+
+    /// The same where the rule looks at the senders that the header names.
+    pub fn as_header_blocked_sender(self) -> Self {
+        match self.reason {
+            Reason::StandingRule { rule, why, text } => {
+                Self { reason: Reason::HeaderBlockedSender { rule, why, text }, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// The same after a standing rule of an operator has refused what was accepted so far: with this verdict, for the
     /// reason `why`, and with `text` for the client.
     pub fn refused_by_rule(mut self, rule: u64, why: &str, text: &str, verdict: Verdict) -> Self {
@@ -58,7 +75,7 @@ impl Decision {
 }
 
 /// What a decision says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Go on.
@@ -84,11 +101,11 @@ impl Verdict {
 }
 
 /// The rules looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace(pub Vec<Step>);
 
 /// One rule and what it said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// The rule, such as `trusted network`.
     pub rule: String,

@@ -56,6 +56,14 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
         Reason::HeaderFromUnusable { .. } => {
             vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
         }
+        Reason::WrongPassword { login } => vec![
+            "the user enters the right name and password; `posternctl account list` shows the names".to_owned(),
+            format!("or account {login:?} in accounts.toml gets a new one: password = \"...\", as `posternctl password` prints it"),
+        ],
+        Reason::LoginNotOffered { missing } if missing == "TLS" => {
+            vec!["the mail program uses STARTTLS on port 587, or TLS on port 465".to_owned()]
+        }
+        Reason::LoginNotOffered { .. } => vec!["the mail program uses port 587 or 465, not 25".to_owned()],
         Reason::LoginSuspended { login, .. } => vec![format!("unlock it: `posternctl account unlock {login}`")],
         Reason::ClientAddressNotAllowed { login, client } => {
             vec![format!("add the address to account {login:?} in accounts.toml: networks = [{:?}]", host(client))]
@@ -139,6 +147,9 @@ mod tests {
             Reason::SpfDoesNotCover { login: text(), domain: text(), result: text() },
             Reason::HeaderFromMismatch { login: text(), field: text(), address: "not one".to_owned() },
             Reason::HeaderFromUnusable { problem: text() },
+            Reason::WrongPassword { login: text() },
+            Reason::LoginNotOffered { missing: "TLS".to_owned() },
+            Reason::LoginNotOffered { missing: "a submission port".to_owned() },
             Reason::LoginSuspended { login: text(), state: text(), why: text() },
             Reason::ClientAddressNotAllowed { login: text(), client: "2001:db8::1".to_owned() },
             Reason::UnknownRecipient,
