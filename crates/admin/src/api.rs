@@ -36,6 +36,7 @@
 pub mod domains;
 pub mod edit;
 pub mod history;
+pub mod refusals;
 pub mod rules;
 pub mod store;
 
@@ -49,6 +50,8 @@ pub use postern_queue::operate::{
     ShapeBy, ShapeRow, Sort, Summary,
 };
 pub use postern_queue::{AttemptView, Transfer};
+
+pub use refusals::Refusal;
 
 /// The version of the answers.
 pub const VERSION: u32 = 1;
@@ -481,30 +484,4 @@ pub struct Delivery {
     /// The route in words; left out where only the running daemon knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
-}
-
-/// `GET /v1/explain/REFERENCE`: a refusal that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// The reference in the reply.
-    pub reference: String,
-    /// When, in seconds since 1970.
-    pub time: u64,
-    /// `mx`, `submission`, `submissions`.
-    pub listener: String,
-    /// The client's address.
-    pub client: String,
-    /// Whether it was under TLS.
-    pub tls: bool,
-    /// The login.
-    pub login: Option<String>,
-    /// EHLO or HELO.
-    pub helo: Option<String>,
-    /// MAIL FROM; empty is the null sender.
-    pub reverse_path: String,
-    /// RCPT TO, if it was about a recipient.
-    pub recipient: Option<String>,
-    /// The decision.
-    #[serde(flatten)]
-    pub decision: DecisionView,
 }

@@ -22,6 +22,7 @@
 //! | is the spool whole? a backup, what was set aside | `store` |
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
+//! | why was that mail refused? | `refusals` for operators, [`report`] for the sender |
 //! | is the server well? | [`health`] |
 //! | what does Prometheus read? | [`metrics`] |
 //!
@@ -51,6 +52,8 @@ pub mod health;
 pub mod history;
 mod import;
 pub mod metrics;
+mod refusals;
+pub mod report;
 mod rights;
 mod rules;
 pub mod server;

@@ -15,7 +15,7 @@ use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
 use postern_outbound::{Facts, Keeper, Outbound};
-use postern_policy::record::Records;
+use postern_policy::record::{Records, Settings};
 use postern_policy::standing::Standing;
 use postern_queue::Door;
 use postern_runtime::{Clock, SystemClock};
@@ -33,8 +33,8 @@ use crate::reload::{Generation, Live, Reloader, Services};
 
 /// How long sessions and deliveries may take to end. systemd's own patience (`TimeoutStopSec`) is longer.
 const GRACE: Duration = Duration::from_secs(10);
-/// Refusals that can be explained by their reference; some 600 octets each.
-const REFUSALS_KEPT: usize = 10_000;
+/// Where records of refusals are, in the spool directory.
+const RECORDS: &str = "policy/records";
 
 /// Runs a server until SIGTERM or SIGINT.
 ///
@@ -116,6 +116,7 @@ struct Server {
     door: Door,
     live: Live,
     reloader: Arc<Reloader>,
+    records: Arc<Records>,
     /// The counters of deliveries, which begin when the queue is loaded.
     deliveries: postern_outbound::Metrics,
     clock: Arc<dyn Clock>,
@@ -133,7 +134,7 @@ impl Server {
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
-        let records = Arc::new(Records::new(REFUSALS_KEPT));
+        let records = open_records(&live.config.load(), clock.clone(), &registry)?;
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));
         let facts = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
@@ -148,11 +149,17 @@ impl Server {
             decisions: postern_policy::metrics::Metrics::register(&registry)?,
             clock: clock.clone(),
         });
-        let services = Services { inbound, keeper: keeper.clone(), standing };
+        let services = Services { inbound, keeper: keeper.clone(), standing, records: records.clone() };
         let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
+        let report = admin::report::Shared {
+            records: records.clone(),
+            config: live.config.clone(),
+            tls: live.tls.clone(),
+        };
+        serve_report(report, &stop, &tasks)?;
         let shared = admin::Shared {
             door: door.clone(),
-            records,
+            records: records.clone(),
             facts,
             policy: live.policy.clone(),
             config: live.config.clone(),
@@ -166,7 +173,7 @@ impl Server {
             reloader.listen(listener, bound)?;
         }
         tasks.spawn(keeper.run(stop.clone()));
-        Ok((Self { door, live, reloader, deliveries, clock, tasks, stop }, loading))
+        Ok((Self { door, live, reloader, records, deliveries, clock, tasks, stop }, loading))
     }
 
     /// Loads the queue, then begins to deliver.
@@ -227,11 +234,38 @@ impl Server {
                 "sessions or deliveries did not end in time"
             );
         }
+        // What waits of it is little; nobody waits for an answer any more.
+        self.records.close();
         if let Some(queue) = self.door.now() {
             queue.close().await;
         }
         tracing::info!(event = "stopped");
     }
+}
+
+/// The records of refusals. What is wrong with their folder is told by `posternctl status`, and keeps no mail out.
+fn open_records(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    registry: &Registry,
+) -> anyhow::Result<Arc<Records>> {
+    let folder = config.queue.path.join(RECORDS);
+    let records = Records::open(&folder, Settings::of(config), move || clock.now())
+        .context("starting the thread that keeps refusals")?;
+    records.register(registry)?;
+    Ok(Arc::new(records))
+}
+
+/// The public page of refusals, where it is configured.
+fn serve_report(
+    shared: admin::report::Shared,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<()> {
+    let Some(address) = shared.config.load().report.listen else { return Ok(()) };
+    let address = admin::report::serve(address, shared, stop.clone(), tasks).context("report.listen")?;
+    tracing::info!(event = "listening", listener = "report", %address);
+    Ok(())
 }
 
 /// The control socket, and the metrics page where it is configured.

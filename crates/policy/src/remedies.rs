@@ -56,9 +56,9 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
         Reason::HeaderFromUnusable { .. } => {
             vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
         }
-        Reason::WrongPassword { login } => vec![
+        Reason::WrongPassword { .. } => vec![
             "the user enters the right name and password; `posternctl account list` shows the names".to_owned(),
-            format!("or account {login:?} in accounts.toml gets a new one: password = \"...\", as `posternctl password` prints it"),
+"or the account gets a new one: `posternctl account remove NAME`, then `posternctl account add NAME`".to_owned(),
         ],
         Reason::LoginNotOffered { missing } if missing == "TLS" => {
             vec!["the mail program uses STARTTLS on port 587, or TLS on port 465".to_owned()]

@@ -13,9 +13,9 @@ use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::accounts::Login;
 use postern_policy::facts::{Wanted, wanted};
-use postern_policy::record::Reference;
+use postern_policy::record::{Record, Reference, Transcript};
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
-use postern_queue::rules::Refused;
+use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
@@ -24,7 +24,11 @@ use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{Received, Receiver};
 use crate::tls::Protection;
+use crate::replies::Refused;
 use crate::{Shared, replies};
+
+/// The one code that says that the connection ends (RFC 5321 §3.8).
+const CLOSING: u16 = 421;
 
 /// Who is at the other end, and where they came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +143,8 @@ pub(crate) struct Context {
     pub peer: Peer,
     pub tls: Option<Protection>,
     pub login: Option<Login>,
+    /// What was said, for the record of a refusal.
+    pub transcript: Transcript,
 }
 
 #[derive(Debug)]
@@ -249,7 +255,7 @@ impl Context {
         &self,
         matter: Matter<'_>,
         stage: Stage<'_>,
-        rules: impl FnOnce() -> Option<Refused>,
+        rules: impl FnOnce() -> Option<RefusedByRule>,
     ) -> Result<Decision, Refusal> {
         let question = self.question(matter, stage);
         let mut decision = decide(&question, &self.policy);
@@ -278,7 +284,7 @@ impl Context {
     }
 
     /// A standing rule refuses the whole message.
-    pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &Refused) -> Refusal {
+    pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &RefusedByRule) -> Refusal {
         let senders = HeaderSenders::default();
         let question = self.question(matter, Stage::Message(&senders));
         let accepted =
@@ -302,30 +308,49 @@ impl Context {
         }
     }
 
+    /// A login is refused at AUTH: what was looked at is `rule`, what it saw `fact`.
+    pub fn refuse_login(&self, hello: &Hello, reason: Reason, rule: &str, fact: &str) -> Refusal {
+        let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
+        let question = self.question(matter, Stage::Mail);
+        self.refusal_at("auth", &question, &Decision::at_auth(reason, rule, fact))
+    }
+
     /// Keeps a decision that is no yes, and puts it into words.
     fn refusal(&self, question: &Question<'_>, decision: &Decision) -> Refusal {
-        self.shared.decisions.decided(question.stage.as_str(), decision);
-        let reference = self.shared.records.keep(question, decision, self.shared.clock.now());
+        self.refusal_at(question.stage.as_str(), question, decision)
+    }
+
+    fn refusal_at(&self, stage: &'static str, question: &Question<'_>, decision: &Decision) -> Refusal {
+        self.shared.decisions.decided(stage, decision);
+        let name = self.shared.records.name(question.client);
+        let refused = Refused { question, decision, name: name.as_ref(), config: &self.config };
+        let (reply, told) = replies::refused(&refused);
+        if let Some(name) = &name {
+            let record = Record::new(name, question, decision, told, &self.transcript);
+            self.shared.records.keep(name, Record { stage: stage.to_owned(), ..record });
+        }
         Refusal {
-            reply: replies::refused(question, decision, Some(reference)),
+            reply,
             reason: decision.reason.as_str(),
-            reference: Some(reference),
+            reference: name.map(|name| name.reference),
             rule: decision.trace.0.last().map(|step| step.rule.clone()),
         }
     }
 }
 
 /// The decision after a rule has refused.
-fn by_rule(decision: Decision, refused: &Refused) -> Decision {
+fn by_rule(decision: Decision, refused: &RefusedByRule) -> Decision {
     let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
-    decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict)
+    let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
+    if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
 }
 
 impl Session {
     /// A session at its beginning: of a new connection, or after STARTTLS (then nothing said in clear is known to it).
     pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let (config, policy) = (shared.config.load_full(), shared.policy.load_full());
-        let context = Context { shared, config, policy, peer, tls, login: None };
+        let transcript = Transcript::default();
+        let context = Context { shared, config, policy, peer, tls, login: None, transcript };
         Self {
             context,
             state: State::Connected,
@@ -364,10 +389,12 @@ impl Session {
     /// Takes one line without its CRLF.
     pub fn line(&mut self, line: &[u8], ahead: Ahead) -> Action {
         if let State::Authenticating(hello, exchange) = &mut self.state {
+            self.context.transcript.auth_response();
             let (hello, exchange) = (Arc::clone(hello), std::mem::take(exchange));
             let step = auth::answer(exchange, line);
             return self.auth_step(hello, step);
         }
+        self.context.transcript.command(line);
         match Command::parse(line) {
             Ok(command) => {
                 let is_data = command == Command::Data;
@@ -378,6 +405,11 @@ impl Session {
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
             Err(error) => self.no_command(replies::bad_command(&error)),
         }
+    }
+
+    /// Notes what the client was told.
+    pub fn told(&mut self, reply: &Reply) {
+        self.context.transcript.reply(reply);
     }
 
     /// Takes one command.
@@ -497,7 +529,7 @@ impl Session {
         else {
             return self.error(replies::bad_sequence("no password was asked for"));
         };
-        self.state = State::Greeted(hello);
+        self.state = State::Greeted(Arc::clone(&hello));
         let client = self.context.peer.client;
         let listener = self.context.peer.listener.as_str();
         match check {
@@ -508,9 +540,13 @@ impl Session {
                 Action::Reply(replies::logged_in())
             }
             PasswordCheck::Wrong => {
-                tracing::warn!(event = "login-failed", %client, listener, login = name, "wrong password or user name");
+                let reason = Reason::WrongPassword { login: name.clone() };
+                let fact = "no login has this name and this password";
+                let refusal = self.context.refuse_login(&hello, reason, "password", fact);
+                let reference = refusal.reference.map(|reference| reference.to_string());
+                tracing::warn!(event = "login-failed", %client, listener, login = name, reference, "wrong password or user name");
                 self.context.shared.metrics.login("wrong");
-                self.error(replies::wrong_password())
+                self.error(refusal.reply)
             }
             PasswordCheck::Unavailable => {
                 tracing::error!(event = "login-failed", %client, listener, login = name, "password check failed");
@@ -537,6 +573,7 @@ impl Session {
 
     /// The whole message came in.
     pub fn data_received(&mut self, received: Received) -> Action {
+        self.context.transcript.message();
         let State::Receiving(transaction) = &self.state else {
             return self.error(replies::bad_sequence("no message was asked for"));
         };
@@ -620,6 +657,13 @@ impl Session {
                 self.state = State::Greeted(hello);
                 self.error(reply)
             }
+            auth::Step::NotOffered { missing, fact } => {
+                let reason = Reason::LoginNotOffered { missing: missing.to_owned() };
+                let refusal = self.context.refuse_login(&hello, reason, "login offered", fact);
+                self.log_refusal("auth", &refusal, "", None);
+                self.state = State::Greeted(hello);
+                self.error(refusal.reply)
+            }
         }
     }
 
@@ -662,7 +706,8 @@ impl Session {
             transaction.deferred |= !refusal.reply.is_permanent();
         }
         // A list of ours may hold many who are gone: that is no attack, and the rest must get their mail.
-        if self.context.is_trusted() || self.context.login.is_some() {
+        let ends = refusal.reply.code == CLOSING;
+        if !ends && (self.context.is_trusted() || self.context.login.is_some()) {
             return Action::Reply(self.legible(refusal.reply));
         }
         self.error(refusal.reply)
@@ -752,6 +797,9 @@ impl Session {
     /// and longer. Transient ones are our trouble, not the client's.
     fn error(&mut self, reply: Reply) -> Action {
         let reply = self.legible(reply);
+        if reply.code == CLOSING {
+            return Action::Close(reply);
+        }
         if !reply.is_permanent() {
             return Action::Reply(reply);
         }

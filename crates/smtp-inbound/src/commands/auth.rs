@@ -29,6 +29,8 @@ pub(crate) enum Step {
     Challenge(Reply, Exchange),
     Check(Credentials),
     Refuse(Reply),
+    /// Logins are not taken here.
+    NotOffered { missing: &'static str, fact: &'static str },
 }
 
 /// Takes the command.
@@ -37,10 +39,11 @@ pub(crate) fn begin(context: &Context, command: &Auth) -> Step {
         return Step::Refuse(replies::already_logged_in());
     }
     if !context.peer.listener.is_submission() {
-        return Step::Refuse(replies::no_login_here());
+        let fact = "logins are taken on ports 587 and 465 only";
+        return Step::NotOffered { missing: "a submission port", fact };
     }
     if context.tls.is_none() {
-        return Step::Refuse(replies::auth_needs_tls());
+        return Step::NotOffered { missing: "TLS", fact: "passwords are taken under TLS only" };
     }
     let exchange = match command.mechanism.as_str() {
         "PLAIN" => Exchange::Plain,
