@@ -12,6 +12,7 @@
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
+//! | [`refusals`] | how refusals are worded, what is kept of them, the page for the sender |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
@@ -41,6 +42,7 @@ mod outbound;
 mod peers;
 mod queue;
 mod queue_verbs;
+mod refusals;
 mod rules;
 mod start;
 mod store;
