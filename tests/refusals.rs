@@ -166,9 +166,13 @@ fn a_record_tells_everything_and_survives_a_restart() {
         ]
     );
     let remedies = record["remedies"].to_string();
-    assert!(remedies.contains("relay.trusted_networks") && remedies.contains("posternctl account add"), "{remedies}");
+    assert!(
+        remedies.contains("relay.trusted_networks") && remedies.contains("posternctl account add"),
+        "{remedies}"
+    );
     let shown = daemon.ctl(&["explain", &reference(&reply)]).stdout;
-    for part in ["what was said:", "C: RCPT TO:<bob@adatum.test>", "what would allow it:", "trusted network"] {
+    for part in ["what was said:", "C: RCPT TO:<bob@adatum.test>", "what would allow it:", "trusted network"]
+    {
         assert!(shown.contains(part), "{part}: {shown}");
     }
 }
@@ -242,7 +246,10 @@ fn a_reference_without_a_record_is_answered_with_what_is_kept() {
     let text = relay(&daemon).text();
     assert!(text.ends_with("log in on port 587 or 465"), "{text}");
     let unknown = daemon.ctl(&["explain", "0000-0000"]).stderr;
-    assert!(unknown.contains("the oldest is of 2") && unknown.contains("1 refusals were not kept"), "{unknown}");
+    assert!(
+        unknown.contains("the oldest is of 2") && unknown.contains("1 refusals were not kept"),
+        "{unknown}"
+    );
     reload(&daemon, "[policy.records]\nenabled = false");
     assert!(!relay(&daemon).text().contains("(ref "));
     assert!(daemon.ctl(&["explain", "0000-0000"]).stderr.contains("refusals are not kept"));
@@ -256,7 +263,9 @@ struct Page {
 }
 
 fn fetch(stream: &mut (impl Read + Write), request: &str) -> Page {
-    stream.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    stream
+        .write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+        .unwrap();
     let mut text = String::new();
     // A peer that closes TLS without saying so has said everything all the same.
     let _ = stream.read_to_string(&mut text);
@@ -290,7 +299,9 @@ fn the_page_shows_the_sender_his_refusal_and_nothing_else() {
     assert_eq!(path.len(), "/r/".len() + 26);
     let page = get(daemon.report(), &path);
     assert_eq!(page.status, 200, "{}", page.body);
-    for part in ["&lt;b&gt;x&lt;/b&gt;", BOB, "client.test", "relay not permitted", "port 465", &reference(&reply)] {
+    for part in
+        ["&lt;b&gt;x&lt;/b&gt;", BOB, "client.test", "relay not permitted", "port 465", &reference(&reply)]
+    {
         assert!(page.body.contains(part), "{part}: {}", page.body);
     }
     for part in ["<b>", "<script", "192.0.2", "office", "trusted_networks", "posternctl", "relay_domains"] {

@@ -145,8 +145,7 @@ fn after_rules(
     match beyond.refused(question, &rules::final_recipients(path, policy)) {
         Some(refused) => {
             let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
-            let decision =
-                decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
+            let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
             if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
         }
         None => decision,

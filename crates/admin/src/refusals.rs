@@ -95,5 +95,8 @@ fn unknown(reference: Reference, records: &Records) -> Failure {
 /// What an operator should know of.
 pub(crate) fn warnings(records: &Records) -> Vec<String> {
     let trouble = records.status().trouble;
-    trouble.map(|trouble| format!("refusals are not kept, and have no reference: {trouble}")).into_iter().collect()
+    trouble
+        .map(|trouble| format!("refusals are not kept, and have no reference: {trouble}"))
+        .into_iter()
+        .collect()
 }

@@ -214,8 +214,13 @@ fn body(record: &Record, config: &Config) -> String {
     let rows = rows.iter().filter(|(_, value)| !value.is_empty());
     let rows: String =
         rows.map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>\n", escaped(value))).collect();
-    let mut text = format!("<h1>{title}</h1>\n<dl>\n{rows}</dl>\n<h2>Why</h2>\n<p>{}</p>\n", explained(record.class));
-    text += &format!("<p>In short: {}.</p>\n<h2>What you can do</h2>\n<p>{}</p>\n", escaped(&record.cause), advice(record.class));
+    let mut text =
+        format!("<h1>{title}</h1>\n<dl>\n{rows}</dl>\n<h2>Why</h2>\n<p>{}</p>\n", explained(record.class));
+    text += &format!(
+        "<p>In short: {}.</p>\n<h2>What you can do</h2>\n<p>{}</p>\n",
+        escaped(&record.cause),
+        advice(record.class)
+    );
     if !record.advice.is_empty() {
         text += &format!("<p>In short: {}.</p>\n", escaped(&record.advice));
     }
@@ -240,12 +245,16 @@ fn explained(class: Class) -> &'static str {
         Class::Login => "The login was not accepted.",
         Class::Suspended => "The login is locked at present.",
         Class::Sender => "The sender address of the message may not be used by whoever sent it.",
-        Class::Header => "A sender address inside the message may not be used by whoever sent it, or cannot be read.",
+        Class::Header => {
+            "A sender address inside the message may not be used by whoever sent it, or cannot be read."
+        }
         Class::RecipientUnknown => "There is no such recipient at this server.",
         Class::Recipient => "This recipient does not take mail this way.",
         Class::Rule => "The people who run this server have chosen not to take such messages.",
         Class::Rate => "More mail came than may be sent at once.",
-        Class::Dns => "The domain name system did not give an answer that is needed to decide about the message.",
+        Class::Dns => {
+            "The domain name system did not give an answer that is needed to decide about the message."
+        }
     }
 }
 
@@ -261,7 +270,9 @@ fn advice(class: Class) -> &'static str {
         Class::Sender | Class::Header => {
             "Send with an address of your own account. If you should be allowed to use this one, ask the postmaster."
         }
-        Class::RecipientUnknown => "Check the spelling of the address, or ask the recipient for the right one.",
+        Class::RecipientUnknown => {
+            "Check the spelling of the address, or ask the recipient for the right one."
+        }
         Class::Recipient => "Ask the recipient, in another way than by mail, which address to use.",
         Class::Rule => "If you think that this is a mistake, write to the postmaster.",
         Class::Rate => "Wait, or send to fewer recipients at once.",
@@ -306,7 +317,9 @@ mod tests {
         let mut admitted = |text: &str, now| visits.admit(address(text), 2, now);
         assert_eq!([(); 3].map(|()| admitted("198.51.100.9", now)), [true, true, false]);
         assert!(admitted("198.51.100.10", now));
-        assert!(admitted("2001:db8::1", now) && admitted("2001:db8::2", now) && !admitted("2001:db8::3", now));
+        assert!(
+            admitted("2001:db8::1", now) && admitted("2001:db8::2", now) && !admitted("2001:db8::3", now)
+        );
         assert!(admitted("198.51.100.9", now + MINUTE));
         let mut visits = Visits::new();
         for at in 0..2 * MOST_ADDRESSES as u32 {

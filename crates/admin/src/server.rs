@@ -229,8 +229,12 @@ async fn for_peer(stream: &UnixStream, router: Router, shared: &Shared) -> Route
     }
 }
 
-pub(crate) async fn connection<S>(stream: S, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit)
-where
+pub(crate) async fn connection<S>(
+    stream: S,
+    router: Router,
+    stop: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -370,7 +374,12 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         loading: queue.is_none().then(|| shared.door.messages_read()),
         queue: queue.as_ref().map(Queue::summary).unwrap_or_default(),
         health: health::check(&shared),
-        warnings: [shared.daemon.warnings(), refusals::warnings(&shared.records), queue.as_ref().map(lost).unwrap_or_default()].concat(),
+        warnings: [
+            shared.daemon.warnings(),
+            refusals::warnings(&shared.records),
+            queue.as_ref().map(lost).unwrap_or_default(),
+        ]
+        .concat(),
         rules: queue.as_ref().map(|queue| queue.rules().totals()).unwrap_or_default(),
     })
 }

@@ -23,9 +23,9 @@ use postern_admin::api::{
 };
 use postern_admin::server::ServeError;
 use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared, metrics, server};
+use postern_config::replies::Class;
 use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
-use postern_config::replies::Class;
 use postern_policy::record::{Record, Records, Settings, Told, Transcript};
 use postern_policy::relay::{Decision, Question, Stage, decide};
 use postern_queue::events::MAX_WATCHERS;

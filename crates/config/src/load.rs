@@ -744,9 +744,17 @@ mod tests {
         fine(&format!("[report]\nlisten = \"127.0.0.1:8081\"\n{url}\n[replies]\nfamily = \"tagged\"\n"));
         one("[report]\nlisten = \"127.0.0.1:8081\"\n", "3:10", "`listen` needs `url`");
         one(&format!("[report]\n{url}\n"), "3:7", "`url` needs `listen`");
-        one(&format!("[report]\nlisten = \"127.0.0.1:8081\"\n{}\n", url.replace("/r/", "/r")), "4:7", "end with");
+        one(
+            &format!("[report]\nlisten = \"127.0.0.1:8081\"\n{}\n", url.replace("/r/", "/r")),
+            "4:7",
+            "end with",
+        );
         one(&format!("[report]\nlisten = \"0.0.0.0:80\"\n{url}\n"), "3:10", "plain HTTP to the network");
-        one(&format!("[report]\nlisten = \"127.0.0.1:443\"\n{url}\ntls = true\n"), "5:7", "needs a certificate");
+        one(
+            &format!("[report]\nlisten = \"127.0.0.1:443\"\n{url}\ntls = true\n"),
+            "5:7",
+            "needs a certificate",
+        );
     }
 
     #[test]

@@ -241,7 +241,8 @@ fn check_text(text: &str, has_url: bool, at: &Node<'_>, findings: &mut Findings<
         findings.error(at, "the text is empty", "leave it out for the words of the family");
     }
     if !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        let help = "replies are one line of ASCII; long ones are folded by themselves (RFC 5321 section 4.5.3.1.5)";
+        let help =
+            "replies are one line of ASCII; long ones are folded by themselves (RFC 5321 section 4.5.3.1.5)";
         findings.error(at, "the text has line ends or characters beyond ASCII", help);
     }
     if text.len() > LONGEST_TEXT {

@@ -66,11 +66,19 @@ impl Report {
             && let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback())
         {
             let message = format!("{listen} speaks plain HTTP to the network: tokens can be read on the way");
-            findings.warning(&node.key("listen"), message, "set `tls = true`, or listen on a loopback address");
+            findings.warning(
+                &node.key("listen"),
+                message,
+                "set `tls = true`, or listen on a loopback address",
+            );
         }
         if self.max_requests == 0 {
             let help = "write 1 or more; to switch the page off, leave `listen` and `url` out";
-            findings.error(&node.key("max_requests"), "`max_requests` is 0, so nobody would get an answer", help);
+            findings.error(
+                &node.key("max_requests"),
+                "`max_requests` is 0, so nobody would get an answer",
+                help,
+            );
         }
     }
 }
@@ -80,9 +88,9 @@ const LONGEST_URL: usize = 200;
 
 /// An address that stands in replies.
 pub(crate) fn check_url(node: &Node<'_>, url: &str, findings: &mut Findings<'_>) {
-    let has_host = ["https://", "http://"]
-        .iter()
-        .any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty()));
+    let has_host = ["https://", "http://"].iter().any(|scheme| {
+        url.strip_prefix(scheme).is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty())
+    });
     let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"'()\\{}`|^".contains(&byte));
     if !has_host || !is_plain {
         let help = "write https://, a host name and a path, in ASCII without spaces, quotes and brackets";

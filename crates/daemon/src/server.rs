@@ -244,11 +244,7 @@ impl Server {
 }
 
 /// The records of refusals. What is wrong with their folder is told by `posternctl status`, and keeps no mail out.
-fn open_records(
-    config: &Config,
-    clock: Arc<dyn Clock>,
-    registry: &Registry,
-) -> anyhow::Result<Arc<Records>> {
+fn open_records(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> anyhow::Result<Arc<Records>> {
     let folder = config.queue.path.join(RECORDS);
     let records = Records::open(&folder, Settings::of(config), move || clock.now())
         .context("starting the thread that keeps refusals")?;

@@ -23,8 +23,8 @@ use postern_smtp::{Address, Body, Reply, ReversePath};
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{Received, Receiver};
-use crate::tls::Protection;
 use crate::replies::Refused;
+use crate::tls::Protection;
 use crate::{Shared, replies};
 
 /// The one code that says that the connection ends (RFC 5321 §3.8).

@@ -79,7 +79,10 @@ mod tests {
             cause: "relay not permitted".to_owned(),
             advice: String::new(),
             reply: "550 5.7.1 relay not permitted".to_owned(),
-            transcript: vec!["C: EHLO client.test\u{7}".to_owned(), "C: RCPT TO:<bob@adatum.test>".to_owned()],
+            transcript: vec![
+                "C: EHLO client.test\u{7}".to_owned(),
+                "C: RCPT TO:<bob@adatum.test>".to_owned(),
+            ],
             client: "198.51.100.9".to_owned(),
             tls: true,
             login: None,

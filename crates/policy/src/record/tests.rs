@@ -43,8 +43,10 @@ impl Kept {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(self.folder.path().join("records")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut files: Vec<PathBuf> = fs::read_dir(self.folder.path().join("records"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         files.sort();
         files
     }
@@ -246,9 +248,8 @@ fn a_flood_is_bounded_and_what_does_not_fit_is_counted() {
     let kept = Kept::new(SETTINGS);
     // The thread cannot write while somebody holds the files.
     let files = kept.records.shared.files.lock();
-    let named = (0..10 * MOST_WAITING).filter(|_| {
-        keep_from(&kept.records, "198.51.100.9", "a@adatum.test", 1000).is_some()
-    });
+    let named = (0..10 * MOST_WAITING)
+        .filter(|_| keep_from(&kept.records, "198.51.100.9", "a@adatum.test", 1000).is_some());
     let named = named.count();
     assert!((MOST_WAITING..2 * MOST_WAITING).contains(&named), "{named}");
     drop(files);

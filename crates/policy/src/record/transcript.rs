@@ -13,7 +13,18 @@ const MOST_IN_TRANSACTION: usize = 3 * 1024;
 
 /// Commands whose arguments are no secret.
 const OPEN: [&[u8]; 12] = [
-    b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"RSET", b"NOOP", b"QUIT", b"VRFY", b"EXPN", b"HELP", b"STARTTLS",
+    b"EHLO",
+    b"HELO",
+    b"MAIL",
+    b"RCPT",
+    b"DATA",
+    b"RSET",
+    b"NOOP",
+    b"QUIT",
+    b"VRFY",
+    b"EXPN",
+    b"HELP",
+    b"STARTTLS",
 ];
 /// Mechanisms that are named. Any other word behind AUTH may be a password in the wrong place.
 const MECHANISMS: [&str; 8] =
@@ -159,7 +170,8 @@ mod tests {
     #[test]
     fn a_new_transaction_takes_the_place_of_the_old_one() {
         let mut transcript = Transcript::default();
-        for line in ["EHLO client.test", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>", "RSET", "MAIL FROM:<>"] {
+        for line in ["EHLO client.test", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>", "RSET", "MAIL FROM:<>"]
+        {
             transcript.command(line.as_bytes());
             transcript.reply(&reply("Ok"));
         }
@@ -184,6 +196,9 @@ mod tests {
         assert!(lines.iter().map(String::len).sum::<usize>() < MOST_BEFORE + MOST_IN_TRANSACTION + 100);
         assert!(lines.iter().all(|line| !line.contains(char::is_control) && line.len() < MOST_OF_LINE + 10));
         assert_eq!(lines[0], "C: EHLO a??b?[2J");
-        assert!(lines[1].contains("lines that did not fit") && lines.iter().any(|l| l.contains("r999@")), "{lines:?}");
+        assert!(
+            lines[1].contains("lines that did not fit") && lines.iter().any(|l| l.contains("r999@")),
+            "{lines:?}"
+        );
     }
 }

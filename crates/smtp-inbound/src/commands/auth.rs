@@ -30,7 +30,10 @@ pub(crate) enum Step {
     Check(Credentials),
     Refuse(Reply),
     /// Logins are not taken here.
-    NotOffered { missing: &'static str, fact: &'static str },
+    NotOffered {
+        missing: &'static str,
+        fact: &'static str,
+    },
 }
 
 /// Takes the command.

@@ -118,8 +118,7 @@ impl Facts {
     /// `<bob@adatum.test>: relay not permitted: ...; log in on port 587 or 465 (ref 4QX7-93KD)`
     fn default_phrase(&self, words: &Words) -> Phrase {
         let about = if words.is_about_address { format!("<{}>: ", self.address) } else { String::new() };
-        let advice =
-            if self.advice.is_empty() { String::new() } else { format!("; {}", self.advice) };
+        let advice = if self.advice.is_empty() { String::new() } else { format!("; {}", self.advice) };
         let text = format!("{about}{}{advice}{}", self.cause, self.reference());
         Phrase { code: words.code, status: Some(words.status()), text }
     }
@@ -322,7 +321,9 @@ fn sender_words(reason: &Reason) -> Option<Words> {
         }
         Reason::DomainNotVerified { domain, state, missing } => {
             advice = "ask postmaster";
-            format!("mail from {domain} is not permitted: its DNS is not in order ({state}, {missing} is missing)")
+            format!(
+                "mail from {domain} is not permitted: its DNS is not in order ({state}, {missing} is missing)"
+            )
         }
         Reason::OwnersLock { login, domain, problem: None } => {
             format!(

@@ -61,7 +61,11 @@ fn reply(text: &str, reason: Reason) -> String {
 }
 
 fn rate() -> Reason {
-    Reason::Rate { who: "the grant printer".to_owned(), limit: "100 recipients an hour".to_owned(), resets_in: 300 }
+    Reason::Rate {
+        who: "the grant printer".to_owned(),
+        limit: "100 recipients an hour".to_owned(),
+        resets_in: 300,
+    }
 }
 
 #[test]
@@ -123,9 +127,15 @@ fn tags_tell_what_it_is_about() {
     let (from, domain) = (own("bob@proseware.test"), own("proseware.test"));
     for (reason, expected) in [
         (Reason::LoginLacksPermission { login: own("a"), sender: from }, "550 [ACL] Blocked."),
-        (Reason::SpfDoesNotCover { login: own("a"), domain, result: own("fail") }, "550 [SPF_INVALID] Blocked."),
+        (
+            Reason::SpfDoesNotCover { login: own("a"), domain, result: own("fail") },
+            "550 [SPF_INVALID] Blocked.",
+        ),
         (Reason::StandingRule { rule: own("1"), why: own(""), text: own("no") }, "550 [SPAM] Blocked."),
-        (Reason::LoginSuspended { login: own("a"), state: own("suspended"), why: own("") }, "550 [ABUSE] Blocked."),
+        (
+            Reason::LoginSuspended { login: own("a"), state: own("suspended"), why: own("") },
+            "550 [ABUSE] Blocked.",
+        ),
         (rate(), "421 4.7.1 [ABUSE] Blocked."),
     ] {
         let name = name(&config);
@@ -212,19 +222,21 @@ fn what_a_client_gave_is_printable_and_bounded_and_lines_fold() {
         reverse_path: &ReversePath::Null,
         stage: Stage::Rcpt(&path),
     };
-    let config = config(&format!("[replies.relay]\ntext = \"{} {{cause}}\"", "<{address}> ".repeat(40).trim()));
-    let decision = Decision {
-        verdict: Verdict::Reject,
-        reason: Reason::NotTrustedNotLocal,
-        trace: Trace::default(),
-    };
-    let (reply, _) = refused(&Refused { question: &question, decision: &decision, name: None, config: &config });
+    let config =
+        config(&format!("[replies.relay]\ntext = \"{} {{cause}}\"", "<{address}> ".repeat(40).trim()));
+    let decision =
+        Decision { verdict: Verdict::Reject, reason: Reason::NotTrustedNotLocal, trace: Trace::default() };
+    let (reply, _) =
+        refused(&Refused { question: &question, decision: &decision, name: None, config: &config });
     let mut wire = Vec::new();
     reply.write_to(&mut wire);
     let wire = String::from_utf8(wire).unwrap();
     let lines: Vec<&str> = wire.split_terminator("\r\n").collect();
     assert!(lines.len() > 5 && lines.iter().all(|line| line.len() <= 510), "{wire}");
-    assert!(lines.iter().all(|line| line.starts_with("550-5.7.1 ") || line.starts_with("550 5.7.1 ")), "{wire}");
+    assert!(
+        lines.iter().all(|line| line.starts_with("550-5.7.1 ") || line.starts_with("550 5.7.1 ")),
+        "{wire}"
+    );
 }
 
 #[test]
@@ -246,6 +258,7 @@ fn senders_of_the_header_are_told_without_an_address_in_front() {
     let reason = Reason::HeaderFromUnusable { problem: "there is none".to_owned() };
     let decision = Decision { verdict: Verdict::Reject, reason, trace: Trace::default() };
     let config = config("");
-    let (reply, _) = refused(&Refused { question: &question, decision: &decision, name: None, config: &config });
+    let (reply, _) =
+        refused(&Refused { question: &question, decision: &decision, name: None, config: &config });
     assert_eq!(reply.to_string(), "550 5.6.0 unusable From header: there is none");
 }
