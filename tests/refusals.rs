@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
+use rustls_pki_types::ServerName;
 use serde_json::Value as Json;
 
 use crate::harness::client::{Reply, message};
@@ -349,7 +348,7 @@ fn the_page_speaks_tls_with_the_certificate_of_the_server() {
     let daemon = with_page("tls = true").start();
     let path = page_of(&relay(&daemon));
     let name = ServerName::try_from("mail.proseware.test").unwrap();
-    let session = ClientConnection::new(Arc::clone(&tls::client_config()), name).unwrap();
+    let session = ClientConnection::new(tls::client_config(), name).unwrap();
     let mut stream = StreamOwned::new(session, TcpStream::connect(daemon.report()).unwrap());
     assert_eq!(fetch(&mut stream, &format!("GET {path}")).status, 200);
 }
