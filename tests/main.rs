@@ -15,6 +15,7 @@
 //! | [`logins`] | states, limits and passwords of logins; who guesses at them |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
+//! | [`refusals`] | how refusals are worded, what is kept of them, the page for the sender |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
@@ -45,6 +46,7 @@ mod outbound;
 mod peers;
 mod queue;
 mod queue_verbs;
+mod refusals;
 mod relay;
 mod relay_grants;
 mod rules;

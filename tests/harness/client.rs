@@ -36,6 +36,12 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// [`Reply::text`] up to the reference, which is another each time.
+    pub fn without_reference(&self) -> String {
+        let text = self.text();
+        text.split(" (ref ").next().unwrap_or_default().to_owned()
+    }
+
     /// Code and text in one line, folded lines joined: `550 5.7.1 <bob@adatum.test>: relay ...`. The enhanced code, which
     /// each line repeats, stands there once.
     pub fn text(&self) -> String {

@@ -259,6 +259,11 @@ impl Daemon {
         self.listening("metrics")
     }
 
+    /// Where the page of refusals is.
+    pub fn report(&self) -> SocketAddr {
+        self.listening("report")
+    }
+
     fn listening(&self, listener: &str) -> SocketAddr {
         let event = self.wait_for("listening", |line| line["listener"] == listener);
         event["address"].as_str().unwrap().parse().unwrap()

@@ -38,6 +38,7 @@ pub mod accounts;
 pub mod domains;
 pub mod edit;
 pub mod history;
+pub mod refusals;
 pub mod relay;
 pub mod rules;
 pub mod store;
@@ -52,6 +53,8 @@ pub use postern_queue::operate::{
     ShapeBy, ShapeRow, Sort, Summary,
 };
 pub use postern_queue::{AttemptView, Transfer};
+
+pub use refusals::Refusal;
 
 /// The version of the answers.
 pub const VERSION: u32 = 1;
@@ -532,30 +535,4 @@ pub struct Delivery {
     /// When it would be given up, in seconds after it was accepted. Left out where there is one attempt only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
-}
-
-/// `GET /v1/explain/REFERENCE`: a refusal that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// The reference in the reply.
-    pub reference: String,
-    /// When, in seconds since 1970.
-    pub time: u64,
-    /// `mx`, `submission`, `submissions`.
-    pub listener: String,
-    /// The client's address.
-    pub client: String,
-    /// Whether it was under TLS.
-    pub tls: bool,
-    /// The login.
-    pub login: Option<String>,
-    /// EHLO or HELO.
-    pub helo: Option<String>,
-    /// MAIL FROM; empty is the null sender.
-    pub reverse_path: String,
-    /// RCPT TO, if it was about a recipient.
-    pub recipient: Option<String>,
-    /// The decision.
-    #[serde(flatten)]
-    pub decision: DecisionView,
 }

@@ -1,4 +1,4 @@
-//! Why would this mail be refused? The stages of a transaction that does not happen, and refusals that did.
+//! Why would this mail be refused? The stages of a transaction that does not happen.
 //!
 //! The decisions are made by `postern_policy::relay::decide`, the function that live sessions ask, so that an
 //! explanation cannot differ from what happens.
@@ -13,7 +13,6 @@ use std::path::Path;
 
 use postern_policy::Policy;
 use postern_policy::facts::{self, Wanted};
-use postern_policy::record::Record;
 use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict, decide};
 use postern_policy::remedies::remedies;
 use postern_policy::session_check::SessionCheck;
@@ -21,7 +20,7 @@ use postern_queue::rules::Refused;
 use postern_queue::{Origin, Recipient};
 use postern_smtp::{Address, Reply, ReversePath};
 
-use crate::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, Refusal, Rule, StageView};
+use crate::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, Rule, StageView};
 use crate::rules;
 
 use asked::Asked;
@@ -216,7 +215,8 @@ fn after_rules(
     match beyond.refused(question, &rules::final_recipients(path, question.local, policy)) {
         Some(refused) => {
             let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
-            decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict)
+            let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
+            if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
         }
         None => decision,
     }
@@ -248,24 +248,7 @@ pub(crate) fn crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\n', "\r\n")
 }
 
-/// A refusal that happened, with what would have allowed it.
-pub fn refusal(record: Record) -> Refusal {
-    let remedies = remedies(&record.decision.reason, &record.client, record.recipient.as_deref());
-    Refusal {
-        decision: view(&record.decision, remedies),
-        reference: record.reference,
-        time: record.time,
-        listener: record.listener,
-        client: record.client,
-        tls: record.tls,
-        login: record.login,
-        helo: record.helo,
-        reverse_path: record.reverse_path,
-        recipient: record.recipient,
-    }
-}
-
-fn view(decision: &Decision, remedies: Vec<String>) -> DecisionView {
+pub(crate) fn view(decision: &Decision, remedies: Vec<String>) -> DecisionView {
     let rules = decision.trace.0.iter().map(|step| Rule {
         rule: step.rule.clone(),
         matched: step.matched,

@@ -25,6 +25,7 @@
 //! | how does `posternctl` ask? | [`client`] |
 //! | why would this mail be refused? | [`explain`] |
 //! | do the rules answer as the operator expects? | [`policy_test`] |
+//! | why was that mail refused? | [`refusals`] for operators, [`report`] for the sender |
 //! | is the server well? | [`health`] |
 //! | what does Prometheus read? | [`metrics`] |
 //!
@@ -58,7 +59,9 @@ pub mod history;
 mod import;
 pub mod metrics;
 pub mod policy_test;
+pub mod refusals;
 pub mod relay;
+pub mod report;
 mod rights;
 mod rules;
 pub mod server;

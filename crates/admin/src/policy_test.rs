@@ -761,7 +761,7 @@ mod tests {
         let row = ask("user = \"nobody\"\nto = \"x@adatum.test\"\nexpect = \"reject\"");
         assert!(!row.passed && row.answer.is_none() && row.problem().contains("nobody"), "{row:#?}");
         let row = ask(
-            "user = \"alice@proseware.test\"\nto = \"x@adatum.test\"\nexpect = \"reject\"\nreason = \"no-login-here\"\ncode = 503",
+            "user = \"alice@proseware.test\"\nto = \"x@adatum.test\"\nexpect = \"reject\"\nreason = \"login-not-offered\"\ncode = 550",
         );
         assert!(row.passed, "{}", row.problem());
     }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
-use axum::extract::{FromRef, FromRequest, Path as PathSegment, Query, Request, State};
+use axum::extract::{FromRef, FromRequest, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{
     self, AuditEvent, AuditRequest, CountRequest, Counts, DEFAULT_LIMIT, ExplainRequest, Explanation, List,
-    ListRequest, ListenerView, MAX_EVENTS, MAX_LIMIT, Part, Problem, ProblemKind, Refusal, Reloaded, Shape,
+    ListRequest, ListenerView, MAX_EVENTS, MAX_LIMIT, Part, Problem, ProblemKind, Reloaded, Shape,
     ShapeRequest, ShowRequest, Shown, Status, Versioned,
 };
 use crate::audit::Audit;
@@ -46,11 +46,11 @@ use crate::changes::Changes;
 use crate::import::{self, Imported, Importing};
 use crate::relay::{self, GrantsFile};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, accounts, domains, explain, health, history, metrics, rules, store, verbs};
+use crate::{Shared, accounts, domains, explain, health, history, metrics, refusals, rules, store, verbs};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
-const MAX_CONNECTIONS: usize = 64;
+pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// More of them for root and the daemon's own user: others, whom the mode of the socket may let in, cannot shut them out.
 const OWNERS_CONNECTIONS: usize = 8;
 /// For the head of a request and, again, for its body.
@@ -209,7 +209,7 @@ pub(crate) async fn accept_tcp(
 }
 
 /// The next connection, when there is room for one; `None` when it is time to stop.
-async fn next<T>(
+pub(crate) async fn next<T>(
     accept: impl Future<Output = T>,
     room: &Arc<Semaphore>,
     stop: &CancellationToken,
@@ -221,7 +221,7 @@ async fn next<T>(
     stop.run_until_cancelled(next).await.flatten()
 }
 
-async fn pause_after(error: &io::Error, stop: &CancellationToken) {
+pub(crate) async fn pause_after(error: &io::Error, stop: &CancellationToken) {
     tracing::warn!(event = "admin accept failed", %error);
     stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
 }
@@ -298,8 +298,12 @@ async fn refuse(stream: UnixStream, refusal: Failure, _place: OwnedSemaphorePerm
     }
 }
 
-async fn connection<S>(stream: S, router: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit)
-where
+pub(crate) async fn connection<S>(
+    stream: S,
+    router: Router,
+    stop: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -334,7 +338,7 @@ fn router(app: App) -> Router {
         .merge(store::routes())
         .merge(history::routes(app.stop.clone()).with_state(app.shared.clone()))
         .route("/v1/policy/explain", post(explain_policy))
-        .route("/v1/explain/{reference}", get(explain_reference))
+        .merge(refusals::routes())
         .merge(rules::routes())
         .merge(domains::routes())
         .merge(relay::routes())
@@ -437,7 +441,12 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         loading: queue.is_none().then(|| shared.door.messages_read()),
         queue: queue.as_ref().map(Queue::summary).unwrap_or_default(),
         health: health::check(&shared),
-        warnings: [shared.daemon.warnings(), queue.as_ref().map(lost).unwrap_or_default()].concat(),
+        warnings: [
+            shared.daemon.warnings(),
+            refusals::warnings(&shared.records),
+            queue.as_ref().map(lost).unwrap_or_default(),
+        ]
+        .concat(),
         rules: queue.as_ref().map(|queue| queue.rules().totals()).unwrap_or_default(),
     })
 }
@@ -749,15 +758,6 @@ async fn explain_policy(
     shared.facts.find(explain::wanted(&request, &policy).map_err(bad)?).await;
     let explanation = explain::explain(&request, &policy, &shared);
     answer(explanation.map_err(bad)?)
-}
-
-async fn explain_reference(
-    State(shared): State<Shared>,
-    PathSegment(reference): PathSegment<String>,
-) -> Answer<Refusal> {
-    let unknown =
-        || failure(ProblemKind::NotFound, format!("no refusal {reference:?}: only the latest ones are kept"));
-    answer(explain::refusal(shared.records.find(&reference).ok_or_else(unknown)?))
 }
 
 #[cfg(test)]

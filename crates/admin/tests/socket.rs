@@ -28,9 +28,10 @@ use postern_admin::api::{
 use postern_admin::explain::Mail;
 use postern_admin::server::ServeError;
 use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared, metrics, server};
+use postern_config::replies::Class;
 use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
-use postern_policy::record::Records;
+use postern_policy::record::{Record, Records, Settings, Told, Transcript};
 use postern_policy::relay::{Decision, Question, Stage, decide};
 use postern_policy::session_check::SessionCheck;
 use postern_queue::events::MAX_WATCHERS;
@@ -245,10 +246,11 @@ async fn shared(folder: &Path) -> (Shared, Opener, Queue) {
         (opener, queue)
     });
     let (opener, queue) = loaded.await.unwrap();
+    let records = Records::open(&folder.join("records"), Settings::of(&config), SystemTime::now).unwrap();
     let shared = Shared {
         facts: Arc::new(postern_policy::facts::NobodyToAsk),
         door,
-        records: Arc::new(Records::new(10)),
+        records: Arc::new(records),
         policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
         config: Arc::new(ArcSwap::from_pointee(config)),
         registry,
@@ -538,10 +540,21 @@ async fn a_refusal_is_found_by_its_reference() {
         stage: Stage::Rcpt(&recipient),
     };
     let decision = decide(&question, &running.shared.policy.load());
-    let reference = running.shared.records.keep(&question, &decision, SystemTime::now());
+    let question = Question { now: SystemTime::now(), ..question };
+    let records = &running.shared.records;
+    let name = records.name(question.client).unwrap();
+    let told = Told {
+        class: Class::Relay,
+        cause: "relay not permitted".to_owned(),
+        advice: "log in".to_owned(),
+        reply: "550 5.7.1 relay not permitted".to_owned(),
+    };
+    records.keep(&name, Record::new(&name, &question, &decision, told, &Transcript::default()));
+    let reference = name.reference;
     let refusal: Refusal = running.client.get(&format!("/v1/explain/{reference}")).await.unwrap();
     assert_eq!(refusal.recipient.as_deref(), Some("bob@adatum.test"));
     assert_eq!((refusal.decision.reason.kind.as_str(), refusal.tls), ("not-trusted-not-local", true));
+    assert_eq!((refusal.class.as_str(), refusal.stage.as_str()), ("relay", "rcpt"));
     assert!(!refusal.decision.remedies.is_empty());
     running.stop().await;
 }

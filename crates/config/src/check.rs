@@ -38,6 +38,8 @@ pub(crate) fn check(
     domains_are_told_apart(config, node, findings);
     aliases::check(config, node, findings);
     config.policy.check(&node.key("policy"), findings);
+    config.report.check(config.tls.is_some(), &node.key("report"), findings);
+    config.replies.check(&config.report, &node.key("replies"), findings);
     config.queue.check(&node.key("queue"), findings);
     for (at, (node, route)) in node.each("route", &config.routes).enumerate() {
         route.check(&node, findings);

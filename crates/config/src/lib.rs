@@ -14,7 +14,9 @@
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
 //! | `[auth]`, `[[account]]` | [`account`] |
-//! | `[policy]`: senders and their domains | [`policy`] |
+//! | `[policy]`: senders and their domains | [`policy`], what is kept of refusals in [`records`] |
+//! | `[replies]`: how refusals are worded | [`replies`] |
+//! | `[report]`: the page of refusals | [`report`] |
 //! | `[queue]` | [`queue`], the journal in [`history`] |
 //! | `[[route]]` | [`route`] |
 //! | `[outbound]` | [`outbound`] |
@@ -46,7 +48,10 @@ pub mod manual;
 pub mod outbound;
 pub mod policy;
 pub mod queue;
+pub mod records;
 pub mod relay;
+pub mod replies;
+pub mod report;
 pub mod resolver;
 pub mod route;
 mod shape;
@@ -68,6 +73,8 @@ pub use outbound::Outbound;
 pub use policy::RequireVerified;
 pub use queue::Queue;
 pub use relay::Relay;
+pub use replies::Replies;
+pub use report::Report;
 pub use resolver::Resolver;
 pub use route::{Route, Via};
 pub use smtp::Smtp;
@@ -105,6 +112,12 @@ pub struct Config {
     /// What is asked of senders and their domains.
     #[serde(default)]
     pub policy: policy::Policy,
+    /// How refusals are worded.
+    #[serde(default)]
+    pub replies: Replies,
+    /// The public page of refusals.
+    #[serde(default)]
+    pub report: Report,
     /// The spool, the retry schedule and the lifetime of messages.
     #[serde(default)]
     pub queue: Queue,

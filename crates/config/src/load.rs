@@ -814,6 +814,46 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_of_ones_own_must_be_a_refusal_that_makes_sense() {
+        let relay = |keys: &str| format!("[replies.relay]\n{keys}\n");
+        fine(&relay("code = 554\nstatus = \"5.7.1\"\ntext = \"<{address}>: no, {cause}; {advice} ({ref})\""));
+        fine(&relay("code = 451\nstatus = \"\""));
+        one(&relay("code = 250"), "3:8", "250 is no code of a refusal");
+        one(&relay("code = 354"), "3:8", "354 is no code of a refusal");
+        one(&relay("code = 600"), "3:8", "600 is no code of a refusal");
+        one(&relay("code = 550\nstatus = \"4.7.1\""), "4:10", "4.7.1 does not fit the code 550");
+        one(&relay("status = \"5.7.1\""), "3:10", "`status` needs `code`");
+        one(&relay("code = 550\nstatus = \"5.7\""), "4:10", "not an enhanced status code");
+        one(&relay("text = \"{recipient}\""), "3:8", "there is no {recipient}");
+        one(&relay("text = \"a\\n250 ok\""), "3:8", "line ends");
+        one(&relay("text = \"see {url}\""), "3:8", "none is configured");
+        one(&relay("family = \"tagged\""), "3:10", "`tagged` replies point to a page");
+        one(&relay("family = \"courier\""), "3:10", "");
+        one("[replies.rate]\ncode = 550\n", "3:8", "550 would refuse for good");
+        one("[replies]\nreport_url = \"reports.example\"\n", "3:14", "no address of a page");
+        fine("[replies]\nfamily = \"tagged\"\nreport_url = \"https://reports.example/\"\n");
+    }
+
+    #[test]
+    fn the_report_page_needs_an_address_for_itself_and_for_the_world() {
+        let url = "url = \"https://mail.proseware.test/r/\"";
+        fine(&format!("[report]\nlisten = \"127.0.0.1:8081\"\n{url}\n[replies]\nfamily = \"tagged\"\n"));
+        one("[report]\nlisten = \"127.0.0.1:8081\"\n", "3:10", "`listen` needs `url`");
+        one(&format!("[report]\n{url}\n"), "3:7", "`url` needs `listen`");
+        one(
+            &format!("[report]\nlisten = \"127.0.0.1:8081\"\n{}\n", url.replace("/r/", "/r")),
+            "4:7",
+            "end with",
+        );
+        one(&format!("[report]\nlisten = \"0.0.0.0:80\"\n{url}\n"), "3:10", "plain HTTP to the network");
+        one(
+            &format!("[report]\nlisten = \"127.0.0.1:443\"\n{url}\ntls = true\n"),
+            "5:7",
+            "needs a certificate",
+        );
+    }
+
+    #[test]
     fn numbers_that_cannot_work_are_refused() {
         for (table, line, message) in [
             ("queue.retry", "growth = 0.9", "`growth` is 0.9"),
@@ -827,6 +867,10 @@ mod tests {
             ("queue", "stall_limit = \"10m\"", "warning: `stall_limit` is not above the longest"),
             ("queue", "inline_limit = \"64MiB\"", "is not below `segment_size`"),
             ("queue.history", "max_size = \"1000KiB\"", "`max_size` is below 1 MiB"),
+            ("policy.records", "max_size = \"1000KiB\"", "`max_size` is below 1 MiB"),
+            ("policy.records", "max_age = \"0s\"", "`max_age` is zero"),
+            ("policy.records", "max_records = 0", "`max_records` is 0"),
+            ("report", "max_requests = 0", "`max_requests` is 0"),
             ("queue.history", "max_age = \"0s\"", "`max_age` is zero"),
             ("smtp", "max_recipients = 0", "`max_recipients` is 0"),
             ("smtp", "max_message_size = \"0B\"", "`max_message_size` is 0"),

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{at_least_one, not_zero};
+use crate::records::Records;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -44,6 +45,8 @@ pub struct Policy {
     /// Files with questions and the answers that these rules must give. They are asked by `posternd check`, at the start and at
     /// every reload; with a wrong answer the configuration does not load.
     pub tests: Vec<PathBuf>,
+    /// What is kept of refusals, so that their references can be explained.
+    pub records: Records,
 }
 
 /// What `require_verified` asks for.
@@ -71,6 +74,7 @@ impl Default for Policy {
             verify_failures: 3,
             sender_dns_refresh: Duration::from_secs(30),
             tests: Vec::new(),
+            records: Records::default(),
         }
     }
 }
@@ -80,6 +84,7 @@ impl Policy {
         not_zero(node, "verify_pending_every", self.verify_pending_every, findings);
         not_zero(node, "verify_every", self.verify_every, findings);
         at_least_one(node, "verify_failures", u64::from(self.verify_failures), findings);
+        self.records.check(&node.key("records"), findings);
         for (node, address) in node.each("public_addresses", &self.public_addresses) {
             if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
                 let help = "write the address that other servers see, or leave the list empty";

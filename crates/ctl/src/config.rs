@@ -89,7 +89,7 @@ impl Verb {
 
 /// Also the answers that the operator expects must be right.
 fn checked_answers(loaded: &Loaded) -> (Vec<Diagnostic>, Option<String>) {
-    let wrong = policy_test::problems(&loaded.config, &words(), SystemTime::now());
+    let wrong = policy_test::problems(&loaded.config, &words(&loaded.config), SystemTime::now());
     let summary = wrong.is_empty().then(|| summary(loaded));
     ([loaded.warnings.clone(), wrong].concat(), summary)
 }

@@ -12,9 +12,10 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use postern_admin::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, StageView};
 use postern_admin::explain::{self, Beyond, Words, goes_on};
+use postern_config::Config;
 use postern_policy::Policy;
 use postern_policy::relay::{Decision, Question};
-use postern_smtp_inbound::replies;
+use postern_smtp_inbound::replies::{self, Refused};
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
@@ -115,7 +116,8 @@ impl Verb {
 fn ask_file(path: &Path, request: &ExplainRequest) -> Result<Explanation, Failure> {
     let loaded = crate::config::load(path)?;
     let policy = Policy::new(&loaded.config);
-    explain::explain(request, &policy, &words()).map_err(|error| Failure::Usage(error.to_string()))
+    explain::explain(request, &policy, &words(&loaded.config))
+        .map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// The header of a message file.
@@ -125,9 +127,11 @@ pub(crate) fn read_header(path: &Path) -> Result<String, Failure> {
 }
 
 /// The replies of this release, without a daemon.
-pub(crate) fn words() -> impl Beyond {
+pub(crate) fn words(config: &Config) -> impl Beyond {
     Words {
-        refused: |question: &Question<'_>, decision: &Decision| replies::refused(question, decision, None),
+        refused: |question: &Question<'_>, decision: &Decision| {
+            replies::refused(&Refused { question, decision, name: None, config }).0
+        },
         session_check: replies::session_check,
     }
 }

@@ -7,7 +7,7 @@ use postern_admin::explain::Words;
 use postern_admin::policy_test;
 use postern_config::{ConfigError, Loaded};
 use postern_policy::relay::{Decision, Question};
-use postern_smtp_inbound::replies;
+use postern_smtp_inbound::replies::{self, Refused};
 
 /// Loads a configuration, and asks it the tables of `policy.tests`.
 ///
@@ -17,7 +17,9 @@ use postern_smtp_inbound::replies;
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let loaded = postern_config::load(path)?;
     let words = Words {
-        refused: |question: &Question<'_>, decision: &Decision| replies::refused(question, decision, None),
+        refused: |question: &Question<'_>, decision: &Decision| {
+            replies::refused(&Refused { question, decision, name: None, config: &loaded.config }).0
+        },
         session_check: replies::session_check,
     };
     let diagnostics = policy_test::problems(&loaded.config, &words, SystemTime::now());

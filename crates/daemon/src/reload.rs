@@ -19,6 +19,7 @@ use postern_config::{Config, Listener, Loaded, Resolver};
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
+use postern_policy::record::{Records, Settings as RecordSettings};
 use postern_policy::relay::{Decision, Question, Verdict};
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
@@ -26,6 +27,7 @@ use postern_policy::verification;
 use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::{Address, Domain};
+use postern_smtp_inbound::replies::{self, Refused};
 use postern_smtp_inbound::tls::ServerTls;
 use postern_smtp_inbound::{BoundListener, Inbound};
 use tokio::sync::Notify;
@@ -121,6 +123,8 @@ pub struct Services {
     pub keeper: Arc<Keeper>,
     /// What decisions look at beside the configuration.
     pub standing: Arc<Standing>,
+    /// What is kept of refusals.
+    pub records: Arc<Records>,
 }
 
 /// A listener that is open.
@@ -256,6 +260,10 @@ impl Reloader {
         let _ = self.log.set_level(&generation.config.log.level);
         self.live.policy.store(generation.policy);
         self.live.tls.store(generation.tls);
+        let records = RecordSettings::of(&generation.config);
+        // The page is opened at the start only: until then nobody could read what a token leads to.
+        let with_tokens = records.with_tokens && self.at_start.report.listen.is_some();
+        self.services.records.set(RecordSettings { with_tokens, ..records });
         self.live.config.store(generation.config);
         self.live.warnings.store(Arc::new(generation.warnings));
         match self.outbound.get() {
@@ -302,6 +310,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("auth.max_password_checks", old.auth.max_password_checks == new.auth.max_password_checks),
         ("admin.socket", old.admin.socket == new.admin.socket),
         ("metrics.listen", old.metrics.listen == new.metrics.listen),
+        ("report.listen", old.report.listen == new.report.listen),
         ("log.format", old.log.format == new.log.format),
     ];
     settings.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
@@ -330,7 +339,11 @@ impl Daemon for Reloader {
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
-        refused.then(|| postern_smtp_inbound::replies::refused(question, decision, None).to_string())
+        refused.then(|| {
+            let config = self.live.config.load();
+            let refused = Refused { question, decision, name: None, config: &config };
+            replies::refused(&refused).0.to_string()
+        })
     }
 
     fn session_reply(&self, check: SessionCheck) -> String {

@@ -15,7 +15,7 @@ use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, Listener, Loaded};
 use postern_outbound::{Facts, Keeper, Outbound, facts};
-use postern_policy::record::Records;
+use postern_policy::record::{Records, Settings};
 use postern_policy::standing::Standing;
 use postern_queue::Door;
 use postern_runtime::{Clock, SystemClock};
@@ -34,8 +34,8 @@ use crate::reload::{Generation, Live, Reloader, Services};
 
 /// How long sessions and deliveries may take to end. systemd's own patience (`TimeoutStopSec`) is longer.
 const GRACE: Duration = Duration::from_secs(10);
-/// Refusals that can be explained by their reference; some 600 octets each.
-const REFUSALS_KEPT: usize = 10_000;
+/// Where records of refusals are, in the spool directory.
+const RECORDS: &str = "policy/records";
 
 /// Runs a server until SIGTERM or SIGINT.
 ///
@@ -117,6 +117,7 @@ struct Server {
     door: Door,
     live: Live,
     reloader: Arc<Reloader>,
+    records: Arc<Records>,
     /// The counters of deliveries, which begin when the queue is loaded.
     deliveries: postern_outbound::Metrics,
     guard: Arc<Guard>,
@@ -138,7 +139,7 @@ impl Server {
         // The spool is ours now, and what lies beside it.
         admin::relay::restore(&live.config.load().queue.path, &standing, clock.now());
         admin::relay::register(standing.clone(), &registry)?;
-        let records = Arc::new(Records::new(REFUSALS_KEPT));
+        let records = open_records(&live.config.load(), clock.clone(), &registry)?;
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));
         let decisions = postern_policy::metrics::Metrics::register(&registry)?;
@@ -156,11 +157,20 @@ impl Server {
             decisions,
             clock: clock.clone(),
         });
-        let services = Services { inbound, keeper: keeper.clone(), standing };
+        let services = Services { inbound, keeper: keeper.clone(), standing, records: records.clone() };
         let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
+        let report = admin::report::Shared {
+            records: records.clone(),
+            config: live.config.clone(),
+            tls: {
+                let tls = live.tls.clone();
+                Arc::new(move || Some(tls.load_full()?.config()))
+            },
+        };
+        serve_report(report, &stop, &tasks)?;
         let shared = admin::Shared {
             door: door.clone(),
-            records,
+            records: records.clone(),
             facts: finder,
             policy: live.policy.clone(),
             config: live.config.clone(),
@@ -182,7 +192,7 @@ impl Server {
         }
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(guard.clone().run(stop.clone()));
-        Ok((Self { door, live, reloader, deliveries, guard, clock, tasks, stop }, loading))
+        Ok((Self { door, live, reloader, records, deliveries, guard, clock, tasks, stop }, loading))
     }
 
     /// Loads the queue, then begins to deliver.
@@ -244,11 +254,34 @@ impl Server {
             );
         }
         self.guard.save().await;
+        // What waits of it is little; nobody waits for an answer any more.
+        self.records.close();
         if let Some(queue) = self.door.now() {
             queue.close().await;
         }
         tracing::info!(event = "stopped");
     }
+}
+
+/// The records of refusals. What is wrong with their folder is told by `posternctl status`, and keeps no mail out.
+fn open_records(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> anyhow::Result<Arc<Records>> {
+    let folder = config.queue.path.join(RECORDS);
+    let records = Records::open(&folder, Settings::of(config), move || clock.now())
+        .context("starting the thread that keeps refusals")?;
+    records.register(registry)?;
+    Ok(Arc::new(records))
+}
+
+/// The public page of refusals, where it is configured.
+fn serve_report(
+    shared: admin::report::Shared,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<()> {
+    let Some(address) = shared.config.load().report.listen else { return Ok(()) };
+    let address = admin::report::serve(address, shared, stop.clone(), tasks).context("report.listen")?;
+    tracing::info!(event = "listening", listener = "report", %address);
+    Ok(())
 }
 
 /// The control socket, and the metrics page where it is configured.

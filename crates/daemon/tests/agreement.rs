@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use postern_admin::api::{DecisionView, ExplainRequest, Explanation, StageView};
-use postern_admin::explain::{explain, goes_on, refusal, wanted};
+use postern_admin::explain::{explain, goes_on, wanted};
+use postern_admin::refusals::refusal;
 use support::live::{Answer, Live};
 use support::questions::Questions;
 use support::server::{Extra, Server};
@@ -28,7 +29,7 @@ const VARIANTS: [&str; 3] = [
 ];
 
 /// Every reason must have come up, or the pools have stopped to reach what they are there for.
-const REASONS: [&str; 30] = [
+const REASONS: [&str; 31] = [
     "local-recipient",
     "relay-domain",
     "trusted-network",
@@ -37,6 +38,7 @@ const REASONS: [&str; 30] = [
     "host-name",
     "client-certificate",
     "login-allowed",
+    "login-not-offered",
     "login-suspended",
     "client-address-not-allowed",
     "quota",
@@ -62,7 +64,7 @@ const REASONS: [&str; 30] = [
 ];
 
 /// And so must have what sessions refuse by themselves.
-const CHECKS: [&str; 4] = ["banned", "no-login-here", "login-needs-tls", "malformed-header"];
+const CHECKS: [&str; 2] = ["banned", "malformed-header"];
 
 #[test]
 fn an_explanation_is_what_a_session_answers() {

@@ -17,7 +17,8 @@
 //! | what would have allowed it? | [`remedies`] |
 //! | what does this bounce mean? | [`bounce`] |
 //!
-//! Nothing here waits, logs or opens a socket: a decision is a function of values. The words of a refusal are
+//! Nothing here waits, logs or opens a socket: a decision is a function of values. The one exception beside the decisions is
+//! [`record`], which has files of its own and a thread that writes them. The words of a refusal are
 //! written by `postern-smtp-inbound`'s `replies.rs`; who is sent to is decided by `postern-outbound`'s `route.rs`.
 
 pub mod accounts;

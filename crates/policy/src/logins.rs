@@ -253,9 +253,12 @@ mod tests {
             let rules: Vec<&str> = decision.trace.0.iter().map(|step| step.rule.as_str()).collect();
             (decision.reason.as_str(), rules.join(", "))
         };
-        assert_eq!(ask("alice@proseware.test"), ("login-allowed", "state of login".to_owned()));
-        assert_eq!(ask("carl"), ("login-suspended", "state of login".to_owned()));
-        let rules = "state of login, networks of login".to_owned();
+        assert_eq!(
+            ask("alice@proseware.test"),
+            ("login-allowed", "login offered, state of login".to_owned())
+        );
+        assert_eq!(ask("carl"), ("login-suspended", "login offered, state of login".to_owned()));
+        let rules = "login offered, state of login, networks of login".to_owned();
         assert_eq!(ask("home"), ("client-address-not-allowed", rules));
         // An open session is no way around it.
         assert_eq!(live(&policy, "carl", "", 0, Stage::Mail).reason.as_str(), "login-suspended");

@@ -25,17 +25,18 @@ mod senders;
 mod tests;
 
 use postern_smtp::ForwardPath;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Policy;
 use crate::facts::Wanted;
 
+pub use login::login_offered;
 pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
 pub use rules::Rules;
 
 /// The answer, with everything that led to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// Yes, no, later, or aside.
     pub verdict: Verdict,
@@ -46,6 +47,24 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The refusal of whoever does not know the password of a login, or names one that is not there.
+    pub fn wrong_password(login: &str) -> Self {
+        let reason = Reason::WrongPassword { login: login.to_owned() };
+        let mut trace = Trace::default();
+        trace.rule("password", false, "no login has this name and this password");
+        Self { verdict: reason.verdict(), reason, trace }
+    }
+
+    /// The same where the rule looks at the senders that the header names.
+    pub fn as_header_blocked_sender(self) -> Self {
+        match self.reason {
+            Reason::StandingRule { rule, why, text } => {
+                Self { reason: Reason::HeaderBlockedSender { rule, why, text }, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// The same after a standing rule of an operator has refused what was accepted so far: with this verdict, for the
     /// reason `why`, and with `text` for the client.
     pub fn refused_by_rule(mut self, rule: u64, why: &str, text: &str, verdict: Verdict) -> Self {
@@ -62,7 +81,7 @@ impl Decision {
 }
 
 /// What a decision says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Go on.
@@ -88,11 +107,11 @@ impl Verdict {
 }
 
 /// The rules looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace(pub Vec<Step>);
 
 /// One rule and what it said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// The rule, such as `trusted network`.
     pub rule: String,

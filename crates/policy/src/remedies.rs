@@ -60,6 +60,14 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
         Reason::HeaderFromUnusable { .. } => {
             vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
         }
+        Reason::WrongPassword { .. } => vec![
+            "the user enters the right name and password; `posternctl account list` shows the names".to_owned(),
+"or the account gets a new one: `posternctl account remove NAME`, then `posternctl account add NAME`".to_owned(),
+        ],
+        Reason::LoginNotOffered { missing } if missing == "TLS" => {
+            vec!["the mail program uses STARTTLS on port 587, or TLS on port 465".to_owned()]
+        }
+        Reason::LoginNotOffered { .. } => vec!["the mail program uses port 587 or 465, not 25".to_owned()],
         Reason::LoginSuspended { login, .. } => vec![format!("unlock it: `posternctl account unlock {login}`")],
         Reason::ClientAddressNotAllowed { login, client } => {
             vec![format!("add the address to account {login:?} in accounts.toml: networks = [{:?}]", host(client))]
@@ -144,6 +152,9 @@ mod tests {
             Reason::SpfDoesNotCover { login: text(), domain: text(), result: text() },
             Reason::HeaderFromMismatch { login: text(), field: text(), address: "not one".to_owned() },
             Reason::HeaderFromUnusable { problem: text() },
+            Reason::WrongPassword { login: text() },
+            Reason::LoginNotOffered { missing: "TLS".to_owned() },
+            Reason::LoginNotOffered { missing: "a submission port".to_owned() },
             Reason::LoginSuspended { login: text(), state: text(), why: text() },
             Reason::ClientAddressNotAllowed { login: text(), client: "2001:db8::1".to_owned() },
             Reason::UnknownRecipient,

@@ -147,6 +147,16 @@ pub struct Refused {
     pub text: String,
     /// Whether it may come again later (450 instead of 550).
     pub is_temporary: bool,
+    /// Whether the rule looks at a sender that the header names.
+    pub is_about_header_sender: bool,
+}
+
+/// Fields that name whoever sent a message (RFC 5322 §3.6.2, §3.6.6), and where answers go.
+const SENDER_FIELDS: [&str; 5] = ["From", "Sender", "Reply-To", "Resent-From", "Resent-Sender"];
+
+fn looks_at_header_sender(filter: &Filter) -> bool {
+    let is_sender = |name: &str| SENDER_FIELDS.iter().any(|known| name.eq_ignore_ascii_case(known));
+    filter.header.as_ref().is_some_and(|header| is_sender(&header.name))
 }
 
 /// What the rules say of a message that does not exist.
@@ -675,6 +685,7 @@ impl Standing {
             reason: self.rule.reason.clone(),
             text: public_text(&self.rule).to_owned(),
             is_temporary: self.rule.temporary,
+            is_about_header_sender: looks_at_header_sender(&self.rule.filter),
         }
     }
 

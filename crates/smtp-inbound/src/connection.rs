@@ -376,6 +376,7 @@ impl Connection {
 
     fn say(&mut self, reply: &Reply) {
         self.house.shared.metrics.replied(reply);
+        self.session.told(reply);
         reply.write_to(&mut self.output);
     }
 

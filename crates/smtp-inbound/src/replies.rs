@@ -1,11 +1,16 @@
 //! Every text that a client reads. Codes and enhanced codes stand beside the words, so that one look shows a whole reply.
+//! What a refusal by the policy says, and how `[replies]` changes it, is in `refusal`; the words of other systems in
+//! `families`.
 
-use postern_policy::record::Reference;
-use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict};
 use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, QueueId};
 use postern_smtp::command::CommandError;
 use postern_smtp::{Domain, EnhancedStatus, Reply};
+
+mod families;
+mod refusal;
+
+pub use refusal::{Refused, refused};
 
 /// What to do about a missing login, in words (RFC 6409 §3.1, RFC 8314 §3.3).
 const LOG_IN: &str = "log in on port 587 or 465";
@@ -230,24 +235,9 @@ pub fn logged_in() -> Reply {
     reply(235, 7, 0, "Authentication successful")
 }
 
-/// Unknown login and wrong password are answered alike.
-pub fn wrong_password() -> Reply {
-    reply(535, 7, 8, "wrong user name or password")
-}
-
 /// The password could not be checked (RFC 4954 §6).
 pub fn login_not_available() -> Reply {
     reply(454, 7, 0, "authentication is not possible now, try again later")
-}
-
-/// AUTH in clear text (RFC 4954 §4, RFC 5248).
-fn auth_needs_tls() -> Reply {
-    reply(538, 7, 11, "encryption required for authentication: use STARTTLS first, or port 465")
-}
-
-/// AUTH on port 25.
-fn no_login_here() -> Reply {
-    reply(503, 5, 1, format!("no authentication on this port: {LOG_IN}"))
 }
 
 /// AUTH twice (RFC 4954 §4).
@@ -313,187 +303,14 @@ pub fn shutting_down() -> Reply {
 /// What a session refuses without asking the rules.
 pub fn session_check(check: SessionCheck) -> Reply {
     match check {
-        SessionCheck::NoLoginHere => no_login_here(),
-        SessionCheck::LoginNeedsTls => auth_needs_tls(),
         SessionCheck::Banned => banned(),
         SessionCheck::MalformedHeader => malformed_header(),
     }
 }
 
-/// A decision of the policy that is not "accept". The reference leads to the record of it.
-pub fn refused(question: &Question<'_>, decision: &Decision, reference: Option<Reference>) -> Reply {
-    let (code, subject, detail, mut text) = words(question, &decision.reason);
-    if let Some(reference) = reference {
-        text.push_str(&format!(" (ref {reference})"));
-    }
-    // A deferral has the words of the refusal: only the first digits say that it may pass later.
-    let code = if decision.verdict == Verdict::Reject || code < 500 { code } else { 450 };
-    reply(code, subject, detail, text)
-}
-
-fn words(question: &Question<'_>, reason: &Reason) -> (u16, u16, u16, String) {
-    let subject = match question.stage {
-        Stage::Rcpt(path) => format!("<{path}>"),
-        Stage::Login | Stage::Mail | Stage::Message(_) => format!("<{}>", question.reverse_path),
-    };
-    match reason {
-        Reason::NotAuthenticated if question.tls => {
-            (530, 7, 0, "authentication required: log in with AUTH first".to_owned())
-        }
-        Reason::NotAuthenticated => {
-            let text =
-                "authentication required: use STARTTLS and log in here on port 587, or use TLS on port 465";
-            (530, 7, 0, text.to_owned())
-        }
-        Reason::NotTrustedNotLocal => {
-            let client = question.client.to_canonical();
-            let who = match question.login {
-                Some(login) => format!("{} may not relay", login.name),
-                None => format!("{client} is not logged in and not a trusted network"),
-            };
-            (550, 7, 1, format!("{subject}: relay not permitted: {who}; {LOG_IN}"))
-        }
-        Reason::GrantTooNarrow { label, what } => (
-            550,
-            7,
-            1,
-            format!("{subject}: relay not permitted: the grant {label} does not cover the {what}"),
-        ),
-        // RFC 3463 §3.5: 4.4.3, directory server failure. The name is nobody else's business.
-        Reason::HostNameUnknown { .. } => {
-            let text = "relay not permitted now: DNS does not say who you are, try again later";
-            (451, 4, 3, format!("{subject}: {text}"))
-        }
-        Reason::Rate { .. } | Reason::Quota { .. } => (451, 7, 1, limit_words(reason)),
-        Reason::DnsTrouble { domain, what } => {
-            (451, 4, 3, format!("DNS does not say whether {domain} may be used: {what}; try again later"))
-        }
-        Reason::UnknownRecipient => (550, 1, 1, format!("{subject}: no such user here")),
-        Reason::AliasLoop => (550, 4, 6, format!("{subject}: alias leads back to itself")),
-        Reason::BadDestination => (550, 1, 2, format!("{subject}: no mail can be sent to this address")),
-        Reason::RecipientPolicy { text }
-        | Reason::StandingRule { text, .. }
-        | Reason::HeaderBlockedSender { text, .. } => (550, 7, 1, format!("{subject}: {text}")),
-        Reason::HeaderFromUnusable { problem } => (550, 6, 0, format!("unusable From header: {problem}")),
-        Reason::LoginSuspended { login, state, .. } => {
-            (at_login(question), 7, 13, format!("{login} is {state}: ask postmaster"))
-        }
-        Reason::ClientAddressNotAllowed { login, client } => {
-            (at_login(question), 7, 1, format!("{login} may not be used from {client}"))
-        }
-        _ => (550, 7, 1, sender_words(reason).unwrap_or_else(|| format!("{subject}: not permitted"))),
-    }
-}
-
-/// The code that AUTH fails with (RFC 4954 §6), and that of commands later.
-fn at_login(question: &Question<'_>) -> u16 {
-    match question.stage {
-        Stage::Login => 535,
-        Stage::Mail | Stage::Rcpt(_) | Stage::Message(_) => 550,
-    }
-}
-
-/// Limits of a login or a grant.
-fn limit_words(reason: &Reason) -> String {
-    let again = |seconds: u64| format!("try again in {}", duration_words(seconds));
-    match reason {
-        Reason::Rate { who, limit, resets_in } => {
-            format!("{who} has a limit of {limit}: {}", again(*resets_in))
-        }
-        Reason::Quota { login, limit, used, resets_in } => {
-            let advice = resets_in.map_or_else(|| "send to fewer at once".to_owned(), again);
-            format!("{login} has a limit of {limit}, and this would make {used}: {advice}")
-        }
-        _ => String::new(),
-    }
-}
-
-/// `90 seconds`, `12 minutes`, `3 hours`.
-fn duration_words(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds} seconds"),
-        120..=7199 => format!("{} minutes", seconds.div_ceil(60)),
-        _ => format!("{} hours", seconds.div_ceil(3600)),
-    }
-}
-
-/// Senders that a login may not use. `None`: it is about something else.
-fn sender_words(reason: &Reason) -> Option<String> {
-    Some(match reason {
-        Reason::LoginLacksPermission { login, sender } => {
-            format!("<{sender}>: sender not permitted: {login} may not send as this address")
-        }
-        Reason::SenderDomainNotListed { login, sender } => {
-            format!("<{sender}>: sender not permitted: {login} may not send from this domain")
-        }
-        Reason::HeaderFromMismatch { login, field, address } => {
-            format!("{field} header not permitted: {login} may not send as {address}")
-        }
-        Reason::DomainNotVerified { domain, state, missing } => {
-            format!(
-                "mail from {domain} is not permitted: its DNS is not in order ({state}, {missing} is missing); \
-                 ask postmaster"
-            )
-        }
-        Reason::OwnersLock { login, domain, problem: None } => {
-            format!(
-                "mail from {domain} is not permitted: its owner does not name {login} at _postern.{domain}"
-            )
-        }
-        Reason::OwnersLock { domain, problem: Some(problem), .. } => {
-            format!(
-                "mail from {domain} is not permitted: the TXT record of its owner at _postern.{domain} cannot be \
-                 understood: {problem}"
-            )
-        }
-        Reason::SpfDoesNotCover { domain, result, .. } => {
-            format!("mail from {domain} is not permitted: its SPF record says {result} of this server")
-        }
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::time::UNIX_EPOCH;
-
-    use postern_config::ListenerKind;
-    use postern_policy::relay::Trace;
-    use postern_smtp::{ForwardPath, ReversePath};
-
     use super::*;
-
-    #[test]
-    fn a_relay_refusal_names_address_cause_and_way_out() {
-        let recipient = ForwardPath::parse("bob@adatum.test").unwrap();
-        let question = Question {
-            listener: ListenerKind::Mx,
-            client: "::ffff:198.51.100.9".parse().unwrap(),
-            local: None,
-            tls: false,
-            certificate: None,
-            login: None,
-            helo: None,
-            now: UNIX_EPOCH,
-            recipients: 0,
-            reverse_path: &ReversePath::Null,
-            stage: Stage::Rcpt(&recipient),
-        };
-        let mut decision = Decision {
-            verdict: Verdict::Reject,
-            reason: Reason::NotTrustedNotLocal,
-            trace: Trace::default(),
-        };
-        let reference = "4QX7-93KD".parse().ok();
-        assert_eq!(
-            refused(&question, &decision, reference).to_string(),
-            "550 5.7.1 <bob@adatum.test>: relay not permitted: 198.51.100.9 is not logged in and not a trusted \
-             network; log in on port 587 or 465 (ref 4QX7-93KD)"
-        );
-        decision.verdict = Verdict::Defer;
-        assert!(refused(&question, &decision, None).to_string().starts_with("450 4.7.1 <bob@adatum.test>"));
-    }
 
     #[test]
     fn trouble_of_ours_is_always_a_deferral() {

@@ -13,11 +13,11 @@ use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::accounts::{Login, Verified};
 use postern_policy::facts::{Wanted, wanted};
-use postern_policy::record::Reference;
+use postern_policy::record::{Record, Reference, Transcript};
 use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide,
 };
-use postern_queue::rules::Refused;
+use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
@@ -25,8 +25,12 @@ use postern_smtp::{Address, Body, Reply, ReversePath};
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{Received, Receiver};
+use crate::replies::Refused;
 use crate::tls::Protection;
 use crate::{Shared, replies};
+
+/// The one code that says that the connection ends (RFC 5321 §3.8).
+const CLOSING: u16 = 421;
 
 /// Who is at the other end, and where they came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +145,8 @@ pub(crate) struct Context {
     /// What the client has shown in the handshake.
     pub certificate: Option<Certificate>,
     pub login: Option<Login>,
+    /// What was said, for the record of a refusal.
+    pub transcript: Transcript,
 }
 
 #[derive(Debug)]
@@ -252,7 +258,7 @@ impl Context {
         &self,
         matter: Matter<'_>,
         stage: Stage<'_>,
-        rules: impl FnOnce() -> Option<Refused>,
+        rules: impl FnOnce() -> Option<RefusedByRule>,
     ) -> Result<Decision, Refusal> {
         let question = self.question(matter, stage);
         let mut decision = decide(&question, &self.policy);
@@ -281,7 +287,7 @@ impl Context {
     }
 
     /// A standing rule refuses the whole message.
-    pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &Refused) -> Refusal {
+    pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &RefusedByRule) -> Refusal {
         let senders = HeaderSenders::default();
         let question = self.question(matter, Stage::Message(&senders));
         let accepted =
@@ -305,31 +311,51 @@ impl Context {
         }
     }
 
+    /// Asks about AUTH: of whoever has the right password, or whether it is offered at all.
+    fn ask_login(&self, hello: &Hello) -> Result<Decision, Refusal> {
+        self.ask(Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 }, Stage::Login)
+    }
+
+    /// A name that is none, or not its password.
+    fn refuse_password(&self, hello: &Hello, name: &str) -> Refusal {
+        let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
+        self.refusal(&self.question(matter, Stage::Login), &Decision::wrong_password(name))
+    }
+
     /// Keeps a decision that is no yes, and puts it into words.
     fn refusal(&self, question: &Question<'_>, decision: &Decision) -> Refusal {
         self.shared.decisions.decided(question.stage.as_str(), decision);
         self.policy.note_refused(question, decision);
-        let reference = self.shared.records.keep(question, decision, self.shared.clock.now());
+        let name = self.shared.records.name(question.client);
+        let refused = Refused { question, decision, name: name.as_ref(), config: &self.config };
+        let (reply, told) = replies::refused(&refused);
+        if let Some(name) = &name {
+            let record = Record::new(name, question, decision, told, &self.transcript);
+            self.shared.records.keep(name, record);
+        }
         Refusal {
-            reply: replies::refused(question, decision, Some(reference)),
+            reply,
             reason: decision.reason.as_str(),
-            reference: Some(reference),
+            reference: name.map(|name| name.reference),
             rule: decision.trace.0.last().map(|step| step.rule.clone()),
         }
     }
 }
 
 /// The decision after a rule has refused.
-fn by_rule(decision: Decision, refused: &Refused) -> Decision {
+fn by_rule(decision: Decision, refused: &RefusedByRule) -> Decision {
     let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
-    decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict)
+    let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
+    if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
 }
 
 impl Session {
     /// A session at its beginning: of a new connection, or after STARTTLS (then nothing said in clear is known to it).
     pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let (config, policy) = (shared.config.load_full(), shared.policy.load_full());
-        let context = Context { shared, config, policy, peer, tls, certificate: None, login: None };
+        let transcript = Transcript::default();
+        let context =
+            Context { shared, config, policy, peer, tls, certificate: None, login: None, transcript };
         Self {
             context,
             state: State::Connected,
@@ -375,10 +401,12 @@ impl Session {
     /// Takes one line without its CRLF.
     pub fn line(&mut self, line: &[u8], ahead: Ahead) -> Action {
         if let State::Authenticating(hello, exchange) = &mut self.state {
+            self.context.transcript.auth_response();
             let (hello, exchange) = (Arc::clone(hello), std::mem::take(exchange));
             let step = auth::answer(exchange, line);
             return self.auth_step(hello, step);
         }
+        self.context.transcript.command(line);
         match Command::parse(line) {
             Ok(command) => {
                 let is_data = command == Command::Data;
@@ -389,6 +417,11 @@ impl Session {
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
             Err(error) => self.no_command(replies::bad_command(&error)),
         }
+    }
+
+    /// Notes what the client was told.
+    pub fn told(&mut self, reply: &Reply) {
+        self.context.transcript.reply(reply);
     }
 
     /// Takes one command.
@@ -513,9 +546,9 @@ impl Session {
             PasswordCheck::Done(Verified::Right { login, app }) => {
                 self.password_right(&hello, login, app.as_deref())
             }
-            PasswordCheck::Done(Verified::Wrong) => self.password_wrong(&name, None),
+            PasswordCheck::Done(Verified::Wrong) => self.password_wrong(&hello, &name, None),
             PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
-                self.password_wrong(&name, Some((&app, &why)))
+                self.password_wrong(&hello, &name, Some((&app, &why)))
             }
             PasswordCheck::Unavailable => {
                 let Peer { client, listener, .. } = self.context.peer;
@@ -532,8 +565,7 @@ impl Session {
         let Peer { client, listener, .. } = self.context.peer;
         let (name, listener) = (login.name.clone(), listener.as_str());
         self.context.login = Some(login);
-        let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
-        match self.context.ask(matter, Stage::Login) {
+        match self.context.ask_login(hello) {
             Ok(_) => {
                 tracing::info!(event = "login", %client, listener, login = name, app_password = app, "logged in");
                 self.context.shared.metrics.login("ok");
@@ -550,12 +582,14 @@ impl Session {
 
     /// A wrong password, or an app password that cannot be used: the client hears the same. Whoever guesses waits longer and
     /// longer, and is banned in the end.
-    fn password_wrong(&mut self, name: &str, unusable: Option<(&str, &str)>) -> Action {
+    fn password_wrong(&mut self, hello: &Hello, name: &str, unusable: Option<(&str, &str)>) -> Action {
         let Peer { client, local, listener } = self.context.peer;
         let listener = listener.as_str();
         let (app, why) = unusable.unzip();
         let guess = self.context.policy.note_guess(name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
+        let refusal = self.context.refuse_password(hello, name);
+        let reference = refusal.reference.map(|reference| reference.to_string());
         tracing::warn!(
             event = "login-failed",
             %client,
@@ -564,6 +598,7 @@ impl Session {
             app_password = app,
             why,
             failures,
+            reference,
             "wrong password or user name"
         );
         if let Some(ban) = guess.ban {
@@ -571,7 +606,7 @@ impl Session {
         }
         self.context.shared.metrics.login("wrong");
         let delay = guess.failed.delay;
-        match self.error(replies::wrong_password()) {
+        match self.error(refusal.reply) {
             Action::Reply(reply) if !delay.is_zero() => Action::Delayed(reply, delay),
             Action::Delayed(reply, other) => Action::Delayed(reply, other.max(delay)),
             action => action,
@@ -595,6 +630,7 @@ impl Session {
 
     /// The whole message came in.
     pub fn data_received(&mut self, received: Received) -> Action {
+        self.context.transcript.message();
         let State::Receiving(transaction) = &self.state else {
             return self.error(replies::bad_sequence("no message was asked for"));
         };
@@ -694,6 +730,18 @@ impl Session {
                 self.state = State::Greeted(hello);
                 self.error(reply)
             }
+            auth::Step::NotOffered => {
+                let asked = self.context.ask_login(&hello);
+                self.state = State::Greeted(hello);
+                match asked {
+                    // The rules say it of the same listener and the same TLS.
+                    Ok(_) => self.error(replies::login_not_available()),
+                    Err(refusal) => {
+                        self.log_refusal("login", &refusal, "", None);
+                        self.error(refusal.reply)
+                    }
+                }
+            }
         }
     }
 
@@ -736,7 +784,8 @@ impl Session {
             transaction.deferred |= !refusal.reply.is_permanent();
         }
         // A list of ours may hold many who are gone: that is no attack, and the rest must get their mail.
-        if self.context.is_trusted() || self.context.login.is_some() {
+        let ends = refusal.reply.code == CLOSING;
+        if !ends && (self.context.is_trusted() || self.context.login.is_some()) {
             return Action::Reply(self.legible(refusal.reply));
         }
         self.error(refusal.reply)
@@ -833,6 +882,9 @@ impl Session {
     /// and longer. Transient ones are our trouble, not the client's.
     fn error(&mut self, reply: Reply) -> Action {
         let reply = self.legible(reply);
+        if reply.code == CLOSING {
+            return Action::Close(reply);
+        }
         if !reply.is_permanent() {
             return Action::Reply(reply);
         }

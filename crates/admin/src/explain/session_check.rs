@@ -18,22 +18,8 @@ pub(super) fn first(asked: &Asked, policy: &Policy, beyond: &(impl Beyond + ?Siz
         return Some(banned("connect", &ban, beyond));
     }
     asked.login.as_ref()?;
-    if let Some(ban) = asked.ban(true, policy) {
-        return Some(banned("login", &ban, beyond));
-    }
-    let check = SessionCheck::login(asked.listener, asked.tls).err()?;
-    let (fact, remedy) = match check {
-        SessionCheck::NoLoginHere => (
-            "nobody can log in on port 25".to_owned(),
-            "log in on port 587 (listener submission, with TLS) or 465 (listener submissions)",
-        ),
-        _ => (
-            format!("nobody can log in on the {} port without TLS", asked.listener.as_str()),
-            "use STARTTLS before the login (ask with TLS), or port 465",
-        ),
-    };
-    let rule = Rule { rule: "login offered".to_owned(), matched: false, fact };
-    Some(refused(check, "login", rule, remedy.to_owned(), beyond))
+    let ban = asked.ban(true, policy)?;
+    Some(banned("login", &ban, beyond))
 }
 
 /// What the session says of the header of a login's message after the rules have said yes to its senders.
@@ -64,9 +50,7 @@ fn refused(
 ) -> StageView {
     let verdict = match check {
         SessionCheck::Banned => Verdict::Defer,
-        SessionCheck::NoLoginHere | SessionCheck::LoginNeedsTls | SessionCheck::MalformedHeader => {
-            Verdict::Reject
-        }
+        SessionCheck::MalformedHeader => Verdict::Reject,
     };
     StageView {
         stage: stage.to_owned(),

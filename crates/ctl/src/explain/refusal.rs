@@ -1,5 +1,6 @@
 //! A refusal of ours that happened, by the reference in its reply.
 
+use std::fmt::Write;
 use std::time::SystemTime;
 
 use postern_admin::api::Refusal;
@@ -28,19 +29,30 @@ pub async fn run(reference: &str, session: &mut Session) -> Result<Exit, Failure
 
 fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
     let tls = if refusal.tls { "under TLS" } else { "in clear" };
+    let local = refusal.local.as_ref().map(|local| format!(" at {local}")).unwrap_or_default();
     let facts = output::pairs(
         "  ",
         [
             ("time", Some(output::past(refusal.time, now))),
-            ("listener", Some(format!("{}, {tls}", refusal.listener))),
+            ("stage", Some(refusal.stage.clone())),
+            ("listener", Some(format!("{}{local}, {tls}", refusal.listener))),
             ("client", Some(refusal.client.clone())),
+            ("certificate", refusal.certificate.clone()),
             ("helo", refusal.helo.clone()),
             ("login", Some(refusal.login.clone().unwrap_or_else(|| "none".to_owned()))),
             ("sender", Some(format!("<{}>", refusal.reverse_path))),
             ("recipient", refusal.recipient.as_ref().map(|recipient| format!("<{recipient}>"))),
+            ("recipients so far", (refusal.recipients > 0).then(|| refusal.recipients.to_string())),
+            ("header", (!refusal.header.is_empty()).then(|| refusal.header.join("; "))),
+            ("worded as", Some(refusal.class.clone())),
         ],
     );
-    format!("{}\n{facts}\n{}", refusal.reference, decision_text(&refusal.decision, look))
+    let mut text = format!("{}\n{facts}\n{}", refusal.reference, decision_text(&refusal.decision, look));
+    text += "\n  what was said:\n";
+    for line in refusal.transcript.iter().chain(&[format!("S: {}", refusal.reply)]) {
+        let _ = writeln!(text, "    {}", output::clean(line));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -57,7 +69,20 @@ mod tests {
         let refusal = Refusal {
             reference: "4QX7-93KD".to_owned(),
             time: 1_795_284_325,
+            stage: "rcpt".to_owned(),
             listener: "mx".to_owned(),
+            local: Some("192.0.2.25".to_owned()),
+            certificate: None,
+            recipients: 0,
+            header: Vec::new(),
+            class: "relay".to_owned(),
+            cause: "relay not permitted".to_owned(),
+            advice: String::new(),
+            reply: "550 5.7.1 relay not permitted".to_owned(),
+            transcript: vec![
+                "C: EHLO client.test\u{7}".to_owned(),
+                "C: RCPT TO:<bob@adatum.test>".to_owned(),
+            ],
             client: "198.51.100.9".to_owned(),
             tls: true,
             login: None,
@@ -78,17 +103,24 @@ mod tests {
         let expected = "\
 4QX7-93KD
   time       2026-11-21T18:05:25Z (1m ago)
-  listener   mx, under TLS
+  stage      rcpt
+  listener   mx at 192.0.2.25, under TLS
   client     198.51.100.9
   helo       client.test?
   login      none
   sender     <>
   recipient  <bob@adatum.test>
+  worded as  relay
 
   no   login  not logged in
   reject: not-trusted-not-local
   what would allow it:
     - log in
+
+  what was said:
+    C: EHLO client.test?
+    C: RCPT TO:<bob@adatum.test>
+    S: 550 5.7.1 relay not permitted
 ";
         let now = UNIX_EPOCH + Duration::from_secs(1_795_284_385);
         assert_eq!(text(&refusal, now, Look::PLAIN), expected);

@@ -65,7 +65,7 @@ impl TestOptions {
         }
         let tables = paths.iter().map(|path| Table::read(path)).collect::<Result<Vec<_>, _>>();
         let tables = tables.map_err(|error| Failure::Usage(error.to_string()))?;
-        let words = words();
+        let words = words(&config);
         let mut runner = Runner::new(&config, &words, SystemTime::now());
         let tables: Vec<TableReport> = tables.iter().map(|table| runner.run(table)).collect();
         let tested = Tested {

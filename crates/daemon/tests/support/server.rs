@@ -13,7 +13,7 @@ use postern_config::{self as config, Config};
 use postern_policy::Policy;
 use postern_policy::facts::NobodyToAsk;
 use postern_policy::owners_lock::OwnersLock;
-use postern_policy::record::Records;
+use postern_policy::record::{Records, Settings};
 use postern_policy::relay::{Decision, Question, Verdict};
 use postern_policy::sender_domains::SenderPolicy;
 use postern_policy::session_check::SessionCheck;
@@ -27,7 +27,8 @@ use postern_queue::rules::{NewRule, Refused, RuleAction};
 use postern_queue::{Destination, Filter, Origin, Queue, Recipient, Surroundings};
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Domain, ReversePath};
-use postern_smtp_inbound::{Metrics, Shared, replies};
+use postern_smtp_inbound::replies::{self, Refused as Refusing};
+use postern_smtp_inbound::{Metrics, Shared};
 use prometheus::Registry;
 use tempfile::TempDir;
 
@@ -57,11 +58,14 @@ impl Server {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(now()));
         let queue = open_queue(&config, clock.clone());
         let standing = Arc::new(standing(&config));
+        // The same few clients ask again and again.
+        let settings = Settings { max_per_client: u32::MAX, ..Settings::of(&config) };
+        let records = Records::open(&directory.path().join("records"), settings, now).unwrap();
         let shared = Shared {
             policy: Arc::new(ArcSwap::from_pointee(Policy::over(&config, standing))),
             config: Arc::new(ArcSwap::new(config)),
             facts: Arc::new(NobodyToAsk),
-            records: Arc::new(Records::new(10)),
+            records: Arc::new(records),
             door: queue.clone().into(),
             tls: Arc::new(ArcSwapOption::empty()),
             metrics: Metrics::register(&Registry::new()).unwrap(),
@@ -185,7 +189,10 @@ impl Beyond for Extra<'_> {
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
-        refused.then(|| replies::refused(question, decision, None).to_string())
+        refused.then(|| {
+            let config = self.0.shared.config.load();
+            replies::refused(&Refusing { question, decision, name: None, config: &config }).0.to_string()
+        })
     }
 
     fn session_reply(&self, check: SessionCheck) -> Option<String> {

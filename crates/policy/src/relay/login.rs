@@ -1,6 +1,6 @@
 //! May this login be used, from here, and for so much?
 
-use postern_config::LoginState;
+use postern_config::{ListenerKind, LoginState};
 use postern_smtp::ForwardPath;
 
 use super::{Answer, Question, Reason, Trace};
@@ -8,8 +8,36 @@ use crate::Policy;
 use crate::accounts::{Login, holds};
 use crate::standing::usage::{Exceeded, Load};
 
-/// AUTH, after the right password.
+/// Whether AUTH is taken at all: never on port 25, never in clear text (RFC 4954 §4, RFC 8314 §3.3).
+///
+/// # Errors
+/// Why it is not.
+pub fn login_offered(listener: ListenerKind, tls: bool) -> Result<(), Reason> {
+    match (listener.is_submission(), tls) {
+        (false, _) => Err(Reason::LoginNotOffered { missing: "a submission port".to_owned() }),
+        (true, false) => Err(Reason::LoginNotOffered { missing: "TLS".to_owned() }),
+        (true, true) => Ok(()),
+    }
+}
+
+fn offered(question: &Question<'_>, trace: &mut Trace) -> Result<(), Reason> {
+    const OFFERED: &str = "login offered";
+    let listener = question.listener.as_str();
+    let answer = login_offered(question.listener, question.tls);
+    let fact = match answer {
+        Ok(()) => format!("the {listener} port takes passwords under TLS"),
+        Err(_) if question.listener.is_submission() => {
+            format!("the {listener} port takes no passwords without TLS")
+        }
+        Err(_) => format!("the {listener} port takes no passwords"),
+    };
+    trace.rule(OFFERED, answer.is_ok(), fact);
+    answer
+}
+
+/// AUTH: before it begins, and after the right password.
 pub(super) fn login(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
+    offered(question, trace)?;
     let Some(login) = question.login else {
         trace.rule("login", false, "not logged in");
         return Err(Reason::NotAuthenticated);

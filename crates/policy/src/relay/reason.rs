@@ -1,11 +1,13 @@
 //! Why a decision is as it is.
 
-use serde::Serialize;
+use postern_config::replies::Class;
+use serde::{Deserialize, Serialize};
 
 use super::Verdict;
 
-/// Why. One variant a cause, so that replies, metrics and explanations can tell them apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Why. One variant a cause, so that replies, metrics and explanations can tell them apart. Records of refusals are read back
+/// with it: a field that is added needs a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Reason {
     /// The recipient is ours: not relaying.
@@ -149,6 +151,16 @@ pub enum Reason {
         /// What is wrong.
         problem: String,
     },
+    /// Wrong user name or password; which of them, nobody is told (535 5.7.8).
+    WrongPassword {
+        /// The login as the client wrote it; who mistypes may have written a password.
+        login: String,
+    },
+    /// A login was tried where none is offered: in clear (538 5.7.11), or on port 25 (503 5.5.1).
+    LoginNotOffered {
+        /// What is missing: `TLS` or `a submission port`.
+        missing: String,
+    },
     /// The login is locked (535 5.7.13 at AUTH, 550 5.7.13 later).
     LoginSuspended {
         /// The login.
@@ -224,6 +236,8 @@ impl Reason {
             Self::SpfDoesNotCover { .. } => "spf-does-not-cover",
             Self::HeaderFromMismatch { .. } => "header-from-mismatch",
             Self::HeaderFromUnusable { .. } => "header-from-unusable",
+            Self::WrongPassword { .. } => "wrong-password",
+            Self::LoginNotOffered { .. } => "login-not-offered",
             Self::LoginSuspended { .. } => "login-suspended",
             Self::ClientAddressNotAllowed { .. } => "client-address-not-allowed",
             Self::UnknownRecipient => "unknown-recipient",
@@ -262,6 +276,8 @@ impl Reason {
             | Self::SpfDoesNotCover { .. }
             | Self::HeaderFromMismatch { .. }
             | Self::HeaderFromUnusable { .. }
+            | Self::WrongPassword { .. }
+            | Self::LoginNotOffered { .. }
             | Self::LoginSuspended { .. }
             | Self::ClientAddressNotAllowed { .. }
             | Self::UnknownRecipient
@@ -271,5 +287,36 @@ impl Reason {
             | Self::StandingRule { .. }
             | Self::HeaderBlockedSender { .. } => Verdict::Reject,
         }
+    }
+
+    /// How a refusal for it is worded; `None` for what is allowed.
+    pub fn class(&self) -> Option<Class> {
+        Some(match self {
+            Self::LocalRecipient
+            | Self::RelayDomain
+            | Self::TrustedNetwork { .. }
+            | Self::AddressGrant { .. }
+            | Self::TemporaryGrant { .. }
+            | Self::HostName { .. }
+            | Self::ClientCertificate { .. }
+            | Self::Authenticated { .. }
+            | Self::LoginAllowed { .. }
+            | Self::SenderAllowed => return None,
+            Self::NotTrustedNotLocal | Self::GrantTooNarrow { .. } => Class::Relay,
+            Self::NotAuthenticated | Self::LoginNotOffered { .. } => Class::AuthenticationRequired,
+            Self::WrongPassword { .. } | Self::ClientAddressNotAllowed { .. } => Class::Login,
+            Self::LoginSuspended { .. } => Class::Suspended,
+            Self::SenderDomainNotListed { .. }
+            | Self::LoginLacksPermission { .. }
+            | Self::DomainNotVerified { .. }
+            | Self::OwnersLock { .. }
+            | Self::SpfDoesNotCover { .. } => Class::Sender,
+            Self::HeaderFromMismatch { .. } | Self::HeaderFromUnusable { .. } => Class::Header,
+            Self::UnknownRecipient => Class::RecipientUnknown,
+            Self::AliasLoop | Self::BadDestination | Self::RecipientPolicy { .. } => Class::Recipient,
+            Self::StandingRule { .. } | Self::HeaderBlockedSender { .. } => Class::Rule,
+            Self::Rate { .. } | Self::Quota { .. } => Class::Rate,
+            Self::DnsTrouble { .. } | Self::HostNameUnknown { .. } => Class::Dns,
+        })
     }
 }

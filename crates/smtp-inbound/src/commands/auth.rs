@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use postern_policy::session_check::SessionCheck;
+use postern_policy::relay::login_offered;
 use postern_smtp::Reply;
 use postern_smtp::command::Auth;
 
@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Challenge(Reply, Exchange),
     Check(Credentials),
     Refuse(Reply),
+    /// Logins are not taken here.
+    NotOffered,
 }
 
 /// Takes the command.
@@ -37,8 +39,8 @@ pub(crate) fn begin(context: &Context, command: &Auth) -> Step {
     if context.login.is_some() {
         return Step::Refuse(replies::already_logged_in());
     }
-    if let Err(check) = SessionCheck::login(context.peer.listener, context.tls.is_some()) {
-        return Step::Refuse(replies::session_check(check));
+    if login_offered(context.peer.listener, context.tls.is_some()).is_err() {
+        return Step::NotOffered;
     }
     let exchange = match command.mechanism.as_str() {
         "PLAIN" => Exchange::Plain,

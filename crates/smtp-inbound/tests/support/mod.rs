@@ -10,7 +10,7 @@ use postern_config::account::AccountsFile;
 use postern_policy::Policy;
 use postern_policy::accounts::hash_password;
 use postern_policy::facts::NobodyToAsk;
-use postern_policy::record::Records;
+use postern_policy::record::{Records, Settings};
 use postern_queue::{Destination, Queue, Surroundings};
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Domain, ReversePath};
@@ -91,11 +91,13 @@ impl Server {
         let surroundings = Arc::new(Nowhere { config: Arc::clone(&config) });
         let metrics = postern_queue::metrics::Metrics::register(&registry).unwrap();
         let (queue, _) = Queue::open(&config.queue, surroundings, Arc::clone(&clock), metrics).unwrap();
+        let (settings, now) = (Settings::of(&config), Arc::clone(&clock));
+        let records = Records::open(&directory.path().join("records"), settings, move || now.now()).unwrap();
         let shared = Shared {
             policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
             config: Arc::new(ArcSwap::new(config)),
             facts: Arc::new(NobodyToAsk),
-            records: Arc::new(Records::new(100)),
+            records: Arc::new(records),
             door: queue.into(),
             tls: Arc::new(ArcSwapOption::from(Some(certificate(&directory)))),
             metrics: Metrics::register(&registry).unwrap(),

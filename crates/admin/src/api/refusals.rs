@@ -1,0 +1,55 @@
+//! Answers about refusals that happened.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
+
+use serde::{Deserialize, Serialize};
+
+use super::DecisionView;
+
+/// `GET /v1/explain/REFERENCE`: a refusal that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The reference in the reply.
+    pub reference: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// `auth`, `mail`, `rcpt` or `message`.
+    pub stage: String,
+    /// `mx`, `submission`, `submissions`.
+    pub listener: String,
+    /// The client's address.
+    pub client: String,
+    /// Our address that it connected to.
+    pub local: Option<String>,
+    /// Whether it was under TLS.
+    pub tls: bool,
+    /// SHA-256 of the certificate that the client showed.
+    pub certificate: Option<String>,
+    /// The login.
+    pub login: Option<String>,
+    /// EHLO or HELO.
+    pub helo: Option<String>,
+    /// MAIL FROM; empty is the null sender.
+    pub reverse_path: String,
+    /// RCPT TO, if it was about a recipient.
+    pub recipient: Option<String>,
+    /// Recipients that the transaction had so far.
+    pub recipients: usize,
+    /// The senders that the header names, if it was about the message.
+    pub header: Vec<String>,
+    /// The key in `[replies]` that words it.
+    pub class: String,
+    /// The cause in words, for the sender.
+    pub cause: String,
+    /// What the sender can do, in words; empty where there is nothing.
+    pub advice: String,
+    /// The reply as it was sent.
+    pub reply: String,
+    /// What was said before it, oldest first; without passwords.
+    pub transcript: Vec<String>,
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: DecisionView,
+}
