@@ -323,7 +323,7 @@ impl Finding {
             meaning: known.meaning,
             side: known.side,
             change: names.in_sentence(known.change),
-            checks: known.checks.iter().map(|check| names.in_command(check)).collect(),
+            checks: known.all_checks().map(|check| names.in_command(check)).collect(),
             again,
         }
     }
@@ -424,7 +424,10 @@ mod tests {
             (-all) but it fails to pass SPF checks with the ip: [203.0.113.25].\n";
         let finding = only(bounce).finding.unwrap();
         assert_eq!(finding.id, "gmail-spf-hard-fail");
-        assert_eq!(finding.checks, ["dig +short TXT proseware.test"]);
+        assert_eq!(
+            finding.checks,
+            ["dig +short TXT proseware.test", "posternctl domain verify proseware.test"]
+        );
         assert!(finding.change.starts_with("Add 203.0.113.25 to the SPF record of proseware.test"));
     }
 

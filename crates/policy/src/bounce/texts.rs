@@ -42,6 +42,12 @@ pub struct Known {
 }
 
 impl Known {
+    /// [`Known::checks`], and where DNS of the sender's domain is in question the one that looks at all of it.
+    pub fn all_checks(&self) -> impl Iterator<Item = &'static str> {
+        let is_about_domain = self.checks.iter().any(|check| [SPF, DKIM, DMARC].contains(check));
+        self.checks.iter().copied().chain(is_about_domain.then_some(OWN_DOMAIN))
+    }
+
     const fn with_codes(mut self, codes: &'static [(EnhancedStatus, EnhancedStatus)]) -> Self {
         self.codes = codes;
         self
@@ -82,6 +88,8 @@ const fn span(class: u8, subject: u16, first: u16, last: u16) -> (EnhancedStatus
     (EnhancedStatus::new(class, subject, first), EnhancedStatus::new(class, subject, last))
 }
 
+/// All of what a domain of ours publishes about its mail, in one.
+const OWN_DOMAIN: &str = "posternctl domain verify {sender}";
 const SPF: &str = "dig +short TXT {sender}";
 const DKIM: &str = "dig +short TXT SELECTOR._domainkey.{sender}";
 const DMARC: &str = "dig +short TXT _dmarc.{sender}";
