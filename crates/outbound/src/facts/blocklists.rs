@@ -15,6 +15,9 @@ use crate::settings::Settings;
 /// Questions that are under way at once: whoever opens many sessions must not keep the resolver from what deliveries ask.
 const AT_ONCE: usize = 64;
 
+/// Addresses of one answer that the log shows: lists give a handful, broken ones thousands.
+const MOST_LOGGED: usize = 8;
+
 /// Asks lists.
 #[derive(Debug)]
 pub(super) struct Blocklists {
@@ -43,7 +46,7 @@ impl Blocklists {
             Err(_) => (Answered::Nothing("no answer in time".to_owned()), SHORTEST),
         };
         if let Answered::Addresses(answers) = &answered {
-            let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
+            let answers: Vec<String> = answers.iter().take(MOST_LOGGED).map(ToString::to_string).collect();
             tracing::info!(event = "dnsbl-answer", list = label, %client, answers = answers.join(" "));
         }
         match known.learn(zone, label, client, answered, ttl, clock.now()) {

@@ -122,7 +122,7 @@ fn spared(question: &Question<'_>, path: &ForwardPath, policy: &Policy) -> Optio
     if rules.exempt.matching(client).next().is_some() {
         return Some(format!("{client} is exempt by policy.dnsbl_exempt"));
     }
-    is_contact(path).then(|| format!("everybody may write to {path} (RFC 5321 section 4.5.1)"))
+    is_contact(path).then(|| format!("everybody may write to {path} (RFC 5321 section 4.5.1, RFC 2142)"))
 }
 
 /// Addresses that no list in the world knows anything of.
@@ -218,11 +218,15 @@ pub(super) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
     let client = client(question);
     let is_known = |zone| policy.standing.blocklists.find(zone, client, question.now).is_some();
     let unknown = rules.zones().filter(|(zone, _)| !is_known(zone));
-    let unknown: Vec<_> = unknown.map(|(zone, _)| Wanted::Blocklist { zone: zone.clone(), client }).collect();
-    match unknown.is_empty() || !is_ours(question, path, policy) {
-        true => Vec::new(),
-        false => unknown,
+    let mut wanted: Vec<_> =
+        unknown.map(|(zone, _)| Wanted::Blocklist { zone: zone.clone(), client }).collect();
+    if wanted.is_empty() || !is_ours(question, path, policy) {
+        return Vec::new();
     }
+    // Just after a start: the client may be a host that may relay, which is no stranger.
+    let never_asked = policy.standing.hosts.never_asked(&policy.relay.hosts);
+    wanted.extend(never_asked.into_iter().cloned().map(Wanted::HostName));
+    wanted
 }
 
 /// Whether mail for the recipient is ours to take at all.

@@ -185,7 +185,7 @@ impl Blocklists {
         label.clone_into(&mut zone.label);
         let said = zone.weigh(answered, now);
         zone.keep(client.to_canonical(), said, now + ttl.clamp(SHORTEST, LONGEST));
-        zone.to_be_told(now)
+        zone.news(now)
     }
 
     /// Nobody could be asked, which is not the fault of the list.
@@ -268,7 +268,8 @@ impl Zone {
         }
     }
 
-    fn to_be_told(&mut self, now: SystemTime) -> Option<Trouble> {
+    /// Trouble that the log has not heard of, or not for an hour.
+    fn news(&mut self, now: SystemTime) -> Option<Trouble> {
         let trouble = self.trouble.clone()?;
         let is_due = |told: SystemTime| now.duration_since(told).is_ok_and(|since| since >= TELL_AGAIN);
         if self.told.is_some_and(|told| !is_due(told)) {

@@ -248,6 +248,15 @@ fn each_zone_is_asked_once_and_only_where_it_matters() {
     assert_eq!(world.wanted("2001:db8::1", OURS).len(), 3);
     world.answer(GOOD, Answered::NotListed);
     assert_eq!(world.wanted(ELSEWHERE, OURS), [all[0].clone(), all[2].clone()]);
+    // A host that may relay is no stranger, as soon as DNS says where it is.
+    let hosts = "[relay]\n    hosts = [{ name = \"branch.proseware.test\", label = \"branch\" }]";
+    let mut world = World::new();
+    world.policy = Policy::new(&toml::from_str(&LISTS.replace("[relay]", hosts)).unwrap());
+    let branch = Domain::parse("branch.proseware.test").unwrap();
+    let missing = world.asked(ELSEWHERE, OURS, |question| wanted(question, &world.policy));
+    assert!(missing.contains(&Wanted::HostName(branch.clone())), "{missing:?}");
+    world.policy.standing.hosts.learn(&branch, vec![ELSEWHERE.parse().unwrap()], UNIX_EPOCH);
+    assert_eq!(world.said(&[(ZEN, &["127.0.0.2"])]).reason(ELSEWHERE, OURS), Reason::LocalRecipient);
     let nothing = Policy::new(&toml::from_str(CONFIG).unwrap());
     assert!(World { policy: nothing, listener: ListenerKind::Mx }.wanted(ELSEWHERE, OURS).is_empty());
 }
