@@ -133,6 +133,19 @@ fn the_table_of_answers_fits_its_configuration() {
 }
 
 #[test]
+fn the_questions_about_blocklists_fit_their_configuration() {
+    let page = blocks(&repository().join("docs/relay-blocklists.md"));
+    let text = |info: &str| &page.iter().find(|block| block.info == info).unwrap().text;
+    let daemon = Setup::new().prepare();
+    let table = daemon.folder().join("lists.toml");
+    fs::write(&table, text("toml,questions")).unwrap();
+    fs::write(daemon.config(), text("toml,lists")).unwrap();
+    let output = daemon.ctl(&["policy", "test", table.to_str().unwrap()]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("4 questions, each answered as expected"), "{}", output.stdout);
+}
+
+#[test]
 fn example_configurations_load() {
     let examples = files(&repository().join("config"), "toml");
     assert!(!examples.is_empty(), "no examples in config/");

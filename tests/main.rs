@@ -11,6 +11,7 @@
 //! | [`relay_grants`] | who may relay without a login: grants for a while, host names, certificates, relay domains |
 //! | [`store`] | the spool itself: checks, room, backups, what was set aside |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
+//! | [`blocklists`] | lists of clients in DNS |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`logins`] | states, limits and passwords of logins; who guesses at them |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
@@ -31,6 +32,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod blocklists;
 mod crash;
 mod docs;
 mod doctor;

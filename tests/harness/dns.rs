@@ -15,6 +15,8 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::runtime::Runtime;
 
+use super::PATIENCE;
+
 /// Answers are not to be cached: tests change them.
 const TTL: u32 = 0;
 
@@ -29,6 +31,7 @@ pub struct Dns {
 struct Zones {
     records: HashMap<Name, Vec<RData>>,
     failing: HashSet<Name>,
+    silent: HashSet<Name>,
     asked: HashMap<(Name, RecordType), usize>,
 }
 
@@ -100,6 +103,11 @@ impl Dns {
         };
     }
 
+    /// From now on questions about this name are not answered.
+    pub fn silence(&self, owner: &str) {
+        self.zones.lock().unwrap().silent.insert(name(owner));
+    }
+
     /// How often a question was asked.
     pub fn asked(&self, owner: &str, kind: RecordType) -> usize {
         self.zones.lock().unwrap().asked.get(&(name(owner), kind)).copied().unwrap_or_default()
@@ -122,6 +130,10 @@ impl Drop for Dns {
 struct Handler(Arc<Mutex<Zones>>);
 
 impl Handler {
+    fn is_silent(&self, owner: &Name) -> bool {
+        self.0.lock().unwrap().silent.contains(owner)
+    }
+
     fn answer(&self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let mut zones = self.0.lock().unwrap();
         *zones.asked.entry((owner.clone(), kind)).or_default() += 1;
@@ -158,7 +170,12 @@ impl RequestHandler for Handler {
     ) -> ResponseInfo {
         let query = request.request_info().unwrap().query;
         let owner: Name = query.name().into();
-        let (code, answers) = self.answer(&owner.to_lowercase(), query.query_type());
+        let owner = owner.to_lowercase();
+        let (code, answers) = self.answer(&owner, query.query_type());
+        if self.is_silent(&owner) {
+            // Longer than any resolver waits.
+            tokio::time::sleep(PATIENCE).await;
+        }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = code;
         metadata.authoritative = true;

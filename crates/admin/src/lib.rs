@@ -27,7 +27,7 @@
 //! | do the rules answer as the operator expects? | [`policy_test`] |
 //! | why was that mail refused? | [`refusals`] for operators, [`report`] for the sender |
 //! | is the server well? | [`health`] |
-//! | what does Prometheus read? | [`metrics`] |
+//! | what does Prometheus read? | [`metrics`], of lists in DNS [`blocklists`] |
 //!
 //! Nothing is decided here: the verbs are those of `postern-queue`, the decisions those of `postern-policy`.
 
@@ -50,6 +50,7 @@ use postern_smtp::{Address, Domain};
 mod accounts;
 pub mod api;
 mod audit;
+pub mod blocklists;
 mod changes;
 pub mod client;
 mod domains;

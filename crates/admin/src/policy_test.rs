@@ -4,11 +4,11 @@
 //! and at a reload: nobody has a temporary grant, no rate is used up, and DNS permits every sender, unless the question
 //! says otherwise. The answers are those of [`explain`](crate::explain).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +21,7 @@ use postern_policy::owners_lock::OwnersLock;
 use postern_policy::relay::Verdict;
 use postern_policy::sender_domains::SenderPolicy;
 use postern_policy::standing::Standing;
+use postern_policy::standing::blocklists::Answered;
 use postern_policy::standing::grants::TemporaryGrant;
 use postern_policy::standing::recipients::Said;
 use postern_policy::verification::{DomainReport, Outcome, State};
@@ -125,6 +126,9 @@ struct Row {
     /// What the server says that a relay domain's recipients are asked of.
     #[serde(default)]
     primary: Outside,
+    /// Zones of lists in DNS that the client is on, with what they answer.
+    #[serde(default)]
+    listed: BTreeMap<String, Vec<Ipv4Addr>>,
     expect: Expect,
     reason: Option<String>,
     code: Option<u16>,
@@ -406,6 +410,7 @@ impl<'a> Runner<'a> {
             self.policy.standing.grants.revoke(row.client.to_canonical().into());
         }
         self.policy.standing.hosts.keep(|_| false);
+        self.policy.standing.blocklists.keep(|_| false);
     }
 }
 
@@ -460,6 +465,11 @@ fn learn(standing: &Standing, wanted: Wanted, row: &Row, now: SystemTime) {
         }
         // The name of this question's client is known; the others are somewhere else.
         Wanted::HostName(name) => drop(standing.hosts.learn(&name, Vec::new(), now)),
+        Wanted::Blocklist { zone, client } => {
+            let answers = row.listed.get(zone.as_str()).map(|list| Answered::Addresses(list.clone()));
+            let answered = answers.unwrap_or(Answered::NotListed);
+            standing.blocklists.learn(&zone, ASSUMED, client, answered, GRANTED, now);
+        }
     }
 }
 

@@ -250,6 +250,9 @@ fn explained(class: Class) -> &'static str {
         }
         Class::RecipientUnknown => "There is no such recipient at this server.",
         Class::Recipient => "This recipient does not take mail this way.",
+        Class::Blocklisted => {
+            "The computer that sent the message is on public lists of senders of unwanted mail."
+        }
         Class::Rule => "The people who run this server have chosen not to take such messages.",
         Class::Rate => "More mail came than may be sent at once.",
         Class::Dns => {
@@ -274,6 +277,10 @@ fn advice(class: Class) -> &'static str {
             "Check the spelling of the address, or ask the recipient for the right one."
         }
         Class::Recipient => "Ask the recipient, in another way than by mail, which address to use.",
+        Class::Blocklisted => {
+            "Show this to whoever runs your mail server: the lists say on their pages why it is listed and how that ends. The \
+             postmaster here takes your mail all the same."
+        }
         Class::Rule => "If you think that this is a mistake, write to the postmaster.",
         Class::Rate => "Wait, or send to fewer recipients at once.",
         Class::Dns => "Wait. If it lasts, the name servers of the sender's domain need a look.",

@@ -14,7 +14,7 @@
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
 //! | `[auth]`, `[[account]]` | [`account`] |
-//! | `[policy]`: senders and their domains | [`policy`], what is kept of refusals in [`records`] |
+//! | `[policy]`: senders and their domains, lists of clients in DNS | [`policy`], what is kept of refusals in [`records`] |
 //! | `[replies]`: how refusals are worded | [`replies`] |
 //! | `[report]`: the page of refusals | [`report`] |
 //! | `[queue]` | [`queue`], the journal in [`history`] |

@@ -903,6 +903,35 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_clients_in_dns_must_be_able_to_say_something() {
+        let list = |keys: &str| format!("[[policy.dnsbl]]\nzone = \"zen.example.test\"\n{keys}\n");
+        fine(&list(
+            "answers = [\"127.0.0.2\", \"127.0.0.4/30\"]\nweight = -3\ntext = \"see https://x.test/{client}\"",
+        ));
+        fine(&format!("{}{}", list("answers = [\"127.0.0.2\"]"), list("answers = [\"127.0.0.3\"]")));
+        one(&list("answers = [\"127.0.0.2\", \"listed\"]"), "4:11", "\"listed\" is no answer of a list");
+        one(&list("answers = [\"203.0.113.7\"]"), "4:12", "203.0.113.7 is no answer that a list gives");
+        one(&list("answers = [\"127.255.255.254\"]"), "4:12", "is no answer that a list gives");
+        one(&list("answers = [\"127.0.0.5/30\"]"), "4:12", "host bits");
+        one(&list("answers = [\"127.0.0.0/8\"]"), "4:12", "127.0.0.0/8 is no answer that a list gives");
+        one(&list("weight = 0"), "4:10", "`weight` is 0");
+        one(&list("label = \"\""), "4:9", "is no label of a list");
+        one(&list("text = \"a\\nb\""), "4:8", "no text for a reply");
+        one(&list("text = \"{list}\""), "4:8", "a placeholder that does not exist");
+        one(&list("action = \"defer\""), "4:10", "");
+        one(&format!("{0}{0}", list("")), "6:8", "list zen.example.test is there twice");
+        let other = list("label = \"zen.example.test\"").replacen("zen", "other", 1);
+        one(&format!("{}{other}", list("")), "7:9", "is that of another zone");
+        one(&list("").replace("zen", &["x"; 95].join(".")), "3:8", "longer than 189 octets");
+        let many: String = (0..21).map(|n| list("").replace("zen", &format!("zen{n}"))).collect();
+        one(&many, "62:1", "too many lists");
+        one("[policy]\ndnsbl_threshold = 0\n", "3:19", "`dnsbl_threshold` is 0");
+        one(&format!("[policy]\ndnsbl_threshold = 2\n{}", list("")), "3:19", "all lists together weigh 1");
+        one("[policy]\ndnsbl_timeout = \"0s\"\n", "3:17", "`dnsbl_timeout` is 0");
+        one("[policy]\ndnsbl_exempt = [\"192.0.2.1/24\"]\n", "3:17", "host bits");
+    }
+
+    #[test]
     fn the_user_and_the_host_name_are_looked_at() {
         one("user = \"nobody-has-this-name\"\n", "2:8", "there is no user");
         fine("user = \"root\"\n");

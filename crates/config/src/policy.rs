@@ -1,9 +1,12 @@
-//! `[policy]`: what senders and their domains must be like.
+//! `[policy]`: what senders and their domains must be like, and strangers who bring mail.
+
+mod dnsbl;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +14,8 @@ use crate::check::{at_least_one, not_zero};
 use crate::records::Records;
 use crate::source::{Findings, Node};
 use crate::units;
+
+pub use dnsbl::{AnswerRange, DnsList, ListAction, is_listing};
 
 /// What is asked of the senders of logins, beside the rights of each login.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -45,6 +50,20 @@ pub struct Policy {
     /// Files with questions and the answers that these rules must give. They are asked by `posternd check`, at the start and at
     /// every reload; with a wrong answer the configuration does not load.
     pub tests: Vec<PathBuf>,
+    /// Lists in DNS that clients are looked up in who are strangers here: on the MX port, in no trusted network, without a grant.
+    /// `postmaster` and `abuse` of our domains get their mail all the same (RFC 5321 section 4.5.1).
+    pub dnsbl: Vec<DnsList>,
+    /// From which weight of all lists together a client is refused.
+    pub dnsbl_threshold: u32,
+    /// How long the client waits at RCPT for all lists, which are asked at once. One that has not answered lists nobody.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub dnsbl_timeout: Duration,
+    /// Clients that are never looked up.
+    #[schemars(with = "Vec<String>")]
+    pub dnsbl_exempt: Vec<IpNet>,
+    /// Whether loopback and private addresses are looked up, too: for lists of your own.
+    pub dnsbl_private: bool,
     /// What is kept of refusals, so that their references can be explained.
     pub records: Records,
 }
@@ -74,6 +93,11 @@ impl Default for Policy {
             verify_failures: 3,
             sender_dns_refresh: Duration::from_secs(30),
             tests: Vec::new(),
+            dnsbl: Vec::new(),
+            dnsbl_threshold: 1,
+            dnsbl_timeout: Duration::from_secs(5),
+            dnsbl_exempt: Vec::new(),
+            dnsbl_private: false,
             records: Records::default(),
         }
     }
@@ -85,6 +109,7 @@ impl Policy {
         not_zero(node, "verify_every", self.verify_every, findings);
         at_least_one(node, "verify_failures", u64::from(self.verify_failures), findings);
         self.records.check(&node.key("records"), findings);
+        dnsbl::check(self, node, findings);
         for (node, address) in node.each("public_addresses", &self.public_addresses) {
             if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
                 let help = "write the address that other servers see, or leave the list empty";

@@ -37,6 +37,8 @@ pub struct Replies {
     pub recipient: Wording,
     /// A standing rule of an operator.
     pub rule: Wording,
+    /// The client is on lists in DNS.
+    pub blocklisted: Wording,
     /// Too much: rates and quotas. Always a 4xx.
     pub rate: Wording,
     /// DNS did not say what the decision hangs on. Always a 4xx.
@@ -102,6 +104,8 @@ pub enum Class {
     Recipient,
     /// A standing rule.
     Rule,
+    /// Lists in DNS.
+    Blocklisted,
     /// Too much.
     Rate,
     /// DNS did not say.
@@ -110,7 +114,7 @@ pub enum Class {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Relay,
         Self::AuthenticationRequired,
         Self::Login,
@@ -120,6 +124,7 @@ impl Class {
         Self::RecipientUnknown,
         Self::Recipient,
         Self::Rule,
+        Self::Blocklisted,
         Self::Rate,
         Self::Dns,
     ];
@@ -136,6 +141,7 @@ impl Class {
             Self::RecipientUnknown => "recipient_unknown",
             Self::Recipient => "recipient",
             Self::Rule => "rule",
+            Self::Blocklisted => "blocklisted",
             Self::Rate => "rate",
             Self::Dns => "dns",
         }
@@ -166,6 +172,7 @@ impl Replies {
             Class::RecipientUnknown => &self.recipient_unknown,
             Class::Recipient => &self.recipient,
             Class::Rule => &self.rule,
+            Class::Blocklisted => &self.blocklisted,
             Class::Rate => &self.rate,
             Class::Dns => &self.dns,
         }

@@ -20,7 +20,7 @@ use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
 use postern_policy::record::{Records, Settings as RecordSettings};
-use postern_policy::relay::{Decision, Question, Verdict};
+use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::verification;
@@ -258,6 +258,8 @@ impl Reloader {
         let wanted = generation.config.listeners.clone();
         // The level was tried in `prepare`.
         let _ = self.log.set_level(&generation.config.log.level);
+        let lists = generation.policy.relay.blocklists();
+        self.services.standing.blocklists.keep(|zone| lists.label(zone).is_some());
         self.live.policy.store(generation.policy);
         self.live.tls.store(generation.tls);
         let records = RecordSettings::of(&generation.config);
@@ -366,7 +368,8 @@ impl Daemon for Reloader {
         let pending =
             pending.iter().map(|setting| format!("{setting} has changed and counts only after a restart"));
         let domains = verification::warnings(&self.live.config.load(), &self.live.policy.load());
-        self.live.warnings.load().iter().cloned().chain(pending).chain(domains).collect()
+        let lists = blocklist_warnings(&self.live.policy.load());
+        self.live.warnings.load().iter().cloned().chain(pending).chain(domains).chain(lists).collect()
     }
 
     fn verify(&self, domains: Vec<Domain>) -> Pending<'_, ()> {

@@ -139,6 +139,7 @@ impl Server {
         // The spool is ours now, and what lies beside it.
         admin::relay::restore(&live.config.load().queue.path, &standing, clock.now());
         admin::relay::register(standing.clone(), &registry)?;
+        admin::blocklists::register(standing.clone(), &registry)?;
         let records = open_records(&live.config.load(), clock.clone(), &registry)?;
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));

@@ -24,12 +24,12 @@ const SEED: u64 = 0x9057_e121;
 /// What `[policy]` asks of senders; the rest of the configuration stays the same.
 const VARIANTS: [&str; 3] = [
     "",
-    "[policy]\nowners_lock = true\ncheck_reply_to = true\n",
+    "[policy]\nowners_lock = true\ncheck_reply_to = true\ndnsbl_exempt = [\"198.51.100.47/32\"]\n",
     "[policy]\nrequire_verified = \"enforce\"\n",
 ];
 
 /// Every reason must have come up, or the pools have stopped to reach what they are there for.
-const REASONS: [&str; 31] = [
+const REASONS: [&str; 32] = [
     "local-recipient",
     "relay-domain",
     "trusted-network",
@@ -60,6 +60,7 @@ const REASONS: [&str; 31] = [
     "alias-loop",
     "bad-destination",
     "recipient-policy",
+    "blocklisted",
     "standing-rule",
 ];
 

@@ -6,8 +6,10 @@
 //! | where is a host that may relay? | [`host_names`] |
 //! | does the SPF record of a domain cover this server? | `spf` |
 //! | by which addresses does the world know us? | `own_addresses` |
+//! | is a client on lists in DNS? | `blocklists` |
 //! | whom does the owner of a domain let send for it? | here; the record is read in `postern_policy::owners_lock` |
 
+mod blocklists;
 mod call_forward;
 pub mod host_names;
 mod own_addresses;
@@ -30,6 +32,7 @@ use tokio::task::JoinSet;
 
 use crate::settings::Settings;
 
+use blocklists::Blocklists;
 use call_forward::CallForward;
 
 pub(crate) use own_addresses::{configured_addresses, own_addresses};
@@ -45,6 +48,7 @@ pub struct Facts {
     clock: Arc<dyn Clock>,
     room: Arc<Semaphore>,
     call_forward: Arc<CallForward>,
+    blocklists: Arc<Blocklists>,
 }
 
 impl fmt::Debug for Facts {
@@ -57,8 +61,8 @@ impl Facts {
     /// Asks the name servers of the settings in force, and notes what it finds in their policy's
     /// [`postern_policy::standing::Standing`].
     pub fn new(settings: Arc<ArcSwap<Settings>>, clock: Arc<dyn Clock>) -> Self {
-        let (room, call_forward) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::default());
-        Self { settings, clock, room, call_forward }
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        Self { settings, clock, room, call_forward: Arc::default(), blocklists: Arc::default() }
     }
 
     /// Finds one fact within the time that DNS, or the other server, may take. What came meanwhile is not asked for again.
@@ -67,6 +71,10 @@ impl Facts {
         let limit = settings.config.outbound.timeouts.dns;
         let domains = &settings.policy.standing.sender_domains;
         let refresh = settings.policy.senders.refresh;
+        // Strangers must not take the room of those who log in.
+        if let Wanted::Blocklist { zone, client } = &wanted {
+            return self.blocklists.ask(zone, *client, &settings, &*self.clock).await;
+        }
         // The semaphore is never closed.
         let _room = self.room.acquire().await;
         match &wanted {
@@ -80,7 +88,7 @@ impl Facts {
             }
             Wanted::Recipient(recipient) => self.call_forward.ask(recipient, &settings, &*self.clock).await,
             Wanted::HostName(name) => host_names::look_up(name, &settings, &*self.clock).await,
-            Wanted::OwnersLock(_) | Wanted::SenderPolicy(_) => {}
+            Wanted::OwnersLock(_) | Wanted::SenderPolicy(_) | Wanted::Blocklist { .. } => {}
         }
     }
 }

@@ -939,6 +939,9 @@ mod tests {
         fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
             Box::pin(std::future::pending())
         }
+        fn ipv4<'a>(&'a self, _: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
+            Box::pin(std::future::pending())
+        }
         fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {
             Box::pin(std::future::pending())
         }

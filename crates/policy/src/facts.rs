@@ -5,6 +5,7 @@
 //! asks twice for one decision.
 
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use postern_smtp::{Address, Domain};
@@ -23,6 +24,13 @@ pub enum Wanted {
     OwnersLock(Domain),
     /// Whether the domain's SPF record covers this server.
     SenderPolicy(Domain),
+    /// Whether a list in DNS has a client on it.
+    Blocklist {
+        /// The zone of the list.
+        zone: Domain,
+        /// The client; never IPv4 in IPv6 form.
+        client: IpAddr,
+    },
 }
 
 /// Finds facts, and puts them where decisions look.

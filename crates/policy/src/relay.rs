@@ -8,10 +8,12 @@
 //! | who is the client, and what does that allow? | `client` |
 //! | may this login be used, and for so much? | `login` |
 //! | may mail go there? | `recipient` |
+//! | is a stranger on lists in DNS? | `blocklists` |
 //! | may this sender be used? | `senders` |
 //! | why? | `reason` |
 //! | what does the configuration say? | `rules` |
 
+mod blocklists;
 mod client;
 mod login;
 mod question;
@@ -30,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::Policy;
 use crate::facts::Wanted;
 
+pub use blocklists::{Lists, warnings as blocklist_warnings};
 pub use login::login_offered;
 pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
@@ -146,6 +149,7 @@ pub fn decide(question: &Question<'_>, policy: &Policy) -> Decision {
 pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = recipient::wanted(question, policy).into_iter().collect();
     wanted.extend(client::wanted(question, policy));
+    wanted.extend(blocklists::wanted(question, policy));
     wanted
 }
 
@@ -161,6 +165,9 @@ fn mail(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
 
 fn rcpt(question: &Question<'_>, path: &ForwardPath, policy: &Policy, trace: &mut Trace) -> Answer {
     let reason = recipient::rcpt(question, path, policy, trace)?;
+    if matches!(reason, Reason::LocalRecipient | Reason::RelayDomain) {
+        blocklists::check(question, path, policy, trace)?;
+    }
     login::room_for(question, path, policy, trace)?;
     Ok(reason)
 }

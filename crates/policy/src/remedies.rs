@@ -80,6 +80,7 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
             vec![format!("change the aliases of [[domain]] {domain:?} so that {local:?} does not lead back to itself")]
         }
         Reason::BadDestination => vec!["the recipient's address has a domain name instead of an address".to_owned()],
+        Reason::Blocklisted { client, lists, .. } => blocklisted(client, lists),
         Reason::StandingRule { rule, .. } | Reason::HeaderBlockedSender { rule, .. } => {
             vec![format!("remove the standing rule: `posternctl rule remove {rule}` (see `posternctl rule list`)")]
         }
@@ -106,6 +107,17 @@ fn trust(client: &str) -> String {
         "trust the client: relay.trusted_networks = [{{ network = {:?}, label = \"...\" }}]",
         host(client)
     )
+}
+
+/// The client's own way out first: it helps everywhere.
+fn blocklisted(client: &str, lists: &str) -> Vec<String> {
+    vec![
+        format!("whoever runs {client} has it removed from {lists}, once what it was listed for has ended"),
+        format!("or spare the client: policy.dnsbl_exempt = [{:?}]", host(client)),
+        "or weigh the list less: its weight, its answers or action = \"log\" in [[policy.dnsbl]], or policy.dnsbl_threshold"
+            .to_owned(),
+        format!("or, if the client is yours, {}", trust(client)),
+    ]
 }
 
 /// One address as a network.
@@ -161,6 +173,7 @@ mod tests {
             Reason::AliasLoop,
             Reason::BadDestination,
             Reason::RecipientPolicy { text: text() },
+            Reason::Blocklisted { client: text(), lists: text(), answers: text(), weight: 1, text: None },
             Reason::StandingRule { rule: text(), why: text(), text: text() },
             Reason::HeaderBlockedSender { rule: text(), why: text(), text: text() },
         ] {

@@ -2,6 +2,7 @@
 
 pub mod alarms;
 pub mod bans;
+pub mod blocklists;
 mod by_login;
 pub mod grants;
 pub mod guesses;
@@ -38,6 +39,8 @@ pub struct Standing {
     pub guesses: guesses::Guesses,
     /// Who was banned for it, or by an operator.
     pub bans: bans::Bans,
+    /// What lists in DNS said of clients.
+    pub blocklists: blocklists::Blocklists,
     /// What postmaster is to be told.
     pub alarms: alarms::Alarms,
 }

@@ -3,9 +3,9 @@
 //! [`HickoryDns`] asks name servers; [`StaticDns`] knows its answers, for tests and dry runs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
@@ -46,6 +46,8 @@ pub trait Dns: Send + Sync + std::fmt::Debug {
     fn mx<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Mx>>;
     /// A and AAAA records together; `TryLater` only if both types failed or one failed and the other had none.
     fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>>;
+    /// A records alone, as lists in DNS have them (RFC 5782), with how long the answer may be kept; zero for `TryLater`.
+    fn ipv4<'a>(&'a self, name: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)>;
     /// TXT records, the strings of each joined (RFC 7208 §3.3). Octets that are no UTF-8 are replaced.
     fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>>;
     /// The name that this one is an alias of; not where that one leads in turn.
@@ -132,6 +134,18 @@ impl Dns for HickoryDns {
             let (v4, v6) =
                 tokio::join!(self.resolver.ipv4_lookup(name.clone()), self.resolver.ipv6_lookup(name));
             both(address_answer(v4), address_answer(v6))
+        })
+    }
+
+    fn ipv4<'a>(&'a self, name: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
+        Box::pin(async move {
+            let name = match absolute(name) {
+                Ok(name) => name,
+                Err(problem) => return (Answer::TryLater(problem), Duration::ZERO),
+            };
+            let result = self.resolver.ipv4_lookup(name).await;
+            let ttl = time_to_live(&result);
+            (ipv4_only(address_answer(result)), ttl)
         })
     }
 
@@ -246,6 +260,33 @@ fn address_answer(result: Result<Lookup, NetError>) -> Answer<IpAddr> {
     }
 }
 
+fn ipv4_only(answer: Answer<IpAddr>) -> Answer<Ipv4Addr> {
+    let is_v4 = |address: IpAddr| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    match answer {
+        Answer::Records(all) => {
+            let v4: Vec<Ipv4Addr> = all.into_iter().filter_map(is_v4).collect();
+            if v4.is_empty() { Answer::NoRecords } else { Answer::Records(v4) }
+        }
+        Answer::NoRecords => Answer::NoRecords,
+        Answer::NoSuchName => Answer::NoSuchName,
+        Answer::TryLater(why) => Answer::TryLater(why),
+    }
+}
+
+/// How long an answer may be kept: that nothing is there, for as long as the zone says (RFC 2308 §5).
+fn time_to_live(result: &Result<Lookup, NetError>) -> Duration {
+    match result {
+        Ok(lookup) => lookup.valid_until().saturating_duration_since(Instant::now()),
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            Duration::from_secs(none.negative_ttl.unwrap_or_default().into())
+        }
+        Err(_) => Duration::ZERO,
+    }
+}
+
 fn txt_answer(result: Result<Lookup, NetError>) -> Answer<String> {
     let lookup = match result {
         Ok(lookup) => lookup,
@@ -306,6 +347,9 @@ fn both(v4: Answer<IpAddr>, v6: Answer<IpAddr>) -> Answer<IpAddr> {
         (Answer::NoRecords, Answer::NoRecords) => Answer::NoRecords,
     }
 }
+
+/// How long answers of a [`StaticDns`] may be kept.
+const STATIC_TTL: Duration = Duration::from_secs(600);
 
 /// A DNS that knows its answers: for tests and dry runs. A name it was told nothing about does not exist.
 #[derive(Debug, Clone, Default)]
@@ -393,6 +437,11 @@ impl Dns for StaticDns {
 
     fn addresses<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
         Box::pin(std::future::ready(self.answer(name, |known| &known.addresses)))
+    }
+
+    fn ipv4<'a>(&'a self, name: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
+        let answer = ipv4_only(self.answer(name, |known| &known.addresses));
+        Box::pin(std::future::ready((answer, STATIC_TTL)))
     }
 
     fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>> {
@@ -503,6 +552,20 @@ mod tests {
         assert_eq!(both(Answer::NoSuchName, Answer::NoSuchName), Answer::NoSuchName);
     }
 
+    #[test]
+    fn an_answer_may_be_kept_as_long_as_its_zone_says() {
+        let (query, minute) = (Query::query(name("x.test."), RecordType::A), Duration::from_secs(60));
+        let found = Lookup::new_with_deadline(query, [], Instant::now() + minute);
+        let left = time_to_live(&Ok(found));
+        assert!(left <= minute && left > minute / 2, "{left:?}");
+        assert_eq!(time_to_live(&Err(no_records(ResponseCode::NXDomain))), Duration::ZERO);
+        assert_eq!(time_to_live(&Err(NetError::Timeout)), Duration::ZERO);
+        let mut none = NoRecords::new(Query::default(), ResponseCode::NXDomain);
+        none.negative_ttl = Some(120);
+        let none = NetError::Dns(DnsError::NoRecordsFound(none));
+        assert_eq!(time_to_live(&Err(none)), Duration::from_secs(120));
+    }
+
     fn servers(address: SocketAddr) -> NameServers {
         NameServers {
             addresses: vec![address],
@@ -553,5 +616,9 @@ mod tests {
             matches!(dns.mx(&domain("null.test")).await, Answer::Records(list) if list[0].host.is_none())
         );
         assert!(matches!(dns.addresses(&domain("broken.test")).await, Answer::TryLater(_)));
+        let v4 = Answer::Records(vec!["192.0.2.1".parse().unwrap()]);
+        assert_eq!(dns.ipv4(&domain("mx.adatum.test")).await, (v4, STATIC_TTL));
+        let v6 = StaticDns::new().address_record(domain("six.test"), "2001:db8::1".parse().unwrap());
+        assert_eq!(v6.ipv4(&domain("six.test")).await.0, Answer::NoRecords);
     }
 }

@@ -19,6 +19,7 @@ use postern_policy::sender_domains::SenderPolicy;
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::standing::bans::Ban;
+use postern_policy::standing::blocklists::Answered;
 use postern_policy::standing::grants::TemporaryGrant;
 use postern_policy::standing::recipients::Said;
 use postern_policy::standing::suspensions::Suspension;
@@ -153,6 +154,24 @@ fn standing(config: &Config) -> Standing {
     ] {
         let recipient = Address::parse(recipient).unwrap();
         standing.recipients.learn(&recipient, said, Duration::from_secs(600), 10, now());
+    }
+    for (client, is_good) in [
+        ("192.0.3.0", false),
+        ("192.0.2.9", false),
+        ("198.51.100.47", false),
+        ("198.51.100.48", true),
+        ("2001:db8:4::9", false),
+        ("127.0.0.1", false),
+    ] {
+        let listed = |zone: &str| {
+            let answered = Answered::Addresses(vec!["127.0.0.2".parse().unwrap()]);
+            let client = client.parse().unwrap();
+            standing.blocklists.learn(&domain(zone), zone, client, answered, Duration::from_secs(600), now());
+        };
+        listed("zen.example.test");
+        if is_good {
+            listed("good.example.test");
+        }
     }
     let senders = &standing.sender_domains;
     let logins = |names: &[&str]| OwnersLock::Logins(names.iter().map(|&name| name.to_owned()).collect());

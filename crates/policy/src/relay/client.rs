@@ -56,7 +56,7 @@ pub(super) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
 }
 
 /// By what the client may do something without a login, in words.
-fn known_client(question: &Question<'_>, policy: &Policy) -> Option<&'static str> {
+pub(super) fn known_client(question: &Question<'_>, policy: &Policy) -> Option<&'static str> {
     let rules = &policy.relay;
     if rules.trusted_network(question.client).is_some() {
         return Some("is in a trusted network");

@@ -188,6 +188,19 @@ pub enum Reason {
         /// The text of the route.
         text: String,
     },
+    /// The client is on lists in DNS (550 5.7.1).
+    Blocklisted {
+        /// Its address.
+        client: String,
+        /// The lists that have it, as they are called.
+        lists: String,
+        /// What they answered.
+        answers: String,
+        /// What all lists together weigh.
+        weight: i64,
+        /// What the configuration has clients told; none where it says nothing.
+        text: Option<String>,
+    },
     /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1).
     StandingRule {
         /// Its number.
@@ -244,6 +257,7 @@ impl Reason {
             Self::AliasLoop => "alias-loop",
             Self::BadDestination => "bad-destination",
             Self::RecipientPolicy { .. } => "recipient-policy",
+            Self::Blocklisted { .. } => "blocklisted",
             Self::StandingRule { .. } => "standing-rule",
             Self::HeaderBlockedSender { .. } => "header-blocked-sender",
         }
@@ -284,6 +298,7 @@ impl Reason {
             | Self::AliasLoop
             | Self::BadDestination
             | Self::RecipientPolicy { .. }
+            | Self::Blocklisted { .. }
             | Self::StandingRule { .. }
             | Self::HeaderBlockedSender { .. } => Verdict::Reject,
         }
@@ -314,6 +329,7 @@ impl Reason {
             Self::HeaderFromMismatch { .. } | Self::HeaderFromUnusable { .. } => Class::Header,
             Self::UnknownRecipient => Class::RecipientUnknown,
             Self::AliasLoop | Self::BadDestination | Self::RecipientPolicy { .. } => Class::Recipient,
+            Self::Blocklisted { .. } => Class::Blocklisted,
             Self::StandingRule { .. } | Self::HeaderBlockedSender { .. } => Class::Rule,
             Self::Rate { .. } | Self::Quota { .. } => Class::Rate,
             Self::DnsTrouble { .. } | Self::HostNameUnknown { .. } => Class::Dns,

@@ -8,6 +8,7 @@ use postern_config::relay::{Grant, Rate, Recipients, Relay, Scope, TrustedNetwor
 use postern_config::{Config, Route};
 use postern_smtp::{Domain, LocalPart};
 
+use super::blocklists::Lists;
 use crate::networks::Networks;
 
 /// Trusted networks, relay domains and refusing routes, compiled.
@@ -25,6 +26,7 @@ pub struct Rules {
     pub(super) certificates: HashMap<String, String>,
     /// All of them: a route refuses only where no earlier one matches.
     pub(super) routes: Vec<Route>,
+    pub(super) blocklists: Lists,
 }
 
 impl Rules {
@@ -50,6 +52,7 @@ impl Rules {
             hosts: config.relay.hosts.iter().map(|host| host.name.clone()).collect(),
             certificates: certificates(&config.relay),
             routes: config.routes.clone(),
+            blocklists: Lists::new(config),
         }
     }
 
@@ -66,6 +69,11 @@ impl Rules {
     /// Host names that may relay: somebody must look up where they are.
     pub fn hosts(&self) -> &[Domain] {
         &self.hosts
+    }
+
+    /// Lists in DNS that strangers are looked up in.
+    pub fn blocklists(&self) -> &Lists {
+        &self.blocklists
     }
 
     /// Whether we take mail for the domain and pass it on.

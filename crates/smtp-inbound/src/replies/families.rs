@@ -16,6 +16,11 @@ pub(super) fn phrase(family: Family, class: Class, reason: &Reason, facts: &Fact
         reason,
         Reason::SpfDoesNotCover { .. } | Reason::DomainNotVerified { .. } | Reason::OwnersLock { .. }
     );
+    if let Reason::Blocklisted { lists, .. } = reason
+        && family != Family::Tagged
+    {
+        return blocklisted(family, lists, facts).map(|phrase| phrase.with_reference(facts));
+    }
     let phrase = match family {
         Family::Default => None,
         Family::Tagged => return tagged(class, is_about_dns, facts),
@@ -68,6 +73,19 @@ fn postfix(class: Class, facts: &Facts) -> Option<Phrase> {
     })
 }
 
+/// Those that name the list.
+fn blocklisted(family: Family, lists: &str, facts: &Facts) -> Option<Phrase> {
+    let client = &facts.client;
+    match family {
+        Family::Postfix => {
+            let text = format!("Service unavailable; Client host [{client}] blocked using {lists}");
+            Some(Phrase::new(554, 7, 1, text))
+        }
+        Family::Sendmail => Some(Phrase::new(550, 7, 1, format!("Rejected: {client} listed at {lists}"))),
+        _ => None,
+    }
+}
+
 fn sendmail(class: Class, facts: &Facts) -> Option<Phrase> {
     let Facts { address, .. } = facts;
     Some(match class {
@@ -110,7 +128,7 @@ fn tagged(class: Class, is_about_dns: bool, facts: &Facts) -> Option<Phrase> {
         Class::Sender if is_about_dns => "SPF_INVALID",
         Class::Relay | Class::AuthenticationRequired | Class::Login => "ACL",
         Class::Sender | Class::Header | Class::Recipient => "ACL",
-        Class::Rule => "SPAM",
+        Class::Rule | Class::Blocklisted => "SPAM",
         Class::Suspended | Class::Rate => "ABUSE",
         Class::RecipientUnknown | Class::Dns => return None,
     };

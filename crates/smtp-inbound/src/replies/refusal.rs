@@ -4,7 +4,7 @@ use postern_config::Config;
 use postern_config::replies::{Class, Wording};
 use postern_policy::record::{Name, Told};
 use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict};
-use postern_smtp::{EnhancedStatus, Reply};
+use postern_smtp::{EnhancedStatus, ForwardPath, Reply};
 
 use super::{LOG_IN, families};
 
@@ -259,6 +259,10 @@ fn words(question: &Question<'_>, reason: &Reason) -> Words {
         Reason::RecipientPolicy { text }
         | Reason::StandingRule { text, .. }
         | Reason::HeaderBlockedSender { text, .. } => Words::of_address(550, 7, 1, text),
+        Reason::Blocklisted { client, lists, text, .. } => {
+            let cause = format!("mail from {client} is refused: it is listed by {lists}");
+            Words::of_address(550, 7, 1, cause).advice(text.clone().unwrap_or_else(|| delisting(question)))
+        }
         Reason::HeaderFromUnusable { problem } => {
             Words::new(550, 6, 0, format!("unusable From header: {problem}"))
         }
@@ -268,6 +272,16 @@ fn words(question: &Question<'_>, reason: &Reason) -> Words {
         | Reason::ClientAddressNotAllowed { .. } => login_words(question, reason),
         _ => sender_words(reason).unwrap_or_else(|| Words::of_address(550, 7, 1, "not permitted")),
     }
+}
+
+/// What a listed client can do: postmaster takes its mail (RFC 5321 §4.5.1).
+fn delisting(question: &Question<'_>) -> String {
+    let domain = match question.stage {
+        Stage::Rcpt(ForwardPath::Address(address)) => address.domain(),
+        _ => None,
+    };
+    let postmaster = domain.map_or("postmaster".to_owned(), |domain| format!("postmaster@{domain}"));
+    format!("have it removed there, or write to {postmaster}")
 }
 
 /// AUTH. Unknown login and wrong password are answered alike.

@@ -7,7 +7,7 @@ use postern_policy::Policy;
 use postern_policy::accounts::Login;
 use postern_policy::record::{Records, Settings};
 use postern_policy::relay::{HeaderSenders, Trace};
-use postern_smtp::{ForwardPath, ReversePath};
+use postern_smtp::ReversePath;
 
 use super::*;
 
@@ -262,4 +262,39 @@ fn senders_of_the_header_are_told_without_an_address_in_front() {
     let (reply, _) =
         refused(&Refused { question: &question, decision: &decision, name: None, config: &config });
     assert_eq!(reply.to_string(), "550 5.6.0 unusable From header: there is none");
+}
+
+#[test]
+fn a_listed_client_hears_of_the_list_and_of_the_way_out() {
+    let listed = |text: Option<&str>| Reason::Blocklisted {
+        client: "198.51.100.9".to_owned(),
+        lists: "zen.example.test".to_owned(),
+        answers: "127.0.0.2".to_owned(),
+        weight: 1,
+        text: text.map(str::to_owned),
+    };
+    let cause =
+        "550 5.7.1 <bob@adatum.test>: mail from 198.51.100.9 is refused: it is listed by zen.example.test";
+    assert_eq!(
+        reply("", listed(None)),
+        format!("{cause}; have it removed there, or write to postmaster@adatum.test (ref REF)")
+    );
+    let own = "see https://check.example.test/198.51.100.9";
+    assert_eq!(reply("", listed(Some(own))), format!("{cause}; {own} (ref REF)"));
+    for (family, expected) in [
+        (
+            "postfix",
+            "554 5.7.1 Service unavailable; Client host [198.51.100.9] blocked using zen.example.test (ref REF)",
+        ),
+        ("sendmail", "550 5.7.1 Rejected: 198.51.100.9 listed at zen.example.test (ref REF)"),
+        ("tagged", "550 [SPAM] Blocked. See https://reports.example/?id=REF&auth="),
+    ] {
+        let text = format!("[replies]\nfamily = {family:?}\nreport_url = \"https://reports.example/\"");
+        assert_eq!(reply(&text, listed(None)), expected);
+    }
+    assert!(reply("[replies]\nfamily = \"exim\"", listed(None)).starts_with(cause));
+    let text = "[replies.blocklisted]\ncode = 450\nstatus = \"4.7.1\"\ntext = \"{client}: {cause} ({ref})\"";
+    assert!(
+        reply(text, listed(None)).starts_with("450 4.7.1 198.51.100.9: mail from 198.51.100.9 is refused")
+    );
 }
