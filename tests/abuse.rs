@@ -1,12 +1,13 @@
 //! Floods, early talkers, slow clients: what keeps them from taking the server, and that honest clients get through.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::admin::metric;
 use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
-use crate::harness::{Client, Daemon, Setup, eventually};
+use crate::harness::mail::contains;
+use crate::harness::{Client, Daemon, Setup, eventually, loopback};
 
 /// An honest client, in a network of its own.
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 10);
@@ -291,4 +292,63 @@ fn no_more_sessions_are_delayed_than_may_be() {
     assert_eq!(second.command("RUBBISH").text(), "421 4.7.0 too many errors");
     assert!(second.is_closed());
     deliver(&mut Client::connect_from(HONEST, daemon.mx()), &daemon, "no-errors");
+}
+
+// Proxies.
+
+/// A server that also listens behind a proxy at [`HONEST`], and where that is.
+fn behind_proxy(limits: &str) -> (Daemon, SocketAddr) {
+    let address = loopback();
+    let listener =
+        format!("[[listener]]\nkind = \"mx\"\naddress = \"{address}:0\"\nproxy = [\"{HONEST}/32\"]");
+    let daemon = Setup::new().with(&listener).with(limits).start();
+    let event = daemon.wait_for("listening", |line| {
+        line["address"].as_str().is_some_and(|text| text.starts_with(&format!("{address}:")))
+    });
+    let address = event["address"].as_str().unwrap().parse().unwrap();
+    (daemon, address)
+}
+
+#[test]
+fn the_client_that_a_listed_proxy_names_is_the_client() {
+    let (daemon, listener) = behind_proxy("[smtp]\nmax_connections_per_address = 1");
+    let header = "PROXY TCP4 192.0.2.77 198.51.100.25 4000 25\r\n";
+    let mut client = Client::open_from(HONEST, listener);
+    client.send(header.as_bytes());
+    client.expect_reply(220);
+    client.ehlo();
+    let content = message("a@client.test", "alice@proseware.test", "proxied", "hello");
+    assert_eq!(client.deliver("a@client.test", &["alice@proseware.test"], &content).code, 250);
+    let mail = daemon.maildir("alice@proseware.test").wait_for("proxied");
+    assert!(contains(&mail.0, "from client.test ([192.0.2.77])"), "{}", String::from_utf8_lossy(&mail.0));
+    // The limits are those of that client.
+    let mut again = Client::open_from(HONEST, listener);
+    again.send(header.as_bytes());
+    assert_eq!(again.reply().text(), "421 4.7.0 too many connections from your address");
+    let mut other = Client::open_from(HONEST, listener);
+    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    binary.extend([192, 0, 2, 78, 198, 51, 100, 25, 0x0f, 0xa0, 0, 25]);
+    // A client that sends its first command at once is served all the same.
+    binary.extend(b"NOOP\r\n");
+    other.send(&binary);
+    other.expect_reply(220);
+    other.expect_reply(250);
+}
+
+#[test]
+fn a_proxy_without_the_header_is_refused_and_a_header_from_others_is_no_command() {
+    let (daemon, listener) = behind_proxy("");
+    for begin in ["EHLO client.test\r\n", "PROXY TCP4 192.0.2.77\r\n"] {
+        let mut proxy = Client::open_from(HONEST, listener);
+        proxy.send(begin.as_bytes());
+        assert_eq!(proxy.reply().text(), "421 4.3.5 PROXY protocol header expected");
+        assert!(proxy.is_closed());
+    }
+    daemon.wait_for("proxy-refused", |line| line["proxy"] == HONEST.to_string());
+    let mut check = Client::open_from(HONEST, listener);
+    check.send(b"PROXY UNKNOWN\r\n");
+    check.expect_reply(220);
+    let mut stranger = Client::connect_from(flooder(1, 1), listener);
+    stranger.expect("PROXY TCP4 127.66.0.10 198.51.100.25 4000 25", 500);
+    stranger.expect("QUIT", 221);
 }

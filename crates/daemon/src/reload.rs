@@ -243,7 +243,7 @@ impl Reloader {
                 if open.keys().any(|other| other.address == listener.address && listener.address.port() != 0)
                 {
                     return Err(anyhow!(
-                        "{} is open with another kind: restart to change it",
+                        "{} is open with another kind or other proxies: restart to change it",
                         listener.address
                     ));
                 }

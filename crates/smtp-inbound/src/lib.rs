@@ -4,6 +4,7 @@
 //! |---|---|
 //! | who is let in? | [`listener`] |
 //! | how much may one client do? | `clients` |
+//! | whose connection does a proxy hand on? | `proxied` |
 //! | how full is the server? | `pressure` |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
@@ -34,6 +35,7 @@ pub mod listener;
 pub mod metrics;
 mod password_checks;
 mod pressure;
+mod proxied;
 pub mod receive;
 pub mod replies;
 pub mod session;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
 use postern_config::{Listener, ListenerKind};
+use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
@@ -20,7 +21,7 @@ use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences,
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
-use crate::{Shared, connection};
+use crate::{Shared, connection, proxied, replies};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -31,6 +32,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct BoundListener {
     kind: ListenerKind,
+    /// Whoever connects from here says first whose connection it is.
+    proxies: Vec<IpNet>,
     socket: TcpListener,
 }
 
@@ -61,7 +64,7 @@ pub fn bind(listener: &Listener) -> io::Result<BoundListener> {
         }
         other => other?,
     };
-    Ok(BoundListener { kind: listener.kind, socket })
+    Ok(BoundListener { kind: listener.kind, proxies: listener.proxy.clone(), socket })
 }
 
 fn is_any_v6(address: SocketAddr) -> bool {
@@ -156,7 +159,7 @@ impl Inbound {
         stop: CancellationToken,
         tracker: TaskTracker,
     ) -> io::Result<()> {
-        let kind = bound.kind;
+        let BoundListener { kind, proxies, .. } = bound;
         let socket = tokio::net::TcpListener::from_std(bound.socket)?;
         loop {
             let accepted = tokio::select! {
@@ -165,7 +168,15 @@ impl Inbound {
                 accepted = socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, client)) => self.admit(stream, client, kind, &stop, &tracker),
+                Ok((stream, client)) => {
+                    let Ok(local) = stream.local_addr() else { continue };
+                    let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
+                    let peer = Peer { listener: kind, client, local };
+                    match proxies.iter().any(|network| network.contains(&client)) {
+                        true => self.admit_proxied(stream, peer, &stop, &tracker),
+                        false => self.admit(stream, peer, &stop, &tracker),
+                    }
+                }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(event = "accept-failed", listener = kind.as_str(), %error);
@@ -178,28 +189,46 @@ impl Inbound {
         }
     }
 
-    fn admit(
+    fn admit(&self, stream: TcpStream, peer: Peer, stop: &CancellationToken, tracker: &TaskTracker) {
+        let house = Arc::clone(&self.house);
+        match house.let_in(peer) {
+            Ok(place) => {
+                tracker.spawn(house.serve(stream, peer, place, stop.clone()));
+            }
+            Err(limit) => turn_away(stream, peer.listener, &limit.reply()),
+        }
+    }
+
+    /// The limits are those of the client that the proxy names; until then it takes a place and no more.
+    fn admit_proxied(
         &self,
-        stream: TcpStream,
-        client: SocketAddr,
-        kind: ListenerKind,
+        mut stream: TcpStream,
+        proxy: Peer,
         stop: &CancellationToken,
         tracker: &TaskTracker,
     ) {
-        let Ok(local) = stream.local_addr() else { return };
-        let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
-        let peer = Peer { listener: kind, client, local };
-        let place = match self.house.let_in(peer) {
-            Ok(place) => place,
-            Err(limit) => return turn_away(stream, kind, limit),
-        };
-        let open = self.house.shared.metrics.connected(kind);
         let house = Arc::clone(&self.house);
+        let place = match house.let_in_proxy(proxy) {
+            Ok(place) => place,
+            Err(limit) => return turn_away(stream, proxy.listener, &limit.reply()),
+        };
         let stop = stop.clone();
         tracker.spawn(async move {
-            // What counts the session lives as long as it does.
-            let _counted = (place, open);
-            connection::serve(stream, peer, house, stop).await;
+            let Some(named) = stop.run_until_cancelled(proxied::peer(&mut stream, proxy)).await else {
+                return;
+            };
+            drop(place);
+            let peer = match named {
+                Ok(peer) => peer,
+                Err(error) => {
+                    house.proxy_refused(proxy, &error);
+                    return turn_away(stream, proxy.listener, &replies::no_proxy_header());
+                }
+            };
+            match house.let_in(peer) {
+                Ok(place) => house.serve(stream, peer, place, stop).await,
+                Err(limit) => turn_away(stream, peer.listener, &limit.reply()),
+            }
         });
     }
 }
@@ -211,14 +240,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Says 421 without ever waiting for the client; with TLS there is nothing that could be said.
-fn turn_away(stream: TcpStream, kind: ListenerKind, limit: Limit) {
+fn turn_away(stream: TcpStream, kind: ListenerKind, reply: &Reply) {
     if kind == ListenerKind::Submissions {
         return;
     }
     let mut text = Vec::new();
-    limit.reply().write_to(&mut text);
+    reply.write_to(&mut text);
     if let Ok(mut stream) = stream.into_std() {
-        // The socket is empty and does not block; a client that is gone needs no reply.
+        // Nothing was written before, so this does not block; a client that is gone needs no reply.
         let _ = stream.write(&text);
     }
 }
@@ -255,6 +284,40 @@ impl House {
         connections.add(keys);
         self.weigh(&connections);
         Ok(Place { house: Arc::clone(self), keys })
+    }
+
+    /// A place for a connection of a proxy, which has not said yet whose it is.
+    fn let_in_proxy(self: &Arc<Self>, proxy: Peer) -> Result<Place, Limit> {
+        let limits = &self.shared.config.load().smtp;
+        let keys = Keys::of(proxy.client, &limits.clients);
+        let places = Places { all: places(limits.max_connections, proxy.listener, false), each: None };
+        let mut connections = self.connections.lock();
+        if let Err(limit) = connections.has_place(keys, places) {
+            drop(connections);
+            self.kept_out(proxy, keys, limit);
+            return Err(limit);
+        }
+        connections.add(keys);
+        self.weigh(&connections);
+        Ok(Place { house: Arc::clone(self), keys })
+    }
+
+    /// Serves a client that has a place.
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, place: Place, stop: CancellationToken) {
+        // What counts the session lives as long as it does.
+        let _counted = (place, self.shared.metrics.connected(peer.listener));
+        connection::serve(stream, peer, self, stop).await;
+    }
+
+    /// A proxy did not say whose connection it hands on.
+    fn proxy_refused(&self, proxy: Peer, error: &proxied::Refused) {
+        let Peer { listener, client, .. } = proxy;
+        self.shared.metrics.turned_away(listener, "proxy-header");
+        let keys = Keys::of(client, &self.shared.config.load().smtp.clients);
+        if let Some(note) = self.note("proxy-refused", keys.named(Limit::Open(Scope::Address))) {
+            let listener = listener.as_str();
+            tracing::warn!(event = "proxy-refused", listener, proxy = %client, silent = note.silent, %error);
+        }
     }
 
     /// Whether this client has no limits of its own.
@@ -367,7 +430,7 @@ mod tests {
     use super::*;
 
     fn listener(address: &str) -> Listener {
-        Listener { kind: ListenerKind::Mx, address: address.parse().unwrap() }
+        Listener { kind: ListenerKind::Mx, address: address.parse().unwrap(), proxy: Vec::new() }
     }
 
     #[test]

@@ -306,6 +306,11 @@ fn whose(scope: Scope) -> &'static str {
     }
 }
 
+/// A proxy does not say whose connection it hands on. Its clients come again when it does.
+pub fn no_proxy_header() -> Reply {
+    reply(421, 3, 5, "PROXY protocol header expected")
+}
+
 /// The client talked before the greeting (RFC 5321 §3.1; 554 instead of the greeting: §4.3.2).
 pub fn talked_before_greeting() -> Reply {
     reply(554, 5, 1, "you talked before the greeting (RFC 5321 section 3.1)")
