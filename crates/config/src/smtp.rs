@@ -172,6 +172,8 @@ impl Default for Timeouts {
 const SHORTEST_COMMAND_LINE: usize = 512;
 /// RFC 5322 §2.1.1 and the CRLF.
 const SHORTEST_DATA_LINE: u64 = 1000;
+/// A client that waits for longer has given up, and the server only holds its place.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// One session has a few times 64 KiB; less than some of them would let nobody in.
 const SMALLEST_BUFFERS: u64 = 1024 * 1024;
 
@@ -202,7 +204,11 @@ impl Smtp {
         }
         if self.max_buffers < SMALLEST_BUFFERS {
             let message = "buffers of that size do not hold the message of one session";
-            findings.error(&node.key("max_buffers"), message, "set \"16MiB\" or more");
+            findings.error(&node.key("max_buffers"), message, "set \"1MiB\" or more; 128MiB is usual");
+        }
+        if self.max_error_delay > LONGEST_DELAY {
+            let message = format!("`max_error_delay` is longer than {} s", LONGEST_DELAY.as_secs());
+            findings.error(&node.key("max_error_delay"), message, "each delay holds a place; 10s is usual");
         }
         self.clients.check(&node.key("clients"), findings);
         self.pregreet.check(&node.key("pregreet"), findings);
