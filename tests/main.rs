@@ -2,6 +2,7 @@
 //!
 //! | module | what is shown |
 //! |---|---|
+//! | [`abuse`] | floods, early talkers and slow clients, and who gets through |
 //! | [`inbound`] | wrong, hostile and slow clients |
 //! | [`relay`] | who may send what to whom: the six cases, tables of answers, explanations |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
@@ -31,6 +32,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod abuse;
 mod admin;
 mod blocklists;
 mod crash;

@@ -234,6 +234,15 @@ impl Daemon {
             .unwrap_or_else(|| panic!("no event {event:?} in the log"))
     }
 
+    /// How many lines of the log of this run are about this event, so far.
+    pub fn logged(&self, event: &str) -> usize {
+        let lines = self.run().log.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter(|line| serde_json::from_str(line).is_ok_and(|line| is_event(&line, event)))
+            .count()
+    }
+
     /// Waits for a line of the log of this run that is so, in whatever format.
     pub fn wait_for_line(&self, is_so: impl Fn(&str) -> bool) -> String {
         let log = &self.run().log;

@@ -38,6 +38,7 @@ pub mod accounts;
 pub mod domains;
 pub mod edit;
 pub mod history;
+pub mod load;
 pub mod refusals;
 pub mod relay;
 pub mod rules;
@@ -152,6 +153,9 @@ pub struct Status {
     /// Standing rules in force; left out when there are none.
     #[serde(default, skip_serializing_if = "rules::RuleTotals::is_empty")]
     pub rules: rules::RuleTotals,
+    /// Sessions of SMTP clients.
+    #[serde(default, skip_serializing_if = "load::Load::is_unknown")]
+    pub smtp: load::Load,
 }
 
 /// An open listener.

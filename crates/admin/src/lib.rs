@@ -121,6 +121,9 @@ pub trait Daemon: Send + Sync {
     /// Where mail is accepted at this moment.
     fn listening(&self) -> Vec<Listening>;
 
+    /// How busy the service for SMTP clients is.
+    fn load(&self) -> api::load::Load;
+
     /// What the operator should know: warnings of the configuration in force, certificates about to expire ...
     fn warnings(&self) -> Vec<String>;
 

@@ -448,6 +448,7 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         ]
         .concat(),
         rules: queue.as_ref().map(|queue| queue.rules().totals()).unwrap_or_default(),
+        smtp: shared.daemon.load(),
     })
 }
 

@@ -127,6 +127,10 @@ impl Daemon for TestDaemon {
         vec![Listening { kind: "mx".to_owned(), address: "127.0.0.1:2525".parse().unwrap() }]
     }
 
+    fn load(&self) -> postern_admin::api::load::Load {
+        postern_admin::api::load::Load { sessions: 3, max_sessions: 1000, ..Default::default() }
+    }
+
     fn warnings(&self) -> Vec<String> {
         vec!["tls.key: others may read it".to_owned()]
     }

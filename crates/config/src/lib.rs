@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `hostname`, `user` and the tables below | this one |
 //! | `[[listener]]` | [`listener`] |
-//! | `[smtp]`: limits and timeouts of sessions | [`smtp`] |
+//! | `[smtp]`: limits and timeouts of sessions | [`smtp`], against floods [`protection`] |
 //! | `[tls]` | [`tls`] |
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
@@ -47,6 +47,7 @@ pub mod log;
 pub mod manual;
 pub mod outbound;
 pub mod policy;
+pub mod protection;
 pub mod queue;
 pub mod records;
 pub mod relay;

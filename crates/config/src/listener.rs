@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::relay::host_bits;
 use crate::source::{Findings, Node};
 
 /// One listening socket.
@@ -17,6 +19,12 @@ pub struct Listener {
     /// Address and port, such as `"0.0.0.0:25"` or `"[::]:25"`. Port 0 takes a free one (it is logged).
     #[schemars(with = "String")]
     pub address: SocketAddr,
+    /// Proxies in front of this listener: CIDR. Whoever connects from here must begin with a header of the PROXY protocol
+    /// (version 1 or 2), and the client that it names counts as the client everywhere; without the header the connection
+    /// is refused. From others the header is an unknown command.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub proxy: Vec<IpNet>,
 }
 
 impl Listener {
@@ -29,6 +37,13 @@ impl Listener {
                 message,
                 "add [tls] with certificate and key, or remove the listener",
             );
+        }
+        for (node, network) in node.each("proxy", &self.proxy) {
+            host_bits(&node, *network, findings);
+            if network.prefix_len() == 0 {
+                let message = format!("{network} lets everybody claim any address, also a trusted one");
+                findings.error(&node, message, "name the addresses of the proxies");
+            }
         }
     }
 
@@ -43,7 +58,9 @@ impl Listener {
         let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
         ports
             .iter()
-            .flat_map(|(kind, port)| any.map(|ip| Self { kind: *kind, address: SocketAddr::new(ip, *port) }))
+            .flat_map(|(kind, port)| {
+                any.map(|ip| Self { kind: *kind, address: SocketAddr::new(ip, *port), proxy: Vec::new() })
+            })
             .collect()
     }
 }

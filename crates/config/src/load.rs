@@ -878,6 +878,19 @@ mod tests {
             ("smtp", "max_command_line = 100", "too short"),
             ("smtp", "max_data_line = \"100B\"", "too short"),
             ("smtp.timeouts", "command = \"0ms\"", "`command` is 0"),
+            ("smtp.timeouts", "command_line = \"0s\"", "`command_line` is 0"),
+            ("smtp.timeouts", "data_grace = \"0s\"", "`data_grace` is 0"),
+            ("smtp", "max_connections_per_network = 0", "`max_connections_per_network` is 0"),
+            ("smtp", "max_delayed = 0", "`max_delayed` is 0"),
+            ("smtp", "max_error_delay = \"1h\"", "`max_error_delay` is longer than 60 s"),
+            ("smtp", "max_buffers = \"1000KiB\"", "do not hold the message of one session"),
+            ("smtp.clients", "ipv4_prefix = 7", "`ipv4_prefix` is 7, which makes no network"),
+            ("smtp.clients", "ipv6_prefix = 65", "`ipv6_prefix` is 65, which makes no network"),
+            ("smtp.clients", "exempt = [\"192.0.2.1/24\"]", "has host bits set"),
+            ("smtp.pregreet", "wait = \"1m\"", "`wait` is longer than 30 s"),
+            ("smtp.pregreet", "action = \"maybe\"", ""),
+            ("smtp.stress", "from_percent = 101", "which is never reached"),
+            ("smtp.stress", "idle = \"0s\"", "`idle` is 0"),
             ("outbound", "port = 0", "`port` is 0"),
             ("outbound", "port = 65536", ""),
             ("outbound", "initial_per_destination = 21", "is above"),
@@ -929,6 +942,16 @@ mod tests {
         one(&format!("[policy]\ndnsbl_threshold = 2\n{}", list("")), "3:19", "all lists together weigh 1");
         one("[policy]\ndnsbl_timeout = \"0s\"\n", "3:17", "`dnsbl_timeout` is 0");
         one("[policy]\ndnsbl_exempt = [\"192.0.2.1/24\"]\n", "3:17", "host bits");
+    }
+
+    #[test]
+    fn proxies_are_named_one_by_one() {
+        let listener = |proxy: &str| {
+            format!("[[listener]]\nkind = \"mx\"\naddress = \"0.0.0.0:25\"\nproxy = [\"{proxy}\"]\n")
+        };
+        fine(&listener("192.0.2.1/32"));
+        one(&listener("0.0.0.0/0"), "5:10", "lets everybody claim any address");
+        one(&listener("192.0.2.1/24"), "5:10", "has host bits set");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::{at_least_one, not_zero};
+use crate::protection::{Clients, Pregreet, Stress};
 use crate::relay::host_bits;
 use crate::source::{Findings, Node};
 use crate::units;
@@ -41,6 +42,13 @@ pub struct Smtp {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub error_delay: Duration,
+    /// The longest of these delays.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub max_error_delay: Duration,
+    /// Sessions that are delayed at once, for errors or wrong passwords; the next one gets 421 4.7.0 instead: an answer that
+    /// is kept back costs a place too.
+    pub max_delayed: usize,
     /// Messages of one session; then 421 4.7.0 and the client connects anew.
     pub max_messages: u32,
     /// Commands of one session between two messages, without accepted MAIL and RCPT. Keeps a client from holding a session
@@ -51,6 +59,25 @@ pub struct Smtp {
     pub max_connections: usize,
     /// Sessions at once from one address; more get 421 4.7.0. Trusted networks are exempt.
     pub max_connections_per_address: usize,
+    /// Sessions at once from one network, see `smtp.clients.ipv4_prefix`; more get 421 4.7.0. Trusted networks are exempt.
+    /// A fifth of all: no network takes most of the places.
+    pub max_connections_per_network: usize,
+    /// Octets that the buffers of all sessions may take. From 80 % on new mail gets 452 4.3.1, from 90 % on new connections get
+    /// 421 4.3.2, and at 100 % messages on their way are given up with 452 4.3.1.
+    #[serde(deserialize_with = "units::size")]
+    #[schemars(with = "String")]
+    pub max_buffers: u64,
+    /// Octets of a message that must come in a second, in the mean, after the first `timeouts.data_grace`; 0: none. No honest
+    /// line is slower; whoever only holds sessions open sends an octet now and then.
+    #[serde(deserialize_with = "units::size")]
+    #[schemars(with = "String")]
+    pub min_data_rate: u64,
+    /// How much clients and networks may do.
+    pub clients: Clients,
+    /// Clients that talk before the greeting.
+    pub pregreet: Pregreet,
+    /// When nearly all places are taken.
+    pub stress: Stress,
     /// How long each state may last.
     pub timeouts: Timeouts,
     /// Networks whose messages may have bare LF line ends: they are rewritten to CRLF instead of refused.
@@ -70,10 +97,18 @@ impl Default for Smtp {
             max_errors: 20,
             error_delay_from: 5,
             error_delay: Duration::from_millis(500),
+            max_error_delay: Duration::from_secs(10),
+            max_delayed: 200,
             max_messages: 1000,
             max_commands: 3000,
             max_connections: 1000,
             max_connections_per_address: 50,
+            max_connections_per_network: 200,
+            max_buffers: 128 * 1024 * 1024,
+            min_data_rate: 100,
+            clients: Clients::default(),
+            pregreet: Pregreet::default(),
+            stress: Stress::default(),
             timeouts: Timeouts::default(),
             normalise_line_ends_from: Vec::new(),
         }
@@ -92,6 +127,10 @@ pub struct Timeouts {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub command: Duration,
+    /// For a command line, from its first octet to its end, however it drips in.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub command_line: Duration,
     /// For the TLS handshake.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
@@ -104,6 +143,10 @@ pub struct Timeouts {
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub data_total: Duration,
+    /// How long a message may come as slowly as it likes, before `smtp.min_data_rate` counts.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub data_grace: Duration,
     /// For the client to take a reply.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
@@ -115,9 +158,11 @@ impl Default for Timeouts {
         Self {
             greeting: Duration::from_secs(60),
             command: Duration::from_secs(300),
+            command_line: Duration::from_secs(60),
             handshake: Duration::from_secs(30),
             data_block: Duration::from_secs(180),
             data_total: Duration::from_secs(3600),
+            data_grace: Duration::from_secs(60),
             write: Duration::from_secs(60),
         }
     }
@@ -127,6 +172,10 @@ impl Default for Timeouts {
 const SHORTEST_COMMAND_LINE: usize = 512;
 /// RFC 5322 §2.1.1 and the CRLF.
 const SHORTEST_DATA_LINE: u64 = 1000;
+/// A client that waits for longer has given up, and the server only holds its place.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// One session has a few times 64 KiB; less than some of them would let nobody in.
+const SMALLEST_BUFFERS: u64 = 1024 * 1024;
 
 impl Smtp {
     pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
@@ -140,6 +189,8 @@ impl Smtp {
             ("max_commands", self.max_commands.into()),
             ("max_connections", self.max_connections as u64),
             ("max_connections_per_address", self.max_connections_per_address as u64),
+            ("max_connections_per_network", self.max_connections_per_network as u64),
+            ("max_delayed", self.max_delayed as u64),
         ] {
             at_least_one(node, key, value, findings);
         }
@@ -151,6 +202,17 @@ impl Smtp {
             let help = format!("set \"{SHORTEST_DATA_LINE}B\" or more (RFC 5322 §2.1.1)");
             findings.error(&node.key("max_data_line"), "lines of that length are too short", help);
         }
+        if self.max_buffers < SMALLEST_BUFFERS {
+            let message = "buffers of that size do not hold the message of one session";
+            findings.error(&node.key("max_buffers"), message, "set \"1MiB\" or more; 128MiB is usual");
+        }
+        if self.max_error_delay > LONGEST_DELAY {
+            let message = format!("`max_error_delay` is longer than {} s", LONGEST_DELAY.as_secs());
+            findings.error(&node.key("max_error_delay"), message, "each delay holds a place; 10s is usual");
+        }
+        self.clients.check(&node.key("clients"), findings);
+        self.pregreet.check(&node.key("pregreet"), findings);
+        self.stress.check(&node.key("stress"), findings);
         self.timeouts.check(&node.key("timeouts"), findings);
         for (node, network) in node.each("normalise_line_ends_from", &self.normalise_line_ends_from) {
             host_bits(&node, *network, findings);
@@ -163,9 +225,11 @@ impl Timeouts {
         for (key, value) in [
             ("greeting", self.greeting),
             ("command", self.command),
+            ("command_line", self.command_line),
             ("handshake", self.handshake),
             ("data_block", self.data_block),
             ("data_total", self.data_total),
+            ("data_grace", self.data_grace),
             ("write", self.write),
         ] {
             not_zero(node, key, value, findings);

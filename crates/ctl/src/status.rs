@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
+use postern_admin::api::load::Load;
 use postern_admin::api::{Reloaded, Status, Summary};
 
 use crate::Session;
@@ -50,6 +51,7 @@ fn text(status: &Status, now: SystemTime, look: Look) -> String {
             ("started", Some(output::past(status.started, now))),
             ("configuration", Some(status.configuration.clone())),
             ("listeners", Some(listeners.join(", ")).filter(|list| !list.is_empty())),
+            ("sessions", (!status.smtp.is_unknown()).then(|| load_text(&status.smtp))),
             ("queue", queue_text),
             ("oldest", queue.oldest.map(|seconds| output::duration(Duration::from_secs(seconds)))),
             ("damaged", damaged),
@@ -75,6 +77,12 @@ fn queue_text(queue: &Summary) -> String {
         queue.deferred,
         queue.held,
     )
+}
+
+fn load_text(load: &Load) -> String {
+    let stress = if load.stressed { "; under stress: clients have less time" } else { "" };
+    let (buffers, most) = (output::size(load.buffers), output::size(load.max_buffers));
+    format!("{} of {}, buffers {buffers} of {most}{stress}", load.sessions, load.max_sessions)
 }
 
 /// Rules decide about mail that nobody looks at: they are named wherever somebody looks.
@@ -134,7 +142,23 @@ mod tests {
             health: Health { ok: false, reasons: vec!["the queue is full: 3 messages".to_owned()] },
             warnings: vec!["tls.key: others may read it".to_owned()],
             rules: RuleTotals::default(),
+            smtp: Load::default(),
         }
+    }
+
+    #[test]
+    fn sessions_and_stress_are_shown() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_325);
+        let smtp = Load {
+            sessions: 850,
+            max_sessions: 1000,
+            stressed: true,
+            buffers: 24 << 20,
+            max_buffers: 128 << 20,
+        };
+        let text = text(&Status { smtp, ..status() }, now, Look::PLAIN);
+        let line = "sessions       850 of 1000, buffers 24.0 MiB of 128.0 MiB; under stress: clients have less time\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

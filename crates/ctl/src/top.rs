@@ -138,6 +138,7 @@ mod tests {
             health: Health { ok: true, reasons: Vec::new() },
             warnings: Vec::new(),
             rules: Default::default(),
+            smtp: Default::default(),
         };
         let group = |key: &str, rests_until| Group {
             key: key.to_owned(),

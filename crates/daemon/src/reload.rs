@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use postern_admin::api::Delivery;
+use postern_admin::api::{self, Delivery};
 use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport};
 use postern_config::{Config, Listener, Loaded, Resolver};
@@ -243,7 +243,7 @@ impl Reloader {
                 if open.keys().any(|other| other.address == listener.address && listener.address.port() != 0)
                 {
                     return Err(anyhow!(
-                        "{} is open with another kind: restart to change it",
+                        "{} is open with another kind or other proxies: restart to change it",
                         listener.address
                     ));
                 }
@@ -350,6 +350,17 @@ impl Daemon for Reloader {
 
     fn session_reply(&self, check: SessionCheck) -> String {
         postern_smtp_inbound::replies::session_check(check).to_string()
+    }
+
+    fn load(&self) -> api::load::Load {
+        let load = self.services.inbound.load();
+        api::load::Load {
+            sessions: load.sessions,
+            max_sessions: load.max_sessions,
+            stressed: load.is_stressed,
+            buffers: load.buffers,
+            max_buffers: load.max_buffers,
+        }
     }
 
     fn listening(&self) -> Vec<Listening> {

@@ -69,7 +69,7 @@ type Bound = Vec<(Listener, BoundListener)>;
 fn bind_all(listeners: &[Listener]) -> anyhow::Result<Bound> {
     let bind = |listener: &Listener| {
         let bound = postern_smtp_inbound::bind(listener).with_context(|| {
-            let Listener { kind, address } = listener;
+            let Listener { kind, address, .. } = listener;
             format!("listening on {address} ({}): is another mail server running?", kind.as_str())
         })?;
         Ok((listener.clone(), bound))

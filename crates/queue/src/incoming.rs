@@ -120,6 +120,11 @@ impl Incoming {
         self.id
     }
 
+    /// Octets of the content that are in memory: all of a small message, the last block of a large one.
+    pub fn in_memory(&self) -> usize {
+        self.in_memory
+    }
+
     /// Appends content: lines with CRLF, dots unstuffed.
     ///
     /// # Errors

@@ -11,17 +11,21 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
-use postern_config::ListenerKind;
+use postern_config::protection::PregreetAction;
+use postern_config::{ListenerKind, Smtp};
 use postern_queue::{Door, Queue};
 use postern_smtp::Reply;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::clients::Limit;
 use crate::listener::House;
+use crate::pressure::{Held, Room};
 use crate::receive::Receiver;
 use crate::replies;
 use crate::session::{Action, Ahead, Commit, Credentials, PasswordCheck, Peer, Session};
@@ -41,6 +45,13 @@ const ENDLESS_LINE: usize = 64 * 1024;
 /// a socket with unread input would reset the connection, and the reply with it.
 const LINGER: Duration = Duration::from_secs(2);
 const MAX_LINGER_OCTETS: usize = 1024 * 1024;
+/// The same while nearly all places for sessions are taken.
+const LINGER_UNDER_STRESS: Duration = Duration::from_millis(200);
+/// What a session takes beside its buffers, and what TLS takes (records of 16 KiB in both directions, and its state).
+const SESSION_OCTETS: usize = 4 * 1024;
+const TLS_OCTETS: usize = 40 * 1024;
+/// Under stress the wait before the greeting is divided by this: it holds a place.
+const PREGREET_STRESS: u32 = 3;
 /// How long MAIL waits for a queue that is being loaded. Servers wait five minutes for the reply (RFC 5321 §4.5.3.2.2), but
 /// mail programs and scripts often not much longer than this; a queue of millions of messages is loaded by then.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
@@ -113,7 +124,7 @@ async fn under_tls(
         metrics.handshake("no-certificate");
         return Ok(());
     };
-    let patience = house.shared.config.load().smtp.timeouts.handshake;
+    let patience = handshake_patience(&house, peer);
     let handshake = timeout(patience, TlsAcceptor::from(tls.config()).accept(stream));
     let handshake = tokio::select! {
         biased;
@@ -141,6 +152,15 @@ async fn under_tls(
     connection.run(greeting).await.map(|_| ())
 }
 
+/// How long a handshake may take: less while nearly all places are taken.
+fn handshake_patience(house: &House, peer: Peer) -> Duration {
+    let limits = &house.shared.config.load().smtp;
+    match house.stress.is_on() && !house.is_exempt(peer.client) {
+        true => limits.timeouts.handshake.min(limits.stress.command),
+        false => limits.timeouts.handshake,
+    }
+}
+
 /// One conversation: in clear, or under TLS.
 struct Connection {
     wire: Wire,
@@ -151,44 +171,80 @@ struct Connection {
     session: Session,
     house: Arc<House>,
     stop: CancellationToken,
-    /// Until when the next line must have come.
-    deadline: Instant,
+    /// Since when the next line is waited for.
+    waiting_since: Instant,
+    /// Since when a part of it is there.
+    line_since: Option<Instant>,
+    /// Whether nearly all places for sessions are taken; never for clients that stress does not concern.
+    stress: watch::Receiver<bool>,
+    is_exempt: bool,
+    /// What the buffers here take of the budget for all.
+    held: Held,
+}
+
+/// Until when something must have come.
+#[derive(Clone, Copy)]
+struct Deadlines {
+    calm: Instant,
+    /// While nearly all places are taken.
+    stressed: Instant,
 }
 
 /// What a wait for input brought.
 enum Input {
     Arrived,
-    Timeout,
+    Timeout {
+        /// The time was shortened.
+        stressed: bool,
+    },
     Stopping,
 }
 
 impl Connection {
     fn new(wire: Wire, session: Session, house: Arc<House>, stop: CancellationToken) -> Self {
-        Self {
+        let mut connection = Self {
             wire,
             input: BytesMut::new(),
             discarded: 0,
             output: Vec::new(),
+            waiting_since: Instant::now(),
+            line_since: None,
+            stress: house.stress.watch(),
+            is_exempt: house.is_exempt(session.peer().client),
+            held: house.buffers.share(),
             session,
             house,
             stop,
-            deadline: Instant::now(),
-        }
+        };
+        connection.weigh(0);
+        connection
     }
 
     async fn run(mut self, greeting: Greeting) -> Result<End, Broken> {
         if greeting == Greeting::Send {
+            if let Some(farewell) = self.listen_before_greeting().await? {
+                self.say(&farewell);
+                self.close().await;
+                return Ok(End::Said);
+            }
             let reply = self.session.greeting();
             self.say(&reply);
         }
         loop {
-            self.deadline = Instant::now() + self.session.patience();
+            self.waiting_since = Instant::now();
             let Some(action) = self.next_line().await? else {
                 self.close().await;
                 return Ok(End::Said);
             };
-            match self.perform(action).await? {
-                Next::Line => {}
+            let next = self.perform(action).await?;
+            let limit = self.report();
+            match next {
+                Next::Line => {
+                    let Some(limit) = limit else { continue };
+                    self.say(&limit.reply());
+                    self.close().await;
+                    return Ok(End::Said);
+                }
                 Next::Close => {
                     self.close().await;
                     return Ok(End::Said);
@@ -196,6 +252,36 @@ impl Connection {
                 Next::StartTls => return self.start_tls().await,
             }
         }
+    }
+
+    /// Holds the greeting back for a while where that is configured: whoever talks now does not listen. What is said instead of
+    /// the greeting, if anything.
+    async fn listen_before_greeting(&mut self) -> Result<Option<Reply>, Broken> {
+        let config = self.house.shared.config.load_full();
+        let pregreet = &config.smtp.pregreet;
+        let is_concerned = pregreet.submission || !self.session.peer().listener.is_submission();
+        if pregreet.action == PregreetAction::Off || pregreet.wait.is_zero() {
+            return Ok(None);
+        }
+        if self.is_exempt || !is_concerned {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        let times = Deadlines { calm: now + pregreet.wait, stressed: now + pregreet.wait / PREGREET_STRESS };
+        match self.wait_for_input(times).await? {
+            Input::Timeout { .. } => return Ok(None),
+            Input::Stopping => return Ok(Some(replies::shutting_down())),
+            Input::Arrived => {}
+        }
+        self.house.talked_early(self.session.peer(), pregreet.action);
+        let refuses = pregreet.action == PregreetAction::Reject;
+        Ok(refuses.then(replies::talked_before_greeting))
+    }
+
+    /// Has it remembered what the session did; the limit of this client that is reached now, if any.
+    fn report(&mut self) -> Option<Limit> {
+        let offences = self.session.take_offences();
+        self.house.offended(self.session.peer(), offences)
     }
 
     /// What the session says to the next line. `None`: the last reply was given instead.
@@ -211,9 +297,16 @@ impl Connection {
                 return Ok(None);
             }
             self.flush().await?;
-            let farewell = match self.wait_for_input().await? {
+            if !self.input.is_empty() || self.discarded > 0 {
+                self.line_since.get_or_insert_with(Instant::now);
+            }
+            let farewell = match self.wait_for_input(self.line_deadlines()).await? {
                 Input::Arrived => continue,
-                Input::Timeout => replies::timed_out(),
+                Input::Timeout { stressed } => {
+                    let what = if self.line_since.is_some() { "slow-line" } else { "silence" };
+                    self.house.shared.metrics.timed_out(if stressed { "stress" } else { what });
+                    replies::timed_out()
+                }
                 Input::Stopping => replies::shutting_down(),
             };
             self.say(&farewell);
@@ -248,6 +341,8 @@ impl Connection {
         };
         let octets = at + 1;
         let ahead = if self.input.len() > octets { Ahead::Input } else { Ahead::Nothing };
+        let is_short = self.house.buffers.room(self.session.config().smtp.max_buffers) >= Room::NoMail;
+        self.session.note_memory(is_short);
         let too_long = std::mem::take(&mut self.discarded) + octets > limit;
         let action = match self.input[..octets].strip_suffix(b"\r\n") {
             _ if too_long => self.session.line_too_long(),
@@ -255,23 +350,64 @@ impl Connection {
             None => self.session.bare_line_end(),
         };
         self.input.advance(octets);
+        self.line_since = None;
         Some(action)
     }
 
-    /// Reads until something has come. A deadline holds for the whole line, however it drips in.
-    async fn wait_for_input(&mut self) -> Result<Input, Broken> {
+    /// Until when the next line must have come. They hold for the whole line, however it drips in.
+    fn line_deadlines(&self) -> Deadlines {
+        let timeouts = &self.session.config().smtp.timeouts;
+        let until = |patience: Duration| {
+            let by_silence = self.waiting_since + patience;
+            self.line_since.map_or(by_silence, |since| by_silence.min(since + timeouts.command_line))
+        };
+        Deadlines {
+            calm: until(self.session.patience()),
+            stressed: until(self.session.patience_under_stress()),
+        }
+    }
+
+    /// Reads until something has come, or it is time to stop.
+    async fn wait_for_input(&mut self, times: Deadlines) -> Result<Input, Broken> {
         if self.input.is_empty() && self.input.capacity() > 2 * COMMAND_READ {
             // A message came in with large buffers; a session that waits must not keep them.
             self.input = BytesMut::new();
         }
         make_room(&mut self.input, COMMAND_READ);
-        let read = timeout_at(self.deadline, self.wire.read_buf(&mut self.input));
+        self.weigh(0);
+        let stop = self.stop.clone();
         // Also inside a transaction: only a message that is on its way is worth waiting for.
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => Ok(Input::Stopping),
-            result = read => arrived(result),
+            () = stop.cancelled() => Ok(Input::Stopping),
+            input = self.read(times) => input,
         }
+    }
+
+    /// Reads what comes, until the time is over; stress shortens it meanwhile.
+    async fn read(&mut self, times: Deadlines) -> Result<Input, Broken> {
+        loop {
+            let stressed = *self.stress.borrow_and_update() && !self.is_exempt;
+            let until = if stressed { times.stressed } else { times.calm };
+            tokio::select! {
+                biased;
+                read = timeout_at(until, self.wire.read_buf(&mut self.input)) => {
+                    return arrived(read, stressed);
+                }
+                // The sender lives in the house.
+                _ = self.stress.changed() => {}
+            }
+        }
+    }
+
+    /// Counts what the buffers take, with those of a message that is received.
+    fn weigh(&mut self, message: usize) {
+        let wire = match self.wire {
+            Wire::Plain(_) => 0,
+            Wire::Tls(_) => TLS_OCTETS,
+        };
+        let buffers = self.input.capacity() + self.output.capacity();
+        self.held.set(SESSION_OCTETS + wire + buffers + message);
     }
 
     /// Does what the session says, and what it says then, until the next line is wanted.
@@ -287,6 +423,10 @@ impl Connection {
                     return Ok(Next::Line);
                 }
                 Action::Delayed(reply, delay) => {
+                    let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {
+                        self.say(&replies::too_many_errors());
+                        return Ok(Next::Close);
+                    };
                     self.flush().await?;
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
@@ -306,7 +446,11 @@ impl Connection {
                 Action::CheckPassword(credentials) => {
                     self.flush().await?;
                     let check = Box::pin(self.check_password(credentials)).await;
-                    self.session.password_checked(check)
+                    let action = self.session.password_checked(check);
+                    if self.session.is_logged_in() {
+                        self.house.logged_in(self.session.peer());
+                    }
+                    action
                 }
                 Action::Find(wanted, postponed) => {
                     self.flush().await?;
@@ -337,13 +481,18 @@ impl Connection {
 
     /// Takes the message in. `None`: the client was silent for too long, and was told.
     async fn receive(&mut self, mut receiver: Box<Receiver>) -> Result<Option<Action>, Broken> {
-        let timeouts = self.session.config().smtp.timeouts.clone();
-        let end = Instant::now() + timeouts.data_total;
+        let limits = self.session.config().smtp.clone();
+        let began = Instant::now();
         while !receiver.take(&mut self.input).await {
+            self.weigh(receiver.in_memory());
+            if self.house.buffers.room(limits.max_buffers) == Room::Spent {
+                receiver.give_up();
+            }
             make_room(&mut self.input, DATA_READ);
-            let deadline = end.min(Instant::now() + timeouts.data_block);
-            let read = timeout_at(deadline, self.wire.read_buf(&mut self.input)).await;
-            if let Input::Timeout = arrived(read)? {
+            self.weigh(receiver.in_memory());
+            let times = data_deadlines(&limits, began, Instant::now(), receiver.taken());
+            if let Input::Timeout { stressed } = self.read(times).await? {
+                self.house.shared.metrics.timed_out(if stressed { "stress" } else { "slow-data" });
                 self.say(&replies::timed_out());
                 return Ok(None);
             }
@@ -400,7 +549,8 @@ impl Connection {
         if self.flush().await.is_err() {
             return;
         }
-        let end = Instant::now() + LINGER;
+        let linger = if self.house.stress.is_on() { LINGER_UNDER_STRESS } else { LINGER };
+        let end = Instant::now() + linger;
         if !matches!(timeout_at(end, self.wire.shutdown()).await, Ok(Ok(()))) {
             return;
         }
@@ -435,12 +585,34 @@ fn make_room(input: &mut BytesMut, octets: usize) {
     }
 }
 
-fn arrived(read: Result<io::Result<usize>, tokio::time::error::Elapsed>) -> Result<Input, Broken> {
+/// Until when the next piece of a message must have come, of which so many octets came since it began: there is a limit for
+/// each pause, for the mean rate, and for the whole.
+fn data_deadlines(limits: &Smtp, began: Instant, now: Instant, octets: u64) -> Deadlines {
+    let until = |block: Duration, rate: u64| {
+        let timeouts = &limits.timeouts;
+        let whole = began + timeouts.data_total;
+        let paced = octets.checked_div(rate).map_or(whole, |seconds| {
+            began + timeouts.data_grace + Duration::from_secs(seconds).min(timeouts.data_total)
+        });
+        whole.min(paced).min(now + block)
+    };
+    let stress = &limits.stress;
+    let block = limits.timeouts.data_block;
+    Deadlines {
+        calm: until(block, limits.min_data_rate),
+        stressed: until(block.min(stress.data_block), stress.min_data_rate.max(limits.min_data_rate)),
+    }
+}
+
+fn arrived(
+    read: Result<io::Result<usize>, tokio::time::error::Elapsed>,
+    stressed: bool,
+) -> Result<Input, Broken> {
     match read {
         Ok(Ok(0)) => Err(Broken::Closed),
         Ok(Ok(_)) => Ok(Input::Arrived),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Ok(Input::Timeout),
+        Err(_) => Ok(Input::Timeout { stressed }),
     }
 }
 
@@ -489,6 +661,31 @@ impl AsyncWrite for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_must_keep_its_rate_after_the_grace_and_more_of_it_under_stress() {
+        let limits = Smtp::default();
+        let began = Instant::now();
+        let after = |seconds: u64| began + Duration::from_secs(seconds);
+        // 100 octets a second after 60 seconds, 1000 under stress, where pauses are shorter too.
+        for (now, octets, calm, stressed) in [
+            (0, 0, 60, 20),
+            (50, 0, 60, 60),
+            (50, 1000, 70, 61),
+            (60, 10_000, 160, 70),
+            (60, 100_000, 240, 80),
+            (3500, 1_000_000, 3600, 1060),
+            (3590, u64::MAX, 3600, 3600),
+        ] {
+            let times = data_deadlines(&limits, began, after(now), octets);
+            assert_eq!(times.calm, after(calm), "{octets} after {now} s");
+            assert_eq!(times.stressed, after(stressed), "{octets} after {now} s under stress");
+        }
+        let stress = postern_config::protection::Stress { min_data_rate: 0, ..Default::default() };
+        let free = Smtp { min_data_rate: 0, stress, ..Smtp::default() };
+        let times = data_deadlines(&free, began, after(3500), 1);
+        assert_eq!((times.calm, times.stressed), (after(3600), after(3520)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_waits_a_minute_for_the_queue_and_no_longer_than_the_server_runs() {

@@ -2,7 +2,10 @@
 //!
 //! | question | module |
 //! |---|---|
-//! | who is let in, and how many at once? | [`listener`] |
+//! | who is let in? | [`listener`] |
+//! | how much may one client do? | `clients` |
+//! | whose connection does a proxy hand on? | `proxied` |
+//! | how full is the server? | `pressure` |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
 //! | the order of commands? | [`session`], one `match` |
@@ -25,17 +28,20 @@ use postern_policy::record::Records;
 use postern_queue::Door;
 use postern_runtime::Clock;
 
+mod clients;
 mod commands;
 mod connection;
 pub mod listener;
 pub mod metrics;
 mod password_checks;
+mod pressure;
+mod proxied;
 pub mod receive;
 pub mod replies;
 pub mod session;
 pub mod tls;
 
-pub use listener::{BoundListener, Inbound, bind};
+pub use listener::{BoundListener, Inbound, Load, bind};
 pub use metrics::Metrics;
 
 /// What all sessions share. A reload swaps `config`, `policy` and `tls`; sessions take the new ones with their next

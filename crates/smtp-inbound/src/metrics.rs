@@ -2,7 +2,7 @@
 
 use postern_config::ListenerKind;
 use postern_smtp::{Reply, ReplyClass};
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// What an operator alerts on: connections, refusals, failed logins, failed handshakes, accepted mail.
 #[derive(Debug, Clone)]
@@ -17,6 +17,13 @@ pub struct Metrics {
     messages: IntCounterVec,
     octets: IntCounterVec,
     recipients: IntCounterVec,
+    early_talkers: IntCounterVec,
+    timeouts: IntCounterVec,
+    /// Octets in the buffers of sessions.
+    pub(crate) buffers: IntGauge,
+    /// Sessions whose answer is kept back.
+    pub(crate) delayed: IntGauge,
+    stress: IntGauge,
 }
 
 impl Metrics {
@@ -30,6 +37,11 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok::<_, prometheus::Error>(counter)
         };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
         let sessions = Opts::new("postern_smtp_sessions", "Sessions open now, by listener");
         let sessions = IntGaugeVec::new(sessions, &["listener"])?;
         registry.register(Box::new(sessions.clone()))?;
@@ -39,7 +51,7 @@ impl Metrics {
             connections: counter("postern_smtp_connections_total", "Connections accepted", by_listener)?,
             turned_away: counter(
                 "postern_smtp_connections_refused_total",
-                "Connections answered with 421 at once, by the limit that was reached",
+                "Connections answered with 421 because of a limit, by the limit that was reached",
                 &["listener", "limit"],
             )?,
             sessions,
@@ -66,6 +78,19 @@ impl Metrics {
                 "Final recipients accepted",
                 by_listener,
             )?,
+            early_talkers: counter(
+                "postern_smtp_early_talkers_total",
+                "Clients that talked before the greeting, by what became of them",
+                &["action"],
+            )?,
+            timeouts: counter(
+                "postern_smtp_timeouts_total",
+                "Sessions ended with 421 4.4.2, by the reason",
+                &["reason"],
+            )?,
+            buffers: gauge("postern_smtp_buffer_octets", "Memory that the buffers of all sessions take")?,
+            delayed: gauge("postern_smtp_delayed_sessions", "Sessions whose answer is kept back")?,
+            stress: gauge("postern_smtp_stress", "1 while nearly all places for sessions are taken")?,
         })
     }
 
@@ -79,6 +104,18 @@ impl Metrics {
 
     pub(crate) fn turned_away(&self, listener: ListenerKind, limit: &'static str) {
         self.turned_away.with_label_values(&[listener.as_str(), limit]).inc();
+    }
+
+    pub(crate) fn talked_early(&self, action: &'static str) {
+        self.early_talkers.with_label_values(&[action]).inc();
+    }
+
+    pub(crate) fn timed_out(&self, reason: &'static str) {
+        self.timeouts.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn stressed(&self, is_on: bool) {
+        self.stress.set(is_on.into());
     }
 
     pub(crate) fn replied(&self, reply: &Reply) {

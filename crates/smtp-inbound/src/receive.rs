@@ -52,6 +52,8 @@ enum Part {
 pub(crate) enum Failure {
     TooLarge,
     HeaderTooLarge,
+    /// The buffers of all sessions are at their limit.
+    NoMemory,
     Store(AcceptError),
 }
 
@@ -111,6 +113,30 @@ impl Receiver {
                     return true;
                 }
             }
+        }
+    }
+
+    /// Octets of content that have come.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Octets of it that are in memory.
+    pub fn in_memory(&self) -> usize {
+        let part = match &self.part {
+            Part::Header(octets) | Part::Body(octets) => octets.capacity(),
+        };
+        let content = self.state.as_ref().map_or(0, |content| {
+            // While the message is small the header is part of what waits to be written.
+            content.header.len().max(content.incoming.in_memory())
+        });
+        part + content
+    }
+
+    /// Gives the message up, because there is no memory for it.
+    pub fn give_up(&mut self) {
+        if self.state.is_ok() {
+            self.fail(Failure::NoMemory);
         }
     }
 

@@ -7,6 +7,8 @@ use postern_queue::{AcceptError, QueueId};
 use postern_smtp::command::CommandError;
 use postern_smtp::{Domain, EnhancedStatus, Reply};
 
+use crate::clients::{Deed, Scope};
+
 mod families;
 mod refusal;
 
@@ -265,9 +267,53 @@ pub fn too_many_connections() -> Reply {
     reply(421, 3, 2, "too many connections, try again later")
 }
 
-/// The limit of one address.
-pub fn too_many_connections_from_address() -> Reply {
-    reply(421, 7, 0, "too many connections from your address")
+/// No memory for the buffers of one more session.
+pub fn no_room_for_sessions() -> Reply {
+    reply(421, 3, 2, "no memory for more connections, try again later")
+}
+
+/// No memory for the buffers of one more message.
+pub fn no_room_for_mail() -> Reply {
+    reply(452, 3, 1, "no memory for new mail, try again later")
+}
+
+/// The limit of connections at once of one client.
+pub(crate) fn too_many_connections_from(scope: Scope) -> Reply {
+    reply(421, 7, 0, format!("too many connections from your {}", whose(scope)))
+}
+
+/// A limit of what one client does in a time.
+pub(crate) fn too_much_lately(deed: Deed, scope: Scope) -> Reply {
+    let whose = whose(scope);
+    reply(
+        421,
+        7,
+        0,
+        match deed {
+            Deed::Connection => format!("too many new connections from your {whose}, try again in a minute"),
+            Deed::Error => format!("too many errors from your {whose} within an hour, try again later"),
+            Deed::UnknownRecipient => {
+                format!("too many unknown recipients from your {whose} within an hour, try again later")
+            }
+        },
+    )
+}
+
+fn whose(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Address => "address",
+        Scope::Network => "network",
+    }
+}
+
+/// A proxy does not say whose connection it hands on. Its clients come again when it does.
+pub fn no_proxy_header() -> Reply {
+    reply(421, 3, 5, "PROXY protocol header expected")
+}
+
+/// The client talked before the greeting (RFC 5321 §3.1; 554 instead of the greeting: §4.3.2).
+pub fn talked_before_greeting() -> Reply {
+    reply(554, 5, 1, "you talked before the greeting (RFC 5321 section 3.1)")
 }
 
 /// The address is banned for a while, mostly for guessing passwords.

@@ -22,6 +22,7 @@ use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Rec
 use postern_smtp::command::{Auth, Command, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
+use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{Received, Receiver};
@@ -132,6 +133,10 @@ pub struct Session {
     data_refused: bool,
     /// The client reads UTF-8: it has used SMTPUTF8.
     utf8: bool,
+    /// What counts against the client, and was not told yet.
+    offences: Offences,
+    /// There is no memory for new mail.
+    is_short_of_memory: bool,
 }
 
 /// What commands look at and do not change.
@@ -364,6 +369,8 @@ impl Session {
             commands: 0,
             data_refused: false,
             utf8: false,
+            offences: Offences::default(),
+            is_short_of_memory: false,
         }
     }
 
@@ -396,6 +403,32 @@ impl Session {
             State::Connected => timeouts.greeting,
             _ => timeouts.command,
         }
+    }
+
+    /// The same while nearly all places are taken.
+    pub fn patience_under_stress(&self) -> Duration {
+        let stress = &self.context.config.smtp.stress;
+        let patience = self.patience();
+        match self.state {
+            _ if self.context.login.is_some() => patience,
+            State::Connected | State::Greeted(_) if self.messages == 0 => patience.min(stress.idle),
+            _ => patience.min(stress.command),
+        }
+    }
+
+    /// Whether the client has logged in.
+    pub fn is_logged_in(&self) -> bool {
+        self.context.login.is_some()
+    }
+
+    /// Notes whether there is memory for new mail.
+    pub(crate) fn note_memory(&mut self, is_short: bool) {
+        self.is_short_of_memory = is_short;
+    }
+
+    /// What counts against the client since this was last asked.
+    pub(crate) fn take_offences(&mut self) -> Offences {
+        std::mem::take(&mut self.offences)
     }
 
     /// Takes one line without its CRLF.
@@ -500,7 +533,10 @@ impl Session {
                 self.rcpt(&recipient, answer)
             }
             (State::Transaction(transaction), Command::Data) => {
-                let answer = data::begin(&self.context, transaction);
+                let answer = match self.is_short_of_memory {
+                    true => Err(no_memory()),
+                    false => data::begin(&self.context, transaction),
+                };
                 self.data(answer)
             }
             (State::Transaction(_), Command::Mail(_)) => {
@@ -757,7 +793,11 @@ impl Session {
         self.context.refresh();
         self.utf8 |= command.parameters.smtputf8;
         let sender = command.path.to_string();
-        match mail::begin(&self.context, hello, command, queue) {
+        let answer = match self.is_short_of_memory {
+            true => Err(no_memory()),
+            false => mail::begin(&self.context, hello, command, queue),
+        };
+        match answer {
             Ok(transaction) => {
                 self.state = State::Transaction(Box::new(transaction));
                 self.progress();
@@ -782,6 +822,9 @@ impl Session {
         self.log_refusal("rcpt", &refusal, &sender, Some(recipient));
         if let State::Transaction(transaction) = &mut self.state {
             transaction.deferred |= !refusal.reply.is_permanent();
+        }
+        if self.context.login.is_none() && refusal.reason == Reason::UnknownRecipient.as_str() {
+            self.offences.unknown_recipients += 1;
         }
         // A list of ours may hold many who are gone: that is no attack, and the rest must get their mail.
         let ends = refusal.reply.code == CLOSING;
@@ -888,6 +931,9 @@ impl Session {
         if !reply.is_permanent() {
             return Action::Reply(reply);
         }
+        if self.context.login.is_none() {
+            self.offences.errors += 1;
+        }
         let limits = &self.context.config.smtp;
         self.errors += 1;
         if self.errors >= limits.max_errors {
@@ -897,7 +943,10 @@ impl Session {
         }
         match (self.errors + 1).saturating_sub(limits.error_delay_from) {
             0 => Action::Reply(reply),
-            beyond => Action::Delayed(reply, limits.error_delay.saturating_mul(beyond)),
+            beyond => {
+                let delay = limits.error_delay.saturating_mul(beyond).min(limits.max_error_delay);
+                Action::Delayed(reply, delay)
+            }
         }
     }
 
@@ -935,6 +984,11 @@ impl Session {
             "{}", refusal.reply
         );
     }
+}
+
+/// The buffers of all sessions are nearly at their limit.
+fn no_memory() -> Refusal {
+    Refusal::new("no-memory", replies::no_room_for_mail())
 }
 
 /// Whether the line begins an HTTP request. A browser can be led here, and to send lines that are commands behind it.

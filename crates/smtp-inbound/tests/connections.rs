@@ -56,7 +56,8 @@ impl Service {
         let Server { mut shared, registry, directory } = Server::new(config);
         let (door, opener) = Door::closed();
         let queue = std::mem::replace(&mut shared.door, door).now().unwrap();
-        let bound = bind(&Listener { kind, address: "127.0.0.1:0".parse().unwrap() }).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let bound = bind(&Listener { kind, address, proxy: Vec::new() }).unwrap();
         let address = bound.local_addr().unwrap();
         let (inbound, stop, tracker) = (Inbound::new(shared), CancellationToken::new(), TaskTracker::new());
         let (token, tasks) = (stop.clone(), tracker.clone());

@@ -11,6 +11,7 @@
 //! | [`ehlo`] | what a server says it can do | 5321 §4.1.1.1 |
 //! | [`data`] | line ends, dots, the end of a message | 5321 §4.5.2 |
 //! | [`header`] | header fields and the addresses in them | 5322 §2.2, 3.4 |
+//! | [`proxy`] | whose connection a proxy hands on | HAProxy's proxy-protocol.txt |
 //! | [`date`] | the date-time of header fields | 5322 §3.3 |
 //!
 //! Everything is parsed once, at the edge, into a type that can only hold something valid; nobody inside
@@ -24,6 +25,7 @@ pub mod ehlo;
 pub mod envelope;
 pub mod header;
 pub mod path;
+pub mod proxy;
 pub mod reply;
 pub mod status;
 

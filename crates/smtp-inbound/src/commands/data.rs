@@ -129,6 +129,7 @@ fn failed(context: &Context, failure: &Failure) -> Refusal {
         Failure::HeaderTooLarge => {
             Refusal::new("header-too-large", replies::header_too_large(limits.max_header_size))
         }
+        Failure::NoMemory => Refusal::new("no-memory", replies::no_room_for_mail()),
         Failure::Store(error) => not_stored(error),
     }
 }
