@@ -537,6 +537,39 @@ fn a_bundle_about_a_bounce_is_an_archive_without_the_secrets_that_people_paste()
 }
 
 #[test]
+fn every_example_of_the_page_runs() {
+    let case = Case::new();
+    let mut client = Client::connect(case.daemon.mx());
+    client.ehlo();
+    client.expect("MAIL FROM:<x@client.test>", 250);
+    let reply = client.command("RCPT TO:<carol@adatum.test>").text();
+    let reference = &reply.split("(ref ").nth(1).unwrap()[..9];
+    let returned = case.daemon.folder().join("returned.eml");
+    fs::write(&returned, "550 5.7.1 <carol@adatum.test>: refused\r\n").unwrap();
+    let page = fs::read_to_string(repository().join("docs/doctor.md")).unwrap();
+    let mut seen = 0;
+    for line in page.lines().filter(|line| line.starts_with("posternctl doctor")) {
+        let output = case.daemon.folder().join(format!("{seen}"));
+        let own = |word: &str| match word {
+            "01N2K3P4Q5R6S" => case.id.clone(),
+            "4QX7-93KD" => reference.to_owned(),
+            "returned.eml" => returned.display().to_string(),
+            "case.tar" | "case" => format!("{}-{word}", output.display()),
+            _ => word.to_owned(),
+        };
+        let words: Vec<String> = line.split_whitespace().skip(1).map(own).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = case.daemon.ctl(&words);
+        let ends = if words[1..].first() == Some(&"bundle") { 0..=0 } else { 0..=1 };
+        assert!(ends.contains(&output.code) && !output.stdout.is_empty(), "{line}: {output:?}");
+        seen += 1;
+    }
+    assert!(seen > 10, "the examples are gone");
+    let both = case.daemon.ctl(&["doctor", "--verbose", "senders"]);
+    assert_eq!(both.code, 2, "an option of all steps is not quietly left out: {both:?}");
+}
+
+#[test]
 fn a_bundle_can_be_made_without_the_daemon() {
     let mut case = Case::new();
     case.daemon.kill();

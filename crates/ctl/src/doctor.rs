@@ -55,7 +55,7 @@ without it is looked at then. Notes are no findings. Nothing is changed.";
 
 /// Which step; without one, all of them.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Doctor {
     #[command(subcommand)]
     verb: Option<Verb>,

@@ -99,7 +99,9 @@ const RESOLVER: &str = "see [resolver]: are its name servers reachable from here
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use postern_runtime::dns::StaticDns;
+    use postern_runtime::clock::Pending;
+    use postern_runtime::dns::{Answer, Mx, StaticDns};
+    use postern_smtp::Domain;
 
     use super::*;
 
@@ -117,6 +119,37 @@ mod tests {
                 only.is_concern() && only.remedy.as_ref().unwrap().contains("public_addresses"),
                 "{only:?}"
             );
+        }
+    }
+
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Dns for Silent {
+        fn mx<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Mx>> {
+            Box::pin(std::future::pending())
+        }
+        fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
+            Box::pin(std::future::pending())
+        }
+        fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {
+            Box::pin(std::future::pending())
+        }
+        fn cname<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Domain>> {
+            Box::pin(std::future::pending())
+        }
+        fn ptr(&self, _: IpAddr) -> Pending<'_, Answer<Domain>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn name_servers_that_say_nothing_end_a_check_in_time() {
+        let checkup = Checkup { dns: Arc::new(Silent), ..checkup("", StaticDns::new()) };
+        for check in [Check::Names, Check::Dns, Check::Blocklists] {
+            let found = checkup.run(check, SystemTime::UNIX_EPOCH).await;
+            let [only] = &found[..] else { panic!("{found:?}") };
+            assert!(only.is_concern() && only.text.contains("within 90 s"), "{only:?}");
         }
     }
 

@@ -213,11 +213,11 @@ impl<'s> Bundle<'s> {
 
     async fn take_history(&mut self, history: &History) {
         for story in &history.messages {
-            let events = story.events.iter().filter(|event| {
+            let mut events = story.events.iter().filter(|event| {
                 matches!(event.event, EventKind::Failed | EventKind::Deferred | EventKind::Expired)
             });
             // The last word is what counts; what came before is in the history.
-            if let Some(event) = events.last() {
+            if let Some(event) = events.next_back() {
                 let incidents = event.recipients.iter().map(|to| self.incident(event, &to.address));
                 let incidents: Vec<Incident> = incidents.collect();
                 self.incidents.extend(incidents);

@@ -45,7 +45,7 @@ impl Redactor {
         let mut redactor = Self::default();
         for route in &config.routes {
             let Some(password) = route.password_file.as_deref().and_then(first_line) else { continue };
-            for user in &route.username {
+            if let Some(user) = &route.username {
                 redactor.know(&STANDARD.encode(format!("\0{user}\0{password}")));
             }
             redactor.know(&STANDARD.encode(&password));

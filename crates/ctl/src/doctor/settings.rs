@@ -240,7 +240,7 @@ mod tests {
         let offers = |kind: &str, is_clear: bool, words: &str| {
             let visit = Visit { place: "x".to_owned(), kind, hostname: "mail.proseware.test", tls: &tls };
             let capabilities =
-                Capabilities::parse(&Reply::plain(250, &format!("mail.proseware.test\n{words}")));
+                Capabilities::parse(&Reply::plain(250, format!("mail.proseware.test\n{words}")));
             visit.auth(&capabilities, is_clear).map(|finding| finding.text)
         };
         for (kind, is_clear, words, is_wrong) in [
