@@ -196,7 +196,9 @@ fn assert_command(place: &str, program: &str, words: &[&str]) {
                 .unwrap_or_else(|| panic!("{place}: no command {subcommands:?}"));
         }
     }
-    let needs_more = help.contains("\nUsage:") && help.contains("<COMMAND>");
+    // Where it does something without a subcommand, that way stands first.
+    let usage = help.lines().find(|line| line.starts_with("Usage:"));
+    let needs_more = usage.is_some_and(|usage| usage.contains("<COMMAND>"));
     assert!(!needs_more, "{place}: {words:?} names no command");
 }
 

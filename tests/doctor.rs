@@ -546,7 +546,7 @@ fn the_checks_and_the_tricks_are_listed() {
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(listed(&[]).starts_with("posternctl doctor relay"));
+    assert!(listed(&["--help"]).contains("\n  relay "));
     assert!(listed(&["relay", "--list"]).contains("\npercent "));
     let json: Json = serde_json::from_str(&listed(&["relay", "--list", "--json"])).unwrap();
     assert_eq!(json["tricks"][0]["trick"], "foreign-recipient");

@@ -22,7 +22,8 @@
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
-//! | [`doctor`] | the checks of `posternctl doctor`, against us, Postfix, Exim and servers that are wrong |
+//! | [`checklist`] | the steps of `posternctl doctor`, and the bundle for support |
+//! | [`doctor`] | its check for open relays, against us, Postfix, Exim and servers that are wrong |
 //! | [`docs`] | every example in the documentation loads |
 //! | [`manual`] | the manual pages say what --help says |
 //! | [`tidy`] | the crates depend on lower lines only |
@@ -35,6 +36,7 @@
 mod abuse;
 mod admin;
 mod blocklists;
+mod checklist;
 mod crash;
 mod docs;
 mod doctor;

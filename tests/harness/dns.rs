@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hickory_proto::op::{Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
+use hickory_proto::rr::rdata::{A, CNAME, MX, PTR, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
@@ -73,6 +73,17 @@ impl Dns {
     /// Sets the address of a host.
     pub fn a(&self, host: &str, address: Ipv4Addr) {
         self.replace(host, RecordType::A, vec![RData::A(A(address))]);
+    }
+
+    /// Sets the name of an address.
+    pub fn ptr(&self, address: Ipv4Addr, host: &str) {
+        let owner = format!("{}.in-addr.arpa", reversed(address));
+        self.replace(&owner, RecordType::PTR, vec![RData::PTR(PTR(name(host)))]);
+    }
+
+    /// Has a list of addresses (DNSBL) answer so for one.
+    pub fn listed(&self, list: &str, address: Ipv4Addr, answer: Ipv4Addr) {
+        self.a(&format!("{}.{list}", reversed(address)), answer);
     }
 
     /// Sets the only TXT record of a name, cut into strings of 255 octets.
@@ -188,6 +199,12 @@ impl RequestHandler for Handler {
         let response = response.build(metadata, &answers, &[], &soa, &[]);
         reply.send_response(response).await.unwrap()
     }
+}
+
+/// `4.3.2.1` of 1.2.3.4.
+fn reversed(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("{d}.{c}.{b}.{a}")
 }
 
 fn start_of_authority() -> Record {

@@ -27,6 +27,7 @@
 //! | `POST /v1/audit` | [`AuditRequest`] | [`Audit`] |
 //! | `/v1/rules`, `/v1/rules/{add,remove,test}` | [`rules`] | |
 //! | `/v1/relay`, `/v1/relay/{grant,revoke}` | [`relay`] | |
+//! | `GET /v1/doctor/CHECK` | | [`doctor`] |
 //! | `POST /v1/policy/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/explain/REFERENCE` | | [`Refusal`] |
 //! | `GET /metrics` | | Prometheus text |
@@ -35,6 +36,7 @@
 //! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
 
 pub mod accounts;
+pub mod doctor;
 pub mod domains;
 pub mod edit;
 pub mod history;

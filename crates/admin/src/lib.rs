@@ -19,6 +19,7 @@
 //! | what happens, and what became of it? | [`history`] |
 //! | what becomes of new mail that matches? | `rules` |
 //! | is the DNS of our domains in order? | `domains` |
+//! | what should an operator look at? | `doctor` |
 //! | who may relay, for now? | [`relay`] |
 //! | how does a message move to another machine? | `import` |
 //! | is the spool whole? a backup, what was set aside | `store` |
@@ -39,6 +40,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::checkup::{Check, Finding};
 use postern_policy::facts::Finder;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question};
@@ -53,6 +55,7 @@ mod audit;
 pub mod blocklists;
 mod changes;
 pub mod client;
+mod doctor;
 mod domains;
 pub mod explain;
 pub mod health;
@@ -129,6 +132,9 @@ pub trait Daemon: Send + Sync {
 
     /// Looks up the DNS of these `[[domain]]`s now, and notes what it finds beside the policy.
     fn verify(&self, domains: Vec<Domain>) -> Pending<'_, ()>;
+
+    /// Makes a check with the rules and the name servers in force. Changes nothing; bounded in time.
+    fn check(&self, check: Check) -> Pending<'_, Vec<Finding>>;
 }
 
 /// A listener that is open.

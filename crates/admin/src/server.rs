@@ -46,7 +46,9 @@ use crate::changes::Changes;
 use crate::import::{self, Imported, Importing};
 use crate::relay::{self, GrantsFile};
 use crate::rights::{self, Peer, Right, Writer};
-use crate::{Shared, accounts, domains, explain, health, history, metrics, refusals, rules, store, verbs};
+use crate::{
+    Shared, accounts, doctor, domains, explain, health, history, metrics, refusals, rules, store, verbs,
+};
 
 /// Octets of a request body. The largest is a list of ids from standard input.
 const MAX_BODY: usize = 1024 * 1024;
@@ -341,6 +343,7 @@ fn router(app: App) -> Router {
         .merge(refusals::routes())
         .merge(rules::routes())
         .merge(domains::routes())
+        .merge(doctor::routes())
         .merge(relay::routes())
         .merge(accounts::routes())
         .route("/metrics", get(|State(shared): State<Shared>| async move { metrics::current(&shared) }))

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use postern_admin::api::Versioned;
+use postern_admin::api::doctor::{Findings, Tally};
 use postern_admin::api::edit::EditRequest;
 use postern_admin::api::history::{EventFilter, EventKind, EventView, History, HistoryRequest, WatchRequest};
 use postern_admin::api::store::{
@@ -31,6 +32,7 @@ use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared
 use postern_config::replies::Class;
 use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
+use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Record, Records, Settings, Told, Transcript};
 use postern_policy::relay::{Decision, Question, Stage, decide};
 use postern_policy::session_check::SessionCheck;
@@ -137,6 +139,10 @@ impl Daemon for TestDaemon {
 
     fn verify(&self, _: Vec<postern_smtp::Domain>) -> Pending<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
+        Box::pin(std::future::ready(vec![Finding::note(check.as_str(), "looked at")]))
     }
 }
 
@@ -1383,5 +1389,19 @@ async fn others_are_denied() {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_checks_of_the_daemon_are_asked_for_by_name() {
+    let running = Running::start().await;
+    for check in Check::ALL {
+        let found: Findings = running.client.get(&format!("/v1/doctor/{}", check.as_str())).await.unwrap();
+        assert_eq!(found.findings, [Finding::note(check.as_str(), "looked at")]);
+    }
+    let tally: Tally = running.client.get("/v1/doctor/reputation").await.unwrap();
+    assert_eq!(tally.domains, []);
+    let problem = running.client.get::<Findings>("/v1/doctor/everything").await.unwrap_err();
+    assert!(problem.to_string().contains("names, senders, dns, blocklists"), "{problem}");
     running.stop().await;
 }

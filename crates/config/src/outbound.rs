@@ -4,12 +4,17 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use postern_smtp::Domain;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::account::DomainName;
 use crate::check::{at_least_one, not_zero, readable};
 use crate::source::{Findings, Node};
 use crate::units;
+
+/// Each list is asked about every address of ours.
+const MOST_BLOCKLISTS: usize = 50;
 
 /// Deliveries to other servers.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -23,6 +28,11 @@ pub struct Outbound {
     /// Local addresses to send from; the first of the right family is used. Empty: the system chooses.
     #[schemars(with = "Vec<String>")]
     pub source_addresses: Vec<IpAddr>,
+    /// Lists of addresses that send spam (DNSBLs), at which `posternctl doctor blocklists` looks for our own addresses.
+    /// Some answer only those who have registered, and many no public resolver. Left out: `zen.spamhaus.org`,
+    /// `bl.spamcop.net`, `psbl.surriel.com`.
+    #[schemars(with = "Vec<String>")]
+    pub blocklists: Vec<DomainName>,
     /// Certificates (PEM) that count as authorities beside the system's, for verified TLS.
     pub ca_file: Option<PathBuf>,
     /// Deliveries at once in all.
@@ -59,6 +69,7 @@ impl Default for Outbound {
             port: 25,
             allow_private_targets: false,
             source_addresses: Vec::new(),
+            blocklists: default_blocklists(),
             ca_file: None,
             max_deliveries: 200,
             max_per_destination: 20,
@@ -72,6 +83,12 @@ impl Default for Outbound {
             timeouts: Timeouts::default(),
         }
     }
+}
+
+/// Those that many receivers ask, that tell everybody, and that take a listing back without being paid.
+fn default_blocklists() -> Vec<DomainName> {
+    const LISTS: [&str; 3] = ["zen.spamhaus.org", "bl.spamcop.net", "psbl.surriel.com"];
+    LISTS.into_iter().filter_map(|list| Domain::parse(list).ok()).map(DomainName).collect()
 }
 
 /// How long each stage of a delivery may take (RFC 5321 §4.5.3.2; connecting and TLS are shorter, as the next host waits).
@@ -153,6 +170,10 @@ impl Outbound {
                 let help = "leave the list empty to let the system choose";
                 findings.error(&node, format!("{address} is no address to send from"), help);
             }
+        }
+        if self.blocklists.len() > MOST_BLOCKLISTS {
+            let message = format!("{} lists are more than {MOST_BLOCKLISTS}", self.blocklists.len());
+            findings.error(&node.key("blocklists"), message, "name those that receivers really ask");
         }
         if let Some(path) = &self.ca_file {
             readable(&node.key("ca_file"), "CA file", path, findings);

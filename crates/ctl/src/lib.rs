@@ -75,6 +75,7 @@ Examples:
   posternctl policy explain --client 198.51.100.9 --from a@client.test --to b@adatum.test
   posternctl explain 4QX7-93KD
   posternctl explain --bounce returned.eml
+  posternctl doctor
   posternctl account add alice@proseware.test
 
 Exit codes:
@@ -143,7 +144,7 @@ enum Noun {
     Policy(policy::Verb),
     /// Explain a refusal by its reference, a code, or a bounce of any mail system.
     Explain(explain::Explain),
-    /// Ask a server from outside whether it is as it should be.
+    /// Go through the checklist before asking somebody else: settings, senders, DNS, blocklists, relaying, reputation.
     Doctor(doctor::Doctor),
     /// Edit the logins.
     #[command(subcommand)]

@@ -1,8 +1,10 @@
 //! Results on standard output: tables and words for people, JSON for programs.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Display;
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::Table;
@@ -13,13 +15,37 @@ use serde::Serialize;
 
 use crate::Global;
 
-/// Standard output.
+/// Where results go: standard output, mostly.
 pub struct Output {
-    writer: BufWriter<StdoutLock<'static>>,
+    writer: Box<dyn Write>,
     /// Whether JSON was asked for.
     pub json: bool,
     /// How text looks.
     pub look: Look,
+}
+
+/// What a command has answered to [`Output::kept`].
+#[derive(Debug, Clone, Default)]
+pub struct Kept(Rc<RefCell<Vec<u8>>>);
+
+impl Kept {
+    /// The answer without its envelope; `None` where there is none.
+    pub fn json(&self) -> Option<serde_json::Value> {
+        let mut answer: serde_json::Value = serde_json::from_slice(&self.0.borrow()).ok()?;
+        answer.as_object_mut()?.remove("version");
+        Some(answer)
+    }
+}
+
+impl Write for Kept {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// How text for people looks.
@@ -62,8 +88,14 @@ impl Output {
         Self {
             json: global.json,
             look: Look { color: terminal && !no_color, width },
-            writer: BufWriter::new(stdout.lock()),
+            writer: Box::new(BufWriter::new(stdout.lock())),
         }
+    }
+
+    /// JSON that stays here: for a command that needs the answer of another one.
+    pub fn kept() -> (Self, Kept) {
+        let kept = Kept::default();
+        (Self { json: true, look: Look::PLAIN, writer: Box::new(kept.clone()) }, kept)
     }
 
     /// Writes a text as it is.
@@ -219,6 +251,14 @@ pub fn counted(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_can_be_kept() {
+        let (mut out, kept) = Output::kept();
+        assert_eq!(kept.json(), None);
+        assert!(out.answer(&serde_json::json!({"outcome": "closed"}), |_, _| String::new()).is_ok());
+        assert_eq!(kept.json(), Some(serde_json::json!({"outcome": "closed"})));
+    }
 
     #[test]
     fn durations_have_at_most_two_units() {

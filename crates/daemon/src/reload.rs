@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,9 +16,11 @@ use postern_admin::api::{self, Delivery};
 use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport};
 use postern_config::{Config, Listener, Loaded, Resolver};
+use postern_outbound::checkup::Checkup;
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
+use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Records, Settings as RecordSettings};
 use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
 use postern_policy::session_check::SessionCheck;
@@ -385,5 +387,10 @@ impl Daemon for Reloader {
 
     fn verify(&self, domains: Vec<Domain>) -> Pending<'_, ()> {
         Box::pin(async move { self.services.keeper.verify(&domains).await })
+    }
+
+    fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
+        let checkup = Checkup::of(&self.live.settings.load());
+        Box::pin(async move { checkup.run(check, SystemTime::now()).await })
     }
 }

@@ -19,12 +19,14 @@
 //! | what do decisions ask of DNS? | [`facts`] |
 //! | what would become of a message? | [`forecast`] |
 //! | which records do our domains need, and do they have them? | [`domains`] |
+//! | what should an operator look at in DNS? | [`checkup`] |
 //! | what is counted? | [`metrics`] |
 //!
 //! When a recipient is tried again, and what the sender is told, is decided in `postern-queue`; who is local, in
 //! `postern-policy`.
 
 pub mod by_hand;
+pub mod checkup;
 pub mod client;
 mod content;
 pub mod domains;

@@ -948,6 +948,9 @@ mod tests {
         fn cname<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Domain>> {
             Box::pin(std::future::pending())
         }
+        fn ptr(&self, _: IpAddr) -> Pending<'_, Answer<Domain>> {
+            Box::pin(std::future::pending())
+        }
     }
 
     #[tokio::test(start_paused = true)]

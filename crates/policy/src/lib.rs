@@ -9,6 +9,7 @@
 //! | what do logins use up, and are they in the right hands? | [`logins`] |
 //! | is this the right password? | [`accounts`] |
 //! | is the DNS of a domain of ours in order? | [`verification`] |
+//! | what should an operator look at? | [`checkup`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
 //! | which of many networks is it in? | [`networks`] |
 //! | what must be asked for elsewhere first? | [`facts`] |
@@ -23,6 +24,7 @@
 
 pub mod accounts;
 pub mod bounce;
+pub mod checkup;
 pub mod directory;
 pub mod facts;
 pub mod logins;

@@ -11,10 +11,12 @@
 //! | `line` | the form of a line |
 //! | `files` | the files: their names, their turn, their end |
 //! | `search` | what the journal and the queue know of a message |
+//! | `tally` | what became of the mail to each domain |
 
 mod files;
 mod line;
 mod search;
+mod tally;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use postern_runtime::Clock;
 use tracing::{error, info, warn};
 
 pub use search::{History, HistoryError, Query, Story, offline};
+pub use tally::{DomainTally, Tally, offline as offline_tally};
 
 use crate::events::EventView;
 use crate::metrics::Metrics;

@@ -52,6 +52,8 @@ pub trait Dns: Send + Sync + std::fmt::Debug {
     fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>>;
     /// The name that this one is an alias of; not where that one leads in turn.
     fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>>;
+    /// The names that an address has (PTR). That a name has the address in turn is another question.
+    fn ptr(&self, address: IpAddr) -> Pending<'_, Answer<Domain>>;
 }
 
 /// Answers are kept at most this long, whatever their TTL says: a mistake in a zone must not outlive its correction.
@@ -164,6 +166,13 @@ impl Dns for HickoryDns {
                 Ok(name) => cname_answer(&name, self.resolver.lookup(name.clone(), RecordType::CNAME).await),
                 Err(problem) => Answer::TryLater(problem),
             }
+        })
+    }
+
+    fn ptr(&self, address: IpAddr) -> Pending<'_, Answer<Domain>> {
+        Box::pin(async move {
+            let name = Name::from(address.to_canonical());
+            ptr_answer(self.resolver.lookup(name, RecordType::PTR).await)
         })
     }
 }
@@ -323,6 +332,24 @@ fn cname_answer(name: &Name, result: Result<Lookup, NetError>) -> Answer<Domain>
     }
 }
 
+/// Aliases on the way (RFC 2317) have names of their own, so every PTR record counts.
+fn ptr_answer(result: Result<Lookup, NetError>) -> Answer<Domain> {
+    let lookup = match result {
+        Ok(lookup) => lookup,
+        Err(error) => return failure(error),
+    };
+    let mut names = Vec::new();
+    for record in lookup.answers() {
+        let RData::PTR(name) = &record.data else { continue };
+        // One that is no domain names nobody.
+        names.extend(Domain::parse_tolerant(&name.0.to_ascii()).ok());
+    }
+    match names.is_empty() {
+        true => Answer::NoRecords,
+        false => Answer::Records(names),
+    }
+}
+
 fn failure<T>(error: NetError) -> Answer<T> {
     if let NetError::Dns(DnsError::NoRecordsFound(none)) = &error {
         match none.response_code {
@@ -355,6 +382,8 @@ const STATIC_TTL: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Default)]
 pub struct StaticDns {
     names: HashMap<Domain, StaticName>,
+    /// Of addresses; an empty list is one whose servers fail.
+    pointers: HashMap<IpAddr, Vec<Domain>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -407,6 +436,20 @@ impl StaticDns {
         self
     }
 
+    /// Adds a PTR record.
+    #[must_use]
+    pub fn ptr_record(mut self, address: IpAddr, name: Domain) -> Self {
+        self.pointers.entry(address).or_default().push(name);
+        self
+    }
+
+    /// An address the servers of whose name fail.
+    #[must_use]
+    pub fn failing_ptr(mut self, address: IpAddr) -> Self {
+        self.pointers.insert(address, Vec::new());
+        self
+    }
+
     /// A name whose servers fail: every question about it is answered with [`Answer::TryLater`].
     #[must_use]
     pub fn failing(mut self, name: Domain) -> Self {
@@ -451,6 +494,15 @@ impl Dns for StaticDns {
     fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>> {
         Box::pin(std::future::ready(self.answer_of(name, |known| &known.cname)))
     }
+
+    fn ptr(&self, address: IpAddr) -> Pending<'_, Answer<Domain>> {
+        let answer = match self.pointers.get(&address.to_canonical()) {
+            None => Answer::NoSuchName,
+            Some(names) if names.is_empty() => Answer::TryLater("server failure".to_owned()),
+            Some(names) => Answer::Records(names.clone()),
+        };
+        Box::pin(std::future::ready(answer))
+    }
 }
 
 #[cfg(test)]
@@ -460,7 +512,7 @@ mod tests {
 
     use hickory_resolver::net::NoRecords;
     use hickory_resolver::proto::op::Query;
-    use hickory_resolver::proto::rr::rdata::{A, CNAME, MX, TXT};
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, MX, PTR, TXT};
     use hickory_resolver::proto::rr::{Record, RecordType};
     use tokio::net::UdpSocket;
 
@@ -482,6 +534,16 @@ mod tests {
 
     fn no_records(code: ResponseCode) -> NetError {
         NetError::Dns(DnsError::NoRecordsFound(NoRecords::new(Query::default(), code)))
+    }
+
+    #[test]
+    fn names_of_an_address_are_read_through_aliases() {
+        let alias = RData::CNAME(CNAME(name("25.sub.2.0.192.in-addr.arpa.")));
+        let pointer = RData::PTR(PTR(name("mail.proseware.test.")));
+        let answer = ptr_answer(lookup(vec![alias.clone(), pointer]));
+        assert_eq!(answer, Answer::Records(vec![domain("mail.proseware.test")]));
+        assert_eq!(ptr_answer(lookup(vec![alias])), Answer::NoRecords);
+        assert_eq!(ptr_answer(Err(no_records(ResponseCode::NXDomain))), Answer::NoSuchName);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use postern_outbound::tls::ClientTls;
+use postern_outbound::tls::{ClientTls, Protection};
 use postern_runtime::dial;
 use postern_smtp::ehlo::Capabilities;
 use postern_smtp::{Host, Reply, reply::ReplyReader};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -102,6 +102,10 @@ pub(super) struct Client {
     host: String,
     /// Our end.
     pub(super) local: IpAddr,
+    /// What the server has shown in the handshake, leaf first.
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    /// Whether those are good for its name.
+    pub(super) is_verified: bool,
     dialogue: Vec<String>,
 }
 
@@ -128,6 +132,8 @@ impl Target {
         let stream = dial::tcp(self.address, self.source, self.patience).await.map_err(Lost::Io)?;
         Ok(Client {
             local: stream.local_addr()?.ip().to_canonical(),
+            certificates: Vec::new(),
+            is_verified: false,
             stream: Stream::Clear(stream),
             unread: Vec::new(),
             patience: self.patience,
@@ -264,6 +270,9 @@ impl Client {
         let shaking = timeout(self.patience, tls.handshake(stream, name, false));
         let shaken = shaking.await.map_err(|_| Lost::Silent(self.patience))?;
         let (stream, protection) = shaken.map_err(|error| Lost::Garbled(format!("TLS: {error}")))?;
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        self.certificates = shown.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        self.is_verified = matches!(protection, Protection::Tls { verified: true, .. });
         self.note("--", protection.to_string().as_bytes());
         self.stream = Stream::Tls(Box::new(stream));
         Ok(())

@@ -323,7 +323,7 @@ fn days(since: u64, until: u64) -> RangeInclusive<String> {
 }
 
 /// The day of a time in seconds since 1970; none beyond the calendar.
-fn day(seconds: u64) -> Option<String> {
+pub(super) fn day(seconds: u64) -> Option<String> {
     const LAST: u64 = 253_370_764_800;
     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     time.filter(|_| seconds < LAST).map(day_of)
@@ -450,7 +450,7 @@ fn collect(files: &[Kept], accepted: u64, stories: &mut Stories) -> io::Result<(
 }
 
 /// The time of the oldest line.
-fn reaches(files: &[Kept]) -> io::Result<Option<u64>> {
+pub(super) fn reaches(files: &[Kept]) -> io::Result<Option<u64>> {
     for file in files {
         let mut first = None;
         each_block(&file.path, |block| {
@@ -465,7 +465,7 @@ fn reaches(files: &[Kept]) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-fn each_line(path: &Path, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+pub(super) fn each_line(path: &Path, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
     each_block(path, |block| {
         let mut rest = block;
         while let Some(end) = memchr(b'\n', rest) {
