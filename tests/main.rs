@@ -3,6 +3,7 @@
 //! | module | what is shown |
 //! |---|---|
 //! | [`inbound`] | wrong, hostile and slow clients |
+//! | [`chunking`] | messages in chunks, up to the next hop |
 //! | [`relay`] | who may send what to whom: the six cases, tables of answers, explanations |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
@@ -31,6 +32,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod chunking;
 mod crash;
 mod docs;
 mod doctor;

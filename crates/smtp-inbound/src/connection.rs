@@ -153,6 +153,8 @@ struct Connection {
     stop: CancellationToken,
     /// Until when the next line must have come.
     deadline: Instant,
+    /// Until when the message that is on its way must have come.
+    message_end: Option<Instant>,
 }
 
 /// What a wait for input brought.
@@ -173,6 +175,7 @@ impl Connection {
             house,
             stop,
             deadline: Instant::now(),
+            message_end: None,
         }
     }
 
@@ -182,7 +185,10 @@ impl Connection {
             self.say(&reply);
         }
         loop {
-            self.deadline = Instant::now() + self.session.patience();
+            // Chunks and the commands between them are one message.
+            self.message_end = self.message_end.filter(|_| self.session.is_receiving());
+            let patience = Instant::now() + self.session.patience();
+            self.deadline = self.message_end.map_or(patience, |end| end.min(patience));
             let Some(action) = self.next_line().await? else {
                 self.close().await;
                 return Ok(End::Said);
@@ -269,7 +275,7 @@ impl Connection {
         // Also inside a transaction: only a message that is on its way is worth waiting for.
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => Ok(Input::Stopping),
+            () = self.stop.cancelled(), if !self.session.is_receiving() => Ok(Input::Stopping),
             result = read => arrived(result),
         }
     }
@@ -318,13 +324,25 @@ impl Connection {
                     let queue = Box::pin(queue_in_time(&self.house.shared.door, &self.stop)).await;
                     self.session.queue_opened(queue)
                 }
-                Action::ReceiveData(reply, receiver) => {
+                Action::ReceiveData(reply, mut receiver) => {
                     self.say(&reply);
                     self.flush().await?;
-                    match self.receive(receiver).await? {
-                        Some(action) => action,
-                        None => return Ok(Next::Close),
+                    if !self.receive(&mut receiver).await? {
+                        return Ok(Next::Close);
                     }
+                    self.session.data_received(receiver.finish())
+                }
+                Action::ReceiveChunk(mut receiver) => {
+                    if !self.receive(&mut receiver).await? {
+                        return Ok(Next::Close);
+                    }
+                    self.session.chunk_received(receiver)
+                }
+                Action::SkipChunk(octets, then) => {
+                    if !self.skip(octets).await? {
+                        return Ok(Next::Close);
+                    }
+                    *then
                 }
                 Action::Commit(commit) => {
                     let Commit { incoming, envelope, header } = *commit;
@@ -335,23 +353,55 @@ impl Connection {
         }
     }
 
-    /// Takes the message in. `None`: the client was silent for too long, and was told.
-    async fn receive(&mut self, mut receiver: Box<Receiver>) -> Result<Option<Action>, Broken> {
-        let timeouts = self.session.config().smtp.timeouts.clone();
-        let end = Instant::now() + timeouts.data_total;
+    /// Takes the message, or a chunk of it, in. `false`: the client was silent for too long, and was told.
+    async fn receive(&mut self, receiver: &mut Receiver) -> Result<bool, Broken> {
+        self.message_end();
         while !receiver.take(&mut self.input).await {
-            make_room(&mut self.input, DATA_READ);
-            let deadline = end.min(Instant::now() + timeouts.data_block);
-            let read = timeout_at(deadline, self.wire.read_buf(&mut self.input)).await;
-            if let Input::Timeout = arrived(read)? {
-                self.say(&replies::timed_out());
-                return Ok(None);
+            if !self.read_content().await? {
+                return Ok(false);
             }
         }
-        Ok(Some(self.session.data_received(receiver.finish())))
+        Ok(true)
     }
 
-    async fn check_password(&self, credentials: Credentials) -> PasswordCheck {
+    /// Throws octets away that are a chunk; the result is that of [`Self::receive`].
+    async fn skip(&mut self, octets: u64) -> Result<bool, Broken> {
+        let mut left = octets;
+        loop {
+            let here = usize::try_from(left).map_or(self.input.len(), |left| left.min(self.input.len()));
+            self.input.advance(here);
+            left -= here as u64;
+            if left == 0 {
+                return Ok(true);
+            }
+            if !self.read_content().await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reads more of a message. `false`: nothing came in time, and the client was told.
+    async fn read_content(&mut self) -> Result<bool, Broken> {
+        // Behind BDAT the client may wait for the replies to what it sent before.
+        self.flush().await?;
+        make_room(&mut self.input, DATA_READ);
+        let block_end = Instant::now() + self.session.config().smtp.timeouts.data_block;
+        let deadline = self.message_end().min(block_end);
+        let read = timeout_at(deadline, self.wire.read_buf(&mut self.input)).await;
+        if let Input::Timeout = arrived(read)? {
+            self.say(&replies::timed_out());
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Until when the message must have come; it begins now, if it has not begun.
+    fn message_end(&mut self) -> Instant {
+        let longest = self.session.config().smtp.timeouts.data_total;
+        *self.message_end.get_or_insert_with(|| Instant::now() + longest)
+    }
+
+    async fn check_password(&mut self, credentials: Credentials) -> PasswordCheck {
         let policy = self.house.shared.policy.load_full();
         let Peer { client, local, .. } = self.session.peer();
         let is_crowd = policy.is_spared(client, Some(local));

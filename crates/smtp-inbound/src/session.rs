@@ -19,15 +19,17 @@ use postern_policy::relay::{
 };
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
-use postern_smtp::command::{Auth, Command, Mail, Rcpt};
+use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
-use crate::receive::{Received, Receiver};
+use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
 use crate::tls::Protection;
 use crate::{Shared, replies};
+
+mod chunks;
 
 /// The one code that says that the connection ends (RFC 5321 §3.8).
 const CLOSING: u16 = 421;
@@ -62,6 +64,10 @@ pub enum Action {
     AwaitQueue,
     /// Answer, give the message to the receiver, then call [`Session::data_received`].
     ReceiveData(Reply, Box<Receiver>),
+    /// Give a chunk of a message to the receiver, then call [`Session::chunk_received`].
+    ReceiveChunk(Box<Receiver>),
+    /// Throw so many octets away, which are a chunk that is refused, then do this.
+    SkipChunk(u64, Box<Action>),
     /// Make the message durable, then call [`Session::committed`].
     Commit(Box<Commit>),
 }
@@ -163,8 +169,12 @@ enum State {
     AwaitingQueue(Arc<Hello>, Box<Mail>),
     /// MAIL was taken.
     Transaction(Box<Transaction>),
-    /// The message is on its way.
+    /// The message, or a chunk of it, is on its way.
     Receiving(Box<Transaction>),
+    /// Some chunks of the message came, and more are to come.
+    Chunks(Box<Transaction>, Box<Receiver>),
+    /// A chunk was refused with this reply: the transaction has failed, and is not over yet.
+    ChunkRefused(Arc<Hello>, Reply),
 }
 
 /// What the client calls itself.
@@ -414,6 +424,8 @@ impl Session {
                 self.data_refused = is_data && !matches!(action, Action::ReceiveData(..));
                 action
             }
+            // Nobody knows how many octets follow, and they must not be read as commands.
+            Err(error @ CommandError::BadChunk) => Action::Close(replies::bad_command(&error)),
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
             Err(error) => self.no_command(replies::bad_command(&error)),
         }
@@ -478,6 +490,7 @@ impl Session {
             (_, Command::Ehlo(name)) => self.ehlo(Hello { name, extended: true }),
             (_, Command::Helo(name)) => self.ehlo(Hello { name, extended: false }),
             (_, Command::Data) if ahead == Ahead::Input => Action::Close(replies::spoke_too_early()),
+            (_, Command::Bdat(chunk)) => self.bdat(chunk),
             (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
             (State::Greeted(_), Command::StartTls) => self.start_tls(),
             (State::Greeted(hello), Command::Auth(command)) => {
@@ -500,7 +513,7 @@ impl Session {
                 self.rcpt(&recipient, answer)
             }
             (State::Transaction(transaction), Command::Data) => {
-                let answer = data::begin(&self.context, transaction);
+                let answer = data::begin(&self.context, transaction, By::Data);
                 self.data(answer)
             }
             (State::Transaction(_), Command::Mail(_)) => {
@@ -508,6 +521,10 @@ impl Session {
             }
             (State::Transaction(_), Command::Auth(_) | Command::StartTls) => {
                 self.error(replies::bad_sequence("not inside a transaction"))
+            }
+            (State::Chunks(..), _) => self.error(replies::bad_sequence("BDAT or RSET")),
+            (State::ChunkRefused(..), _) => {
+                self.error(replies::bad_sequence("a chunk was refused: RSET first"))
             }
             // The connection gives no lines in these states.
             (
@@ -680,9 +697,12 @@ impl Session {
     }
 
     fn rset(&mut self) -> Action {
-        if let State::Transaction(transaction) = &self.state {
-            self.state = State::Greeted(Arc::clone(&transaction.hello));
-        }
+        let hello = match &self.state {
+            State::Transaction(transaction) | State::Chunks(transaction, _) => &transaction.hello,
+            State::ChunkRefused(hello, _) => hello,
+            _ => return Action::Reply(replies::ok()),
+        };
+        self.state = State::Greeted(Arc::clone(hello));
         Action::Reply(replies::ok())
     }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::address::AddressError;
+use crate::chunk::Chunk;
 use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
 use crate::status::EnhancedStatus;
@@ -22,6 +23,8 @@ pub enum Command {
     Rcpt(Rcpt),
     /// DATA.
     Data,
+    /// BDAT: a chunk of the message follows (RFC 3030 §2).
+    Bdat(Chunk),
     /// RSET.
     Rset,
     /// NOOP, with or without an argument.
@@ -119,6 +122,9 @@ pub enum CommandError {
     /// Octets that are not UTF-8 in a path.
     #[error("path is not UTF-8")]
     NotUtf8,
+    /// BDAT that does not say how many octets follow.
+    #[error("syntax: BDAT octets [LAST]")]
+    BadChunk,
     /// Arguments missing, too many, or not in order.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -152,6 +158,7 @@ impl CommandError {
             Self::Unknown | Self::BadCharacter => 500,
             Self::BadArgument
             | Self::NotUtf8
+            | Self::BadChunk
             | Self::Syntax(_)
             | Self::DuplicateParameter(_)
             | Self::BadParameter(_)
@@ -167,7 +174,7 @@ impl CommandError {
     pub fn status(&self) -> EnhancedStatus {
         let (subject, detail) = match self {
             Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
-            Self::BadArgument | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
+            Self::BadArgument | Self::BadChunk | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
             Self::DuplicateParameter(_) | Self::BadParameter(_) => (5, 4),
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
@@ -213,6 +220,7 @@ impl Command {
             b"MAIL" => mail(path_text(argument?)?).map(Self::Mail),
             b"RCPT" => rcpt(path_text(argument?)?).map(Self::Rcpt),
             b"DATA" => alone(argument?, Self::Data, "DATA"),
+            b"BDAT" => argument.ok().and_then(chunk).map(Self::Bdat).ok_or(CommandError::BadChunk),
             b"EHLO" => client_name(argument?, "EHLO hostname").map(Self::Ehlo),
             b"HELO" => client_name(argument?, "HELO hostname").map(Self::Helo),
             b"QUIT" => alone(argument?, Self::Quit, "QUIT"),
@@ -242,6 +250,18 @@ fn without_controls(argument: &[u8]) -> Result<&[u8], CommandError> {
 
 fn alone(argument: &[u8], command: Command, usage: &'static str) -> Result<Command, CommandError> {
     if argument.is_empty() { Ok(command) } else { Err(CommandError::Syntax(usage)) }
+}
+
+/// `octets [LAST]` (RFC 3030 §2). `None` also for a number beyond 64 bits: nobody sends so much.
+fn chunk(argument: &[u8]) -> Option<Chunk> {
+    let mut words = ascii(argument).ok()?.split(' ').filter(|word| !word.is_empty());
+    let octets = words.next().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let is_last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some(Chunk { octets: octets.parse().ok()?, is_last })
 }
 
 fn something(argument: &[u8], command: Command, usage: &'static str) -> Result<Command, CommandError> {
@@ -528,6 +548,31 @@ mod tests {
     }
 
     #[test]
+    fn bdat_says_how_much_follows_and_whether_it_is_all() {
+        let bdat = |octets, is_last| Ok(Command::Bdat(Chunk { octets, is_last }));
+        assert_eq!(parse("BDAT 86"), bdat(86, false));
+        assert_eq!(parse("bdat  0  last "), bdat(0, true));
+        assert_eq!(parse("BDAT 18446744073709551615 LAST"), bdat(u64::MAX, true));
+        for line in [
+            "BDAT",
+            "BDAT LAST",
+            "BDAT -1",
+            "BDAT +1",
+            "BDAT 1.5",
+            "BDAT 0x10",
+            "BDAT 18446744073709551616",
+            "BDAT 10 MORE",
+            "BDAT 10 LAST LAST",
+            "BDAT 10\tLAST",
+            "BDAT 1\u{e4}",
+            "BDAT 1\0",
+        ] {
+            assert_eq!(parse(line), Err(CommandError::BadChunk), "{line}");
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
+        }
+    }
+
+    #[test]
     fn what_is_no_command_is_unknown() {
         for line in [
             "",
@@ -705,7 +750,7 @@ mod tests {
 
         #[test]
         fn no_text_behind_a_verb_makes_it_panic(
-            verb in proptest::sample::select(&["MAIL FROM:<", "RCPT TO:<", "MAIL FROM:<> ", "RCPT TO:<a@b.c> ", "AUTH ", "EHLO "][..]),
+            verb in proptest::sample::select(&["MAIL FROM:<", "RCPT TO:<", "MAIL FROM:<> ", "RCPT TO:<a@b.c> ", "AUTH ", "EHLO ", "BDAT "][..]),
             text in "[ <>@\"\\\\.:=;,+a-cA-C0-9ä-]{0,60}",
         ) {
             if let Err(error) = parse(&format!("{verb}{text}")) {
