@@ -45,7 +45,7 @@ fn a_message_in_chunks_reaches_the_next_hop_and_the_mailbox_as_it_is() {
     let received = hop.wait_for_count(3);
     assert_eq!(received.len(), 3, "nothing was smuggled");
     for received in received {
-        assert_eq!(received.sender(), ALICE);
+        assert_eq!(received.sender(), format!("<{ALICE}>"));
         assert!(received.mail.body().ends_with(format!("first\r\n{end}caf\u{e9}\r\n.\r\n").as_bytes()));
     }
 }

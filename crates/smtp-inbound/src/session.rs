@@ -427,7 +427,14 @@ impl Session {
             // Nobody knows how many octets follow, and they must not be read as commands.
             Err(error @ CommandError::BadChunk) => Action::Close(replies::bad_command(&error)),
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
-            Err(error) => self.no_command(replies::bad_command(&error)),
+            Err(error) => {
+                let not_offered =
+                    error.parameter().filter(|keyword| !mail::is_offered(&self.context, keyword));
+                self.no_command(match not_offered {
+                    Some(keyword) => replies::unsupported_parameter(keyword),
+                    None => replies::bad_command(&error),
+                })
+            }
         }
     }
 
