@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`abuse`] | floods, early talkers and slow clients, and who gets through |
 //! | [`inbound`] | wrong, hostile and slow clients |
+//! | [`chunking`] | messages in chunks, up to the next hop |
 //! | [`relay`] | who may send what to whom: the six cases, tables of answers, explanations |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
@@ -37,6 +38,7 @@ mod abuse;
 mod admin;
 mod blocklists;
 mod checklist;
+mod chunking;
 mod crash;
 mod docs;
 mod doctor;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::mail::{Maildir, contains};
-use crate::harness::mail_servers::{self, peer};
+use crate::harness::mail_servers::{self, Exim, peer};
 use crate::harness::tls::Identity;
 use crate::harness::{Client, Daemon, NextHop, Script, Setup, installed, loopback, say};
 
@@ -239,6 +239,28 @@ fn postfix_sends_to_us() {
     assert_eq!(client.deliver(CAROL, &["nobody@proseware.test"], &content).code, 250);
     let report = postfix.mailbox("carol").wait_for("refused-by-us");
     assert!(contains(&report.0, "550 5.1.1"), "{}", String::from_utf8_lossy(&report.0));
+}
+
+#[test]
+fn exim_sends_to_us_in_chunks() {
+    let daemon = Setup::new().start();
+    let Some(exim) = Exim::with_smarthost(daemon.mx()) else { return };
+    let mut client = Client::connect(exim.address);
+    client.ehlo();
+    // Exim sends chunks of some kilobytes: the second message has many.
+    for (subject, lines) in [("one-chunk", 1), ("many-chunks", 20_000)] {
+        let body: String = (0..lines).map(|n| format!(".line {n}\r\n.\r\n")).collect();
+        let content = message(CAROL, ALICE, subject, body.trim_end());
+        assert_eq!(client.deliver(CAROL, &[ALICE, "bob@proseware.test"], &content).code, 250);
+        for mailbox in [ALICE, "bob@proseware.test"] {
+            let mail = daemon.maildir(mailbox).wait_for(subject);
+            assert!(mail.body() == body.as_bytes(), "{subject} is another when it arrives");
+        }
+    }
+    // Exim marks a delivery by BDAT with K.
+    let log = exim.log();
+    let deliveries: Vec<&str> = log.lines().filter(|line| line.contains(" => ")).collect();
+    assert!(!deliveries.is_empty() && deliveries.iter().all(|line| line.contains(" K ")), "{log}");
 }
 
 /// A Postfix instance in a folder of its own, for adatum.test, which sends everything else to the daemon.

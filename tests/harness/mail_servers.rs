@@ -153,10 +153,9 @@ impl Drop for Postfix {
     }
 }
 
-/// An Exim that receives for carol@adatum.test and relays for nobody.
+/// An Exim that receives for carol@adatum.test, and for everybody else where it has a smarthost.
 pub struct Exim {
-    /// For its files, until it has ended.
-    _folder: TempDir,
+    folder: TempDir,
     child: Child,
     pub address: SocketAddr,
 }
@@ -166,9 +165,34 @@ const EXIM_USER: &str = "Debian-exim";
 const EXIM_ID: u32 = 64_999;
 
 impl Exim {
-    /// `None` where it cannot be started. Debian installs one mail server only, so it may also be unpacked in
-    /// `$POSTERN_PEERS_DIR/exim`.
+    /// Relays for nobody. `None` where it cannot be started. Debian installs one mail server only, so it may also be
+    /// unpacked in `$POSTERN_PEERS_DIR/exim`.
     pub fn start() -> Option<Self> {
+        Self::start_with("", "", "")
+    }
+
+    /// Sends what is not for adatum.test to this server, whoever it comes from, and talks no TLS with it.
+    pub fn with_smarthost(smarthost: SocketAddr) -> Option<Self> {
+        let (ip, port) = (smarthost.ip(), smarthost.port());
+        let router = format!(
+            "smarthost:\n\
+             \x20 driver = manualroute\n\
+             \x20 domains = ! +local_domains\n\
+             \x20 route_list = * {ip}\n\
+             \x20 self = send\n\
+             \x20 transport = smarthost\n"
+        );
+        let transport = format!(
+            "smarthost:\n\
+             \x20 driver = smtp\n\
+             \x20 port = {port}\n\
+             \x20 hosts_avoid_tls = *\n"
+        );
+        Self::start_with("\x20 accept domains = ! +local_domains\n", &router, &transport)
+    }
+
+    /// With these lines in front of those for recipients, routers and transports.
+    fn start_with(recipients: &str, routers: &str, transports: &str) -> Option<Self> {
         let unpacked = std::env::var_os("POSTERN_PEERS_DIR").map(|peers| PathBuf::from(peers).join("exim"));
         let places = [unpacked.unwrap_or_default(), PathBuf::from("/")].map(|top| top.join("usr/sbin/exim4"));
         let program = installed("exim4").or_else(|| places.into_iter().find(|program| program.is_file()));
@@ -180,7 +204,11 @@ impl Exim {
         for name in [".", "spool", "cert.pem", "key.pem"] {
             chown(folder.path().join(name), Some(EXIM_ID), Some(EXIM_ID)).unwrap();
         }
-        fs::write(folder.path().join("exim.conf"), exim_conf(&program, folder.path(), address)).unwrap();
+        let config = exim_conf(&program, folder.path(), address)
+            .replace("recipients:\n", &format!("recipients:\n{recipients}"))
+            .replace("begin routers\n", &format!("begin routers\n{routers}"))
+            .replace("begin transports\n", &format!("begin transports\n{transports}"));
+        fs::write(folder.path().join("exim.conf"), config).unwrap();
         for (name, line) in [
             ("passwd", format!("{EXIM_USER}:x:{EXIM_ID}:{EXIM_ID}::/:/usr/sbin/nologin\n")),
             ("group", format!("{EXIM_USER}:x:{EXIM_ID}:\n")),
@@ -200,9 +228,14 @@ impl Exim {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let exim = Self { _folder: folder, child, address };
+        let exim = Self { folder, child, address };
         eventually("Exim listens", || TcpStream::connect(address).ok());
         Some(exim)
+    }
+
+    /// What it has logged about deliveries so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log-main")).unwrap_or_default()
     }
 
     /// `Exim 4.96`
@@ -232,6 +265,7 @@ fn exim_conf(program: &Path, folder: &Path, address: SocketAddr) -> String {
          host_lookup =\n\
          rfc1413_query_timeout = 0s\n\
          keep_environment =\n\
+         deliver_drop_privilege = true\n\
          acl_smtp_rcpt = recipients\n\
          acl_smtp_data = content\n\
          begin acl\n\

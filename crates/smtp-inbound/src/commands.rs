@@ -1,6 +1,7 @@
 //! What the commands do, one file each. They look at facts and answer; the order is kept by [`crate::session`].
 
 pub(crate) mod auth;
+pub(crate) mod bdat;
 pub(crate) mod data;
 pub(crate) mod ehlo;
 pub(crate) mod mail;

@@ -175,6 +175,8 @@ struct Connection {
     waiting_since: Instant,
     /// Since when a part of it is there.
     line_since: Option<Instant>,
+    /// Until when the message that is on its way must have come.
+    message_end: Option<Instant>,
     /// Whether nearly all places for sessions are taken; never for clients that stress does not concern.
     stress: watch::Receiver<bool>,
     is_exempt: bool,
@@ -188,6 +190,13 @@ struct Deadlines {
     calm: Instant,
     /// While nearly all places are taken.
     stressed: Instant,
+}
+
+impl Deadlines {
+    /// None of them later than this.
+    fn before(self, end: Instant) -> Self {
+        Self { calm: self.calm.min(end), stressed: self.stressed.min(end) }
+    }
 }
 
 /// What a wait for input brought.
@@ -209,6 +218,7 @@ impl Connection {
             output: Vec::new(),
             waiting_since: Instant::now(),
             line_since: None,
+            message_end: None,
             stress: house.stress.watch(),
             is_exempt: house.is_exempt(session.peer().client),
             held: house.buffers.share(),
@@ -231,6 +241,8 @@ impl Connection {
             self.say(&reply);
         }
         loop {
+            // Chunks and the commands between them are one message.
+            self.message_end = self.message_end.filter(|_| self.session.is_receiving());
             self.waiting_since = Instant::now();
             let Some(action) = self.next_line().await? else {
                 self.close().await;
@@ -361,10 +373,11 @@ impl Connection {
             let by_silence = self.waiting_since + patience;
             self.line_since.map_or(by_silence, |since| by_silence.min(since + timeouts.command_line))
         };
-        Deadlines {
+        let times = Deadlines {
             calm: until(self.session.patience()),
             stressed: until(self.session.patience_under_stress()),
-        }
+        };
+        self.message_end.map_or(times, |end| times.before(end))
     }
 
     /// Reads until something has come, or it is time to stop.
@@ -374,12 +387,13 @@ impl Connection {
             self.input = BytesMut::new();
         }
         make_room(&mut self.input, COMMAND_READ);
-        self.weigh(0);
+        self.weigh(self.session.in_memory());
         let stop = self.stop.clone();
+        let is_receiving = self.session.is_receiving();
         // Also inside a transaction: only a message that is on its way is worth waiting for.
         tokio::select! {
             biased;
-            () = stop.cancelled() => Ok(Input::Stopping),
+            () = stop.cancelled(), if !is_receiving => Ok(Input::Stopping),
             input = self.read(times) => input,
         }
     }
@@ -462,13 +476,25 @@ impl Connection {
                     let queue = Box::pin(queue_in_time(&self.house.shared.door, &self.stop)).await;
                     self.session.queue_opened(queue)
                 }
-                Action::ReceiveData(reply, receiver) => {
+                Action::ReceiveData(reply, mut receiver) => {
                     self.say(&reply);
                     self.flush().await?;
-                    match self.receive(receiver).await? {
-                        Some(action) => action,
-                        None => return Ok(Next::Close),
+                    if !self.receive(&mut receiver).await? {
+                        return Ok(Next::Close);
                     }
+                    self.session.data_received(receiver.finish())
+                }
+                Action::ReceiveChunk(mut receiver) => {
+                    if !self.receive(&mut receiver).await? {
+                        return Ok(Next::Close);
+                    }
+                    self.session.chunk_received(receiver)
+                }
+                Action::SkipChunk(octets, then) => {
+                    if !self.skip(octets).await? {
+                        return Ok(Next::Close);
+                    }
+                    *then
                 }
                 Action::Commit(commit) => {
                     let Commit { incoming, envelope, header } = *commit;
@@ -479,28 +505,64 @@ impl Connection {
         }
     }
 
-    /// Takes the message in. `None`: the client was silent for too long, and was told.
-    async fn receive(&mut self, mut receiver: Box<Receiver>) -> Result<Option<Action>, Broken> {
-        let limits = self.session.config().smtp.clone();
-        let began = Instant::now();
+    /// Takes the message, or a chunk of it, in. `false`: the client was silent for too long, and was told.
+    async fn receive(&mut self, receiver: &mut Receiver) -> Result<bool, Broken> {
+        let max_buffers = self.session.config().smtp.max_buffers;
+        let (began, before) = (Instant::now(), receiver.taken());
         while !receiver.take(&mut self.input).await {
             self.weigh(receiver.in_memory());
-            if self.house.buffers.room(limits.max_buffers) == Room::Spent {
+            if self.house.buffers.room(max_buffers) == Room::Spent {
                 receiver.give_up();
             }
-            make_room(&mut self.input, DATA_READ);
-            self.weigh(receiver.in_memory());
-            let times = data_deadlines(&limits, began, Instant::now(), receiver.taken());
-            if let Input::Timeout { stressed } = self.read(times).await? {
-                self.house.shared.metrics.timed_out(if stressed { "stress" } else { "slow-data" });
-                self.say(&replies::timed_out());
-                return Ok(None);
+            let come = receiver.taken().saturating_sub(before);
+            if !self.read_content(began, come, receiver.in_memory()).await? {
+                return Ok(false);
             }
         }
-        Ok(Some(self.session.data_received(receiver.finish())))
+        Ok(true)
     }
 
-    async fn check_password(&self, credentials: Credentials) -> PasswordCheck {
+    /// Throws octets away that are a chunk; the result is that of [`Self::receive`].
+    async fn skip(&mut self, octets: u64) -> Result<bool, Broken> {
+        let began = Instant::now();
+        let mut left = octets;
+        loop {
+            let here = usize::try_from(left).map_or(self.input.len(), |left| left.min(self.input.len()));
+            self.input.advance(here);
+            left -= here as u64;
+            if left == 0 {
+                return Ok(true);
+            }
+            if !self.read_content(began, octets - left, 0).await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reads more of a message, or of a chunk, that began to come at `began` and of which so many octets have come; of the message
+    /// so many are in memory. `false`: not enough came in time, and the client was told.
+    async fn read_content(&mut self, began: Instant, come: u64, in_memory: usize) -> Result<bool, Broken> {
+        // Behind BDAT the client may wait for the replies to what it sent before.
+        self.flush().await?;
+        make_room(&mut self.input, DATA_READ);
+        self.weigh(in_memory);
+        let end = self.message_end();
+        let times = data_deadlines(&self.session.config().smtp, began, Instant::now(), come).before(end);
+        if let Input::Timeout { stressed } = self.read(times).await? {
+            self.house.shared.metrics.timed_out(if stressed { "stress" } else { "slow-data" });
+            self.say(&replies::timed_out());
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Until when the message must have come; it begins now, if it has not begun.
+    fn message_end(&mut self) -> Instant {
+        let longest = self.session.config().smtp.timeouts.data_total;
+        *self.message_end.get_or_insert_with(|| Instant::now() + longest)
+    }
+
+    async fn check_password(&mut self, credentials: Credentials) -> PasswordCheck {
         let policy = self.house.shared.policy.load_full();
         let Peer { client, local, .. } = self.session.peer();
         let is_crowd = policy.is_spared(client, Some(local));

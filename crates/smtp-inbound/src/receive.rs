@@ -10,9 +10,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 use postern_config::Config;
 use postern_queue::{AcceptError, Incoming, QueueId};
+use postern_smtp::chunk::ChunkReader;
 use postern_smtp::data::{BareLf, DataReader, Findings, Step};
 use postern_smtp::header::{Field, fields};
-use postern_smtp::{Domain, Host, date};
+use postern_smtp::{Chunk, Domain, Host, date};
 
 use crate::session::{Hello, Peer};
 use crate::tls::Protection;
@@ -28,7 +29,7 @@ const MAX_MESSAGE_ID: usize = 255;
 /// and keeps nothing.
 #[derive(Debug)]
 pub struct Receiver {
-    reader: DataReader,
+    reader: Reader,
     normalise: bool,
     state: Result<Content, Failure>,
     part: Part,
@@ -37,6 +38,22 @@ pub struct Receiver {
     max_message: u64,
     max_header: u64,
     edits: Edits,
+}
+
+/// How the message comes.
+#[derive(Debug)]
+enum Reader {
+    /// Behind DATA, up to its end.
+    Data(DataReader),
+    /// Behind BDAT, chunk by chunk.
+    Chunks(ChunkReader),
+}
+
+/// By which command a message comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Data,
+    Bdat,
 }
 
 #[derive(Debug)]
@@ -76,12 +93,16 @@ pub struct Received {
 }
 
 impl Receiver {
-    pub(crate) fn new(incoming: Incoming, config: &Config, peer: Peer) -> Self {
+    pub(crate) fn new(incoming: Incoming, by: By, config: &Config, peer: Peer) -> Self {
         let limits = &config.smtp;
         let normalise = limits.normalise_line_ends_from.iter().any(|network| network.contains(&peer.client));
         let bare_lf = if normalise { BareLf::Normalise } else { BareLf::Report };
+        let reader = match by {
+            By::Data => Reader::Data(DataReader::new(limits.max_data_line, bare_lf)),
+            By::Bdat => Reader::Chunks(ChunkReader::new(limits.max_data_line, bare_lf)),
+        };
         Self {
-            reader: DataReader::new(limits.max_data_line, bare_lf),
+            reader,
             normalise,
             state: Ok(Content { incoming, header: Bytes::new(), octets: 0 }),
             part: Part::Header(BytesMut::new()),
@@ -92,11 +113,53 @@ impl Receiver {
         }
     }
 
-    /// Takes what belongs to the message away from `input`. Whether the message has ended; what is left are commands then,
-    /// and before that at most two octets.
+    /// The next octets are a chunk of the message.
+    pub(crate) fn begin_chunk(&mut self, chunk: Chunk) {
+        if let Reader::Chunks(reader) = &mut self.reader {
+            reader.begin(chunk);
+        }
+    }
+
+    /// The chunk that came in last, of a message that comes in chunks.
+    pub(crate) fn chunk(&self) -> Option<Chunk> {
+        match &self.reader {
+            Reader::Data(_) => None,
+            Reader::Chunks(reader) => Some(reader.chunk()),
+        }
+    }
+
+    /// What was found in the message so far.
+    pub(crate) fn findings(&self) -> Findings {
+        match &self.reader {
+            Reader::Data(reader) => reader.findings(),
+            Reader::Chunks(reader) => reader.findings(),
+        }
+    }
+
+    /// Whether bare LFs are allowed, and rewritten.
+    pub(crate) fn normalises(&self) -> bool {
+        self.normalise
+    }
+
+    /// Why what came in so far cannot be kept.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.state.as_ref().err()
+    }
+
+    /// Whether the message stays within its limit with so many octets more.
+    pub(crate) fn has_room_for(&self, octets: u64) -> bool {
+        self.taken.saturating_add(octets) <= self.max_message
+    }
+
+    /// Takes what belongs to the message, or to the chunk, away from `input`. Whether it has ended; what is left are
+    /// commands then, and before that at most two octets.
     pub async fn take(&mut self, input: &mut BytesMut) -> bool {
         loop {
-            match self.reader.next(input) {
+            let step = match &mut self.reader {
+                Reader::Data(reader) => reader.next(input),
+                Reader::Chunks(reader) => reader.next(input),
+            };
+            match step {
                 Step::Content(octets) => {
                     let piece = input.split_to(octets);
                     self.content(piece).await;
@@ -109,7 +172,7 @@ impl Receiver {
                 Step::More => return false,
                 Step::End(octets) => {
                     input.advance(octets);
-                    self.end().await;
+                    self.ended().await;
                     return true;
                 }
             }
@@ -142,7 +205,8 @@ impl Receiver {
 
     /// The result, when [`Receiver::take`] has said that the message has ended.
     pub fn finish(self) -> Received {
-        Received { content: self.state, findings: self.reader.findings(), normalised: self.normalise }
+        let findings = self.findings();
+        Received { content: self.state, findings, normalised: self.normalise }
     }
 
     async fn content(&mut self, piece: BytesMut) {
@@ -215,6 +279,20 @@ impl Receiver {
             let piece = gathered.split().freeze();
             self.write(piece).await;
         }
+    }
+
+    /// The input of DATA, or of a chunk, came to its end.
+    async fn ended(&mut self) {
+        let ends_a_line = match &self.reader {
+            Reader::Data(_) => true,
+            Reader::Chunks(reader) if !reader.chunk().is_last => return,
+            Reader::Chunks(reader) => reader.ends_a_line(),
+        };
+        // By DATA the last line has an end of its own; whatever stands behind a stored message relies on it.
+        if !ends_a_line {
+            self.content(BytesMut::from(&b"\r\n"[..])).await;
+        }
+        self.end().await;
     }
 
     async fn end(&mut self) {

@@ -63,6 +63,11 @@ pub fn send_message() -> Reply {
     Reply::plain(354, "End data with <CR><LF>.<CR><LF>")
 }
 
+/// A chunk that is not the last came in (RFC 3030 §2).
+pub fn chunk_received(octets: u64) -> Reply {
+    reply(250, 0, 0, format!("Ok: {octets} octets received"))
+}
+
 /// The message is durable.
 pub fn queued(id: QueueId) -> Reply {
     reply(250, 0, 0, format!("Ok: queued as {id}"))
@@ -89,7 +94,7 @@ pub fn help() -> Reply {
         214,
         0,
         0,
-        "EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nRFC 5321 says what they do",
+        "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nRFC 5321 says what they do",
     )
 }
 

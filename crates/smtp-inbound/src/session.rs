@@ -19,16 +19,18 @@ use postern_policy::relay::{
 };
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
-use postern_smtp::command::{Auth, Command, Mail, Rcpt};
+use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::{Address, Body, Reply, ReversePath};
 
 use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange};
 use crate::commands::{data, ehlo, mail, rcpt};
-use crate::receive::{Received, Receiver};
+use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
 use crate::tls::Protection;
 use crate::{Shared, replies};
+
+mod chunks;
 
 /// The one code that says that the connection ends (RFC 5321 §3.8).
 const CLOSING: u16 = 421;
@@ -63,6 +65,10 @@ pub enum Action {
     AwaitQueue,
     /// Answer, give the message to the receiver, then call [`Session::data_received`].
     ReceiveData(Reply, Box<Receiver>),
+    /// Give a chunk of a message to the receiver, then call [`Session::chunk_received`].
+    ReceiveChunk(Box<Receiver>),
+    /// Throw so many octets away, which are a chunk that is refused, then do this.
+    SkipChunk(u64, Box<Action>),
     /// Make the message durable, then call [`Session::committed`].
     Commit(Box<Commit>),
 }
@@ -168,8 +174,12 @@ enum State {
     AwaitingQueue(Arc<Hello>, Box<Mail>),
     /// MAIL was taken.
     Transaction(Box<Transaction>),
-    /// The message is on its way.
+    /// The message, or a chunk of it, is on its way.
     Receiving(Box<Transaction>),
+    /// Some chunks of the message came, and more are to come.
+    Chunks(Box<Transaction>, Box<Receiver>),
+    /// A chunk was refused with this reply: the transaction has failed, and is not over yet.
+    ChunkRefused(Arc<Hello>, Reply),
 }
 
 /// What the client calls itself.
@@ -447,8 +457,17 @@ impl Session {
                 self.data_refused = is_data && !matches!(action, Action::ReceiveData(..));
                 action
             }
+            // Nobody knows how many octets follow, and they must not be read as commands.
+            Err(error @ CommandError::BadChunk) => Action::Close(replies::bad_command(&error)),
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
-            Err(error) => self.no_command(replies::bad_command(&error)),
+            Err(error) => {
+                let not_offered =
+                    error.parameter().filter(|keyword| !mail::is_offered(&self.context, keyword));
+                self.no_command(match not_offered {
+                    Some(keyword) => replies::unsupported_parameter(keyword),
+                    None => replies::bad_command(&error),
+                })
+            }
         }
     }
 
@@ -511,6 +530,7 @@ impl Session {
             (_, Command::Ehlo(name)) => self.ehlo(Hello { name, extended: true }),
             (_, Command::Helo(name)) => self.ehlo(Hello { name, extended: false }),
             (_, Command::Data) if ahead == Ahead::Input => Action::Close(replies::spoke_too_early()),
+            (_, Command::Bdat(chunk)) => self.bdat(chunk),
             (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
             (State::Greeted(_), Command::StartTls) => self.start_tls(),
             (State::Greeted(hello), Command::Auth(command)) => {
@@ -535,7 +555,7 @@ impl Session {
             (State::Transaction(transaction), Command::Data) => {
                 let answer = match self.is_short_of_memory {
                     true => Err(no_memory()),
-                    false => data::begin(&self.context, transaction),
+                    false => data::begin(&self.context, transaction, By::Data),
                 };
                 self.data(answer)
             }
@@ -544,6 +564,10 @@ impl Session {
             }
             (State::Transaction(_), Command::Auth(_) | Command::StartTls) => {
                 self.error(replies::bad_sequence("not inside a transaction"))
+            }
+            (State::Chunks(..), _) => self.error(replies::bad_sequence("BDAT or RSET")),
+            (State::ChunkRefused(..), _) => {
+                self.error(replies::bad_sequence("a chunk was refused: RSET first"))
             }
             // The connection gives no lines in these states.
             (
@@ -716,9 +740,12 @@ impl Session {
     }
 
     fn rset(&mut self) -> Action {
-        if let State::Transaction(transaction) = &self.state {
-            self.state = State::Greeted(Arc::clone(&transaction.hello));
-        }
+        let hello = match &self.state {
+            State::Transaction(transaction) | State::Chunks(transaction, _) => &transaction.hello,
+            State::ChunkRefused(hello, _) => hello,
+            _ => return Action::Reply(replies::ok()),
+        };
+        self.state = State::Greeted(Arc::clone(hello));
         Action::Reply(replies::ok())
     }
 

@@ -316,6 +316,140 @@ async fn a_large_message_comes_through_in_pieces_of_any_size() {
     assert_eq!(envelope.size, text.len() as u64);
 }
 
+/// MAIL, RCPT and these chunks, all in one.
+fn in_chunks(chunks: &[&[u8]]) -> Vec<u8> {
+    let mut wire = b"MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\n".to_vec();
+    for (at, chunk) in chunks.iter().enumerate() {
+        let last = if at + 1 == chunks.len() { " LAST" } else { "" };
+        wire.extend_from_slice(format!("BDAT {}{last}\r\n", chunk.len()).as_bytes());
+        wire.extend_from_slice(chunk);
+    }
+    wire
+}
+
+#[tokio::test]
+async fn chunks_come_through_in_pieces_of_any_size() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    let body: String = (0..30_000).map(|n| format!(".line {n} \u{e9}\r\n.\r\n")).collect();
+    let message = format!("Subject: chunks\r\n\r\n{body}");
+    let mut rest = message.as_bytes();
+    let mut chunks = Vec::new();
+    for size in [1, 16, 2, 0, 3, 70_000, 5, 150_001].into_iter().cycle() {
+        let (chunk, behind) = rest.split_at(rest.len().min(size));
+        chunks.push(chunk);
+        rest = behind;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    // Nothing is waited for: a command may begin and end anywhere in what is read at once.
+    let wire = [&in_chunks(&chunks)[..], b"NOOP\r\n"].concat();
+    for (n, piece) in wire.chunks(7001).enumerate() {
+        client.send(&piece[..n % 5]).await;
+        client.send(&piece[n % 5..]).await;
+    }
+    for code in ["250 2.1.0", "250 2.1.5"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    for chunk in &chunks[..chunks.len() - 1] {
+        assert_eq!(client.reply().await, format!("250 2.0.0 Ok: {} octets received", chunk.len()));
+    }
+    assert!(client.reply().await.starts_with("250 2.0.0 Ok: queued as "));
+    assert_eq!(client.reply().await, "250 2.0.0 Ok");
+    let (envelope, text) = service.message().await;
+    assert!(text.ends_with(&message), "the content is another");
+    assert_eq!(envelope.size, text.len() as u64);
+    assert_eq!(envelope.body, postern_smtp::Body::EightBitMime);
+}
+
+#[tokio::test]
+async fn a_last_line_without_an_end_gets_one() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send(in_chunks(&[b"Subject: x\r\n\r\nfirst\r\n.", b"last"])).await;
+    for code in ["250 2.1.0", "250 2.1.5", "250 2.0.0 Ok: 22", "250 2.0.0 Ok: queued"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    let (envelope, text) = service.message().await;
+    assert!(text.ends_with("\r\n\r\nfirst\r\n.last\r\n"), "{text}");
+    assert_eq!(envelope.size, text.len() as u64);
+}
+
+#[tokio::test]
+async fn a_chunk_over_the_limit_is_thrown_away_and_the_session_goes_on() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    let large = "QUIT\r\n".repeat(700_000);
+    client.send(in_chunks(&[b"Subject: x\r\n\r\n", large.as_bytes(), b"QUIT\r\n"])).await;
+    client.send(in_chunks(&[b"Subject: next\r\n\r\n"])).await;
+    for reply in [
+        "250 2.1.0 Ok",
+        "250 2.1.5 Ok",
+        "250 2.0.0 Ok: 14 octets received",
+        "552 5.3.4 message larger than 3145728 octets",
+        "552 5.3.4 message larger than 3145728 octets",
+        "250 2.1.0 Ok",
+        "250 2.1.5 Ok",
+    ] {
+        assert_eq!(client.reply().await, reply);
+    }
+    assert!(client.reply().await.starts_with("250 2.0.0 Ok: queued as "));
+    assert_eq!(service.counter("postern_smtp_accepted_messages_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_connection_lost_between_chunks_leaves_nothing() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nBDAT 14\r\nSubject: x\r\n\r\n").await;
+    for code in ["250 2.1.0", "250 2.1.5", "250 2.0.0 Ok: 14"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    drop(client);
+    service.stop.cancel();
+    service.tracker.close();
+    service.tracker.wait().await;
+    assert_eq!(service.counter("postern_smtp_accepted_messages_total"), 0.0);
+}
+
+#[tokio::test]
+async fn stopping_lets_a_message_in_chunks_finish() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    client.send("MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nBDAT 14\r\nSubject: x\r\n\r\n").await;
+    for code in ["250 2.1.0", "250 2.1.5", "250 2.0.0 Ok: 14"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    service.stop.cancel();
+    client.send("BDAT 4 LAST\r\nlast").await;
+    assert!(client.reply().await.starts_with("250 2.0.0 Ok: queued as "));
+    assert_eq!(client.reply().await, "421 4.3.2 service is shutting down, try again later");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn silence_in_and_between_chunks_is_answered_with_421() {
+    let begin = "EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\nBDAT 10\r\n";
+    // Inside a chunk, inside one that is thrown away, between two, and for all of a message however long each may be.
+    for (timeouts, said, replies) in [
+        ("data_block = \"20ms\"", format!("{begin}Subject"), 4),
+        ("data_block = \"20ms\"", "BDAT 10\r\nSubject".to_owned(), 1),
+        ("command = \"20ms\"", format!("{begin}Subject: x"), 5),
+        ("data_total = \"50ms\"", format!("{begin}Subject: x"), 5),
+        ("data_total = \"50ms\"", format!("{begin}Subject: xBDAT 10\r\n"), 5),
+    ] {
+        let service = Service::start(ListenerKind::Mx, &CONFIG.replace("write = \"500ms\"", timeouts));
+        let mut client = service.connect().await;
+        client.send(&said).await;
+        for _ in 0..replies {
+            assert!(client.reply().await.starts_with('2'), "{timeouts} {said:?}");
+        }
+        assert_eq!(client.reply().await, "421 4.4.2 timeout, closing connection", "{timeouts} {said:?}");
+        assert!(client.is_closed().await);
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_stops_sending_still_gets_its_replies() {
     let service = Service::start(ListenerKind::Mx, CONFIG);

@@ -50,7 +50,7 @@ async fn every_dialogue_goes_as_written() {
 }
 
 /// Lines that mean something, so that random ones reach every state.
-const LINES: [&str; 20] = [
+const LINES: [&str; 25] = [
     "EHLO client.test",
     "HELO client.test",
     "STARTTLS",
@@ -71,6 +71,11 @@ const LINES: [&str; 20] = [
     "RSET",
     "NOOP",
     "..",
+    "BDAT 0",
+    "BDAT 0 LAST",
+    "BDAT 7",
+    "BDAT 12 LAST",
+    "BDAT 20000",
 ];
 
 #[test]
@@ -105,6 +110,59 @@ fn no_order_of_lines_confuses_a_session() {
                 reply
             );
         }
+        Ok(())
+    });
+    played.unwrap();
+}
+
+#[test]
+fn however_chunks_are_cut_into_reads_the_replies_are_the_same() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let text = std::fs::read_to_string(directory().join("default.toml")).unwrap();
+    let server = runtime.block_on(async { Server::new(&text) });
+    let shared = Arc::new(server.shared);
+    let peer = Peer {
+        listener: ListenerKind::Mx,
+        client: "198.51.100.9".parse().unwrap(),
+        local: "192.0.2.25".parse().unwrap(),
+    };
+    let said = |reads: &[&[u8]]| {
+        let mut player = Player::new(Arc::clone(&shared), peer, None);
+        runtime.block_on(async {
+            for read in reads {
+                player.hear(read).await;
+            }
+        });
+        let without_id = |line: String| line.split(" queued as ").next().unwrap().to_owned();
+        player.said.into_iter().map(without_id).collect::<Vec<_>>()
+    };
+    // Mostly whole lines, so that many messages are accepted; some chunks are over the limit of a line or a message.
+    let pieces =
+        [&b"a"[..], b".", b"QUIT\r\n", b"\r\n", b"\r\n.\r\n", b"\r", b"\n", &[b'x'; 1501], &[b'y'; 9000]];
+    let piece = prop_oneof![8 => 0..5_usize, 1 => 5..9_usize].prop_map(move |at| pieces[at].to_vec());
+    let chunk = proptest::collection::vec(piece, 0..5).prop_map(|pieces| pieces.concat());
+    let messages = proptest::collection::vec(proptest::collection::vec(chunk, 1..4), 1..4);
+    let cuts = proptest::collection::vec(0..usize::MAX, 0..12);
+    let config = ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
+    let played = TestRunner::new(config).run(&(messages, cuts), |(messages, cuts)| {
+        let mut wire = b"EHLO client.test\r\n".to_vec();
+        for chunks in &messages {
+            wire.extend_from_slice(b"MAIL FROM:<a@adatum.test>\r\nRCPT TO:<alice@proseware.test>\r\n");
+            for (at, chunk) in chunks.iter().enumerate() {
+                let last = if at + 1 == chunks.len() { " LAST" } else { "" };
+                wire.extend_from_slice(format!("BDAT {}{last}\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(chunk);
+            }
+        }
+        wire.extend_from_slice(b"NOOP\r\n");
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % wire.len()).chain([0, wire.len()]).collect();
+        cuts.sort_unstable();
+        let reads: Vec<&[u8]> = cuts.windows(2).map(|cut| &wire[cut[0]..cut[1]]).collect();
+        let whole = said(&[&wire]);
+        let commands: usize = messages.iter().map(|chunks| 2 + chunks.len()).sum();
+        let replies = whole.iter().filter(|line| line.as_bytes()[3] == b' ').count();
+        prop_assert_eq!(replies, 1 + commands + 1, "{:?}", whole);
+        prop_assert_eq!(said(&reads), whole);
         Ok(())
     });
     played.unwrap();
@@ -241,14 +299,22 @@ impl Dialogue {
     }
 }
 
+/// What comes next in the input, if it is no line.
+enum Content {
+    Message(Box<Receiver>),
+    Chunk(Box<Receiver>),
+    /// Octets to throw away, and what to do then.
+    Skipped(u64, Box<Action>),
+}
+
 /// Does what a connection does, with a buffer in place of a socket.
 struct Player {
     session: Session,
     shared: Arc<Shared>,
     peer: Peer,
     input: BytesMut,
-    /// A message of which more must come.
-    receiver: Option<Box<Receiver>>,
+    /// Content of which more must come.
+    content: Option<Content>,
     said: Vec<String>,
     closed: bool,
 }
@@ -256,21 +322,13 @@ struct Player {
 impl Player {
     fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let session = Session::new(Arc::clone(&shared), peer, tls);
-        Self {
-            session,
-            shared,
-            peer,
-            input: BytesMut::new(),
-            receiver: None,
-            said: Vec::new(),
-            closed: false,
-        }
+        Self { session, shared, peer, input: BytesMut::new(), content: None, said: Vec::new(), closed: false }
     }
 
     async fn hear(&mut self, said: &[u8]) {
         self.input.extend_from_slice(said);
-        if let Some(receiver) = self.receiver.take() {
-            self.receive(receiver).await;
+        if let Some(content) = self.content.take() {
+            self.receive(content).await;
         }
         while let Some(at) = self.input.iter().position(|byte| *byte == b'\n').filter(|_| self.listens()) {
             let line = self.input.split_to(at + 1);
@@ -288,16 +346,30 @@ impl Player {
 
     /// Whether lines are commands now.
     fn listens(&self) -> bool {
-        !self.closed && self.receiver.is_none()
+        !self.closed && self.content.is_none()
     }
 
-    async fn receive(&mut self, mut receiver: Box<Receiver>) {
-        if !receiver.take(&mut self.input).await {
-            self.receiver = Some(receiver);
+    /// Takes content in; what is not there yet is waited for.
+    async fn receive(&mut self, mut content: Content) {
+        let is_whole = match &mut content {
+            Content::Message(receiver) | Content::Chunk(receiver) => receiver.take(&mut self.input).await,
+            Content::Skipped(octets, _) => {
+                let here = (*octets).min(self.input.len() as u64);
+                self.input.advance(here as usize);
+                *octets -= here;
+                *octets == 0
+            }
+        };
+        if !is_whole {
+            self.content = Some(content);
             return;
         }
-        let action = self.session.data_received(receiver.finish());
-        self.act(action).await;
+        let action = match content {
+            Content::Message(receiver) => self.session.data_received(receiver.finish()),
+            Content::Chunk(receiver) => self.session.chunk_received(receiver),
+            Content::Skipped(_, then) => *then,
+        };
+        Box::pin(self.act(action)).await;
     }
 
     async fn act(&mut self, first: Action) {
@@ -338,9 +410,11 @@ impl Player {
                 }
                 Action::ReceiveData(reply, receiver) => {
                     self.say(&reply);
-                    self.receiver = Some(receiver);
+                    self.content = Some(Content::Message(receiver));
                     return;
                 }
+                Action::ReceiveChunk(receiver) => return self.receive(Content::Chunk(receiver)).await,
+                Action::SkipChunk(octets, then) => return self.receive(Content::Skipped(octets, then)).await,
                 Action::Commit(commit) => {
                     let Commit { incoming, envelope, header } = *commit;
                     self.session.committed(incoming.commit(envelope, header).await)

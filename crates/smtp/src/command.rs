@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::address::AddressError;
+use crate::chunk::Chunk;
 use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
 use crate::status::EnhancedStatus;
@@ -22,6 +23,8 @@ pub enum Command {
     Rcpt(Rcpt),
     /// DATA.
     Data,
+    /// BDAT: a chunk of the message follows (RFC 3030 §2).
+    Bdat(Chunk),
     /// RSET.
     Rset,
     /// NOOP, with or without an argument.
@@ -49,8 +52,7 @@ pub struct Mail {
     pub parameters: MailParameters,
 }
 
-/// The parameters of MAIL that we know. `AUTH=` is checked and dropped: nobody is trusted to vouch for others
-/// (RFC 4954 §5).
+/// The parameters of MAIL that we know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailParameters {
     /// SIZE, in octets (RFC 1870).
@@ -63,6 +65,8 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID (RFC 3461 §4.4).
     pub envelope_id: Option<EnvelopeId>,
+    /// Whether AUTH was given. Its value is checked and dropped: nobody is trusted to vouch for others (RFC 4954 §5).
+    pub auth: bool,
 }
 
 /// RCPT TO.
@@ -119,6 +123,9 @@ pub enum CommandError {
     /// Octets that are not UTF-8 in a path.
     #[error("path is not UTF-8")]
     NotUtf8,
+    /// BDAT that does not say how many octets follow.
+    #[error("syntax: BDAT octets [LAST]")]
+    BadChunk,
     /// Arguments missing, too many, or not in order.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -131,6 +138,9 @@ pub enum CommandError {
     /// A parameter whose value is not in its grammar.
     #[error("malformed parameter {0}")]
     BadParameter(&'static str),
+    /// A parameter whose value is one that we do not know.
+    #[error("value of parameter {0} is not known")]
+    UnknownValue(&'static str),
     /// A SIZE beyond what 64 bits can say.
     #[error("message too large")]
     SizeTooLarge,
@@ -146,17 +156,29 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// The parameter of MAIL or RCPT whose value cannot be used.
+    pub fn parameter(&self) -> Option<&'static str> {
+        match self {
+            Self::DuplicateParameter(keyword) | Self::BadParameter(keyword) | Self::UnknownValue(keyword) => {
+                Some(keyword)
+            }
+            _ => None,
+        }
+    }
+
     /// The reply code (RFC 5321 §4.2.3; 555 and 552 from §4.1.1.11 and RFC 1870; 553 from RFC 6531 §3.5).
     pub fn code(&self) -> u16 {
         match self {
             Self::Unknown | Self::BadCharacter => 500,
             Self::BadArgument
             | Self::NotUtf8
+            | Self::BadChunk
             | Self::Syntax(_)
             | Self::DuplicateParameter(_)
             | Self::BadParameter(_)
             | Self::BadSender(_)
             | Self::BadRecipient(_) => 501,
+            Self::UnknownValue(_) => 504,
             Self::SizeTooLarge => 552,
             Self::NeedsUtf8 => 553,
             Self::UnknownParameter(_) => 555,
@@ -167,8 +189,8 @@ impl CommandError {
     pub fn status(&self) -> EnhancedStatus {
         let (subject, detail) = match self {
             Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
-            Self::BadArgument | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
-            Self::DuplicateParameter(_) | Self::BadParameter(_) => (5, 4),
+            Self::BadArgument | Self::BadChunk | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
+            Self::DuplicateParameter(_) | Self::BadParameter(_) | Self::UnknownValue(_) => (5, 4),
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
             Self::BadRecipient(_) => (1, 3),
@@ -213,6 +235,7 @@ impl Command {
             b"MAIL" => mail(path_text(argument?)?).map(Self::Mail),
             b"RCPT" => rcpt(path_text(argument?)?).map(Self::Rcpt),
             b"DATA" => alone(argument?, Self::Data, "DATA"),
+            b"BDAT" => argument.ok().and_then(chunk).map(Self::Bdat).ok_or(CommandError::BadChunk),
             b"EHLO" => client_name(argument?, "EHLO hostname").map(Self::Ehlo),
             b"HELO" => client_name(argument?, "HELO hostname").map(Self::Helo),
             b"QUIT" => alone(argument?, Self::Quit, "QUIT"),
@@ -242,6 +265,18 @@ fn without_controls(argument: &[u8]) -> Result<&[u8], CommandError> {
 
 fn alone(argument: &[u8], command: Command, usage: &'static str) -> Result<Command, CommandError> {
     if argument.is_empty() { Ok(command) } else { Err(CommandError::Syntax(usage)) }
+}
+
+/// `octets [LAST]` (RFC 3030 §2). `None` also for a number beyond 64 bits: nobody sends so much.
+fn chunk(argument: &[u8]) -> Option<Chunk> {
+    let mut words = ascii(argument).ok()?.split(' ').filter(|word| !word.is_empty());
+    let octets = words.next().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let is_last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some(Chunk { octets: octets.parse().ok()?, is_last })
 }
 
 fn something(argument: &[u8], command: Command, usage: &'static str) -> Result<Command, CommandError> {
@@ -337,11 +372,9 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
     for (keyword, value) in words(text) {
         match keyword.to_ascii_uppercase().as_str() {
             "SIZE" => once("SIZE", &mut parameters.size, size(value)?)?,
-            "BODY" => {
-                once("BODY", &mut parameters.body, body(value).ok_or(CommandError::BadParameter("BODY"))?)?
-            }
+            "BODY" => once("BODY", &mut parameters.body, body(value)?)?,
             "SMTPUTF8" => once("SMTPUTF8", &mut utf8, no_value("SMTPUTF8", value)?)?,
-            "RET" => once("RET", &mut parameters.ret, ret(value).ok_or(CommandError::BadParameter("RET"))?)?,
+            "RET" => once("RET", &mut parameters.ret, ret(value)?)?,
             "ENVID" => {
                 let id = envelope_id(value).ok_or(CommandError::BadParameter("ENVID"))?;
                 once("ENVID", &mut parameters.envelope_id, id)?;
@@ -351,6 +384,7 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
         }
     }
     parameters.smtputf8 = utf8.is_some();
+    parameters.auth = submitter.is_some();
     Ok(parameters)
 }
 
@@ -398,22 +432,28 @@ fn size(value: Option<&str>) -> Result<u64, CommandError> {
     digits.parse().map_err(|_| CommandError::SizeTooLarge)
 }
 
-fn body(value: Option<&str>) -> Option<Body> {
-    let value = value?;
+fn body(value: Option<&str>) -> Result<Body, CommandError> {
+    let value = word("BODY", value)?;
     [Body::SevenBit, Body::EightBitMime, Body::BinaryMime]
         .into_iter()
         .find(|body| value.eq_ignore_ascii_case(body.as_str()))
+        .ok_or(CommandError::UnknownValue("BODY"))
+}
+
+/// The value of a parameter that must have one.
+fn word<'a>(keyword: &'static str, value: Option<&'a str>) -> Result<&'a str, CommandError> {
+    value.filter(|value| !value.is_empty()).ok_or(CommandError::BadParameter(keyword))
 }
 
 fn no_value(keyword: &'static str, value: Option<&str>) -> Result<(), CommandError> {
     if value.is_none() { Ok(()) } else { Err(CommandError::BadParameter(keyword)) }
 }
 
-fn ret(value: Option<&str>) -> Option<Ret> {
-    match value?.to_ascii_uppercase().as_str() {
-        "FULL" => Some(Ret::Full),
-        "HDRS" => Some(Ret::Headers),
-        _ => None,
+fn ret(value: Option<&str>) -> Result<Ret, CommandError> {
+    match word("RET", value)?.to_ascii_uppercase().as_str() {
+        "FULL" => Ok(Ret::Full),
+        "HDRS" => Ok(Ret::Headers),
+        _ => Err(CommandError::UnknownValue("RET")),
     }
 }
 
@@ -528,6 +568,31 @@ mod tests {
     }
 
     #[test]
+    fn bdat_says_how_much_follows_and_whether_it_is_all() {
+        let bdat = |octets, is_last| Ok(Command::Bdat(Chunk { octets, is_last }));
+        assert_eq!(parse("BDAT 86"), bdat(86, false));
+        assert_eq!(parse("bdat  0  last "), bdat(0, true));
+        assert_eq!(parse("BDAT 18446744073709551615 LAST"), bdat(u64::MAX, true));
+        for line in [
+            "BDAT",
+            "BDAT LAST",
+            "BDAT -1",
+            "BDAT +1",
+            "BDAT 1.5",
+            "BDAT 0x10",
+            "BDAT 18446744073709551616",
+            "BDAT 10 MORE",
+            "BDAT 10 LAST LAST",
+            "BDAT 10\tLAST",
+            "BDAT 1\u{e4}",
+            "BDAT 1\0",
+        ] {
+            assert_eq!(parse(line), Err(CommandError::BadChunk), "{line}");
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
+        }
+    }
+
+    #[test]
     fn what_is_no_command_is_unknown() {
         for line in [
             "",
@@ -626,6 +691,7 @@ mod tests {
             smtputf8: true,
             ret: Some(Ret::Headers),
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
+            auth: true,
         };
         assert_eq!(mail.parameters, expected);
         for twice in [
@@ -638,9 +704,16 @@ mod tests {
             assert_eq!(reply_to(format!("MAIL FROM:<> {twice}")), "501 5.5.4", "{twice}");
         }
         for bad in
-            ["BODY=9BIT", "BODY", "SMTPUTF8=yes", "RET=SOME", "ENVID=a=b", "ENVID=", "AUTH=", "AUTH=+0g"]
+            ["BODY=", "BODY", "SMTPUTF8=yes", "RET", "RET=", "ENVID=a=b", "ENVID=", "AUTH=", "AUTH=+0g"]
         {
             assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_that_we_do_not_know_get_504() {
+        for unknown in ["BODY=9BIT", "BODY=8BIT", "RET=SOME"] {
+            assert_eq!(reply_to(format!("MAIL FROM:<> {unknown}")), "504 5.5.4", "{unknown}");
         }
     }
 
@@ -705,7 +778,7 @@ mod tests {
 
         #[test]
         fn no_text_behind_a_verb_makes_it_panic(
-            verb in proptest::sample::select(&["MAIL FROM:<", "RCPT TO:<", "MAIL FROM:<> ", "RCPT TO:<a@b.c> ", "AUTH ", "EHLO "][..]),
+            verb in proptest::sample::select(&["MAIL FROM:<", "RCPT TO:<", "MAIL FROM:<> ", "RCPT TO:<a@b.c> ", "AUTH ", "EHLO ", "BDAT "][..]),
             text in "[ <>@\"\\\\.:=;,+a-cA-C0-9ä-]{0,60}",
         ) {
             if let Err(error) = parse(&format!("{verb}{text}")) {

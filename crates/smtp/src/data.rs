@@ -29,7 +29,7 @@ pub enum BareLf {
     Normalise,
 }
 
-/// What comes next in the input of a [`DataReader`].
+/// What comes next in the input of a [`DataReader`] or a [`ChunkReader`](crate::chunk::ChunkReader).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The next octets, so many, are content.
@@ -38,7 +38,7 @@ pub enum Step {
     Skip(usize),
     /// The next octet is a bare LF, for which the content has CRLF.
     LineEnd,
-    /// The message ended; the next octets, so many, belong to its end. What follows them are commands.
+    /// The message or the chunk ended; the next octets, so many, belong to its end. What follows them are commands.
     End(usize),
     /// More input is needed. Octets that are left (at most two) must be given again, in front of it.
     More,

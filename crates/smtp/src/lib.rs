@@ -10,6 +10,7 @@
 //! | [`reply`] | replies, written and read | 5321 §4.2 |
 //! | [`ehlo`] | what a server says it can do | 5321 §4.1.1.1 |
 //! | [`data`] | line ends, dots, the end of a message | 5321 §4.5.2 |
+//! | [`chunk`] | a message in chunks | 3030 §2 |
 //! | [`header`] | header fields and the addresses in them | 5322 §2.2, 3.4 |
 //! | [`proxy`] | whose connection a proxy hands on | HAProxy's proxy-protocol.txt |
 //! | [`date`] | the date-time of header fields | 5322 §3.3 |
@@ -18,6 +19,7 @@
 //! validates again. What a domain or a recipient *means* is decided in `postern-policy`.
 
 pub mod address;
+pub mod chunk;
 pub mod command;
 pub mod data;
 pub mod date;
@@ -30,6 +32,7 @@ pub mod reply;
 pub mod status;
 
 pub use address::{Address, AddressError, Domain, Host, LocalPart};
+pub use chunk::Chunk;
 pub use envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
 pub use path::{ForwardPath, ReversePath};
 pub use reply::{Reply, ReplyClass};

@@ -163,6 +163,7 @@ impl Player {
                     self.session.informed(postponed)
                 }
                 Action::AwaitQueue => panic!("the queue is there"),
+                Action::ReceiveChunk(_) | Action::SkipChunk(..) => panic!("nobody sent BDAT"),
                 Action::ReceiveData(_, mut receiver) => {
                     let mut input = BytesMut::from(self.message.as_deref().unwrap());
                     assert!(receiver.take(&mut input).await, "the message has no end");

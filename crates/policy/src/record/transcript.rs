@@ -14,12 +14,13 @@ const MOST_BEFORE: usize = 1024;
 const MOST_IN_TRANSACTION: usize = 3 * 1024;
 
 /// Commands whose arguments are no secret.
-const OPEN: [&[u8]; 12] = [
+const OPEN: [&[u8]; 13] = [
     b"EHLO",
     b"HELO",
     b"MAIL",
     b"RCPT",
     b"DATA",
+    b"BDAT",
     b"RSET",
     b"NOOP",
     b"QUIT",

@@ -6,14 +6,15 @@ use postern_policy::sender::header_senders;
 use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, Envelope, Origin};
 use postern_smtp::Body;
+use postern_smtp::data::Findings;
 use postern_smtp::header::is_well_formed;
 
-use crate::receive::{Failure, Header, Hop, Received, Receiver};
+use crate::receive::{By, Failure, Header, Hop, Received, Receiver};
 use crate::replies;
 use crate::session::{Commit, Context, Matter, Refusal, Transaction};
 
-/// Begins to receive the message.
-pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Receiver, Refusal> {
+/// Begins to receive the message, by DATA or by BDAT.
+pub(crate) fn begin(context: &Context, transaction: &Transaction, by: By) -> Result<Receiver, Refusal> {
     if transaction.recipients.is_empty() {
         return Err(match (transaction.tried, transaction.deferred) {
             (_, true) => Refusal::new("no-valid-recipients", replies::no_valid_recipients_now()),
@@ -22,7 +23,7 @@ pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Rece
         });
     }
     let incoming = transaction.queue.incoming().map_err(|error| not_stored(&error))?;
-    Ok(Receiver::new(incoming, &context.config, context.peer))
+    Ok(Receiver::new(incoming, by, &context.config, context.peer))
 }
 
 /// What must be known before a message that came in can be decided about.
@@ -40,14 +41,8 @@ pub(crate) fn finish(
 ) -> Result<Box<Commit>, Refusal> {
     let limits = &context.config.smtp;
     let Received { content, findings, normalised } = received;
-    // The first thing that a client can mend: how it writes lines. A message without line ends looks long in every way.
-    if findings.bare_cr || (findings.bare_lf && !normalised) {
-        return Err(Refusal::new("bare-line-end", replies::bare_line_end_in_message()));
-    }
+    check(context, findings, normalised, content.as_ref().err())?;
     let content = content.map_err(|failure| failed(context, &failure))?;
-    if findings.long_line {
-        return Err(Refusal::new("long-line", replies::long_line_in_message(limits.max_data_line)));
-    }
     let header = Header::read(&content.header);
     if header.received > limits.max_received {
         return Err(Refusal::new("routing-loop", replies::routing_loop(header.received)));
@@ -90,6 +85,27 @@ pub(crate) fn finish(
         recipients,
     };
     Ok(Box::new(Commit { incoming: content.incoming, envelope, header: fields.text }))
+}
+
+/// What is wrong with a message whatever follows: asked at its end, and behind each of its chunks.
+pub(crate) fn check(
+    context: &Context,
+    findings: Findings,
+    normalised: bool,
+    failure: Option<&Failure>,
+) -> Result<(), Refusal> {
+    // The first thing that a client can mend: how it writes lines. A message without line ends looks long in every way.
+    if findings.bare_cr || (findings.bare_lf && !normalised) {
+        return Err(Refusal::new("bare-line-end", replies::bare_line_end_in_message()));
+    }
+    if let Some(failure) = failure {
+        return Err(failed(context, failure));
+    }
+    if findings.long_line {
+        let limit = context.config.smtp.max_data_line;
+        return Err(Refusal::new("long-line", replies::long_line_in_message(limit)));
+    }
+    Ok(())
 }
 
 fn hop<'a>(context: &'a Context, transaction: &'a Transaction) -> Hop<'a> {

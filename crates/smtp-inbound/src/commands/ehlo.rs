@@ -5,6 +5,9 @@ use postern_smtp::Reply;
 use crate::replies;
 use crate::session::{Context, Hello};
 
+/// The largest number that LIMITS can say (RFC 9422: six digits).
+const MOST_IN_LIMITS: u64 = 999_999;
+
 /// The reply, with what this client may use now.
 pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
     let hostname = &context.config.hostname;
@@ -17,7 +20,9 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         "8BITMIME".to_owned(),
         "SMTPUTF8".to_owned(),
         "ENHANCEDSTATUSCODES".to_owned(),
+        "CHUNKING".to_owned(),
     ];
+    extensions.extend(limits(context));
     if context.tls.is_none() && context.shared.tls.load().is_some() {
         extensions.push("STARTTLS".to_owned());
     }
@@ -26,4 +31,24 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         extensions.push("AUTH PLAIN LOGIN".to_owned());
     }
     replies::extended_hello(hostname, &extensions)
+}
+
+/// LIMITS (RFC 9422): what would be refused for its number alone. Recipient domains are not counted, so RCPTDOMAINMAX is
+/// not among them.
+fn limits(context: &Context) -> Option<String> {
+    let limits =
+        [("RCPTMAX", most_recipients(context)), ("MAILMAX", Some(context.config.smtp.max_messages.into()))];
+    // 0 cannot be said.
+    let known = limits.into_iter().filter_map(|(name, most)| Some((name, most.filter(|most| *most > 0)?)));
+    let said: Vec<String> =
+        known.map(|(name, most)| format!("{name}={}", most.min(MOST_IN_LIMITS))).collect();
+    (!said.is_empty()).then(|| format!("LIMITS {}", said.join(" ")))
+}
+
+/// How many recipients a message of this client may have, if there is a limit: that of all clients but those in trusted
+/// networks, or that of the login.
+fn most_recipients(context: &Context) -> Option<u64> {
+    let common = (!context.is_trusted()).then_some(context.config.smtp.max_recipients as u64);
+    let login = context.login.as_ref().map(|login| u64::from(login.access.limits.per_message));
+    common.into_iter().chain(login.filter(|most| *most > 0)).min()
 }

@@ -20,7 +20,7 @@ pub(crate) fn begin(
     queue: Queue,
 ) -> Result<Transaction, Refusal> {
     let Mail { path, parameters } = command;
-    if let Some(parameter) = not_announced(&parameters) {
+    if let Some(parameter) = not_announced(context, &parameters) {
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
     }
     context.ask(Matter { hello: &hello, reverse_path: &path, recipients: 0 }, Stage::Mail)?;
@@ -47,12 +47,23 @@ pub(crate) fn begin(
     })
 }
 
-/// Extensions that we can read but do not offer: DSN, and BINARYMIME, which needs CHUNKING (RFC 3030 §3).
-fn not_announced(parameters: &MailParameters) -> Option<&'static str> {
+/// Extensions that we can read but do not offer: DSN, BINARYMIME (RFC 3030 §3), and AUTH where there are no logins.
+fn not_announced(context: &Context, parameters: &MailParameters) -> Option<&'static str> {
     match parameters {
         MailParameters { ret: Some(_), .. } => Some("RET"),
         MailParameters { envelope_id: Some(_), .. } => Some("ENVID"),
         MailParameters { body: Some(Body::BinaryMime), .. } => Some("BODY=BINARYMIME"),
+        MailParameters { auth: true, .. } if !is_offered(context, "AUTH") => Some("AUTH"),
         _ => None,
+    }
+}
+
+/// Whether a parameter of MAIL or RCPT belongs to an extension that is offered: what is wrong with the value of one that is
+/// not does not matter.
+pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
+    match keyword {
+        "RET" | "ENVID" | "NOTIFY" | "ORCPT" => false,
+        "AUTH" => context.peer.listener.is_submission(),
+        _ => true,
     }
 }

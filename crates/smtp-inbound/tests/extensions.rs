@@ -1,0 +1,88 @@
+//! docs/smtp.md says which extensions are offered where; EHLO says it too.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use postern_config::ListenerKind;
+use postern_smtp_inbound::Shared;
+use postern_smtp_inbound::session::{Action, Ahead, Peer, Session};
+use postern_smtp_inbound::tls::Protection;
+use support::Server;
+
+const CONFIG: &str = r#"
+    hostname = "mail.proseware.test"
+    [[domain]]
+    name = "proseware.test"
+    mailboxes = ["alice"]
+"#;
+
+const TLS: Protection = Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
+
+/// Every place where EHLO can be said, and whether under TLS.
+const PLACES: [(ListenerKind, Option<Protection>); 5] = [
+    (ListenerKind::Mx, None),
+    (ListenerKind::Mx, Some(TLS)),
+    (ListenerKind::Submission, None),
+    (ListenerKind::Submission, Some(TLS)),
+    (ListenerKind::Submissions, Some(TLS)),
+];
+
+#[tokio::test]
+async fn the_documentation_lists_the_extensions_of_every_listener() {
+    let Server { shared, registry: _registry, directory: _directory } = Server::new(CONFIG);
+    let shared = Arc::new(shared);
+    let documented = documented();
+    for (listener, tls) in PLACES {
+        let expected: BTreeSet<String> = documented
+            .iter()
+            .filter(|(_, place)| is_offered(place, listener, tls.is_some()))
+            .map(|(keyword, _)| keyword.clone())
+            .collect();
+        assert_eq!(offered(&shared, listener, tls), expected, "{} {tls:?}", listener.as_str());
+    }
+}
+
+/// The keywords in the answer to EHLO.
+fn offered(shared: &Arc<Shared>, listener: ListenerKind, tls: Option<Protection>) -> BTreeSet<String> {
+    let peer =
+        Peer { listener, client: "198.51.100.9".parse().unwrap(), local: "192.0.2.25".parse().unwrap() };
+    let mut session = Session::new(Arc::clone(shared), peer, tls);
+    let Action::Reply(reply) = session.line(b"EHLO client.test", Ahead::Nothing) else {
+        panic!("no reply to EHLO")
+    };
+    let mut wire = Vec::new();
+    reply.write_to(&mut wire);
+    let text = String::from_utf8(wire).unwrap();
+    text.lines().skip(1).map(|line| line[4..].split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// Keyword and place of each row of the table.
+fn documented() -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/smtp.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let section = text.split("## Extensions that the server offers").nth(1).unwrap();
+    let section = section.split("\n##").next().unwrap();
+    let rows = section.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split('|');
+        let keyword = cells.next()?.split([' ', '`']).next()?;
+        Some((keyword.to_owned(), cells.next()?.trim().to_owned()))
+    });
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.len() >= 7, "only {rows:?} found");
+    rows
+}
+
+/// What the words of the documentation mean.
+fn is_offered(place: &str, listener: ListenerKind, tls: bool) -> bool {
+    match place.split(';').next().unwrap() {
+        "everywhere" => true,
+        "in clear, when there is a certificate" => !tls,
+        "submission listeners, under TLS" => listener.is_submission() && tls,
+        other => panic!("{other:?} in docs/smtp.md: say here what it means"),
+    }
+}
