@@ -167,7 +167,7 @@ pub enum Forecast {
     /// It is accepted, and then held, ended with a report to its sender, or thrown away.
     Accepted {
         /// The rule; its action is `hold`, `fail` or `drop`.
-        rule: Rule,
+        rule: Box<Rule>,
         /// To whom that happens. The others get it.
         recipients: Vec<Address>,
     },
@@ -467,7 +467,7 @@ impl Rules {
         Some(match effect {
             Effect::Refuse => Forecast::Refused(standing.refused()),
             Effect::Hold | Effect::Fail | Effect::Drop => Forecast::Accepted {
-                rule: standing.view(),
+                rule: Box::new(standing.view()),
                 recipients: envelope.recipients.iter().filter(is_ended).map(|r| r.address.clone()).collect(),
             },
         })

@@ -308,7 +308,6 @@ fn the_rule_that_decided_is_named() {
     let policy = policy();
     let rule = |client: &Client<'_>, to: &str| ask(&policy, client, to).rule().map(str::to_owned);
     assert_eq!(rule(&Client::default(), "x@thephone-company.test").as_deref(), Some("address grant"));
-    assert_eq!(rule(&Client::default(), FOREIGN).as_deref(), Some("address grant"));
     let stranger = Client { address: ELSEWHERE, ..Client::default() };
     assert_eq!(rule(&stranger, FOREIGN).as_deref(), Some("login"));
 }
