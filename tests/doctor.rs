@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use crate::harness::ctl::Output;
 use crate::harness::mail::contains;
 use crate::harness::mail_servers::{Exim, Postfix};
-use crate::harness::{Daemon, Setup, loopback, repository, say};
+use crate::harness::{Daemon, Setup, loopback, repository, say, skip};
 
 /// Hardly anybody trusts it, and the tests of this file do not.
 const STRANGER: &str = "127.0.0.9";
@@ -128,6 +128,40 @@ fn a_trusted_address_proves_nothing_and_another_one_does() {
     let output = daemon.ctl(&["doctor", "relay", "--source", STRANGER, "--json"]);
     assert_eq!((output.code, &output.json()["outcome"]), (0, &Json::from("closed")), "{output:?}");
     assert_eq!(servers(&output)[0]["source"], STRANGER);
+}
+
+/// An address of this machine that is not loopback: the one that it would use to reach the world. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("198.51.100.9:9").ok()?;
+    Some(socket.local_addr().unwrap().ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[test]
+fn a_listener_for_all_addresses_is_asked_from_one_that_is_not_trusted() {
+    let Some(own) = own_address() else { return skip("this machine has no address but loopback") };
+    // As on a server that was just installed.
+    let everywhere = "[[listener]]\nkind = \"mx\"\naddress = \"0.0.0.0:0\"";
+    let daemon = Setup::new().trust("127.0.0.0/8").with(everywhere).start();
+    let server = |output: &Output| {
+        let is_everywhere = |server: &Json| !server["address"].as_str().unwrap().starts_with("127.");
+        servers(output).into_iter().find(is_everywhere)
+    };
+    let output = daemon.ctl(&["doctor", "relay", "--json"]);
+    let asked = server(&output).unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(asked["outcome"], "closed", "{asked}");
+    assert!(!asked["source"].as_str().unwrap().starts_with("127."), "{asked}");
+    // Where that one may relay for a while, nothing is concluded from it.
+    let open = format!(
+        "[[relay.grants]]\nlabel = \"x\"\nnetwork = \"{own}/32\"\nsenders = [\"*\"]\nrecipients = [\"*\"]\nrate = \"9/h\""
+    );
+    daemon.change_config(&open);
+    daemon.ask(&["reload"]);
+    let source = own.to_string();
+    let output = daemon.ctl(&["doctor", "relay", "--source", &source, "--json"]);
+    let asked = server(&output).unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(asked["outcome"], "doubtful", "{asked}");
+    assert!(text_of(&asked["doubts"]).contains("you may relay: "), "{asked}");
 }
 
 #[test]

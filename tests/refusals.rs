@@ -201,6 +201,15 @@ fn refusals_at_auth_are_kept_without_the_password() {
     client.ehlo();
     let wrong_port = client.expect(&format!("AUTH PLAIN {secret}"), 503);
     assert_eq!(record(&daemon, &wrong_port)["reason"]["missing"], "a submission port");
+    // The password in the field of the name, then the name: kept nowhere either.
+    let mut client = Client::connect(daemon.submission());
+    client.ehlo();
+    client.start_tls();
+    client.ehlo();
+    let swapped = client.auth_plain("hello world", ALICE);
+    assert_eq!(record(&daemon, &swapped)["reason"]["login"], "unknown, 11 characters");
+    let logged = daemon.wait_for("login-failed", |line| line["reference"] == reference(&swapped));
+    assert_eq!(logged["login"], "unknown, 11 characters");
     let stored = stored(&daemon);
     for part in [secret, "aGVsbG8gd29ybGQ", "hello world", "YWxpY2VAcHJvc2V3YXJlLnRlc3Q="] {
         assert!(!stored.contains(part), "{part}");
@@ -234,11 +243,42 @@ fn a_rule_on_senders_of_the_header_has_a_reason_of_its_own() {
 }
 
 #[test]
+fn what_standing_rules_do_to_a_message_is_explained_before() {
+    let daemon = Setup::new().start();
+    daemon.ask(&["rule", "add", "reject", "--header", "From=mallory@client", "--reason", "blocked sender"]);
+    daemon.ask(&["rule", "add", "hold", "--header", "Subject=invoice", "--reason", "an outbreak"]);
+    let file = daemon.folder().join("draft.eml");
+    let explain = |from: &str, subject: &str| {
+        fs::write(&file, message(from, ALICE, subject, "x")).unwrap();
+        let client = ["policy", "explain", "--client", "198.51.100.9", "--from", "x@client.test"];
+        daemon.ctl(&[&client[..], &["--to", ALICE, "--message", file.to_str().unwrap()]].concat())
+    };
+    let refused = explain("mallory@client.test", "hello");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for part in
+        ["DATA (the standing rules)", "header-blocked-sender", "reply: 550 5.7.1", "posternctl rule remove 1"]
+    {
+        assert!(refused.stdout.contains(part), "{part}: {}", refused.stdout);
+    }
+    let held = explain("carol@client.test", "your invoice");
+    assert_eq!(held.code, 0, "{held:?}");
+    assert!(held.stdout.contains("rule 2 (an outbreak) would hold it in the queue"), "{}", held.stdout);
+    assert!(!explain("carol@client.test", "hello").stdout.contains("rule 2"));
+}
+
+#[test]
 fn a_reference_without_a_record_is_answered_with_what_is_kept() {
     let daemon = Setup::new().with("[policy.records]\nmax_per_client = 2").start();
     let unknown = daemon.ctl(&["explain", "0000-0000"]);
     assert_eq!(unknown.code, 1, "{unknown:?}");
-    for part in ["no record of 0000-0000", "1000000 records", "256MiB", "30d", "there are none"] {
+    for part in [
+        "no record of 0000-0000",
+        "1000000 records",
+        "256MiB",
+        "30d",
+        "there are none",
+        "raise policy.records.max_age",
+    ] {
         assert!(unknown.stderr.contains(part), "{part}: {unknown:?}");
     }
     assert!(relay(&daemon).text().contains("(ref ") && relay(&daemon).text().contains("(ref "));

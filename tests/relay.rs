@@ -131,7 +131,7 @@ fn case_5_foreign_network_with_a_login_may_send_to_foreign_recipients() {
     for (client, subject) in clients.iter_mut().zip(["case-5-starttls", "case-5-tls"]) {
         // Not before the login, although it is the right port.
         let early = client.command(&format!("MAIL FROM:<{ALICE}>")).without_reference();
-        assert_eq!(early, "530 5.7.0 authentication required: log in with AUTH first");
+        assert_eq!(early, "530 5.7.0 authentication required: log in with AUTH first, on this port");
         assert_eq!(client.auth_plain(ALICE, PASSWORD).text(), "235 2.7.0 Authentication successful");
         assert_is_relayed(&hop, client, ALICE, subject);
         // And as itself only.

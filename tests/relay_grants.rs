@@ -110,9 +110,11 @@ fn grants_that_make_no_sense_are_refused_with_what_would() {
     let daemon = Setup::new().with(TEMPORARY).start();
     for (network, ttl, said) in [
         ("192.0.2.1/24", "30m", "write 192.0.2.0/24 for the network or 192.0.2.1 for the one address"),
-        ("192.0.2.0/23", "30m", "too large for a temporary grant: a /24"),
+        ("203.0.112.0/23", "30m", "too large for a temporary grant: a /24"),
         ("203.0.113.7", "2h", "2h is longer than relay.temporary.max_ttl allows: 1h at most"),
         ("alice", "30m", "neither an address nor a network"),
+        ("127.0.0.1", "30m", "127.0.0.1 is an address of this server itself"),
+        ("0.0.0.0", "30m", "no address of a client"),
     ] {
         let output = daemon.ctl(&["relay", "grant", network, "--ttl", ttl, "--reason", "x"]);
         assert!(output.code == 2 && output.stderr.contains(said), "{network}: {output:?}");
@@ -149,7 +151,7 @@ fn temporary_grants_are_off_until_they_are_switched_on() {
 fn temporary_grants_outlive_a_restart_and_a_damaged_file_does_not_keep_from_starting() {
     let mut daemon = Setup::new().with(TEMPORARY).start();
     grant(&daemon, &LAPTOP.to_string(), "30m");
-    grant(&daemon, "192.0.2.0/28", "30m");
+    grant(&daemon, "203.0.113.64/28", "30m");
     daemon.terminate();
     daemon.start();
     assert!(may_relay(&daemon, LAPTOP));
@@ -180,14 +182,28 @@ fn an_address_grant_covers_its_senders_its_recipients_and_its_rate() {
     let daemon = Setup::new().with(&grant).next_hop("adatum.test", &hop).start();
     let refused = ask(&daemon, LAPTOP, "alice@proseware.test", CAROL);
     assert!(
-        refused.code == 550 && refused.text().contains("the grant scanner does not cover"),
+        refused.code == 550 && refused.text().contains(&format!("the grant for {LAPTOP} does not cover")),
         "{refused:?}"
     );
+    // Its label is for operators.
+    assert!(!refused.text().contains("grant scanner"), "{refused:?}");
     assert_eq!(ask(&daemon, LAPTOP, SCANNER, "x@thephone-company.test").code, 550);
     assert_eq!(ask(&daemon, STRANGER, SCANNER, CAROL).code, 550);
 
     let mut client = Client::connect_from(LAPTOP, daemon.mx());
     client.ehlo();
+    // Its mail is signed as ours: nor does the header name others.
+    let forged = message("boss@proseware.test", "alice@proseware.test", "forged", "x");
+    let refused = client.deliver(SCANNER, &["alice@proseware.test"], &forged);
+    assert!(refused.text().starts_with("550 5.7.1 From header not permitted"), "{}", refused.text());
+    let reference = daemon.wait_for("refused", |line| line["reason"] == "header-from-mismatch");
+    assert_eq!(reference["rule"], "header From", "{reference}");
+    let narrow = daemon.wait_for("refused", |line| line["reason"] == "grant-too-narrow");
+    assert_eq!(
+        (&narrow["rule"], &narrow["recipient"]),
+        (&"address grant".into(), &"foreign".into()),
+        "{narrow}"
+    );
     assert_eq!(client.deliver(SCANNER, &[CAROL], &message(SCANNER, CAROL, "scan", "x")).code, 250);
     let queued = daemon.wait_in_queue("the scan", |message| message["sender"] == SCANNER);
     let shown = daemon.ask(&["queue", "show", queued["id"].as_str().unwrap()]);

@@ -469,12 +469,29 @@ pub struct Explanation {
     pub stages: Vec<StageView>,
     /// Where the message would go, if every stage accepts.
     pub deliveries: Vec<Delivery>,
+    /// What a standing rule does to the message although it is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fate: Option<Fate>,
+}
+
+/// A standing rule that keeps an accepted message from its recipients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fate {
+    /// `hold`, `fail` or `drop`.
+    pub action: String,
+    /// The number of the rule.
+    pub rule: u64,
+    /// Why it is there, for operators.
+    pub reason: String,
+    /// Whom it keeps it from.
+    pub recipients: Vec<String>,
 }
 
 /// One stage and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageView {
-    /// `connect` (only where the client is banned), `login`, `mail`, `rcpt` or `message`.
+    /// `connect` (only where the client is banned), `login`, `mail`, `rcpt`, `message`, or `rules` where a standing rule refuses
+    /// the whole message.
     pub stage: String,
     /// The decision.
     #[serde(flatten)]

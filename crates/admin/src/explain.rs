@@ -13,14 +13,14 @@ use std::path::Path;
 
 use postern_policy::Policy;
 use postern_policy::facts::{self, Wanted};
-use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict, decide};
-use postern_policy::remedies::remedies;
+use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
+use postern_policy::remedies::{self, remedies};
 use postern_policy::session_check::SessionCheck;
-use postern_queue::rules::Refused;
-use postern_queue::{Origin, Recipient};
+use postern_queue::rules::{Forecast, Refused, RuleAction};
+use postern_queue::{Envelope, Origin, Recipient};
 use postern_smtp::{Address, Reply, ReversePath};
 
-use crate::api::{DecisionView, Delivery, ExplainRequest, Explanation, ReasonView, Rule, StageView};
+use crate::api::{DecisionView, Delivery, ExplainRequest, Explanation, Fate, ReasonView, Rule, StageView};
 use crate::rules;
 
 use asked::Asked;
@@ -54,6 +54,11 @@ pub trait Beyond {
 
     /// See [`postern_queue::rules::Rules::would_refuse_recipient`].
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused>;
+
+    /// See [`postern_queue::rules::Rules::forecast`]. Where there is no queue, there are no rules.
+    fn forecast(&self, _envelope: &Envelope, _header: Option<&[u8]>) -> Option<Forecast> {
+        None
+    }
 }
 
 /// Without a daemon: neither routes nor the words of replies nor standing rules are known.
@@ -130,6 +135,10 @@ impl Beyond for crate::Shared {
         let queue = self.door.now()?;
         queue.rules().would_refuse_recipient(question.reverse_path, &origin, client, recipients)
     }
+
+    fn forecast(&self, envelope: &Envelope, header: Option<&[u8]>) -> Option<Forecast> {
+        self.door.now()?.rules().forecast(envelope, header)
+    }
 }
 
 /// Asks each stage in order until one does not accept, and then where the message would go.
@@ -153,7 +162,12 @@ pub fn explain(
         let question = asked.question(stage, policy);
         let decision = after_rules(decide(&question, policy), &question, policy, beyond);
         let (client, recipient) = (question.client.to_canonical().to_string(), recipient(&question));
-        let remedies = remedies(&decision.reason, &client, recipient.as_deref());
+        let remedies = remedies(&remedies::Asked {
+            reason: &decision.reason,
+            client: &client,
+            sender: &question.reverse_path.to_string(),
+            recipient: recipient.as_deref(),
+        });
         stages.push(StageView {
             stage: name.to_owned(),
             reply: beyond.reply(&question, &decision),
@@ -161,13 +175,62 @@ pub fn explain(
         });
     }
     if stages.last().is_none_or(goes_on) {
-        stages.extend(session_check::header(&asked, beyond));
+        stages.extend(session_check::header(&asked, policy, beyond));
     }
-    let deliveries = match stages.last().is_none_or(goes_on) {
-        true => asked.deliveries(policy, beyond),
-        false => Vec::new(),
-    };
-    Ok(Explanation { stages, deliveries })
+    if !stages.last().is_none_or(goes_on) {
+        return Ok(Explanation { stages, deliveries: Vec::new(), fate: None });
+    }
+    // Last of all, when the whole message is there.
+    let mut deliveries = asked.deliveries(policy, beyond);
+    match asked.forecast(policy, beyond) {
+        Some(Forecast::Refused(refused)) => {
+            stages.push(refused_message(&asked, &refused, policy, beyond));
+            Ok(Explanation { stages, deliveries: Vec::new(), fate: None })
+        }
+        Some(Forecast::Accepted { rule, recipients }) => {
+            let recipients: Vec<String> = recipients.iter().map(ToString::to_string).collect();
+            // Whoever is held may still get it.
+            deliveries.retain(|delivery| {
+                rule.action == RuleAction::Hold || !recipients.contains(&delivery.recipient)
+            });
+            let action = rule.action.as_str().to_owned();
+            let fate = Some(Fate { action, rule: rule.id, reason: rule.reason, recipients });
+            Ok(Explanation { stages, deliveries, fate })
+        }
+        None => Ok(Explanation { stages, deliveries, fate: None }),
+    }
+}
+
+/// A standing rule refuses the message, as a session says it.
+fn refused_message(
+    asked: &Asked,
+    refused: &Refused,
+    policy: &Policy,
+    beyond: &(impl Beyond + ?Sized),
+) -> StageView {
+    let senders = HeaderSenders::default();
+    let question = asked.question(Stage::Message(&senders), policy);
+    let accepted =
+        Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() };
+    let decision = by_rule(accepted, refused);
+    let remedies = remedies(&remedies::Asked {
+        reason: &decision.reason,
+        client: &question.client.to_canonical().to_string(),
+        sender: &question.reverse_path.to_string(),
+        recipient: None,
+    });
+    StageView {
+        stage: "rules".to_owned(),
+        reply: beyond.reply(&question, &decision),
+        decision: view(&decision, remedies),
+    }
+}
+
+/// The decision after a rule has refused.
+fn by_rule(decision: Decision, refused: &Refused) -> Decision {
+    let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
+    let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
+    if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
 }
 
 /// Whether the client may go on after this stage.
@@ -213,11 +276,7 @@ fn after_rules(
         return decision;
     }
     match beyond.refused(question, &rules::final_recipients(path, question.local, policy)) {
-        Some(refused) => {
-            let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
-            let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
-            if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
-        }
+        Some(refused) => by_rule(decision, &refused),
         None => decision,
     }
 }
@@ -319,7 +378,15 @@ mod tests {
         let decision = &answer.stages[1].decision;
         assert_eq!(decision.reason.kind, "not-trusted-not-local");
         let remedies = decision.remedies.join("\n");
-        for way in ["587 or 465", "198.51.100.9/32", "name = \"adatum.test\""] {
+        for way in [
+            "587 or 465",
+            "posternctl relay grant 198.51.100.9 --ttl 30m",
+            "senders = [\"x@client.test\"], recipients = [\"bob@adatum.test\"]",
+            "relay.hosts = [",
+            "relay.certificates = [",
+            "relay.trusted_networks = [{ network = \"198.51.100.9/32\"",
+            "name = \"adatum.test\"",
+        ] {
             assert!(remedies.contains(way), "{remedies}");
         }
         assert!(answer.deliveries.is_empty());

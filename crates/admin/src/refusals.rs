@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::routing::get;
 use postern_config::units::{format_duration, format_size};
 use postern_policy::record::{Record, Records, Reference};
-use postern_policy::remedies::remedies;
+use postern_policy::remedies::{Asked, remedies};
 use postern_smtp::date::rfc3339;
 
 use crate::Shared;
@@ -33,7 +33,12 @@ async fn explain(State(shared): State<Shared>, Path(reference): Path<String>) ->
 
 /// A refusal that happened, with what would have allowed it.
 pub fn refusal(record: Record) -> Refusal {
-    let remedies = remedies(&record.decision.reason, &record.client, record.recipient.as_deref());
+    let remedies = remedies(&Asked {
+        reason: &record.decision.reason,
+        client: &record.client,
+        sender: &record.reverse_path,
+        recipient: record.recipient.as_deref(),
+    });
     Refusal {
         decision: view(&record.decision, remedies),
         reference: record.reference,
@@ -86,6 +91,8 @@ fn unknown(reference: Reference, records: &Records) -> Failure {
             why.collect::<Vec<_>>().join(", ")
         );
     }
+    text += ". To keep more for longer, raise policy.records.max_age, max_records or max_size, and max_per_client for clients \
+             that are refused often; the log has every refusal, with its reference";
     if let Some(trouble) = &status.trouble {
         text += &format!(". Nothing can be written at this moment: {trouble}");
     }

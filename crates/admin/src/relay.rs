@@ -12,7 +12,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 use ipnet::IpNet;
-use postern_config::relay::{Recipients, Relay, Temporary};
+use postern_config::Config;
+use postern_config::relay::{Recipients, Relay, Temporary, refused_for_a_while};
+use postern_config::surroundings::Surroundings;
 use postern_config::units::format_duration;
 use postern_policy::Policy;
 use postern_policy::standing::Standing;
@@ -51,10 +53,23 @@ fn grants_file(spool: &Path) -> StateFile {
     StateFile::new(spool, "grants.json")
 }
 
-/// Puts the temporary grants that were kept back into force, without those that have ended. Blocking.
+/// Puts the temporary grants that were kept back into force, without those that have ended, and those that would not be given
+/// any more: a container that moved may have another gateway. Blocking.
 pub fn restore(spool: &Path, standing: &Standing, now: SystemTime) {
+    restore_in(spool, standing, &Surroundings::look(), now);
+}
+
+fn restore_in(spool: &Path, standing: &Standing, surroundings: &Surroundings, now: SystemTime) {
     let kept: Vec<TemporaryGrant> = grants_file(spool).load().unwrap_or_default();
-    standing.grants.restore(kept.into_iter().filter(|grant| grant.left(now).is_some()));
+    let may_be_given = |grant: &TemporaryGrant| {
+        let refused = refused_for_a_while(grant.network, surroundings, &[]);
+        if let Some(why) = &refused {
+            tracing::warn!(event = "grant-not-restored", network = %grant.network, "{why}");
+        }
+        refused.is_none()
+    };
+    let kept = kept.into_iter().filter(|grant| grant.left(now).is_some()).filter(may_be_given);
+    standing.grants.restore(kept);
 }
 
 impl GrantsFile {
@@ -190,7 +205,7 @@ async fn grant(
 ) -> Answer<Granted> {
     if request.dry_run {
         let (config, policy) = (app.shared.config.load_full(), app.shared.policy.load_full());
-        return answer(imagined(&request, &config.relay.temporary, &policy.standing, SystemTime::now())?);
+        return answer(imagined(&request, &config, &policy.standing, SystemTime::now())?);
     }
     let granted = give(&app, &request).await;
     let event = AuditEvent {
@@ -209,12 +224,12 @@ async fn grant(
 }
 
 async fn give(app: &App, request: &GrantRequest) -> Result<Granted, Failure> {
-    let temporary = app.shared.config.load().relay.temporary.clone();
-    let now = SystemTime::now();
-    let new = new_grant(request, &temporary, now)?;
+    let config = app.shared.config.load_full();
+    let (now, most) = (SystemTime::now(), config.relay.temporary.max_grants);
+    let new = new_grant(request, &config, &Surroundings::look(), now)?;
     let (network, standing) = (new.network, app.shared.policy.load().standing.clone());
     let (file, changed) = (app.grants.clone(), standing.clone());
-    let former = blocking(move || file.give(&changed, new, temporary.max_grants)).await??;
+    let former = blocking(move || file.give(&changed, new, most)).await??;
     // What is told is what is in force.
     let given = standing.grants.list(now).into_iter().find(|grant| grant.network == network);
     let revoked = || failure(ProblemKind::Conflict, format!("{network} was revoked at the same moment"));
@@ -230,12 +245,12 @@ async fn give(app: &App, request: &GrantRequest) -> Result<Granted, Failure> {
 /// What would be granted.
 fn imagined(
     request: &GrantRequest,
-    temporary: &Temporary,
+    config: &Config,
     standing: &Standing,
     now: SystemTime,
 ) -> Result<Granted, Failure> {
-    let grant = new_grant(request, temporary, now)?;
-    standing.grants.check(grant.network, temporary.max_grants, now)?;
+    let grant = new_grant(request, config, &Surroundings::look(), now)?;
+    standing.grants.check(grant.network, config.relay.temporary.max_grants, now)?;
     let former = standing.grants.list(now).into_iter().find(|former| former.network == grant.network);
     Ok(Granted { dry_run: true, grant: view(&grant, now), replaces: former.map(|former| view(&former, now)) })
 }
@@ -243,9 +258,11 @@ fn imagined(
 /// The right that is asked for.
 fn new_grant(
     request: &GrantRequest,
-    temporary: &Temporary,
+    config: &Config,
+    surroundings: &Surroundings,
     now: SystemTime,
 ) -> Result<TemporaryGrant, Failure> {
+    let temporary = &config.relay.temporary;
     let bad = |text: String| Err(failure(ProblemKind::BadRequest, text));
     if !temporary.enabled {
         let text =
@@ -253,6 +270,9 @@ fn new_grant(
         return Err(failure(ProblemKind::Conflict, text));
     }
     let network = network(&request.network)?;
+    if let Some(why) = refused_for_a_while(network, surroundings, &config.policy.public_addresses) {
+        return bad(format!("{network} gets no temporary grant: {why}"));
+    }
     let ttl = Duration::from_secs(request.ttl);
     if ttl.is_zero() {
         return bad("for how long? A grant of 0s would be over at once".to_owned());
@@ -387,8 +407,18 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
-    fn temporary() -> Temporary {
-        Temporary { enabled: true, max_ttl: Duration::from_secs(3600), max_grants: 2 }
+    fn config() -> Config {
+        toml::from_str(
+            "hostname = \"mail.proseware.test\"\n[policy]\npublic_addresses = [\"198.51.100.25\"]\n\
+             [relay.temporary]\nenabled = true\nmax_ttl = \"1h\"\nmax_grants = 2\n",
+        )
+        .unwrap()
+    }
+
+    /// A container.
+    fn surroundings() -> Surroundings {
+        let address = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
+        Surroundings { container: true, gateways: address("172.17.0.1"), own: address("172.17.0.2") }
     }
 
     fn request(network: &str, ttl: u64) -> GrantRequest {
@@ -396,12 +426,12 @@ mod tests {
         GrantRequest { network, ttl, reason, dry_run: false }
     }
 
-    fn refusal(request: &GrantRequest, temporary: &Temporary) -> String {
-        new_grant(request, temporary, UNIX_EPOCH).unwrap_err().1.error
+    fn refusal(request: &GrantRequest, config: &Config) -> String {
+        new_grant(request, config, &surroundings(), UNIX_EPOCH).unwrap_err().1.error
     }
 
     fn grant(network: &str) -> TemporaryGrant {
-        new_grant(&request(network, 60), &temporary(), SystemTime::now()).unwrap()
+        new_grant(&request(network, 60), &config(), &surroundings(), SystemTime::now()).unwrap()
     }
 
     #[test]
@@ -418,7 +448,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_granted_says_what_would_be_right() {
-        let refused = |network: &str, ttl: u64| refusal(&request(network, ttl), &temporary());
+        let refused = |network: &str, ttl: u64| refusal(&request(network, ttl), &config());
         let two_ways = refused("192.0.2.1/24", 60);
         assert!(two_ways.contains("192.0.2.0/24") && two_ways.contains("192.0.2.1 for"), "{two_ways}");
         assert!(refused("alice", 60).contains("neither an address nor a network"));
@@ -427,12 +457,42 @@ mod tests {
         assert!(long.contains("2h is longer") && long.contains("1h at most"), "{long}");
         assert!(refused("203.0.113.7", u64::MAX).contains("1h at most"));
         assert!(refused("203.0.113.7", 0).contains("for how long"));
-        let off = refusal(&request("203.0.113.7", 60), &Temporary::default());
+        let off: Config = toml::from_str("hostname = \"mail.proseware.test\"").unwrap();
+        let off = refusal(&request("203.0.113.7", 60), &off);
         assert!(off.contains("temporary = { enabled = true }"), "{off}");
         for reason in ["", "  ", "two\nlines", &"x".repeat(201)] {
             let request = GrantRequest { reason: reason.to_owned(), ..request("203.0.113.7", 60) };
-            assert!(refusal(&request, &temporary()).contains("reason"), "{reason:?}");
+            assert!(refusal(&request, &config()).contains("reason"), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn what_others_may_seem_to_come_from_is_not_granted() {
+        for (network, why) in [
+            ("172.17.0.1", "172.17.0.1/32 gets no temporary grant: that would relay for the default gateway"),
+            ("::ffff:172.17.0.1", "the default gateway"),
+            ("172.17.0.0/28", "the default gateway 172.17.0.1"),
+            ("172.17.0.2", "an address of this server itself"),
+            ("198.51.100.25", "an address of this server itself"),
+            ("0.0.0.0", "no address of a client"),
+        ] {
+            let said = refusal(&request(network, 60), &config());
+            assert!(said.contains(why), "{network}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_would_not_be_granted_any_more_is_not_restored() {
+        let spool = tempfile::tempdir().unwrap();
+        let (file, standing, now) = (GrantsFile::new(spool.path()), Standing::default(), SystemTime::now());
+        file.give(&standing, grant("203.0.113.7"), 10).unwrap();
+        file.give(&standing, grant("172.18.0.1"), 10).unwrap();
+        let moved = Surroundings { gateways: vec!["172.18.0.1".parse().unwrap()], ..surroundings() };
+        let after = Standing::default();
+        restore_in(spool.path(), &after, &moved, now);
+        let kept: Vec<String> =
+            after.grants.list(now).iter().map(|grant| grant.network.to_string()).collect();
+        assert_eq!(kept, ["203.0.113.7/32"]);
     }
 
     #[test]
@@ -503,7 +563,7 @@ mod tests {
         standing.rates.take("scanner", relay.grants[0].rate, now);
         let name = &relay.hosts[0].name;
         standing.hosts.learn(name, vec!["203.0.113.7".parse().unwrap()], now);
-        standing.hosts.not_told(name, "SERVFAIL".to_owned());
+        standing.hosts.not_told(name, "SERVFAIL".to_owned(), now);
         let list = relay_list(&relay, &standing, now);
         assert_eq!((list.grants[0].used, list.grants[0].limit), (1, 2));
         let host = &list.hosts[0];

@@ -280,7 +280,7 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
         smtputf8: false,
         ret: None,
         envelope_id: None,
-        message_id: message_id(message),
+        message_id: message_id(message.as_bytes()),
         priority: 0,
         size: request.size.max(message.len() as u64),
         recipients,
@@ -335,7 +335,8 @@ pub(crate) fn origin(question: &Question<'_>, policy: &Policy) -> Origin {
     policy.granted(question).map_or(Origin::Outsider, Origin::Granted)
 }
 
-fn message_id(message: &str) -> Option<String> {
-    let field = fields(message.as_bytes()).find(|field| field.name.eq_ignore_ascii_case(b"Message-ID"))?;
+/// What stands in the Message-ID field, without its brackets.
+pub(crate) fn message_id(message: &[u8]) -> Option<String> {
+    let field = fields(message).find(|field| field.name.eq_ignore_ascii_case(b"Message-ID"))?;
     Some(String::from_utf8_lossy(field.value).trim().trim_matches(['<', '>']).to_owned())
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::is_argon2id;
 use crate::check::{at_least_one, not_zero};
-use crate::relay::host_bits;
+use crate::relay::check_network;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -99,7 +99,7 @@ impl AppPassword {
 /// Networks that a login or an app password may be used from.
 pub(crate) fn networks(node: &Node<'_>, networks: &[IpNet], findings: &mut Findings<'_>) {
     for (node, network) in node.each("networks", networks) {
-        host_bits(&node, *network, findings);
+        check_network(&node, *network, findings);
     }
 }
 
@@ -270,7 +270,7 @@ impl Guessing {
             );
         }
         for (node, network) in node.each("never", &self.never) {
-            host_bits(&node, *network, findings);
+            check_network(&node, *network, findings);
         }
     }
 }

@@ -58,7 +58,7 @@ pub mod route;
 mod shape;
 pub mod smtp;
 mod source;
-mod surroundings;
+pub mod surroundings;
 pub mod tls;
 pub mod units;
 

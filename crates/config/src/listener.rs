@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::relay::host_bits;
+use crate::relay::check_network;
 use crate::source::{Findings, Node};
 
 /// One listening socket.
@@ -39,7 +39,7 @@ impl Listener {
             );
         }
         for (node, network) in node.each("proxy", &self.proxy) {
-            host_bits(&node, *network, findings);
+            check_network(&node, *network, findings);
             if network.prefix_len() == 0 {
                 let message = format!("{network} lets everybody claim any address, also a trusted one");
                 findings.error(&node, message, "name the addresses of the proxies");

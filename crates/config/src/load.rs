@@ -182,6 +182,7 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     if let Some(tls) = &mut config.tls {
         resolve(&mut tls.certificate);
         resolve(&mut tls.key);
+        tls.client_ca.as_mut().into_iter().for_each(resolve);
     }
     for domain in &mut config.domains {
         domain.maildir.as_mut().into_iter().for_each(resolve);
@@ -588,13 +589,17 @@ mod tests {
         one(text, "3:20", "make up 10.0.0.0/8 together");
         let text = "[relay]\ntrusted_networks = [{ network = \"2a00::/20\", label = \"a\" }, \
                     { network = \"2a00:1000::/20\", label = \"b\" }]\n";
-        one(text, "3:20", "make up 2a00::/19 together");
+        one(
+            text,
+            "3:20",
+            "hold 536870912 public networks of the size /48 together: a large part of the internet",
+        );
     }
 
     /// A grant from some senders to some recipients.
     fn granted(network: &str, senders: &str, recipients: &str) -> String {
         format!(
-            "{{ network = \"{network}\", label = \"g\", senders = [\"{senders}\"], recipients = [\"{recipients}\"], rate = \"1/h\" }}"
+            "{{ network = \"{network}\", label = \"{network}\", senders = [\"{senders}\"], recipients = [\"{recipients}\"], rate = \"1/h\" }}"
         )
     }
 
@@ -640,6 +645,99 @@ mod tests {
         one(&trusted("::ffff:0:0/96"), "3:33", "an IPv4 network in IPv6 form");
         one(&trusted("192.0.2.0/33"), "3:33", "");
         one("[smtp]\nnormalise_line_ends_from = [\"192.0.2.1/24\"]\n", "3:29", "has host bits set");
+        let mapped = "an IPv4 network in IPv6 form";
+        let grant = granted("::ffff:192.0.2.0/120", "*", "@adatum.test");
+        one(&format!("[relay]\ngrants = [{grant}]\n"), "3:23", mapped);
+        one("[auth.guessing]\nnever = [\"::ffff:192.0.2.0/120\"]\n", "3:10", mapped);
+        one("[smtp]\nnormalise_line_ends_from = [\"::ffff:192.0.2.1/128\"]\n", "3:29", mapped);
+        let said = problems("[auth.guessing]\nnever = [\"::ffff:192.0.2.0/120\"]\n");
+        assert_eq!(said.len(), 1, "{said:?}");
+        let accounts = |rest: &str| {
+            let text = format!("[[account]]\nname = \"a@proseware.test\"\npassword = \"{HASH}\"\n{rest}");
+            Folder::new(&[("postern.toml", HOST), ("accounts.toml", &text)]).problems().join("\n")
+        };
+        let of_login = accounts("networks = [\"::ffff:192.0.2.0/120\"]\n");
+        assert!(of_login.contains(mapped), "{of_login}");
+        let app = format!(
+            "app_passwords = [{{ label = \"x\", password = \"{HASH}\", networks = [\"::ffff:192.0.2.7/128\"] }}]"
+        );
+        let of_app = accounts(&app);
+        assert!(of_app.contains(mapped), "{of_app}");
+    }
+
+    #[test]
+    fn what_is_told_apart_by_a_key_does_not_have_it_twice() {
+        let grants = |labels: [&str; 2]| {
+            labels.map(|label| {
+                format!(
+                    "[[relay.grants]]\nlabel = \"{label}\"\nnetwork = \"192.0.2.7/32\"\nsenders = [\"*\"]\n\
+                     recipients = [\"@adatum.test\"]\nrate = \"1/h\"\n"
+                )
+            })
+        };
+        fine(&grants(["a", "b"]).concat());
+        one(&grants(["a", "a"]).concat(), "9:9", "two grants have the label \"a\"");
+        one(&grants(["a", " a"]).concat(), "9:9", "two grants have the label");
+        one(&grants(["a", " "]).concat(), "9:9", "a grant without a label");
+        let certificate = |key: &str| format!("[[relay.certificates]]\n{key}\nlabel = \"x\"\n");
+        let (sha256, colons) = ("ab".repeat(32), ["AB"; 32].join(":"));
+        let [plain, colons] = [sha256, colons].map(|text| certificate(&format!("sha256 = \"{text}\"")));
+        one(&format!("{plain}{colons}"), "6:10", "is there twice");
+        let tls = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\nclient_ca = \"cert.pem\"\n";
+        let named = |name: &str| certificate(&format!("name = \"{name}\""));
+        fine(&format!("{tls}{}{}", named("a.test"), named("b.test")));
+        one(
+            &format!("{tls}{}{}", named("a.test"), named("A.test")),
+            "10:8",
+            "the name a.test is there twice",
+        );
+    }
+
+    #[test]
+    fn every_path_counts_from_the_directory_of_the_main_file() {
+        const CERT: &str = "-----BEGIN CERTIFICATE-----\n";
+        const KEY: &str = "-----BEGIN PRIVATE KEY-----\n";
+        let text = format!(
+            "{HOST}[auth]\naccounts = \"logins.toml\"\n[queue]\npath = \"spool\"\n[queue.history]\npath = \"history\"\n\
+             [admin]\nsocket = \"control.sock\"\n[policy]\ntests = [\"table.toml\"]\n[outbound]\nca_file = \"sub/ca.pem\"\n\
+             [tls]\ncertificate = \"sub/cert.pem\"\nkey = \"sub/key.pem\"\nclient_ca = \"sub/clients.pem\"\n\
+             [[domain]]\nname = \"proseware.test\"\nmailboxes = [\"a\"]\nmaildir = \"mail/{{local}}\"\n\
+             dkim = [{{ selector = \"a\", key = \"sub/key.pem\" }}]\n\
+             [[route]]\ndomain = \"a.test\"\nvia = \"maildir\"\nmaildir = \"mail/{{domain}}\"\n\
+             [[route]]\ndomain = \"b.test\"\nvia = \"smarthost\"\nhosts = [\"relay.test\"]\nusername = \"x\"\n\
+             password_file = \"sub/password\"\n\
+             [[route]]\ndomain = \"c.test\"\nvia = \"lmtp\"\nhosts = [\"run/lmtp.sock\"]\n"
+        );
+        let folder = Folder::new(&[
+            ("postern.toml", &text),
+            ("sub/ca.pem", CERT),
+            ("sub/cert.pem", CERT),
+            ("sub/clients.pem", CERT),
+            ("sub/key.pem", KEY),
+            ("sub/password", "secret\n"),
+        ]);
+        let config = folder.load().unwrap_or_else(|error| panic!("{error}")).config;
+        let tls = config.tls.unwrap();
+        let paths = [
+            config.path,
+            config.auth.accounts,
+            config.queue.path,
+            config.queue.history.path.unwrap(),
+            config.admin.socket,
+            config.policy.tests[0].clone(),
+            config.outbound.ca_file.unwrap(),
+            tls.certificate,
+            tls.key,
+            tls.client_ca.unwrap(),
+            config.domains[0].maildir.clone().unwrap(),
+            config.domains[0].dkim[0].key.clone(),
+            config.routes[0].maildir.clone().unwrap(),
+            config.routes[1].password_file.clone().unwrap(),
+            PathBuf::from(&config.routes[2].hosts[0]),
+        ];
+        for path in paths {
+            assert!(path.starts_with(folder.0.path()), "{}", path.display());
+        }
     }
 
     #[test]
@@ -647,10 +745,10 @@ mod tests {
         let folder = Folder::new(&[("postern.toml", &format!("{HOST}{}", trusted("172.17.0.0/16")))]);
         let path = folder.0.path().join("postern.toml");
         let gateways = vec!["172.17.0.1".parse().unwrap()];
-        let container = Surroundings { container: true, gateways: gateways.clone() };
+        let container = Surroundings { container: true, gateways: gateways.clone(), own: Vec::new() };
         let error = load_in(&path, &container).unwrap_err();
         assert!(error.to_string().contains("the default gateway 172.17.0.1"), "{error}");
-        assert!(load_in(&path, &Surroundings { container: false, gateways }).is_ok());
+        assert!(load_in(&path, &Surroundings { container: false, ..container.clone() }).is_ok());
         let accepted =
             format!("{HOST}{}", trusted("172.17.0.0/16")).replace(" }", ", accept_open_relay_risk = true }");
         folder.write("postern.toml", &accepted, 0o600);

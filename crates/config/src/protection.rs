@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::not_zero;
-use crate::relay::host_bits;
+use crate::relay::check_network;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -106,7 +106,7 @@ impl Clients {
             }
         }
         for (node, network) in node.each("exempt", &self.exempt) {
-            host_bits(&node, *network, findings);
+            check_network(&node, *network, findings);
         }
     }
 }

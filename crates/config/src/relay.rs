@@ -1,9 +1,13 @@
 //! `[relay]`: who may relay without a login, and for which domains.
 
 mod call_forward;
+mod danger;
 mod grant;
 mod recipients;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -16,7 +20,10 @@ use crate::source::{Findings, Node};
 use crate::surroundings::Surroundings;
 use crate::units;
 
+use danger::{HELP, danger, gateway_in};
+
 pub use call_forward::CallForward;
+pub use danger::refused_for_a_while;
 pub use grant::{ClientCertificate, Grant, HostName, Rate, Scope, Temporary};
 pub use recipients::Recipients;
 
@@ -68,8 +75,8 @@ pub struct TrustedNetwork {
     pub network: IpNet,
     /// A name for logs and explanations: who are they?
     pub label: String,
-    /// A whole address family, or a whole private range (RFC 1918, fc00::/7), is refused unless this says so:
-    /// such networks are how servers become open relays.
+    /// A whole address family, a whole private range (RFC 1918, fc00::/7), or more public addresses than a /12 of IPv4 or a
+    /// /20 of IPv6 has, is refused unless this says so: such networks are how servers become open relays.
     #[serde(default)]
     pub accept_open_relay_risk: bool,
 }
@@ -87,14 +94,6 @@ pub struct RelayDomain {
     #[serde(default)]
     pub recipients: Recipients,
 }
-
-/// Whole private ranges (RFC 1918, RFC 4193): whoever trusts one of them trusts networks not yet thought of.
-const PRIVATE_RANGES: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
-/// A shorter prefix is a good part of the internet. No owner of IPv6 addresses has more of them than a /20.
-const SHORTEST_V4_PREFIX: u8 = 8;
-const SHORTEST_V6_PREFIX: u8 = 20;
-/// IPv6 ranges that the internet does not reach: private (RFC 4193) and link-local (RFC 4291 §2.5.6).
-const UNREACHABLE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 impl Relay {
     pub(crate) fn check(
@@ -114,6 +113,7 @@ impl Relay {
             certificate.check(has_ca, &node, findings);
         }
         self.check_sum(node, findings);
+        self.check_repeated(node, findings);
         not_zero(node, "host_refresh", self.host_refresh, findings);
         self.call_forward.check(&node.key("call_forward"), findings);
         for (node, domain) in node.each("relay_domains", &self.relay_domains) {
@@ -125,47 +125,54 @@ impl Relay {
             }
         }
     }
+}
 
-    /// Networks that are harmless each may together be a range that is not, such as two halves of one. A grant from anybody to
-    /// anybody is as good as trust.
-    fn check_sum(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
-        let is_harmless = |network: IpNet, is_accepted: bool| !is_accepted && danger(network).is_none();
-        let trusted = self.trusted_networks.iter().map(|entry| (entry.network, entry.accept_open_relay_risk));
-        let trusted: Vec<IpNet> =
-            trusted.filter(|(network, accepted)| is_harmless(*network, *accepted)).map(|(n, _)| n).collect();
-        let open = self.grants.iter().filter(|grant| grant.is_open());
-        let open = open.map(|entry| (entry.network, entry.accept_open_relay_risk));
-        let open: Vec<IpNet> =
-            open.filter(|(network, accepted)| is_harmless(*network, *accepted)).map(|(n, _)| n).collect();
-        let of_trusted = IpNet::aggregate(&trusted);
-        for sum in &of_trusted {
-            if let Some(danger) = danger(*sum) {
-                let message = format!("trusted networks make up {sum} together: {danger}");
-                findings.error(&node.key("trusted_networks"), message, HELP);
-            }
+impl Relay {
+    /// What is told apart by a key must not have it twice: the second one would count as the first, or not at all.
+    fn check_repeated(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        let labels: Vec<_> = self.grants.iter().map(|grant| Some(grant.label.trim())).collect();
+        for (first, again) in repeated(&labels) {
+            let first = findings.place(&node.key("grants").item(first).key("label"));
+            let help =
+                format!("the first is at {first}; give this one another label: rates are counted by it");
+            let at = node.key("grants").item(again).key("label");
+            findings.error(&at, format!("two grants have the label {:?}", self.grants[again].label), help);
         }
-        for sum in IpNet::aggregate(&[trusted, open].concat()) {
-            if let Some(danger) = danger(sum).filter(|_| !of_trusted.contains(&sum)) {
-                let message = format!(
-                    "grants to all senders and recipients and trusted networks make up {sum} together: {danger}"
-                );
-                findings.error(&node.key("grants"), message, HELP);
-            }
+        let keys: Vec<_> = self.certificates.iter().map(ClientCertificate::key).collect();
+        for (first, again) in repeated(&keys) {
+            let is_name = self.certificates[again].sha256.is_none();
+            let (key, noun) = if is_name { ("name", "name") } else { ("sha256", "fingerprint") };
+            let list = node.key("certificates");
+            let first = findings.place(&list.item(first).key(key));
+            let help = format!("the first is at {first}; remove one of them");
+            let certificate = self.certificates[again].key().unwrap_or_default();
+            findings.error(
+                &list.item(again).key(key),
+                format!("the {noun} {certificate} is there twice"),
+                help,
+            );
         }
     }
 }
 
-const HELP: &str = "list the networks of your own clients only; if this is meant, set accept_open_relay_risk = true on the entry";
+/// Places of values that are there twice: that of the first, and that of the other. `None` is unlike anything.
+fn repeated<T: Eq + Hash>(values: &[Option<T>]) -> Vec<(usize, usize)> {
+    let mut seen = HashMap::new();
+    let mut found = Vec::new();
+    for (at, value) in values.iter().enumerate() {
+        let Some(value) = value else { continue };
+        match seen.entry(value) {
+            Entry::Occupied(first) => found.push((*first.get(), at)),
+            Entry::Vacant(free) => drop(free.insert(at)),
+        }
+    }
+    found
+}
 
 impl TrustedNetwork {
     fn check(&self, node: &Node<'_>, surroundings: &Surroundings, findings: &mut Findings<'_>) {
         let at = node.key("network");
-        host_bits(&at, self.network, findings);
-        if let IpNet::V6(network) = self.network
-            && network.addr().to_ipv4_mapped().is_some()
-        {
-            let help = "clients over IPv4 are always compared as IPv4: write the network as 192.0.2.0/24";
-            findings.error(&at, format!("{} is an IPv4 network in IPv6 form", self.network), help);
+        if !check_network(&at, self.network, findings) {
             return;
         }
         let Some(danger) = danger(self.network).or_else(|| gateway_in(self.network, surroundings)) else {
@@ -184,38 +191,28 @@ fn risk(at: &Node<'_>, message: String, is_accepted: bool, findings: &mut Findin
     }
 }
 
-/// Why nobody should trust the network inside this container, if so.
-fn gateway_in(network: IpNet, surroundings: &Surroundings) -> Option<String> {
-    let gateway = surroundings.gateways.iter().find(|gateway| network.contains(*gateway))?;
-    let danger =
-        format!("the default gateway {gateway}, as which the whole internet may appear inside a container");
-    surroundings.container.then_some(danger)
-}
-
-/// Why nobody should trust the network, if so.
-fn danger(network: IpNet) -> Option<String> {
-    if network.prefix_len() == 0 {
-        return Some("a whole address family: an open relay".to_owned());
+/// Whether a network is what its writer means. `192.0.2.1/24` is most likely one address, or the network 192.0.2.0/24; and
+/// clients over IPv4 are compared as IPv4, so that the IPv6 form of a network holds nobody.
+pub(crate) fn check_network(node: &Node<'_>, network: IpNet, findings: &mut Findings<'_>) -> bool {
+    if let Some(v4) = mapped(network) {
+        let help = format!("clients over IPv4 are always compared as IPv4: write the network as {v4}");
+        findings.error(node, format!("{network} is an IPv4 network in IPv6 form"), help);
+        return false;
     }
-    let covers = |range: &&&str| range.parse::<IpNet>().is_ok_and(|range| network.contains(&range));
-    if let Some(range) = PRIVATE_RANGES.iter().find(|range| covers(range)) {
-        return Some(format!("all of the private range {range}"));
-    }
-    let within = |range: &&str| range.parse::<IpNet>().is_ok_and(|range| range.contains(&network));
-    let shortest = match network {
-        IpNet::V4(_) => SHORTEST_V4_PREFIX,
-        IpNet::V6(_) if UNREACHABLE_V6.iter().any(within) => return None,
-        IpNet::V6(_) => SHORTEST_V6_PREFIX,
-    };
-    (network.prefix_len() < shortest).then(|| "a large part of the internet".to_owned())
-}
-
-/// `192.0.2.1/24` is most likely meant to be something else: one address, or the network 192.0.2.0/24.
-pub(crate) fn host_bits(node: &Node<'_>, network: IpNet, findings: &mut Findings<'_>) {
     let truncated = network.trunc();
     if truncated != network {
         let single = IpNet::from(network.addr());
         let help = format!("write {truncated} for the network or {single} for the one address");
         findings.error(node, format!("{network} has host bits set"), help);
+        return false;
     }
+    true
+}
+
+/// The IPv4 network that is meant by `::ffff:192.0.2.0/120`.
+fn mapped(network: IpNet) -> Option<IpNet> {
+    let IpNet::V6(v6) = network else { return None };
+    let address = v6.addr().to_ipv4_mapped()?;
+    let bits = v6.prefix_len().checked_sub(96)?;
+    IpNet::new(address.into(), bits).ok().map(|network| network.trunc())
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::check::{at_least_one, not_zero};
 use crate::protection::{Clients, Pregreet, Stress};
-use crate::relay::host_bits;
+use crate::relay::check_network;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -215,7 +215,7 @@ impl Smtp {
         self.stress.check(&node.key("stress"), findings);
         self.timeouts.check(&node.key("timeouts"), findings);
         for (node, network) in node.each("normalise_line_ends_from", &self.normalise_line_ends_from) {
-            host_bits(&node, *network, findings);
+            check_network(&node, *network, findings);
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What a check must know about the machine: whether this is a container, its gateways, its users.
+//! What a check must know about the machine: whether this is a container, its gateways, its addresses, its users.
 
 use std::env;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use nix::ifaddrs::getifaddrs;
 use nix::unistd::User;
 
 /// Files that container engines leave inside: Docker, Podman, systemd for what it or LXC started, Kubernetes.
@@ -16,12 +17,14 @@ const KUBERNETES_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 const FLAG_GATEWAY: u32 = 2;
 
 /// The machine, as far as checks care.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Surroundings {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
     /// Whether this is a container.
     pub container: bool,
     /// The default gateways. Inside a container, clients from outside may all seem to come from there.
     pub gateways: Vec<IpAddr>,
+    /// The addresses of its interfaces, loopback included.
+    pub own: Vec<IpAddr>,
 }
 
 impl Surroundings {
@@ -30,8 +33,18 @@ impl Surroundings {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mut gateways = gateways_v4(&read("/proc/net/route"));
         gateways.extend(gateways_v6(&read("/proc/net/ipv6_route")));
-        Self { container: in_container(), gateways }
+        Self { container: in_container(), gateways, own: interface_addresses() }
     }
+}
+
+fn interface_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    interfaces.filter_map(address).collect()
 }
 
 fn in_container() -> bool {
@@ -86,6 +99,11 @@ mod tests {
                      eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
                      eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
         assert_eq!(gateways_v4(table), [IpAddr::from([172, 17, 0, 1])]);
+    }
+
+    #[test]
+    fn this_machine_has_addresses() {
+        assert!(Surroundings::look().own.iter().any(IpAddr::is_loopback));
     }
 
     #[test]

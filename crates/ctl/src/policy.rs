@@ -74,7 +74,7 @@ pub struct ExplainOptions {
     /// RCPT TO.
     #[arg(long, value_name = "ADDRESS")]
     to: String,
-    /// A message: the senders in its header are asked about too.
+    /// A message: the senders in its header are asked about too, and the standing rules that look at its header.
     #[arg(long, value_name = "FILE")]
     message: Option<PathBuf>,
     /// Ask the rules of the configuration file, not the running daemon: routes and standing rules are not known then.
@@ -153,13 +153,32 @@ fn text(request: &ExplainRequest, explanation: &Explanation, look: Look) -> Stri
         }
         text.push('\n');
     }
-    if explanation.deliveries.is_empty() {
+    if !explanation.stages.iter().all(goes_on) {
         text += "The mail would not be accepted.\n";
         return text;
     }
-    text += "The mail would be accepted, for\n";
+    text += &outcome(explanation);
     explanation.deliveries.iter().for_each(|delivery| text += &delivery_text(delivery));
     text
+}
+
+/// What becomes of a message that is accepted, up to the list of those who get it.
+fn outcome(explanation: &Explanation) -> String {
+    let Some(fate) = &explanation.fate else { return "The mail would be accepted, for\n".to_owned() };
+    let does = match fate.action.as_str() {
+        "hold" => "hold it in the queue until it is released",
+        "fail" => "return it to its sender",
+        _ => "throw it away",
+    };
+    let (rule, reason) = (fate.rule, output::clean(&fate.reason));
+    let recipients = fate.recipients.join(", ");
+    let mut text = format!("The mail would be accepted, and rule {rule} ({reason}) would {does}, for\n");
+    let _ = writeln!(text, "  {}", output::clean(&recipients));
+    text + match (explanation.deliveries.is_empty(), fate.action.as_str()) {
+        (true, _) => "",
+        (false, "hold") => "Released, it would go to\n",
+        (false, _) => "The others would get it:\n",
+    }
 }
 
 fn delivery_text(delivery: &Delivery) -> String {
@@ -185,11 +204,13 @@ fn delivery_text(delivery: &Delivery) -> String {
 fn command(request: &ExplainRequest, stage: &StageView) -> String {
     let bare = |address: &str| address.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
     match stage.stage.as_str() {
+        "connect" => format!("(connection from {})", request.client),
         "login" => {
             format!("AUTH (as {}, with the right password)", request.user.as_deref().unwrap_or_default())
         }
         "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
         "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
+        "rules" => "DATA (the standing rules)".to_owned(),
         _ => "DATA (the senders in the header)".to_owned(),
     }
 }
@@ -233,7 +254,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::collections::BTreeMap;
 
-    use postern_admin::api::Rule;
+    use postern_admin::api::{Fate, Rule};
 
     use super::*;
 
@@ -280,7 +301,7 @@ mod tests {
         let mut rcpt = stage("rcpt", "reject", "not-trusted-not-local", &[], &rules);
         rcpt.reply = Some("550 5.7.1 <bob@adatum.test>: relay not permitted".to_owned());
         rcpt.decision.remedies = vec!["log in".to_owned(), "trust the client".to_owned()];
-        let explanation = Explanation { stages: vec![mail, rcpt], deliveries: Vec::new() };
+        let explanation = Explanation { stages: vec![mail, rcpt], deliveries: Vec::new(), fate: None };
         let expected = "\
 MAIL FROM:<a@client.test>
   no   sender of login  nobody is logged in
@@ -318,7 +339,7 @@ The mail would not be accepted.
             },
             Delivery { recipient: "alice@proseware.test".to_owned(), ..Delivery::default() },
         ];
-        let explanation = Explanation { stages: vec![rcpt], deliveries };
+        let explanation = Explanation { stages: vec![rcpt], deliveries, fate: None };
         let expected = "\
 RCPT TO:<bob@adatum.test>
   yes  trusted network  198.51.100.9 is in 198.51.100.0/24 (office)
@@ -339,10 +360,53 @@ The mail would be accepted, for
     }
 
     #[test]
+    fn every_stage_has_its_own_heading() {
+        let heading = |name: &str| command(&request(), &stage(name, "reject", "x", &[], &[]));
+        assert_eq!(heading("connect"), "(connection from 198.51.100.9)");
+        assert_eq!(heading("rules"), "DATA (the standing rules)");
+        assert_eq!(heading("message"), "DATA (the senders in the header)");
+    }
+
+    #[test]
+    fn what_a_rule_does_to_accepted_mail_is_said() {
+        let explanation = |action: &str, left: &[&str]| {
+            let deliveries = left
+                .iter()
+                .map(|recipient| Delivery { recipient: (*recipient).to_owned(), ..Delivery::default() });
+            let fate = Fate {
+                action: action.to_owned(),
+                rule: 7,
+                reason: "an outbreak".to_owned(),
+                recipients: vec!["bob@adatum.test".to_owned()],
+            };
+            let stages = vec![stage("rcpt", "accept", "local-recipient", &[], &[])];
+            Explanation { stages, deliveries: deliveries.collect(), fate: Some(fate) }
+        };
+        let said = |explanation: &Explanation| {
+            let text = text(&request(), explanation, Look::PLAIN);
+            text.split_once("\n\n").unwrap().1.to_owned()
+        };
+        assert_eq!(
+            said(&explanation("hold", &["bob@adatum.test"])),
+            "The mail would be accepted, and rule 7 (an outbreak) would hold it in the queue until it is released, for\n  \
+             bob@adatum.test\nReleased, it would go to\n  bob@adatum.test\n    route  (ask the running daemon)\n"
+        );
+        assert_eq!(
+            said(&explanation("drop", &[])),
+            "The mail would be accepted, and rule 7 (an outbreak) would throw it away, for\n  bob@adatum.test\n"
+        );
+        let others = said(&explanation("fail", &["carol@adatum.test"]));
+        assert!(
+            others.contains("return it to its sender") && others.contains("others would get it"),
+            "{others}"
+        );
+    }
+
+    #[test]
     fn explanation_for_programs() {
         let facts = [("label", "office")];
         let rcpt = stage("rcpt", "accept", "trusted-network", &facts, &[("trusted network", true, "x")]);
-        let explanation = Explanation { stages: vec![rcpt], deliveries: Vec::new() };
+        let explanation = Explanation { stages: vec![rcpt], deliveries: Vec::new(), fate: None };
         let expected = concat!(
             r#"{"version":1,"stages":[{"stage":"rcpt","verdict":"accept","#,
             r#""reason":{"kind":"trusted-network","label":"office"},"#,

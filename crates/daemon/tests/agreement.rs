@@ -21,21 +21,24 @@ use support::server::{Extra, Server};
 const QUESTIONS: u64 = 6_000;
 const SEED: u64 = 0x9057_e121;
 
-/// What `[policy]` asks of senders; the rest of the configuration stays the same.
-const VARIANTS: [&str; 3] = [
+/// What `[policy]` asks of senders, and a name that DNS does not tell; the rest of the configuration stays the same.
+const VARIANTS: [&str; 4] = [
     "",
     "[policy]\nowners_lock = true\ncheck_reply_to = true\ndnsbl_exempt = [\"198.51.100.47/32\"]\n",
     "[policy]\nrequire_verified = \"enforce\"\n",
+    // DNS has not said where it is.
+    "[[relay.hosts]]\nname = \"silent.proseware.test\"\nlabel = \"behind a broken name server\"\n",
 ];
 
 /// Every reason must have come up, or the pools have stopped to reach what they are there for.
-const REASONS: [&str; 32] = [
+const REASONS: [&str; 34] = [
     "local-recipient",
     "relay-domain",
     "trusted-network",
     "address-grant",
     "temporary-grant",
     "host-name",
+    "host-name-unknown",
     "client-certificate",
     "login-allowed",
     "login-not-offered",
@@ -62,6 +65,7 @@ const REASONS: [&str; 32] = [
     "recipient-policy",
     "blocklisted",
     "standing-rule",
+    "header-blocked-sender",
 ];
 
 /// And so must have what sessions refuse by themselves.
@@ -135,13 +139,18 @@ fn same(
             let _ = writeln!(problems, "{what}:\n  explained  {explained}\n  live       {live}");
         }
     };
-    check("decisions", decisions(explanation, request), live.decided.join(", "));
+    check("decisions", decisions(explanation), live.decided.join(", "));
     let last = explanation.stages.last().ok_or("no stage")?;
     check("whether it is accepted", goes_on(last).to_string(), (!live.last().is_refusal()).to_string());
     if live.last().is_refusal() {
         check("reply", last.reply.clone().unwrap_or_default(), live.last().without_reference());
         check("record", format!("{:#?}", recorded(last)), format!("{:#?}", record(server, live.last())));
     } else if request.message.is_some() {
+        check(
+            "held",
+            format!("{:?}", explanation.fate.as_ref().map(|fate| fate.rule)),
+            format!("{:?}", live.held_by),
+        );
         let recipients: Vec<_> = explanation.deliveries.iter().map(|d| d.recipient.as_str()).collect();
         check("final recipients", recipients.join(", "), live.recipients.join(", "));
     }
@@ -151,16 +160,22 @@ fn same(
     }
 }
 
-/// The decisions of the rules, as the metrics of a session name them. The header is asked about only where a login is.
-fn decisions(explanation: &Explanation, request: &ExplainRequest) -> String {
+/// The rule that says that the senders in the header are bound to nobody: then a session does not ask.
+const NOBODY: &str = "header senders of login";
+
+/// The decisions of the rules, as the metrics of a session name them.
+fn decisions(explanation: &Explanation) -> String {
     let by_rules = |stage: &&StageView| {
         let of_session = CHECKS.contains(&stage.decision.reason.kind.as_str());
-        !of_session && (stage.stage != "message" || request.user.is_some())
+        let is_asked =
+            stage.stage != "message" || stage.decision.rules.iter().all(|rule| rule.rule != NOBODY);
+        !of_session && is_asked
     };
-    let named =
-        explanation.stages.iter().filter(by_rules).map(|stage| {
-            format!("{} {} {}", stage.stage, stage.decision.verdict, stage.decision.reason.kind)
-        });
+    let named = explanation.stages.iter().filter(by_rules).map(|stage| {
+        // The whole message is what standing rules refuse last.
+        let name = if stage.stage == "rules" { "message" } else { &stage.stage };
+        format!("{name} {} {}", stage.decision.verdict, stage.decision.reason.kind)
+    });
     let mut named: Vec<_> = named.collect();
     named.sort();
     named.join(", ")

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_admin::api::ExplainRequest;
 use postern_admin::explain::{RulesOnly, explain, goes_on};
 use postern_config::Config;
 use postern_config::account::AccountsFile;
 use postern_policy::Policy;
+use postern_policy::standing::hosts::GRACE;
+use postern_smtp::Domain;
 
 /// Settings that have been the last one before a server of somebody became an open relay.
 const CONFIGURATIONS: [&str; 10] = [
@@ -97,8 +100,8 @@ fn strangers_relay_nowhere() {
                     assert!(!goes_on(last), "{text}\n{request:?}\n{last:#?}");
                     let reason = last.decision.reason.kind.as_str();
                     let expected = match listener {
-                        // Hosts are listed by name, and no name server is there to tell their addresses.
-                        _ if text.starts_with("[relay]\nhosts") => "host-name-unknown",
+                        // Hosts are listed by name, and no name server has been asked for their addresses.
+                        "mx" if text.starts_with("[relay]\nhosts") => "host-name-unknown",
                         "mx" => "not-trusted-not-local",
                         _ => "not-authenticated",
                     };
@@ -107,4 +110,22 @@ fn strangers_relay_nowhere() {
             }
         }
     }
+}
+
+#[test]
+fn a_host_name_that_is_dead_keeps_no_stranger_waiting() {
+    let policy = policy("[relay]\nhosts = [{ name = \"branch.proseware.test\", label = \"x\" }]");
+    let name = Domain::parse("branch.proseware.test").unwrap();
+    let asked = UNIX_EPOCH + Duration::from_secs(1_795_284_325);
+    policy.standing.hosts.not_told(&name, "SERVFAIL".to_owned(), asked);
+    let reason_at = |at: SystemTime| {
+        let request = ExplainRequest {
+            at: at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()),
+            ..ExplainRequest::new("198.51.100.9".parse().unwrap(), "a@client.test", "bob@adatum.test")
+        };
+        let explanation = explain(&request, &policy, &RulesOnly).unwrap();
+        explanation.stages.last().unwrap().decision.reason.kind.clone()
+    };
+    assert_eq!(reason_at(asked), "host-name-unknown");
+    assert_eq!(reason_at(asked + GRACE), "not-trusted-not-local");
 }

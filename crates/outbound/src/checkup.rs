@@ -99,6 +99,8 @@ const RESOLVER: &str = "see [resolver]: are its name servers reachable from here
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::net::Ipv4Addr;
+
     use postern_runtime::clock::Pending;
     use postern_runtime::dns::{Answer, Mx, StaticDns};
     use postern_smtp::Domain;
@@ -130,6 +132,9 @@ mod tests {
             Box::pin(std::future::pending())
         }
         fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
+            Box::pin(std::future::pending())
+        }
+        fn ipv4<'a>(&'a self, _: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
             Box::pin(std::future::pending())
         }
         fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {

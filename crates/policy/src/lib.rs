@@ -27,6 +27,7 @@ pub mod bounce;
 pub mod checkup;
 pub mod directory;
 pub mod facts;
+mod login_names;
 pub mod logins;
 pub mod metrics;
 pub mod networks;
@@ -40,9 +41,11 @@ pub mod session_check;
 pub mod standing;
 pub mod verification;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_config::Config;
+use postern_smtp::ForwardPath;
 
 use standing::Standing;
 
@@ -86,6 +89,17 @@ impl Policy {
     /// `grant scanner`, `host branch.proseware.test`. `None`: by none.
     pub fn granted(&self, question: &relay::Question<'_>) -> Option<String> {
         relay::granted(question, self)
+    }
+
+    /// Whether the senders that the header names are bound to somebody: to a login, or to the client's grant.
+    pub fn binds_header(&self, question: &relay::Question<'_>) -> bool {
+        relay::binds_header(question, self)
+    }
+
+    /// Whose the domain of a recipient is, in a word for logs: `local`, `relay` or `foreign`. `own` is the address of ours that
+    /// the client connected to.
+    pub fn recipient_class(&self, path: &ForwardPath, own: Option<IpAddr>) -> &'static str {
+        relay::recipient_class(path, own, self)
     }
 
     /// Counts what a decision in favour uses up. The live server calls it; dry runs do not.

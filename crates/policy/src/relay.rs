@@ -26,10 +26,13 @@ mod senders;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use postern_smtp::ForwardPath;
 use serde::{Deserialize, Serialize};
 
 use crate::Policy;
+use crate::directory::Resolution;
 use crate::facts::Wanted;
 
 pub use blocklists::{Lists, warnings as blocklist_warnings};
@@ -74,6 +77,15 @@ impl Decision {
         self.trace.rule(&format!("rule {rule}"), true, why);
         let (why, text) = (why.to_owned(), text.to_owned());
         Self { verdict, reason: Reason::StandingRule { rule: rule.to_string(), why, text }, ..self }
+    }
+
+    /// The rule that decided. The last one that was looked at, unless a right did not reach so far: the others were tried after
+    /// it.
+    pub fn rule(&self) -> Option<&str> {
+        let by_grant = matches!(self.reason, Reason::GrantTooNarrow { .. } | Reason::Rate { .. });
+        let refused = |step: &&Step| by_grant && step.rule == client::ADDRESS_GRANT && !step.matched;
+        let step = self.trace.0.iter().find(refused).or(self.trace.0.last())?;
+        Some(&step.rule)
     }
 
     /// What an operator should hear of although it stopped nothing: domains that should be verified and are not.
@@ -151,6 +163,26 @@ pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
     wanted.extend(client::wanted(question, policy));
     wanted.extend(blocklists::wanted(question, policy));
     wanted
+}
+
+/// See [`Policy::recipient_class`].
+pub(crate) fn recipient_class(path: &ForwardPath, local: Option<IpAddr>, policy: &Policy) -> &'static str {
+    if !matches!(policy.directory.resolve(path, local), Resolution::NotLocal) {
+        return "local";
+    }
+    let domain = match path {
+        ForwardPath::Address(address) => address.domain(),
+        ForwardPath::Postmaster => None,
+    };
+    match domain.is_some_and(|domain| policy.relay.is_relay_domain(domain)) {
+        true => "relay",
+        false => "foreign",
+    }
+}
+
+/// See [`Policy::binds_header`].
+pub(crate) fn binds_header(question: &Question<'_>, policy: &Policy) -> bool {
+    question.login.is_some() || !client::binding_grants(question, policy).is_empty()
 }
 
 /// See [`Policy::granted`].

@@ -4,9 +4,22 @@ use postern_smtp::Address;
 
 use crate::relay::Reason;
 
-/// What would have allowed it, each way by itself, for the operator of this server. Empty for what is allowed. `recipient` is
-/// as the client wrote it, with or without angle brackets.
-pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<String> {
+/// What was refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Why.
+    pub reason: &'a Reason,
+    /// The client's address.
+    pub client: &'a str,
+    /// MAIL FROM; empty is the null sender.
+    pub sender: &'a str,
+    /// RCPT TO as the client wrote it, with or without angle brackets, if it was about a recipient.
+    pub recipient: Option<&'a str>,
+}
+
+/// What would have allowed it, each way by itself, for the operator of this server. Empty for what is allowed.
+pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
+    let Asked { reason, client, sender, recipient } = *asked;
     let recipient = recipient.map(without_brackets).unwrap_or_default();
     let (local, domain) = recipient.rsplit_once('@').unwrap_or((recipient, ""));
     match reason {
@@ -20,7 +33,7 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
         | Reason::Authenticated { .. }
         | Reason::LoginAllowed { .. }
         | Reason::SenderAllowed => Vec::new(),
-        Reason::NotTrustedNotLocal => relaying(client, domain),
+        Reason::NotTrustedNotLocal => relaying(client, without_brackets(sender), recipient, domain),
         Reason::NotAuthenticated => vec![LOG_IN.to_owned(), trust(client)],
         Reason::GrantTooNarrow { label, what } => vec![
             format!("widen the grant {label:?} in relay.grants so that it covers the {what}"),
@@ -30,10 +43,14 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
             format!("have the name servers of {name} answer: `posternctl relay list` says what is known of it"),
             format!("or remove {name} from relay.hosts"),
         ],
-        Reason::Rate { who, .. } => vec![format!("wait, or raise the rate of {who}")],
-        Reason::Quota { login, .. } => {
-            vec![format!("wait, or raise the limits of account {login:?} in accounts.toml: limits = {{ ... }}")]
+        Reason::Rate { who, .. } => {
+            vec![format!("wait, or raise the rate of {who} in relay.grants: rate = \"...\"")]
         }
+        Reason::Quota { login, limit, .. } => vec![format!(
+            "wait, or raise the limit of account {login:?} in accounts.toml: limits = {{ {key} = ... }}; for all accounts it is \
+             auth.limits.{key}",
+            key = limit_key(limit)
+        )],
         Reason::SenderDomainNotListed { login, sender } | Reason::LoginLacksPermission { login, sender } => {
             grant(login, sender)
         }
@@ -53,7 +70,11 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
         Reason::SpfDoesNotCover { domain, .. } => {
             vec![format!("the owner of {domain} lists this server in the domain's SPF record")]
         }
-        Reason::HeaderFromMismatch { login, field, address } => match Address::parse(address) {
+        Reason::HeaderFromMismatch { grant: Some(label), field, address, .. } => {
+            let or = format!("or the client names only senders of the grant in the {field} field");
+            vec![format!("add {address} to the senders of the grant {label:?} in relay.grants"), or]
+        }
+        Reason::HeaderFromMismatch { login, field, address, .. } => match Address::parse(address) {
             Ok(_) => grant(login, address),
             Err(_) => vec![format!("the {field} field of the message names only addresses that {login} may use")],
         },
@@ -94,12 +115,35 @@ pub fn remedies(reason: &Reason, client: &str, recipient: Option<&str>) -> Vec<S
 const LOG_IN: &str = "log in on port 587 or 465; `posternctl account add NAME` makes a login";
 
 /// All ways to be allowed to relay, the narrowest first.
-fn relaying(client: &str, domain: &str) -> Vec<String> {
+fn relaying(client: &str, sender: &str, recipient: &str, domain: &str) -> Vec<String> {
+    let (host, sender) = (host(client), if sender.is_empty() { "<>" } else { sender });
     vec![
         LOG_IN.to_owned(),
+        format!(
+            "let the client in for a while: `posternctl relay grant {client} --ttl 30m --reason \"...\"`, with \
+             relay.temporary = {{ enabled = true }}"
+        ),
+        format!(
+            "grant it to the client: relay.grants = [{{ label = \"...\", network = {host:?}, senders = [{sender:?}], recipients = \
+             [{recipient:?}], rate = \"100/h\" }}]"
+        ),
+        "let the client in by its certificate: relay.certificates = [{ sha256 = \"...\", label = \"...\" }]"
+            .to_owned(),
+        "let the client in by its host name: relay.hosts = [{ name = \"...\", label = \"...\" }]".to_owned(),
         trust(client),
         format!("relay for the domain: relay.relay_domains = [{{ name = {domain:?} }}]"),
     ]
+}
+
+/// The setting of a limit of a login, by its words: `200 recipients an hour`.
+fn limit_key(limit: &str) -> &'static str {
+    const KEYS: [(&str, &str); 4] = [
+        ("new recipients a day", "new_recipients_per_day"),
+        ("a day", "per_day"),
+        ("an hour", "per_hour"),
+        ("a message", "per_message"),
+    ];
+    KEYS.iter().find(|(words, _)| limit.ends_with(words)).map_or("per_hour", |(_, key)| key)
 }
 
 fn trust(client: &str) -> String {
@@ -162,7 +206,18 @@ mod tests {
             Reason::OwnersLock { login: text(), domain: text(), problem: Some(text()) },
             Reason::DnsTrouble { domain: text(), what: text() },
             Reason::SpfDoesNotCover { login: text(), domain: text(), result: text() },
-            Reason::HeaderFromMismatch { login: text(), field: text(), address: "not one".to_owned() },
+            Reason::HeaderFromMismatch {
+                login: text(),
+                grant: None,
+                field: text(),
+                address: "not one".to_owned(),
+            },
+            Reason::HeaderFromMismatch {
+                login: String::new(),
+                grant: Some(text()),
+                field: text(),
+                address: text(),
+            },
             Reason::HeaderFromUnusable { problem: text() },
             Reason::WrongPassword { login: text() },
             Reason::LoginNotOffered { missing: "TLS".to_owned() },
@@ -177,14 +232,53 @@ mod tests {
             Reason::StandingRule { rule: text(), why: text(), text: text() },
             Reason::HeaderBlockedSender { rule: text(), why: text(), text: text() },
         ] {
-            assert!(!remedies(&reason, "198.51.100.9", Some("<bob@adatum.test>")).is_empty(), "{reason:?}");
+            assert!(!ways(&reason).is_empty(), "{reason:?}");
         }
-        assert!(remedies(&Reason::SenderAllowed, "198.51.100.9", None).is_empty());
+        assert!(ways(&Reason::SenderAllowed).is_empty());
+    }
+
+    fn ways(reason: &Reason) -> Vec<String> {
+        let recipient = Some("<bob@adatum.test>");
+        remedies(&Asked { reason, client: "198.51.100.9", sender: "x@client.test", recipient })
+    }
+
+    #[test]
+    fn every_way_to_relay_is_named() {
+        let ways = ways(&Reason::NotTrustedNotLocal);
+        assert_eq!(ways.len(), 7, "{ways:#?}");
+        assert_eq!(
+            ways[2],
+            "grant it to the client: relay.grants = [{ label = \"...\", network = \"198.51.100.9/32\", senders = \
+             [\"x@client.test\"], recipients = [\"bob@adatum.test\"], rate = \"100/h\" }]"
+        );
+    }
+
+    #[test]
+    fn a_limit_names_its_setting() {
+        let quota = |limit: &str| {
+            let limit = limit.to_owned();
+            ways(&Reason::Quota { login: "alice".to_owned(), limit, used: 1, resets_in: None }).join("\n")
+        };
+        for (limit, key) in [
+            ("5 recipients a message", "per_message"),
+            ("5 recipients an hour", "per_hour"),
+            ("5 recipients a day", "per_day"),
+            ("5 new recipients a day", "new_recipients_per_day"),
+        ] {
+            let said = quota(limit);
+            assert!(
+                said.contains(&format!("{{ {key} = ")) && said.contains(&format!("auth.limits.{key}")),
+                "{said}"
+            );
+        }
+        let rate = Reason::Rate { who: "the grant scanner".to_owned(), limit: String::new(), resets_in: 1 };
+        assert!(ways(&rate)[0].contains("the grant scanner in relay.grants"));
     }
 
     #[test]
     fn an_address_is_written_as_a_network_of_one() {
-        let way = remedies(&Reason::NotAuthenticated, "2001:db8::1", None).join("\n");
+        let reason = &Reason::NotAuthenticated;
+        let way = remedies(&Asked { reason, client: "2001:db8::1", sender: "", recipient: None }).join("\n");
         assert!(way.contains("\"2001:db8::1/128\""), "{way}");
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use postern_runtime::Clock;
-use postern_smtp::{EnhancedStatus, ReversePath};
+use postern_smtp::{Address, EnhancedStatus, ReversePath};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -157,6 +157,20 @@ const SENDER_FIELDS: [&str; 5] = ["From", "Sender", "Reply-To", "Resent-From", "
 fn looks_at_header_sender(filter: &Filter) -> bool {
     let is_sender = |name: &str| SENDER_FIELDS.iter().any(|known| name.eq_ignore_ascii_case(known));
     filter.header.as_ref().is_some_and(|header| is_sender(&header.name))
+}
+
+/// What the rule that decides would do to a message that does not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forecast {
+    /// It is not accepted.
+    Refused(Refused),
+    /// It is accepted, and then held, ended with a report to its sender, or thrown away.
+    Accepted {
+        /// The rule; its action is `hold`, `fail` or `drop`.
+        rule: Box<Rule>,
+        /// To whom that happens. The others get it.
+        recipients: Vec<Address>,
+    },
 }
 
 /// What the rules say of a message that does not exist.
@@ -443,6 +457,22 @@ impl Rules {
         self.at_rcpt(&arriving).map(|standing| standing.refused())
     }
 
+    /// What becomes of a message that does not exist, if its recipients are accepted; `None`: the rules do nothing to it.
+    /// Without a header, rules that look at the content are left out. Nothing is counted.
+    pub fn forecast(&self, envelope: &Envelope, header: Option<&[u8]>) -> Option<Forecast> {
+        let content = || header.unwrap_or_default().to_vec();
+        let is_asked = |standing: &Standing| header.is_some() || !standing.matcher.looks_at_content();
+        let (standing, effect) = self.decide_by(&Arriving::message(envelope, &content), is_asked)?;
+        let is_ended = |recipient: &&Recipient| effect == Effect::Hold || standing.pick.is_named(recipient);
+        Some(match effect {
+            Effect::Refuse => Forecast::Refused(standing.refused()),
+            Effect::Hold | Effect::Fail | Effect::Drop => Forecast::Accepted {
+                rule: Box::new(standing.view()),
+                recipients: envelope.recipients.iter().filter(is_ended).map(|r| r.address.clone()).collect(),
+            },
+        })
+    }
+
     /// What the rules say of a message that does not exist. Nothing is counted.
     pub fn test(&self, envelope: &Envelope, header: &[u8]) -> Test {
         let (header, now) = (|| header.to_vec(), self.clock.now());
@@ -625,6 +655,15 @@ impl Rules {
 
     /// The rule that decides about a message, and how.
     fn decide(&self, arriving: &Arriving<'_>) -> Option<(Arc<Standing>, Effect)> {
+        self.decide_by(arriving, |_| true)
+    }
+
+    /// The same, by those of the rules only that are asked.
+    fn decide_by(
+        &self,
+        arriving: &Arriving<'_>,
+        is_asked: impl Fn(&Standing) -> bool,
+    ) -> Option<(Arc<Standing>, Effect)> {
         let now = self.clock.now();
         let mut decided: Option<(&Arc<Standing>, Effect)> = None;
         let rules = self.standing();
@@ -633,7 +672,8 @@ impl Rules {
                 continue;
             };
             let goes_before = decided.is_none_or(|(_, former)| effect < former);
-            if goes_before && standing.is_in_force(now) && standing.matcher.takes(arriving) {
+            let holds = || standing.is_in_force(now) && standing.matcher.takes(arriving);
+            if goes_before && is_asked(standing) && holds() {
                 decided = Some((standing, effect));
             }
         }
@@ -1216,5 +1256,49 @@ mod tests {
         let rules = [subject("x"), subject("^x$"), Filter { not: vec![subject("y")], ..Filter::default() }];
         assert!(rules.into_iter().all(|filter| standing(filter).matcher.takes(&arriving)));
         assert_eq!(asked.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_a_message_can_be_told_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (queue, _clock) = open(directory.path());
+        let rules = queue.rules();
+        let mut message = envelope(2);
+        message.origin = Origin::Login("alice@proseware.test".to_owned());
+        let forecast = |header: Option<&[u8]>| rules.forecast(&message, header);
+        assert_eq!(forecast(Some(b"Subject: x\r\n\r\n")), None);
+        let new = |action: RuleAction, filter: Filter| NewRule {
+            action,
+            filter,
+            reason: "a test".to_owned(),
+            text: None,
+            temporary: false,
+            until: Some(NOW + 60),
+        };
+        let first = || Filter { rcpt: Some("r0@adatum.test".to_owned()), ..Filter::default() };
+        let ended = |header: Option<&[u8]>| match forecast(header).unwrap() {
+            Forecast::Accepted { rule, recipients } => {
+                (rule.action, recipients.iter().map(ToString::to_string).collect::<Vec<_>>())
+            }
+            Forecast::Refused(refused) => panic!("{refused:?}"),
+        };
+        rules.add(new(RuleAction::Drop, first()), 0).unwrap();
+        assert_eq!(ended(None), (RuleAction::Drop, vec!["r0@adatum.test".to_owned()]));
+        rules.add(new(RuleAction::Hold, first()), 0).unwrap();
+        assert_eq!(ended(None).0, RuleAction::Hold);
+        assert_eq!(ended(None).1.len(), 2, "a message is held whole");
+        // What the header decides is not known without one.
+        let header = HeaderPattern { name: "From".to_owned(), pattern: "boss".to_owned() };
+        let from_boss = Filter { header: Some(header), ..Filter::default() };
+        rules.add(new(RuleAction::Reject, from_boss), 0).unwrap();
+        assert_eq!(ended(None).0, RuleAction::Hold);
+        assert_eq!(ended(Some(b"From: alice@proseware.test\r\n\r\n")).0, RuleAction::Hold);
+        let refused = forecast(Some(b"From: boss@proseware.test\r\n\r\n"));
+        assert!(
+            matches!(&refused, Some(Forecast::Refused(refused)) if refused.is_about_header_sender),
+            "{refused:?}"
+        );
+        // Nothing of it is counted.
+        assert!(rules.list().iter().all(|rule| rule.hits == 0));
     }
 }

@@ -20,7 +20,7 @@ use postern_policy::relay::{
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
-use postern_smtp::{Address, Body, Reply, ReversePath};
+use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
 
 use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange};
@@ -352,7 +352,7 @@ impl Context {
             reply,
             reason: decision.reason.as_str(),
             reference: name.map(|name| name.reference),
-            rule: decision.trace.0.last().map(|step| step.rule.clone()),
+            rule: decision.rule().map(str::to_owned),
         }
     }
 }
@@ -612,8 +612,8 @@ impl Session {
             }
             PasswordCheck::Unavailable => {
                 let Peer { client, listener, .. } = self.context.peer;
-                let listener = listener.as_str();
-                tracing::error!(event = "login-not-checked", %client, listener, login = name, "no password check");
+                let (listener, shown) = (listener.as_str(), self.context.policy.login_to_note(&name));
+                tracing::error!(event = "login-not-checked", %client, listener, login = shown, "no password check");
                 self.context.shared.metrics.login("unavailable");
                 Action::Reply(replies::login_not_available())
             }
@@ -648,13 +648,14 @@ impl Session {
         let (app, why) = unusable.unzip();
         let guess = self.context.policy.note_guess(name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
-        let refusal = self.context.refuse_password(hello, name);
+        let shown = self.context.policy.login_to_note(name);
+        let refusal = self.context.refuse_password(hello, &shown);
         let reference = refusal.reference.map(|reference| reference.to_string());
         tracing::warn!(
             event = "login-failed",
             %client,
             listener,
-            login = name,
+            login = shown,
             app_password = app,
             why,
             failures,
@@ -992,6 +993,12 @@ impl Session {
         }
     }
 
+    /// Whose the domain of a recipient is.
+    fn recipient_class(&self, to: &str) -> Option<&'static str> {
+        let path = ForwardPath::parse(to).ok()?;
+        Some(self.context.policy.recipient_class(&path, Some(self.context.peer.local)))
+    }
+
     fn log_refusal(&self, stage: &'static str, refusal: &Refusal, from: &str, to: Option<&str>) {
         let Context { peer, shared, certificate, login, .. } = &self.context;
         shared.metrics.refused(&refusal.reply, refusal.reason);
@@ -1007,6 +1014,7 @@ impl Session {
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
             from,
             to,
+            recipient = to.and_then(|to| self.recipient_class(to)),
             reference = refusal.reference.map(|reference| reference.to_string()),
             "{}", refusal.reply
         );

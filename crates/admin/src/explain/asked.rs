@@ -10,11 +10,13 @@ use postern_policy::directory::Resolution;
 use postern_policy::relay::{Certificate, HeaderSenders, Question, Stage};
 use postern_policy::sender::header_senders;
 use postern_policy::standing::bans::Ban;
-use postern_smtp::{Address, ForwardPath, ReversePath};
+use postern_queue::Envelope;
+use postern_queue::rules::Forecast;
+use postern_smtp::{Address, Body, ForwardPath, ReversePath};
 
 use super::{BadQuestion, Beyond, Mail, crlf, without_brackets};
 use crate::api::{Delivery, ExplainRequest};
-use crate::rules::{final_recipients, origin};
+use crate::rules::{final_recipients, message_id, origin};
 
 /// How a certificate is called of which only a name is known.
 const NO_FINGERPRINT: &str = "unknown";
@@ -115,6 +117,27 @@ impl Asked {
 }
 
 impl Asked {
+    /// What the standing rules do to the whole message. Its size is that of its header: a body is not asked about.
+    pub fn forecast(&self, policy: &Policy, beyond: &(impl Beyond + ?Sized)) -> Option<Forecast> {
+        let header = self.header.as_ref().map(|(header, _)| header.as_slice());
+        let envelope = Envelope {
+            reverse_path: self.reverse_path.clone(),
+            origin: origin(&self.question(Stage::Mail, policy), policy),
+            client: Some(self.client.to_canonical()),
+            helo: self.helo.clone(),
+            received: self.now,
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envelope_id: None,
+            message_id: header.and_then(message_id),
+            priority: 0,
+            size: header.map_or(0, |header| header.len() as u64),
+            recipients: final_recipients(&self.forward_path, self.local, policy),
+        };
+        beyond.forecast(&envelope, header)
+    }
+
     /// The ban that the client is under on a port where one can log in, or on any.
     pub fn ban(&self, can_log_in: bool, policy: &Policy) -> Option<Ban> {
         // No client has this address, so it spares nobody.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postern_policy::Policy;
-use postern_policy::relay::Verdict;
+use postern_policy::relay::{Stage, Verdict};
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::bans::Ban;
 use postern_smtp::header::is_well_formed;
@@ -22,10 +22,10 @@ pub(super) fn first(asked: &Asked, policy: &Policy, beyond: &(impl Beyond + ?Siz
     Some(banned("login", &ban, beyond))
 }
 
-/// What the session says of the header of a login's message after the rules have said yes to its senders.
-pub(super) fn header(asked: &Asked, beyond: &(impl Beyond + ?Sized)) -> Option<StageView> {
+/// What the session says of the header of a message whose senders are bound, after the rules have said yes to its senders.
+pub(super) fn header(asked: &Asked, policy: &Policy, beyond: &(impl Beyond + ?Sized)) -> Option<StageView> {
     let (header, _) = asked.header.as_ref()?;
-    if asked.login.is_none() || is_well_formed(header) {
+    if !policy.binds_header(&asked.question(Stage::Mail, policy)) || is_well_formed(header) {
         return None;
     }
     let fact = "there is a NUL in it, or a line that is no header field".to_owned();

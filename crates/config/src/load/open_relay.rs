@@ -44,9 +44,51 @@ const MACHINE: &[(&str, Outcome, &str)] = &[
                                      { network = "128.0.0.0/1", label = "y" }]"#,
     ),
     (
-        "quarters of a large network that are harmless each",
+        "one of 256 parts of the internet",
         Refused,
-        r#"relay.trusted_networks = [{ network = "24.0.0.0/8", label = "a" }, { network = "25.0.0.0/8", label = "b" }]"#,
+        r#"relay.trusted_networks = [{ network = "24.0.0.0/8", label = "a" }]"#,
+    ),
+    (
+        "as many addresses as may be",
+        Fine,
+        r#"relay.trusted_networks = [{ network = "24.0.0.0/12", label = "a" }]"#,
+    ),
+    (
+        "one address more than may be",
+        Refused,
+        r#"relay.trusted_networks = [{ network = "24.0.0.0/12", label = "a" }, { network = "203.0.112.1/32", label = "b" }]"#,
+    ),
+    (
+        "one address more than may be, which is known",
+        Warned,
+        r#"relay.trusted_networks = [{ network = "24.0.0.0/11", label = "a", accept_open_relay_risk = true },
+                                     { network = "203.0.112.1/32", label = "b" }]"#,
+    ),
+    (
+        "large networks that are harmless each, with gaps between them",
+        Refused,
+        r#"relay.trusted_networks = [{ network = "24.0.0.0/13", label = "a" }, { network = "26.0.0.0/13", label = "b" },
+                                     { network = "28.0.0.0/13", label = "c" }]"#,
+    ),
+    (
+        "networks in one another count once",
+        Fine,
+        r#"relay.trusted_networks = [{ network = "24.0.0.0/12", label = "a" }, { network = "24.7.0.0/16", label = "b" }]"#,
+    ),
+    (
+        "a part of the internet over IPv6",
+        Refused,
+        r#"relay.trusted_networks = [{ network = "2a00::/19", label = "a" }]"#,
+    ),
+    (
+        "the networks of two large owners over IPv6",
+        Refused,
+        r#"relay.trusted_networks = [{ network = "2a00::/20", label = "a" }, { network = "2b00::/32", label = "b" }]"#,
+    ),
+    (
+        "many private networks",
+        Fine,
+        r#"relay.trusted_networks = [{ network = "10.0.0.0/9", label = "a" }, { network = "172.16.0.0/13", label = "b" }]"#,
     ),
     (
         "one provider's network",
@@ -95,14 +137,26 @@ const MACHINE: &[(&str, Outcome, &str)] = &[
     (
         "open grants that are a large network together",
         Refused,
-        r#"relay.grants = [{ network = "24.0.0.0/8", label = "a", senders = ["*"], recipients = ["*"], rate = "1/h" },
-                           { network = "25.0.0.0/8", label = "b", senders = ["*"], recipients = ["*"], rate = "1/h" }]"#,
+        r#"relay.grants = [{ network = "24.0.0.0/12", label = "a", senders = ["*"], recipients = ["*"], rate = "1/h" },
+                           { network = "26.0.0.0/12", label = "b", senders = ["*"], recipients = ["*"], rate = "1/h" }]"#,
     ),
     (
         "a grant and a trusted network that are one together",
         Refused,
-        r#"relay.grants = [{ network = "24.0.0.0/8", label = "a", senders = ["*"], recipients = ["*"], rate = "1/h" }]
-           relay.trusted_networks = [{ network = "25.0.0.0/8", label = "b" }]"#,
+        r#"relay.grants = [{ network = "24.0.0.0/12", label = "a", senders = ["*"], recipients = ["*"], rate = "1/h" }]
+           relay.trusted_networks = [{ network = "26.0.0.0/12", label = "b" }]"#,
+    ),
+    (
+        "private halves, one granted and one trusted",
+        Refused,
+        r#"relay.grants = [{ network = "192.168.0.0/17", label = "a", senders = ["*"], recipients = ["*"], rate = "1/h" }]
+           relay.trusted_networks = [{ network = "192.168.128.0/17", label = "b" }]"#,
+    ),
+    (
+        "narrow grants that are a large network together, whose senders anybody can claim",
+        Refused,
+        r#"relay.grants = [{ network = "24.0.0.0/12", label = "a", senders = ["a@b.test"], recipients = ["*"], rate = "1/h" },
+                           { network = "26.0.0.0/12", label = "b", senders = ["a@b.test"], recipients = ["*"], rate = "1/h" }]"#,
     ),
     (
         "a grant without senders",
@@ -199,9 +253,11 @@ fn what_would_relay_for_the_world_does_not_load() {
 #[test]
 fn inside_a_container_the_gateway_is_the_world() {
     let gateways = vec!["172.17.0.1".parse().unwrap()];
-    check(CONTAINER, &Surroundings { container: true, gateways: gateways.clone() });
+    let container = Surroundings { container: true, gateways, own: Vec::new() };
+    check(CONTAINER, &container);
+    let machine = Surroundings { container: false, ..container };
     for (name, _, text) in CONTAINER.iter().filter(|(_, outcome, _)| *outcome == Refused) {
-        let (found, said) = outcome(text, &Surroundings { container: false, gateways: gateways.clone() });
+        let (found, said) = outcome(text, &machine);
         assert_eq!(found, Fine, "{name}: {said}");
     }
 }

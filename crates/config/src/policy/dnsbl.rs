@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Policy;
 use crate::check::{at_least_one, no_duplicates, not_zero};
-use crate::relay::host_bits;
+use crate::relay::check_network;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -147,7 +147,7 @@ impl DnsList {
 
 impl AnswerRange {
     fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
-        host_bits(node, self.0.into(), findings);
+        check_network(node, self.0.into(), findings);
         if !is_listing(self.0.network()) || !is_listing(self.0.broadcast()) {
             let message = format!("{self} is no answer that a list gives of a client");
             let help = "lists answer within 127.0.0.0/8; what is outside it and 127.255.255.x say that the list is broken";
@@ -185,7 +185,7 @@ pub(super) fn check(policy: &Policy, node: &Node<'_>, findings: &mut Findings<'_
     no_duplicates(&array, "zone", "list", &identities, findings);
     labels_tell_zones_apart(lists, &array, findings);
     for (node, network) in node.each("dnsbl_exempt", &policy.dnsbl_exempt) {
-        host_bits(&node, *network, findings);
+        check_network(&node, *network, findings);
     }
     not_zero(node, "dnsbl_timeout", policy.dnsbl_timeout, findings);
     at_least_one(node, "dnsbl_threshold", u64::from(policy.dnsbl_threshold), findings);

@@ -16,7 +16,7 @@ use crate::units;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
-    /// A name for logs and explanations: what is it for?
+    /// A name for logs and explanations, no two alike: what is it for? The rate is counted by it.
     pub label: String,
     /// The hosts: CIDR, such as `"192.0.2.40/32"`; host bits must be zero.
     #[schemars(with = "String")]
@@ -28,7 +28,8 @@ pub struct Grant {
     /// Recipients in a time, such as `"100/h"`: in a second, minute, hour or day (s, m, h, d).
     #[schemars(with = "String")]
     pub rate: Rate,
-    /// As for a trusted network: whole families and whole private ranges are refused unless this says so.
+    /// As for a trusted network: whole families, whole private ranges and large parts of the internet are refused unless this
+    /// says so.
     #[serde(default)]
     pub accept_open_relay_risk: bool,
 }
@@ -164,6 +165,11 @@ impl ClientCertificate {
         let is_one = folded.len() == 64 && folded.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_one.then_some(folded)
     }
+
+    /// What it is found by: its fingerprint, or its name in lower case.
+    pub fn key(&self) -> Option<String> {
+        self.fingerprint().or_else(|| self.name.as_ref().map(|name| name.to_lowercase()))
+    }
 }
 
 /// Rights for a while, given with `posternctl relay grant`.
@@ -194,7 +200,13 @@ impl Grant {
     }
 
     pub(crate) fn check(&self, node: &Node<'_>, surroundings: &Surroundings, findings: &mut Findings<'_>) {
-        super::host_bits(&node.key("network"), self.network, findings);
+        if self.label.trim().is_empty() {
+            let help = "say what the grant is for: logs, explanations and its rate go by the label";
+            findings.error(&node.key("label"), "a grant without a label", help);
+        }
+        if !super::check_network(&node.key("network"), self.network, findings) {
+            return;
+        }
         let behind_gateway = || super::gateway_in(self.network, surroundings).filter(|_| self.is_open());
         if let Some(danger) = super::danger(self.network).or_else(behind_gateway) {
             super::risk(

@@ -105,19 +105,16 @@ impl Site {
         }
     }
 
-    /// The label of the trusted network that a client is in.
-    pub(super) async fn trusted_network(
+    /// By which right a client may relay without a login, if it has one, with the fact: it is no stranger then.
+    pub(super) async fn right(
         &self,
         client: IpAddr,
         listener: &str,
+        from: &Address,
         to: &Address,
-    ) -> Result<Option<String>, Failure> {
-        let explanation = self.explain(client, listener, "<>", &to.to_string()).await?;
-        let rules = explanation.stages.iter().flat_map(|stage| &stage.decision.rules);
-        Ok(rules
-            .into_iter()
-            .find(|rule| rule.rule == "trusted network" && rule.matched)
-            .map(|rule| rule.fact.clone()))
+    ) -> Result<Option<(String, String)>, Failure> {
+        let explanation = self.explain(client, listener, &from.to_string(), &to.to_string()).await?;
+        Ok(right(&explanation))
     }
 
     /// Whose mailboxes an address leads to, if the rules say that it is one of their own.
@@ -133,7 +130,33 @@ impl Site {
     }
 }
 
+/// The rules that let a client relay by what it is, not by who logs in.
+const RIGHTS: [&str; 4] = ["trusted network", "temporary grant", "address grant", "host name"];
+
+fn right(explanation: &Explanation) -> Option<(String, String)> {
+    let mut rules = explanation.stages.iter().flat_map(|stage| &stage.decision.rules);
+    let rule = rules.find(|rule| rule.matched && RIGHTS.contains(&rule.rule.as_str()))?;
+    Some((rule.rule.clone(), rule.fact.clone()))
+}
+
 impl Listener {
+    /// The addresses of this machine that it can be asked at as a stranger would: whoever connects to one comes from it. Only
+    /// one for all addresses is at other ones than loopback.
+    pub(super) fn other_addresses(&self, own: &[IpAddr]) -> Vec<SocketAddr> {
+        if !self.address.ip().is_unspecified() {
+            return Vec::new();
+        }
+        let is_link_local = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            // It needs the name of an interface.
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == self.address.is_ipv4();
+        let fits = |ip: &&IpAddr| !ip.is_loopback() && !ip.is_unspecified() && !is_link_local(ip);
+        let fitting = own.iter().filter(same_family).filter(fits);
+        fitting.map(|ip| SocketAddr::new(*ip, self.address.port())).collect()
+    }
+
     /// Where it is reached from this machine: one for all addresses is asked at loopback, or at the address that we ask from,
     /// which is one of this machine too. `None`: not from there.
     pub(super) fn reached_from(&self, source: Option<IpAddr>) -> Option<SocketAddr> {
@@ -176,6 +199,8 @@ fn domain_names(item: Option<&Item>) -> Vec<Domain> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use postern_policy::standing::grants::TemporaryGrant;
+
     use super::*;
 
     #[test]
@@ -191,6 +216,57 @@ mod tests {
         assert_eq!(names, ["proseware.test", "adatum.test"]);
         std::fs::write(&config, "[[domain]").unwrap();
         assert!(configured_domains(&config).unwrap_err().contains("no TOML"));
+    }
+
+    #[test]
+    fn a_listener_for_all_addresses_can_be_asked_as_a_stranger_would() {
+        let own: Vec<IpAddr> = ["127.0.0.1", "192.0.2.5", "169.254.1.1", "::1", "fe80::1", "2001:db8::5"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        let asked = |address: &str| {
+            let listener = Listener { kind: "mx".to_owned(), address: address.parse().unwrap() };
+            let found: Vec<String> = listener.other_addresses(&own).iter().map(ToString::to_string).collect();
+            found
+        };
+        assert_eq!(asked("0.0.0.0:25"), ["192.0.2.5:25"]);
+        assert_eq!(asked("[::]:25"), ["[2001:db8::5]:25"]);
+        assert_eq!(asked("127.0.0.1:25"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_right_of_an_address_makes_it_no_stranger() {
+        let text = r#"
+            hostname = "mail.proseware.test"
+            [relay]
+            trusted_networks = [{ network = "192.0.2.64/26", label = "office" }]
+            hosts = [{ name = "branch.proseware.test", label = "branch" }]
+            temporary = { enabled = true }
+            grants = [{ label = "open", network = "198.51.100.7/32", senders = ["*"], recipients = ["*"], rate = "9/h" }]
+        "#;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postern.toml");
+        std::fs::write(&path, text).unwrap();
+        let policy = Policy::new(&config::load(&path).unwrap().config);
+        let (now, address) = (std::time::SystemTime::now(), |text: &str| text.parse::<IpAddr>().unwrap());
+        let branch = Domain::parse("branch.proseware.test").unwrap();
+        policy.standing.hosts.learn(&branch, vec![address("203.0.113.9")], now);
+        let until = now + std::time::Duration::from_secs(60);
+        let until = until.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+        let grant = TemporaryGrant { network: "203.0.113.7/32".parse().unwrap(), until, why: "x".to_owned() };
+        policy.standing.grants.give(grant, 10, now).unwrap();
+        let right_of = |client: &str| {
+            let request = ExplainRequest::new(address(client), "x@example.org", "y@example.com");
+            right(&explain(&request, &policy, &RulesOnly).unwrap()).map(|(rule, _)| rule)
+        };
+        for (client, rule) in [
+            ("192.0.2.77", Some("trusted network")),
+            ("203.0.113.7", Some("temporary grant")),
+            ("198.51.100.7", Some("address grant")),
+            ("203.0.113.9", Some("host name")),
+            ("203.0.113.8", None),
+        ] {
+            assert_eq!(right_of(client).as_deref(), rule, "{client}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
+use postern_config::surroundings::Surroundings;
 use postern_config::units::parse_duration;
 use postern_outbound::tls::ClientTls;
 use postern_smtp::{Address, Domain, Host};
@@ -130,7 +131,7 @@ impl Options {
         report.recipient = mail.foreign.to_string();
         let own = Own { site: &site, domains: &domains, mail: &mail, tls };
         for listener in &site.listeners {
-            match listener.reached_from(self.source) {
+            match self.where_to_ask(listener, &own).await? {
                 Some(address) => {
                     let server = self.listener(listener, address, &own, session).await?;
                     report.servers.push(server);
@@ -145,6 +146,21 @@ impl Options {
             report.notes.push("the server has no listener with a port of its own".to_owned());
         }
         Ok(())
+    }
+
+    /// Where a listener is asked: one for all addresses at an address of this machine that has no right to relay, since loopback
+    /// often has one. `None`: nowhere.
+    async fn where_to_ask(&self, listener: &Listener, own: &Own<'_>) -> Result<Option<SocketAddr>, Failure> {
+        if self.source.is_none() {
+            for address in listener.other_addresses(&Surroundings::look().own) {
+                let right =
+                    own.site.right(address.ip(), &listener.kind, &self.sender, &own.mail.foreign).await?;
+                if right.is_none() {
+                    return Ok(Some(address));
+                }
+            }
+        }
+        Ok(listener.reached_from(self.source))
     }
 
     async fn listener(
@@ -164,7 +180,7 @@ impl Options {
         };
         let source = opened.client.local;
         server.learn(&opened, domains);
-        if let Some(doubt) = trusted(site, listener, source, &mail.foreign).await? {
+        if let Some(doubt) = self.trusted(site, listener, source, &mail.foreign).await? {
             opened.client.quit().await;
             server.doubts.push(doubt);
             server.conclude();
@@ -188,6 +204,31 @@ impl Options {
         server.doubt_addresses();
         server.conclude();
         Ok(server)
+    }
+
+    /// Why answers to this address prove nothing about strangers, if so.
+    async fn trusted(
+        &self,
+        site: &Site,
+        listener: &Listener,
+        source: IpAddr,
+        foreign: &Address,
+    ) -> Result<Option<String>, Failure> {
+        let right = site.right(source, &listener.kind, &self.sender, foreign).await?;
+        let Some((rule, fact)) = right else { return Ok(None) };
+        let mut advice = "ask from another machine".to_owned();
+        for candidate in UNTRUSTED.iter().filter_map(|candidate| candidate.parse::<IpAddr>().ok()) {
+            let is_free = site.right(candidate, &listener.kind, &self.sender, foreign).await?.is_none();
+            if is_free && source.is_loopback() && listener.address.is_ipv4() {
+                advice += &format!(", or from an address that is not trusted: --source {candidate}");
+                break;
+            }
+        }
+        let whereby =
+            if rule == "trusted network" { "you are in a trusted network" } else { "you may relay" };
+        Ok(Some(format!(
+            "{whereby}: {fact}. Nothing was tried, since what it may do proves nothing about strangers; {advice}"
+        )))
     }
 
     /// A recipient that is ours would make everything look open.
@@ -378,27 +419,6 @@ fn lost_server(mut server: Server, lost: &Lost) -> Server {
     };
     server.doubts.push(lost.to_string());
     server
-}
-
-/// Why answers to this address prove nothing about strangers, if so.
-async fn trusted(
-    site: &Site,
-    listener: &Listener,
-    source: IpAddr,
-    foreign: &Address,
-) -> Result<Option<String>, Failure> {
-    let Some(fact) = site.trusted_network(source, &listener.kind, foreign).await? else { return Ok(None) };
-    let mut advice = "ask from another machine".to_owned();
-    for candidate in UNTRUSTED.iter().filter_map(|candidate| candidate.parse::<IpAddr>().ok()) {
-        let is_free = site.trusted_network(candidate, &listener.kind, foreign).await?.is_none();
-        if is_free && source.is_loopback() && listener.address.is_ipv4() {
-            advice += &format!(", or from an address that is not trusted: --source {candidate}");
-            break;
-        }
-    }
-    Ok(Some(format!(
-        "you are in a trusted network: {fact}. Nothing was tried, since what it may do proves nothing about strangers; {advice}"
-    )))
 }
 
 /// The own rules know what an address that was taken as local means.

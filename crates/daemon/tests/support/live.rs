@@ -8,8 +8,9 @@ use postern_admin::api::ExplainRequest;
 use postern_config::ListenerKind;
 use postern_policy::accounts::Verified;
 use postern_policy::relay::Certificate;
+use postern_queue::QueueId;
 use postern_smtp::Reply;
-use postern_smtp_inbound::session::{Action, Ahead, PasswordCheck, Peer, Session};
+use postern_smtp_inbound::session::{Action, Ahead, Commit, PasswordCheck, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
 use postern_smtp_inbound::{Shared, replies};
 
@@ -24,6 +25,8 @@ pub struct Live {
     pub decided: Vec<String>,
     /// The final recipients of the message that would have been stored.
     pub recipients: Vec<String>,
+    /// The rule that holds it.
+    pub held_by: Option<u64>,
     answers: Vec<Answer>,
 }
 
@@ -74,13 +77,19 @@ impl Live {
         };
         let session = Session::new(shared.clone(), peer, is_secure.then_some(TLS));
         let session = session.with_certificate(certificate(request));
-        let mut player =
-            Player { session, shared, message: None, recipients: Vec::new(), answers: Vec::new() };
+        let mut player = Player {
+            session,
+            shared,
+            message: None,
+            recipients: Vec::new(),
+            held_by: None,
+            answers: Vec::new(),
+        };
         if player.is_let_in(peer) {
             player.transaction(request).await;
         }
-        let Player { recipients, answers, .. } = player;
-        Self { decided: decided(&registry), recipients, answers }
+        let Player { recipients, held_by, answers, .. } = player;
+        Self { decided: decided(&registry), recipients, held_by, answers }
     }
 
     /// The answer to the last command.
@@ -112,6 +121,7 @@ struct Player {
     /// What is said after 354.
     message: Option<Vec<u8>>,
     recipients: Vec<String>,
+    held_by: Option<u64>,
     answers: Vec<Answer>,
 }
 
@@ -170,13 +180,23 @@ impl Player {
                     self.session.data_received(receiver.finish())
                 }
                 Action::Commit(commit) => {
-                    // Far enough: nothing refuses it any more, and syncing thousands of messages takes minutes.
-                    let recipients = commit.envelope.recipients.iter();
+                    let Commit { incoming, envelope, header } = *commit;
+                    let recipients = envelope.recipients.iter();
                     self.recipients = recipients.map(|recipient| recipient.address.to_string()).collect();
-                    return self.answers.push(Answer { code: 250, text: "250 2.0.0 Ok".to_owned() });
+                    let result = incoming.commit(envelope, header).await;
+                    self.held_by = result.as_ref().ok().and_then(|id| self.held_by(*id));
+                    self.session.committed(result)
                 }
             };
         }
+    }
+}
+
+impl Player {
+    /// The rule that holds a message.
+    fn held_by(&self, id: QueueId) -> Option<u64> {
+        let message = self.shared.door.now()?.show(id)?;
+        message.held?.strip_prefix("rule ")?.split_once(": ")?.0.parse().ok()
     }
 }
 

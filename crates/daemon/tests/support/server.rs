@@ -24,8 +24,9 @@ use postern_policy::standing::grants::TemporaryGrant;
 use postern_policy::standing::recipients::Said;
 use postern_policy::standing::suspensions::Suspension;
 use postern_policy::verification::{DomainReport, Outcome, State};
-use postern_queue::rules::{NewRule, Refused, RuleAction};
-use postern_queue::{Destination, Filter, Origin, Queue, Recipient, Surroundings};
+use postern_queue::operate::HeaderPattern;
+use postern_queue::rules::{Forecast, NewRule, Refused, RuleAction};
+use postern_queue::{Destination, Envelope, Filter, Origin, Queue, Recipient, Surroundings};
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Domain, ReversePath};
 use postern_smtp_inbound::replies::{self, Refused as Refusing};
@@ -117,6 +118,15 @@ fn open_queue(config: &Arc<Config>, clock: Arc<dyn Clock>) -> Queue {
     let recipient = Filter { rcpt: Some("dave@adatum.test".to_owned()), ..Filter::default() };
     queue.rules().add(reject(sender, false), 0).unwrap();
     queue.rules().add(reject(recipient, true), 0).unwrap();
+    let header = |name: &str, pattern: &str| Filter {
+        header: Some(HeaderPattern { name: name.to_owned(), pattern: pattern.to_owned() }),
+        ..Filter::default()
+    };
+    queue.rules().add(reject(header("From", "bob@adatum"), false), 0).unwrap();
+    queue.rules().add(reject(header("Reply-To", "carol@"), true), 0).unwrap();
+    queue.rules().add(reject(header("Subject", "carol@"), true), 0).unwrap();
+    let hold = NewRule { action: RuleAction::Hold, text: None, ..reject(header("Sender", "carol@"), false) };
+    queue.rules().add(hold, 0).unwrap();
     queue
 }
 
@@ -135,6 +145,7 @@ fn standing(config: &Config) -> Standing {
     let dynamic: IpAddr = "198.51.100.77".parse().unwrap();
     standing.hosts.learn(&domain("dynamic.proseware.test"), vec![dynamic], now());
     standing.hosts.learn(&domain("gone.proseware.test"), Vec::new(), now());
+    standing.hosts.not_told(&domain("silent.proseware.test"), "SERVFAIL".to_owned(), now());
     for (network, by_hand) in [("203.0.113.9/32", false), ("198.51.100.39/32", true)] {
         let network = network.parse().unwrap();
         let why = "a test of bans".to_owned();
@@ -228,6 +239,10 @@ impl Beyond for Extra<'_> {
         };
         let client = Some(question.client.to_canonical());
         self.0.queue.rules().would_refuse_recipient(question.reverse_path, &origin, client, recipients)
+    }
+
+    fn forecast(&self, envelope: &Envelope, header: Option<&[u8]>) -> Option<Forecast> {
+        self.0.queue.rules().forecast(envelope, header)
     }
 }
 

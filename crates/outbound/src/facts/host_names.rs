@@ -55,7 +55,7 @@ pub(super) async fn look_up(name: &Domain, settings: &Settings, clock: &dyn Cloc
         Answer::Records(addresses) => addresses,
         Answer::NoRecords | Answer::NoSuchName => Vec::new(),
         Answer::TryLater(problem) => {
-            if hosts.not_told(name, problem.clone()) {
+            if hosts.not_told(name, problem.clone(), clock.now()) {
                 tracing::warn!(event = "relay-host-unknown", host = %name, problem, "DNS does not say where it is");
             }
             return;

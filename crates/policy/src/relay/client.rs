@@ -1,11 +1,15 @@
 //! Who the client is, and what that gives it.
 
+use postern_config::relay::Scope;
 use postern_smtp::{Address, ForwardPath};
 
 use super::rules::GrantRule;
 use super::{Question, Reason, Stage, Trace, counted};
 use crate::Policy;
 use crate::facts::Wanted;
+
+/// The rule about the grants of the configuration.
+pub(super) const ADDRESS_GRANT: &str = "address grant";
 
 /// Who may do anything at all on a submission port: a login, or a client that may relay without one (RFC 6409 §4.3).
 pub(super) fn require_client(
@@ -27,11 +31,11 @@ pub(super) fn require_client(
         (None, None) => "not logged in and not in a trusted network".to_owned(),
     };
     let fact = format!("on the {} port: {fact}", question.listener.as_str());
-    if trace.rule("submission client", question.login.is_some() || known.is_some(), fact) {
-        return Ok(());
+    // Whoever comes to a submission port can log in, wherever a host name leads: it hears so at once.
+    match trace.rule("submission client", question.login.is_some() || known.is_some(), fact) {
+        true => Ok(()),
+        false => Err(Reason::NotAuthenticated),
     }
-    host_name_unknown(question, policy, trace)?;
-    Err(Reason::NotAuthenticated)
 }
 
 /// Hosts that must be looked up first: those that never were, where it matters. Afterwards they are looked up on a timer.
@@ -91,6 +95,29 @@ pub(super) fn granted(question: &Question<'_>, policy: &Policy) -> Option<String
     by_name.or_else(|| certificate(question, policy).map(|label| format!("certificate {label}")))
 }
 
+/// The grants by which mail of this client comes, where they are for some senders only: those are the senders that the header
+/// may name, too, since such mail is signed like that of our own people. None where the client may relay in another way as
+/// well, or for all senders; a grant for the null sender alone names nobody whom the header could be held to.
+pub(super) fn binding_grants<'p>(question: &Question<'_>, policy: &'p Policy) -> Vec<&'p GrantRule> {
+    let rules = &policy.relay;
+    let is_free = || {
+        rules.trusted_network(question.client).is_some()
+            || (rules.temporary && policy.standing.grants.find(question.client, question.now).is_some())
+            || host_name(question, policy).is_some()
+            || certificate(question, policy).is_some()
+    };
+    if question.login.is_some() || rules.grants.is_empty() {
+        return Vec::new();
+    }
+    let holds =
+        |grant: &&GrantRule| grant.senders.iter().any(|scope| scope.holds_sender(question.reverse_path));
+    let grants: Vec<&GrantRule> = rules.grants.matching(question.client).filter(holds).collect();
+    let mut scopes = grants.iter().flat_map(|grant| &grant.senders);
+    let is_named = |scope: &Scope| matches!(scope, Scope::Address(_) | Scope::Domain(_));
+    let binds = !scopes.clone().any(|scope| *scope == Scope::All) && scopes.any(is_named);
+    if binds && !is_free() { grants } else { Vec::new() }
+}
+
 /// Whether the client may send to this recipient elsewhere, and why. `Ok(None)`: nothing gives it the right.
 ///
 /// # Errors
@@ -118,7 +145,8 @@ pub(super) fn right_of_client(
     granted.transpose()
 }
 
-/// A host may be who asks, and DNS has not said where it is: nothing may be concluded, so it is asked to come again.
+/// A host may be who asks, and DNS has not said where it is: nothing may be concluded for a while, so it is asked to come
+/// again.
 fn host_name_unknown(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Result<(), Reason> {
     if question.login.is_some() {
         return Ok(());
@@ -160,7 +188,7 @@ fn by_grant(
     policy: &Policy,
     trace: &mut Trace,
 ) -> Option<Result<Reason, Reason>> {
-    const RULE: &str = "address grant";
+    const RULE: &str = ADDRESS_GRANT;
     let (client, rules) = (question.client.to_canonical(), &policy.relay);
     if rules.grants.is_empty() {
         return None;

@@ -69,9 +69,9 @@ pub enum Reason {
         /// The name.
         name: String,
     },
-    /// A client or a login sends too much at once (451 4.7.1).
+    /// A client with a grant sends too much at once (451 4.7.1).
     Rate {
-        /// Whose rate: `the grant printer`, an address, a login.
+        /// Whose rate, for operators: `the grant printer`.
         who: String,
         /// What is allowed: `100 recipients an hour`.
         limit: String,
@@ -137,23 +137,28 @@ pub enum Reason {
         /// What its SPF record says of this server.
         result: String,
     },
-    /// An address of From, Sender, Resent-From, Resent-Sender or Reply-To is not the login's (550 5.7.1).
+    /// An address of From, Sender, Resent-From, Resent-Sender or Reply-To is not the login's, or not one of the senders of the
+    /// client's grant (550 5.7.1).
     HeaderFromMismatch {
-        /// The login.
+        /// The login; empty where it is about a grant.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         login: String,
+        /// The label of the grant, where nobody is logged in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grant: Option<String>,
         /// `From`, `Sender` ...
         field: String,
         /// The address, or what is wrong with the field.
         address: String,
     },
-    /// A login's message without a usable From (550 5.6.0, RFC 5322 §3.6).
+    /// A message of a login, or of a client with a grant, without a usable From (550 5.6.0, RFC 5322 §3.6).
     HeaderFromUnusable {
         /// What is wrong.
         problem: String,
     },
     /// Wrong user name or password; which of them, nobody is told (535 5.7.8).
     WrongPassword {
-        /// The login as the client wrote it; who mistypes may have written a password.
+        /// The login, where it is one or looks like one of ours; who mistypes may have written a password.
         login: String,
     },
     /// A login was tried where none is offered: in clear (538 5.7.11), or on port 25 (503 5.5.1).

@@ -122,10 +122,9 @@ impl GrantRule {
 }
 
 fn certificates(relay: &Relay) -> HashMap<String, String> {
-    let entries = relay.certificates.iter().filter_map(|certificate| {
-        let key =
-            certificate.fingerprint().or_else(|| certificate.name.as_ref().map(|name| name.to_lowercase()));
-        Some((key?, certificate.label.clone()))
-    });
+    let entries = relay
+        .certificates
+        .iter()
+        .filter_map(|certificate| Some((certificate.key()?, certificate.label.clone())));
     entries.collect()
 }

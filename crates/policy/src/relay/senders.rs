@@ -6,7 +6,8 @@
 use postern_config::RequireVerified;
 use postern_smtp::{Address, Domain, ReversePath};
 
-use super::client::require_client;
+use super::client::{binding_grants, require_client};
+use super::rules::GrantRule;
 use super::{Answer, HeaderSenders, Question, Reason, SenderField, Trace, counted};
 use crate::Policy;
 use crate::accounts::Login;
@@ -66,19 +67,25 @@ pub(super) fn message(
     trace: &mut Trace,
 ) -> Answer {
     let Some(login) = question.login else {
-        trace.rule(
-            "header senders of login",
-            false,
-            "nobody is logged in, so From and Sender are not bound to a login",
-        );
-        return Ok(Reason::SenderAllowed);
+        return match &binding_grants(question, policy)[..] {
+            [first, others @ ..] => message_by_grant(first, others, senders, policy, trace),
+            [] => {
+                trace.rule(
+                    "header senders of login",
+                    false,
+                    "nobody is logged in, so From and Sender are not bound to a login",
+                );
+                Ok(Reason::SenderAllowed)
+            }
+        };
     };
     let mut domains = Domains::new();
     let from = single_from(senders, trace)?;
     header_field("From", from, login, policy, trace, &mut domains)?;
     for (name, fields) in senders.others(policy.senders.check_reply_to) {
         for field in fields {
-            let addresses = readable(name, field, login, trace)?;
+            let addresses =
+                readable(name, field, trace).map_err(|problem| header_from_mismatch(login, name, problem))?;
             header_field(name, addresses, login, policy, trace, &mut domains)?;
         }
     }
@@ -106,19 +113,51 @@ fn single_from<'a>(senders: &'a HeaderSenders, trace: &mut Trace) -> Result<&'a 
 }
 
 /// The addresses of another field. Only Reply-To may be empty: nobody reads a sender out of that.
-fn readable<'a>(
-    name: &str,
-    field: &'a SenderField,
-    login: &Login,
-    trace: &mut Trace,
-) -> Result<&'a [Address], Reason> {
+fn readable<'a>(name: &str, field: &'a SenderField, trace: &mut Trace) -> Result<&'a [Address], String> {
     let problem = match field {
         Ok(addresses) if !addresses.is_empty() || name == "Reply-To" => return Ok(addresses),
         Ok(_) => "no address",
         Err(problem) => problem,
     };
     trace.rule(&format!("header {name}"), false, format!("the {name} field cannot be read: {problem}"));
-    Err(header_from_mismatch(login, name, problem.to_owned()))
+    Err(problem.to_owned())
+}
+
+/// The end of data, from a client with grants for some senders: the header names no others.
+fn message_by_grant(
+    first: &GrantRule,
+    others: &[&GrantRule],
+    senders: &HeaderSenders,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Answer {
+    let label = &first.label;
+    let scopes: Vec<_> = first.senders.iter().chain(others.iter().flat_map(|grant| &grant.senders)).collect();
+    let mismatch = |field: &str, address: String| Reason::HeaderFromMismatch {
+        login: String::new(),
+        grant: Some(label.clone()),
+        field: field.to_owned(),
+        address,
+    };
+    let from = ("From", single_from(senders, trace)?);
+    let mut fields = vec![from];
+    for (name, list) in senders.others(policy.senders.check_reply_to) {
+        for field in list {
+            let addresses = readable(name, field, trace).map_err(|problem| mismatch(name, problem))?;
+            fields.push((name, addresses));
+        }
+    }
+    for (name, addresses) in fields {
+        let rule = format!("header {name}");
+        let covered = |address: &&Address| scopes.iter().any(|scope| scope.holds(address));
+        if let Some(address) = addresses.iter().find(|address| !covered(address)) {
+            trace.rule(&rule, false, format!("the grant {label} does not cover {address}"));
+            return Err(mismatch(name, address.to_string()));
+        }
+        let count = counted(addresses.len(), "address");
+        trace.rule(&rule, true, format!("the grant {label} covers the {count} in {name}"));
+    }
+    Ok(Reason::SenderAllowed)
 }
 
 /// Every address of the field must be the login's.
@@ -145,7 +184,8 @@ fn header_field<'a>(
 }
 
 fn header_from_mismatch(login: &Login, field: &str, address: String) -> Reason {
-    Reason::HeaderFromMismatch { login: login.name.clone(), field: field.to_owned(), address }
+    let (login, field) = (login.name.clone(), field.to_owned());
+    Reason::HeaderFromMismatch { login, grant: None, field, address }
 }
 
 /// What others say about the domains that the login sends from.

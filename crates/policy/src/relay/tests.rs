@@ -311,6 +311,7 @@ fn header_senders_must_be_the_logins() {
         ),
     ] {
         let expected = Reason::HeaderFromMismatch {
+            grant: None,
             login: "alice@proseware.test".to_owned(),
             field: field.to_owned(),
             address: "bob@proseware.test".to_owned(),

@@ -162,10 +162,14 @@ impl Matcher {
     /// Whether it can be said of each recipient by itself when RCPT names it: nothing of the content counts, and not which
     /// recipients a message has together.
     pub(crate) fn is_about_recipients(&self) -> bool {
-        self.headers.is_empty()
-            && !self.conditions.looks_at_content()
+        !self.looks_at_content()
             && self.conditions.recipients_wanted() <= 1
             && self.conditions.negations() <= 1
+    }
+
+    /// Whether something is asked that is known only at the end of a message.
+    pub(crate) fn looks_at_content(&self) -> bool {
+        !self.headers.is_empty() || self.conditions.looks_at_content()
     }
 
     /// Regular expressions for the header.

@@ -28,7 +28,10 @@ pub(crate) fn begin(context: &Context, transaction: &Transaction, by: By) -> Res
 
 /// What must be known before a message that came in can be decided about.
 pub(crate) fn wanted(context: &Context, transaction: &Transaction, received: &Received) -> Vec<Wanted> {
-    let (Some(_), Ok(content)) = (&context.login, &received.content) else { return Vec::new() };
+    let Ok(content) = &received.content else { return Vec::new() };
+    if context.login.is_none() {
+        return Vec::new();
+    }
     let senders = header_senders(&content.header);
     facts::wanted(&context.question(transaction.matter(), Stage::Message(&senders)), &context.policy)
 }
@@ -47,7 +50,7 @@ pub(crate) fn finish(
     if header.received > limits.max_received {
         return Err(Refusal::new("routing-loop", replies::routing_loop(header.received)));
     }
-    if context.login.is_some() {
+    if context.policy.binds_header(&context.question(transaction.matter(), Stage::Mail)) {
         let senders = header_senders(&content.header);
         context.ask(transaction.matter(), Stage::Message(&senders))?;
         // What we do not see as a From field, another reader may.

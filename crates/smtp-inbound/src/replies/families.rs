@@ -6,10 +6,21 @@ use postern_smtp::EnhancedStatus;
 
 use super::refusal::{Facts, Phrase};
 
-/// What a family says about a reason; `None` where it has no words of its own.
-pub(super) fn phrase(family: Family, class: Class, reason: &Reason, facts: &Facts) -> Option<Phrase> {
+/// What a family says about a reason; `None` where it has no words of its own. `at_auth`: it is the answer to AUTH, which fails
+/// with 535 (RFC 4954 §6); commands of an open session fail with 550.
+pub(super) fn phrase(
+    family: Family,
+    class: Class,
+    reason: &Reason,
+    facts: &Facts,
+    at_auth: bool,
+) -> Option<Phrase> {
     // AUTH where there is none: what a client must know is how to come back, not that it may not relay.
     if matches!(reason, Reason::LoginNotOffered { .. }) {
+        return None;
+    }
+    // "Authentication failed" would be untrue of a command that comes later.
+    if class == Class::Login && !at_auth && family != Family::Tagged {
         return None;
     }
     let is_about_dns = matches!(
@@ -23,7 +34,7 @@ pub(super) fn phrase(family: Family, class: Class, reason: &Reason, facts: &Fact
     }
     let phrase = match family {
         Family::Default => None,
-        Family::Tagged => return tagged(class, is_about_dns, facts),
+        Family::Tagged => return tagged(class, is_about_dns, facts, at_auth),
         Family::Postfix if is_about_dns => None,
         Family::Postfix => postfix(class, facts),
         Family::Sendmail => sendmail(class, facts),
@@ -68,7 +79,9 @@ fn postfix(class: Class, facts: &Facts) -> Option<Phrase> {
         Class::Recipient => {
             Phrase::new(554, 7, 1, format!("<{address}>: Recipient address rejected: Access denied"))
         }
-        Class::Rate => Phrase::new(450, 7, 1, format!("Error: too much mail from {client}")),
+        Class::Rate => {
+            Phrase::new(450, 7, 1, format!("Error: too much mail from {client}: {}", facts.limit()))
+        }
         _ => return None,
     })
 }
@@ -93,7 +106,7 @@ fn sendmail(class: Class, facts: &Facts) -> Option<Phrase> {
         Class::AuthenticationRequired => Phrase::new(530, 7, 0, "Authentication required"),
         Class::Login => Phrase::new(535, 7, 0, "authentication failed"),
         Class::RecipientUnknown => Phrase::new(550, 1, 1, format!("<{address}>... User unknown")),
-        Class::Rate => Phrase::new(421, 3, 2, "Connection rate limit exceeded."),
+        Class::Rate => Phrase::new(421, 3, 2, format!("Connection rate limit exceeded. {}", facts.limit())),
         _ => return None,
     })
 }
@@ -123,7 +136,7 @@ fn authenticate(class: Class) -> Option<Phrase> {
 }
 
 /// A tag and a page. Mistyped recipients and DNS that does not answer are nobody's offence: they keep the default words.
-fn tagged(class: Class, is_about_dns: bool, facts: &Facts) -> Option<Phrase> {
+fn tagged(class: Class, is_about_dns: bool, facts: &Facts, at_auth: bool) -> Option<Phrase> {
     let tag = match class {
         Class::Sender if is_about_dns => "SPF_INVALID",
         Class::Relay | Class::AuthenticationRequired | Class::Login => "ACL",
@@ -135,6 +148,7 @@ fn tagged(class: Class, is_about_dns: bool, facts: &Facts) -> Option<Phrase> {
     let text = format!("[{tag}] Blocked. See {}", facts.url());
     Some(match class {
         Class::Rate => Phrase::new(421, 7, 1, text),
+        _ if at_auth => Phrase::plain(535, text),
         _ => Phrase::plain(550, text),
     })
 }

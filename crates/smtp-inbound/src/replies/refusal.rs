@@ -33,8 +33,11 @@ pub fn refused(refused: &Refused<'_>) -> (Reply, Told) {
     let wording = config.replies.wording(class);
     let phrase = match &wording.text {
         Some(template) => Phrase { text: facts.fill(template), ..facts.default_phrase(&words) },
-        None => families::phrase(config.replies.family(class), class, &decision.reason, &facts)
-            .unwrap_or_else(|| facts.default_phrase(&words)),
+        None => {
+            let (family, at_auth) = (config.replies.family(class), matches!(question.stage, Stage::Login));
+            families::phrase(family, class, &decision.reason, &facts, at_auth)
+                .unwrap_or_else(|| facts.default_phrase(&words))
+        }
     };
     let phrase = for_now(coded(phrase, wording), decision.verdict);
     let phrase = match class == Class::Relay && config.replies.migrating && phrase.code >= 500 {
@@ -121,6 +124,11 @@ impl Facts {
         let advice = if self.advice.is_empty() { String::new() } else { format!("; {}", self.advice) };
         let text = format!("{about}{}{advice}{}", self.cause, self.reference());
         Phrase { code: words.code, status: Some(words.status()), text }
+    }
+
+    /// Which limit it is, and when there is room again.
+    pub fn limit(&self) -> String {
+        format!("{}; {}", self.cause, self.advice)
     }
 
     /// What stands behind the words of every family: how to ask about it.
@@ -220,7 +228,7 @@ impl Words {
 fn words(question: &Question<'_>, reason: &Reason) -> Words {
     match reason {
         Reason::NotAuthenticated if question.tls => {
-            Words::new(530, 7, 0, "authentication required: log in with AUTH first")
+            Words::new(530, 7, 0, "authentication required: log in with AUTH first, on this port")
         }
         Reason::NotAuthenticated => Words::new(
             530,
@@ -237,18 +245,17 @@ fn words(question: &Question<'_>, reason: &Reason) -> Words {
             };
             Words::of_address(550, 7, 1, format!("relay not permitted: {who}")).advice(LOG_IN)
         }
-        Reason::GrantTooNarrow { label, what } => Words::of_address(
-            550,
-            7,
-            1,
-            format!("relay not permitted: the grant {label} does not cover the {what}"),
-        ),
+        // How we call the grant is nobody else's business.
+        Reason::GrantTooNarrow { what, .. } => {
+            let grant = grant_of(question);
+            Words::of_address(550, 7, 1, format!("relay not permitted: {grant} does not cover the {what}"))
+        }
         // RFC 3463 §3.5: 4.4.3, directory server failure. The name is nobody else's business.
         Reason::HostNameUnknown { .. } => {
             Words::of_address(451, 4, 3, "relay not permitted now: DNS does not say who you are")
                 .advice("try again later")
         }
-        Reason::Rate { .. } | Reason::Quota { .. } => limit_words(reason),
+        Reason::Rate { .. } | Reason::Quota { .. } => limit_words(question, reason),
         Reason::DnsTrouble { domain, what } => {
             Words::new(451, 4, 3, format!("DNS does not say whether {domain} may be used: {what}"))
                 .advice("try again later")
@@ -270,7 +277,7 @@ fn words(question: &Question<'_>, reason: &Reason) -> Words {
         | Reason::LoginNotOffered { .. }
         | Reason::LoginSuspended { .. }
         | Reason::ClientAddressNotAllowed { .. } => login_words(question, reason),
-        _ => sender_words(reason).unwrap_or_else(|| Words::of_address(550, 7, 1, "not permitted")),
+        _ => sender_words(question, reason).unwrap_or_else(|| Words::of_address(550, 7, 1, "not permitted")),
     }
 }
 
@@ -306,8 +313,13 @@ fn login_words(question: &Question<'_>, reason: &Reason) -> Words {
     }
 }
 
+/// The grant that a client has, as the client is told of it.
+fn grant_of(question: &Question<'_>) -> String {
+    format!("the grant for {}", question.client.to_canonical())
+}
+
 /// Limits of a login or a grant.
-fn limit_words(reason: &Reason) -> Words {
+fn limit_words(question: &Question<'_>, reason: &Reason) -> Words {
     let again = |seconds: u64| format!("try again in {}", duration_words(seconds));
     match reason {
         Reason::Quota { login, limit, used, resets_in } => {
@@ -315,8 +327,9 @@ fn limit_words(reason: &Reason) -> Words {
             let advice = resets_in.map_or_else(|| "send to fewer at once".to_owned(), again);
             Words::new(451, 7, 1, cause).advice(advice)
         }
-        Reason::Rate { who, limit, resets_in } => {
-            Words::new(451, 7, 1, format!("{who} has a limit of {limit}")).advice(again(*resets_in))
+        Reason::Rate { limit, resets_in, .. } => {
+            let cause = format!("{} has a limit of {limit}", grant_of(question));
+            Words::new(451, 7, 1, cause).advice(again(*resets_in))
         }
         _ => Words::new(451, 7, 1, "too much at once").advice("try again later"),
     }
@@ -331,8 +344,8 @@ fn duration_words(seconds: u64) -> String {
     }
 }
 
-/// Senders that a login may not use. `None`: it is about something else.
-fn sender_words(reason: &Reason) -> Option<Words> {
+/// Senders that a login, or a client with a grant, may not use. `None`: it is about something else.
+fn sender_words(question: &Question<'_>, reason: &Reason) -> Option<Words> {
     let mut advice = "";
     let cause = match reason {
         Reason::LoginLacksPermission { login, sender } => {
@@ -341,7 +354,10 @@ fn sender_words(reason: &Reason) -> Option<Words> {
         Reason::SenderDomainNotListed { login, sender } => {
             format!("<{sender}>: sender not permitted: {login} may not send from this domain")
         }
-        Reason::HeaderFromMismatch { login, field, address } => {
+        Reason::HeaderFromMismatch { grant: Some(_), field, address, .. } => {
+            format!("{field} header not permitted: {} does not cover {address}", grant_of(question))
+        }
+        Reason::HeaderFromMismatch { login, field, address, .. } => {
             format!("{field} header not permitted: {login} may not send as {address}")
         }
         Reason::DomainNotVerified { domain, state, missing } => {

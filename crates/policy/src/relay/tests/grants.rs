@@ -7,6 +7,7 @@ use postern_smtp::Address;
 use super::*;
 use crate::facts::Wanted;
 use crate::standing::grants::TemporaryGrant;
+use crate::standing::hosts::GRACE;
 use crate::standing::recipients::Said;
 
 const GRANTS: &str = r#"
@@ -233,15 +234,102 @@ fn nothing_is_concluded_from_a_host_name_that_dns_does_not_tell() {
     assert_eq!(reason(&policy, &stranger, FOREIGN), unknown);
     assert_eq!(reason(&policy, &stranger, OURS), Reason::LocalRecipient);
     let submission = Client { listener: ListenerKind::Submission, ..stranger };
-    assert_eq!(reason(&policy, &submission, FOREIGN), unknown);
+    assert_eq!(reason(&policy, &submission, FOREIGN), Reason::NotAuthenticated);
     // Another right needs no name server.
     let granted = Reason::AddressGrant { label: "scanner".to_owned() };
     assert_eq!(reason(&policy, &Client::default(), FOREIGN), granted);
-    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned());
+    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned(), UNIX_EPOCH);
     let stranger = Client { address: ELSEWHERE, ..Client::default() };
     assert_eq!(reason(&policy, &stranger, FOREIGN), unknown);
     policy.standing.hosts.learn(&branch(), Vec::new(), UNIX_EPOCH);
     assert_eq!(reason(&policy, &stranger, FOREIGN), Reason::NotTrustedNotLocal);
+}
+
+#[test]
+fn a_host_name_that_nobody_answers_for_does_not_make_refusals_temporary_for_ever() {
+    let policy = Policy::new(&toml::from_str(GRANTS).unwrap());
+    let long_ago = UNIX_EPOCH.checked_sub(GRACE).unwrap();
+    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned(), long_ago);
+    let stranger = Client { address: ELSEWHERE, ..Client::default() };
+    assert_eq!(reason(&policy, &stranger, FOREIGN), Reason::NotTrustedNotLocal);
+}
+
+/// What is said of a message with this header.
+fn of_message(policy: &Policy, client: &Client<'_>, header: &str) -> Reason {
+    let question = Question {
+        listener: client.listener,
+        client: client.address.parse().unwrap(),
+        local: None,
+        tls: false,
+        certificate: client.certificate.as_ref(),
+        login: None,
+        helo: None,
+        now: client.now,
+        recipients: 1,
+        reverse_path: &ReversePath::parse(client.sender).unwrap(),
+        stage: Stage::Message(&header_senders(header.as_bytes())),
+    };
+    let reason = checked(decide(&question, policy));
+    // A session asks only where it matters.
+    assert!(reason == Reason::SenderAllowed || policy.binds_header(&question));
+    reason
+}
+
+#[test]
+fn a_grant_for_some_senders_binds_the_header_too() {
+    let (policy, scanner) = (policy(), Client::default());
+    assert_eq!(of_message(&policy, &scanner, "From: scanner@proseware.test\r\n"), Reason::SenderAllowed);
+    for (field, header) in [
+        ("From", "From: boss@proseware.test\r\n"),
+        ("From", "From: scanner@proseware.test, boss@proseware.test\r\n"),
+        ("Sender", "From: scanner@proseware.test\r\nSender: boss@proseware.test\r\n"),
+    ] {
+        let expected = Reason::HeaderFromMismatch {
+            login: String::new(),
+            grant: Some("scanner".to_owned()),
+            field: field.to_owned(),
+            address: "boss@proseware.test".to_owned(),
+        };
+        assert_eq!(of_message(&policy, &scanner, header), expected, "{header}");
+    }
+    let several = "From: scanner@proseware.test\r\nFrom: boss@proseware.test\r\n";
+    assert!(matches!(of_message(&policy, &scanner, several), Reason::HeaderFromUnusable { .. }));
+    // Whoever comes by no grant, or may relay for all senders anyway, is not held to one.
+    let other = Client { sender: "a@client.test", ..Client::default() };
+    assert_eq!(of_message(&policy, &other, "From: boss@proseware.test\r\n"), Reason::SenderAllowed);
+    let stranger = Client { address: ELSEWHERE, ..Client::default() };
+    assert_eq!(of_message(&policy, &stranger, "From: boss@proseware.test\r\n"), Reason::SenderAllowed);
+    policy.standing.hosts.learn(&branch(), vec!["192.0.2.40".parse().unwrap()], UNIX_EPOCH);
+    assert_eq!(of_message(&policy, &scanner, "From: boss@proseware.test\r\n"), Reason::SenderAllowed);
+}
+
+#[test]
+fn the_rule_that_decided_is_named() {
+    let policy = policy();
+    let rule = |client: &Client<'_>, to: &str| ask(&policy, client, to).rule().map(str::to_owned);
+    assert_eq!(rule(&Client::default(), "x@thephone-company.test").as_deref(), Some("address grant"));
+    let stranger = Client { address: ELSEWHERE, ..Client::default() };
+    assert_eq!(rule(&stranger, FOREIGN).as_deref(), Some("login"));
+}
+
+#[test]
+fn the_domain_of_a_recipient_is_ours_relayed_or_foreign() {
+    let policy = Policy::new(&toml::from_str(CALL_FORWARD).unwrap());
+    let own = Some("192.0.2.25".parse().unwrap());
+    for (recipient, class) in [
+        ("nobody@proseware.test", "local"),
+        ("postmaster", "local"),
+        ("postmaster@[192.0.2.25]", "local"),
+        ("x@customer.test", "relay"),
+        ("bob@adatum.test", "foreign"),
+        ("bob@[203.0.113.9]", "foreign"),
+    ] {
+        assert_eq!(
+            policy.recipient_class(&ForwardPath::parse(recipient).unwrap(), own),
+            class,
+            "{recipient}"
+        );
+    }
 }
 
 #[test]
@@ -295,7 +383,7 @@ fn a_host_name_is_looked_up_first_where_it_decides() {
     let policy = Policy::new(&toml::from_str(GRANTS).unwrap());
     assert_eq!(wanted_at_rcpt(&policy, ELSEWHERE, FOREIGN), [Wanted::HostName(branch())]);
     assert_eq!(wanted_at_rcpt(&policy, ELSEWHERE, OURS), []);
-    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned());
+    policy.standing.hosts.not_told(&branch(), "SERVFAIL".to_owned(), UNIX_EPOCH);
     assert_eq!(wanted_at_rcpt(&policy, ELSEWHERE, FOREIGN), []);
 }
 

@@ -120,6 +120,82 @@ fn families_say_what_they_are_known_for() {
     assert!(reply("[replies]\nfamily = \"qmail\"", Reason::NotAuthenticated).starts_with("530 5.7.0 "));
 }
 
+/// What a client hears at AUTH.
+fn told_at_auth(text: &str, reason: Reason) -> String {
+    let config = config(&format!("[replies]\nreport_url = \"https://reports.example/\"\n{text}"));
+    let question = Question {
+        listener: ListenerKind::Submission,
+        client: "198.51.100.9".parse().unwrap(),
+        local: None,
+        tls: true,
+        certificate: None,
+        login: None,
+        helo: None,
+        now: SystemTime::UNIX_EPOCH,
+        recipients: 0,
+        reverse_path: &ReversePath::Null,
+        stage: Stage::Login,
+    };
+    let decision = Decision { verdict: reason.verdict(), reason, trace: Trace::default() };
+    refused(&Refused { question: &question, decision: &decision, name: None, config: &config }).0.to_string()
+}
+
+#[test]
+fn auth_fails_with_535_in_the_words_of_every_family_and_later_commands_with_550() {
+    for family in ["default", "postfix", "sendmail", "exim", "qmail", "authenticate", "tagged"] {
+        let text = format!("family = {family:?}");
+        let login = || "alice@proseware.test".to_owned();
+        let client = "198.51.100.9".to_owned();
+        for reason in [
+            Reason::WrongPassword { login: login() },
+            Reason::ClientAddressNotAllowed { login: login(), client: client.clone() },
+            Reason::LoginSuspended { login: login(), state: "suspended".to_owned(), why: String::new() },
+        ] {
+            let at_auth = told_at_auth(&text, reason.clone());
+            assert!(at_auth.starts_with("535 "), "{family}: {at_auth}");
+            if matches!(reason, Reason::WrongPassword { .. }) {
+                continue;
+            }
+            let text = format!("[replies]\nfamily = {family:?}\nreport_url = \"https://reports.example/\"");
+            let later = reply(&text, reason);
+            assert!(later.starts_with("550 ") && !later.contains("authentication"), "{family}: {later}");
+        }
+    }
+}
+
+#[test]
+fn the_words_of_a_family_for_rates_keep_the_limit_and_when_it_ends() {
+    for family in ["default", "postfix", "sendmail"] {
+        let said = reply(&format!("[replies]\nfamily = {family:?}"), rate());
+        assert!(said.contains("100 recipients an hour; try again in 5 minutes"), "{said}");
+    }
+}
+
+#[test]
+fn the_labels_of_the_configuration_are_not_told() {
+    let label = || "warehouse printer".to_owned();
+    for reason in [
+        Reason::GrantTooNarrow { label: label(), what: "sender <a@client.test>".to_owned() },
+        Reason::Rate {
+            who: format!("the grant {}", label()),
+            limit: "1 recipient a day".to_owned(),
+            resets_in: 9,
+        },
+        Reason::HeaderFromMismatch {
+            login: String::new(),
+            grant: Some(label()),
+            field: "From".to_owned(),
+            address: "boss@proseware.test".to_owned(),
+        },
+    ] {
+        let (reply, told) = told(&config(""), reason, None, None);
+        assert!(reply.contains("the grant for 198.51.100.9"), "{reply}");
+        for text in [reply, told.cause, told.advice, told.reply] {
+            assert!(!text.contains("warehouse"), "{text}");
+        }
+    }
+}
+
 #[test]
 fn tags_tell_what_it_is_about() {
     let text = "[replies]\nfamily = \"tagged\"\nreport_url = \"https://reports.example/?lang=en\"";
