@@ -43,7 +43,8 @@ pub struct Policy {
     #[schemars(with = "String")]
     pub sender_dns_refresh: Duration,
     /// Files with questions and the answers that these rules must give. They are asked by `posternd check`, at the start and at
-    /// every reload; with a wrong answer the configuration does not load.
+    /// every reload; with a wrong answer the configuration does not load. A start goes on where the rules are only more closed
+    /// than expected.
     pub tests: Vec<PathBuf>,
     /// What is kept of refusals, so that their references can be explained.
     pub records: Records,
