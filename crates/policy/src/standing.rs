@@ -6,6 +6,7 @@ mod by_login;
 pub mod grants;
 pub mod guesses;
 pub mod hosts;
+pub mod own;
 pub mod rates;
 pub mod recipients;
 pub mod signs;
@@ -38,6 +39,8 @@ pub struct Standing {
     pub guesses: guesses::Guesses,
     /// Who was banned for it, or by an operator.
     pub bans: bans::Bans,
+    /// Where this machine can be reached.
+    pub own: own::OwnAddresses,
     /// What postmaster is to be told.
     pub alarms: alarms::Alarms,
 }
