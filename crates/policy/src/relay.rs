@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::Policy;
 use crate::facts::Wanted;
 
-pub use login::login_offered;
+pub use login::{login_offered, over_limit};
 pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
 pub use rules::Rules;
@@ -160,12 +160,14 @@ fn mail(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
 }
 
 fn rcpt(question: &Question<'_>, path: &ForwardPath, policy: &Policy, trace: &mut Trace) -> Answer {
+    login::still_usable(question, policy, trace)?;
     let reason = recipient::rcpt(question, path, policy, trace)?;
     login::room_for(question, path, policy, trace)?;
     Ok(reason)
 }
 
 fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, trace: &mut Trace) -> Answer {
+    client::require_client(question, policy, trace)?;
     login::still_usable(question, policy, trace)?;
     let reason = senders::message(question, senders, policy, trace)?;
     login::room_for_message(question, policy, trace)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postern_config::{Listener, ListenerKind};
+use postern_policy::session_check::SessionCheck;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
@@ -180,7 +181,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 enum Limit {
     All,
     Address,
-    Banned,
+    Banned(SessionCheck),
 }
 
 impl Limit {
@@ -188,7 +189,7 @@ impl Limit {
         match self {
             Self::All => "all",
             Self::Address => "address",
-            Self::Banned => "banned",
+            Self::Banned(check) => check.as_str(),
         }
     }
 }
@@ -201,7 +202,7 @@ fn turn_away(stream: TcpStream, kind: ListenerKind, limit: Limit) {
     let reply = match limit {
         Limit::All => replies::too_many_connections(),
         Limit::Address => replies::too_many_connections_from_address(),
-        Limit::Banned => replies::banned(),
+        Limit::Banned(check) => replies::session_check(check),
     };
     let mut text = Vec::new();
     reply.write_to(&mut text);
@@ -223,7 +224,7 @@ impl House {
     fn let_in(self: &Arc<Self>, client: IpAddr, own: IpAddr, kind: ListenerKind) -> Result<Place, Limit> {
         let now = self.shared.clock.now();
         match self.shared.policy.load().ban(client, own, kind.is_submission(), now) {
-            Some(_) => Err(Limit::Banned),
+            Some(ban) => Err(Limit::Banned(SessionCheck::of(&ban))),
             None => self.take_place(client, kind),
         }
     }

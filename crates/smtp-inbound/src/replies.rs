@@ -270,9 +270,14 @@ pub fn too_many_connections_from_address() -> Reply {
     reply(421, 7, 0, "too many connections from your address")
 }
 
-/// The address is banned for a while, mostly for guessing passwords.
+/// The address is banned for a while: for guessing passwords.
 pub fn banned() -> Reply {
     reply(421, 7, 0, "too many failed logins from your address, try again later")
+}
+
+/// The address is banned for a while: an operator does not want it. Why is nobody else's business.
+pub fn banned_by_hand() -> Reply {
+    reply(421, 7, 0, "connections from your address are not accepted now, ask postmaster")
 }
 
 /// The limit of errors.
@@ -304,6 +309,7 @@ pub fn shutting_down() -> Reply {
 pub fn session_check(check: SessionCheck) -> Reply {
     match check {
         SessionCheck::Banned => banned(),
+        SessionCheck::BannedByHand => banned_by_hand(),
         SessionCheck::MalformedHeader => malformed_header(),
     }
 }
