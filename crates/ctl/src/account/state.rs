@@ -123,7 +123,10 @@ pub(super) async fn lock(
         (Err(failure), Some(view)) => (Some(view), false, failure.text()),
         (Err(failure), None) => return Err(failure),
     };
-    let set = StateSet { account, only_file, beside_file, dry_run: false, queue: queue? };
+    let queue = queue.inspect_err(|_| {
+        session.note(&format!("{} is locked, but nothing was done about its messages", output::clean(&name)));
+    })?;
+    let set = StateSet { account, only_file, beside_file, dry_run: false, queue };
     say(session, "locked", &name, &set)
 }
 
