@@ -143,19 +143,6 @@ fn accounts_path(tree: &Spanned<DeTable<'_>>, directory: &Path) -> PathBuf {
     directory.join(path.map_or(Auth::default().accounts, PathBuf::from))
 }
 
-/// Reads a file of logins by itself: for who edits one and wants to know whether it will load.
-///
-/// # Errors
-/// Everything that is wrong with it.
-pub fn load_accounts(path: &Path) -> Result<Vec<Account>, ConfigError> {
-    let mut diagnostics = Vec::new();
-    let accounts = read_accounts(path, &mut diagnostics);
-    match diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        true => Err(ConfigError { diagnostics }),
-        false => Ok(accounts),
-    }
-}
-
 fn read_accounts(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
     let mut sources = Sources::default();
     match fs::read_to_string(path) {

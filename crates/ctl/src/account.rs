@@ -235,15 +235,17 @@ async fn change_password(
     name: &str,
     options: &PasswordOptions,
 ) -> Result<Exit, Failure> {
-    let (password, made) = new_password(options, name)?;
+    // Nobody should think of a password for nothing.
+    let account = state::existing(config, name)?;
+    let (password, made) = new_password(options, &account)?;
     let hash = hashed(&password)?;
     let file = AccountsFile::open(config)?;
-    file.edit(|document| write_password(document, name, &hash))?;
+    file.edit(|document| write_password(document, &account, &hash))?;
     let reloaded = reload(session).await?;
     if reloaded {
-        note_change(session, name, AccountVerb::Password, None).await?;
+        note_change(session, &account, AccountVerb::Password, None).await?;
     }
-    let (account, password) = (name.to_owned(), made.then_some(password));
+    let password = made.then_some(password);
     let edited = Edited { account, password, file: file.path, reloaded };
     session.out.answer(&edited, |edited, _| edited_text("changed the password of", edited))?;
     Ok(Exit::Done)
@@ -379,7 +381,8 @@ fn listed<'a>(accounts: &'a [Account], daemon: Option<&'a AccountStates>) -> Acc
     let known = |account: &Account| {
         let find = |states: &&'a AccountStates| {
             let name = fold(&account.name);
-            states.accounts.iter().find(|known| known.name == name)
+            let at = states.accounts.binary_search_by(|known| known.name.cmp(&name)).ok()?;
+            states.accounts.get(at)
         };
         daemon.as_ref().and_then(find)
     };

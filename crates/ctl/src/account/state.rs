@@ -233,7 +233,7 @@ pub(super) async fn disable(
 }
 
 /// The name as the file has it.
-fn existing(config: &Config, name: &str) -> Result<String, Failure> {
+pub(super) fn existing(config: &Config, name: &str) -> Result<String, Failure> {
     let found = config.accounts.iter().find(|account| super::fold(&account.name) == super::fold(name));
     found.map(|account| account.name.clone()).ok_or_else(|| super::no_account(name))
 }
