@@ -64,6 +64,16 @@ fn a_login_may_use_domains_whose_spf_record_covers_this_server() {
 }
 
 #[test]
+fn a_session_that_is_open_has_looked_up_what_a_reload_asks_for() {
+    let daemon = Setup::new().start();
+    let mut client = log_in(&daemon, "alice@proseware.test");
+    daemon.change_config("policy.owners_lock = true");
+    daemon.ask(&["reload"]);
+    assert_says(&client.command("MAIL FROM:<alice@proseware.test>"), 250, &[]);
+    assert_eq!(daemon.dns().asked("_postern.proseware.test", RecordType::TXT), 1);
+}
+
+#[test]
 fn dns_trouble_is_never_a_pass_and_never_a_lasting_no() {
     let setup = agency().with("policy.owners_lock = true");
     setup.dns().txt("adatum.test", "v=spf1 +all");

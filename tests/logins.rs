@@ -119,9 +119,9 @@ fn app_passwords_are_named_in_the_log_and_refused_like_wrong_ones() {
     let wrong = refused("wrong");
     assert_eq!(refused(&scanner), wrong);
     assert_eq!(refused(&guest), wrong);
-    let logged = daemon.wait_for("login-failed", |line| line["app_password"] == "guest");
+    let logged = daemon.wait_for("app-password-refused", |line| line["app_password"] == "guest");
     assert!(logged["why"].as_str().unwrap().contains("expired"), "{logged}");
-    let logged = daemon.wait_for("login-failed", |line| line["app_password"] == "scanner");
+    let logged = daemon.wait_for("app-password-refused", |line| line["app_password"] == "scanner");
     assert!(logged["why"].as_str().unwrap().contains("127.0.0.1"), "{logged}");
     assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
 
@@ -185,8 +185,8 @@ fn recipients_that_are_new_have_a_cap_of_their_own() {
         client.expect(&format!("MAIL FROM:<{login}>"), 250);
         client.command(&format!("RCPT TO:<{to}@adatum.test>"))
     };
-    for to in ["one", "two", "one"] {
-        assert_says(&rcpt(ALICE, to), 250, &[]);
+    for to in ["one@adatum.test", "two@adatum.test", "one@adatum.test"] {
+        assert_says(&send(&daemon, ALICE, &[to]), 250, &[]);
     }
     assert_says(&rcpt(ALICE, "three"), 451, &["2 new recipients a day", "hours"]);
     assert_says(&rcpt(ALICE, "TWO"), 250, &[]);
@@ -237,7 +237,7 @@ fn locking_a_login_is_one_step_and_unlocking_too() {
     assert!(purged.contains("1 changed"), "{purged}");
     daemon.wait_for_empty_queue();
     let audit = ctl(&daemon, &["audit"]);
-    for verb in ["account-lock", "account-unlock"] {
+    for verb in ["account-suspend", "account-lock", "account-unlock"] {
         assert!(audit.contains(verb), "{audit}");
     }
     ctl(&daemon, &["account", "enable", ALICE]);
@@ -245,6 +245,221 @@ fn locking_a_login_is_one_step_and_unlocking_too() {
     assert_says(&log_in(&daemon, ALICE, PASSWORD), 535, &["is disabled"]);
     let unknown = daemon.ctl(&["account", "lock", "nobody"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("account list"), "{unknown:?}");
+}
+
+/// alice may send; nobody else comes into it.
+const ALICE_SENDS: &str = r#"
+[[question]]
+name = "alice sends"
+client = "198.51.100.9"
+listener = "submissions"
+user = "alice@proseware.test"
+from = "alice@proseware.test"
+to = "bob@adatum.test"
+expect = "accept"
+"#;
+
+#[test]
+fn a_policy_table_keeps_no_login_from_being_locked_nor_the_server_from_starting() {
+    let setup = Setup::new().with("[policy]\ntests = [\"tests.toml\"]");
+    fs::write(setup.folder().join("tests.toml"), ALICE_SENDS).unwrap();
+    let mut daemon = setup.start();
+    let mut open = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let locked = daemon.ctl(&["account", "lock", ALICE]);
+    assert_eq!(locked.code, 0, "{locked:?}");
+    assert!(locked.stderr.contains("tests.toml:2") && locked.stderr.contains("is suspended"), "{locked:?}");
+    assert_says(&open.command(&format!("MAIL FROM:<{ALICE}>")), 550, &["5.7.13"]);
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 535, &["5.7.13"]);
+    // It is in the file, and holds nowhere else.
+    let shown = show(&daemon, ALICE);
+    assert_eq!((shown["state"].as_str(), shown.get("suspension")), (Some("suspended"), None), "{shown}");
+    assert_eq!(daemon.ctl(&["reload"]).code, 0);
+    let tested = daemon.ctl(&["policy", "test"]);
+    assert!(tested.code == 0 && tested.stdout.contains("as if it were not"), "{tested:?}");
+    daemon.restart();
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 535, &["5.7.13"]);
+    assert!(ctl(&daemon, &["status"]).contains("is suspended"), "the status warns");
+    ctl(&daemon, &["account", "unlock", ALICE]);
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
+    // A question about a login that is gone cannot be asked: nothing is done.
+    let removed = daemon.ctl(&["account", "remove", ALICE]);
+    assert!(removed.code == 1 && removed.stderr.contains("tests.toml"), "{removed:?}");
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
+}
+
+#[test]
+fn a_server_that_is_more_closed_than_its_table_says_starts_and_says_so() {
+    let setup = Setup::new().with("[policy]\ntests = [\"tests.toml\"]");
+    fs::write(setup.folder().join("tests.toml"), ALICE_SENDS.replace("alice", "nobody")).unwrap();
+    let mut daemon = setup.prepare();
+    daemon.start();
+    daemon.wait_for("policy-test-failed", |line| line.to_string().contains("tests.toml:2"));
+    assert!(ctl(&daemon, &["status"]).contains("answered otherwise than expected"));
+    let metrics = ctl(&daemon, &["metrics"]);
+    assert!(metrics.contains("postern_policy_failed_tests 1"), "{metrics}");
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
+    assert_eq!(daemon.ctl(&["reload"]).code, 1, "a reload has an old configuration that stays in force");
+    fs::write(daemon.folder().join("tests.toml"), ALICE_SENDS).unwrap();
+    assert_eq!(daemon.ctl(&["reload"]).code, 0);
+    assert!(ctl(&daemon, &["metrics"]).contains("postern_policy_failed_tests 0"));
+}
+
+#[test]
+fn a_login_is_locked_whatever_is_wrong_with_the_configuration() {
+    let mut daemon = Setup::new().start();
+    let good = fs::read_to_string(daemon.config()).unwrap();
+    daemon.change_config("no_such_key = 1");
+    let mut open = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let locked = daemon.ctl(&["account", "lock", ALICE, "--state", "quota-locked", "--reason", "stolen"]);
+    assert_eq!(locked.code, 3, "{locked:?}");
+    assert!(locked.stdout.contains("holds beside the file") && locked.stdout.contains("no_such_key"));
+    assert_says(&open.command(&format!("MAIL FROM:<{ALICE}>")), 550, &["5.7.13", "quota-locked"]);
+    fs::write(daemon.config(), &good).unwrap();
+    daemon.restart();
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 535, &["quota-locked"]);
+    let listed = ctl(&daemon, &["account", "list"]);
+    assert!(listed.contains("quota-locked (file: active)"), "{listed}");
+    assert!(ctl(&daemon, &["account", "show", ALICE]).contains("by an operator, beside the file: stolen"));
+    daemon.change_config("no_such_key = 1");
+    let unlocked = daemon.ctl(&["account", "unlock", ALICE]);
+    assert_eq!(unlocked.code, 3, "{unlocked:?}");
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
+    fs::write(daemon.config(), good).unwrap();
+    ctl(&daemon, &["account", "lock", ALICE, "--state", "quota-locked"]);
+    assert!(ctl(&daemon, &["account", "show", ALICE]).contains("quota-locked"));
+    let file = fs::read_to_string(daemon.folder().join("accounts.toml")).unwrap();
+    assert!(file.contains("state = \"quota-locked\""), "{file}");
+}
+
+/// The answer to the message of a login, after DATA was taken.
+fn end_of_data(client: &mut Client, login: &str) -> Reply {
+    client.command(&format!("{}.", message(login, BOB, "s", "x")))
+}
+
+#[test]
+fn locking_ends_a_transaction_that_is_open() {
+    let daemon = Setup::new().start();
+    let begin = || {
+        let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+        client.expect(&format!("MAIL FROM:<{ALICE}>"), 250);
+        client.expect(&format!("RCPT TO:<{BOB}>"), 250);
+        client
+    };
+    for verb in [&["account", "lock", ALICE, "--purge-queue", "--yes"][..], &["account", "disable", ALICE]] {
+        let (mut at_rcpt, mut at_data) = (begin(), begin());
+        at_data.expect("DATA", 354);
+        ctl(&daemon, verb);
+        assert_says(&at_rcpt.command(&format!("RCPT TO:<{ALICE}>")), 550, &["5.7.13"]);
+        at_rcpt.expect("DATA", 354);
+        for mut client in [at_rcpt, at_data] {
+            assert_says(&end_of_data(&mut client, ALICE), 550, &["5.7.13"]);
+        }
+        daemon.wait_for_empty_queue();
+        ctl(&daemon, &["account", "unlock", ALICE]);
+    }
+    // And so does removing it.
+    let mut client = begin();
+    client.expect("DATA", 354);
+    ctl(&daemon, &["account", "remove", ALICE]);
+    assert_says(&end_of_data(&mut client, ALICE), 530, &["5.7.0"]);
+    assert!(daemon.maildir(BOB).messages().is_empty());
+}
+
+#[test]
+fn a_session_ends_with_the_password_that_opened_it() {
+    let daemon = Setup::new().start();
+    let made = daemon.ask(&["account", "app-password", "add", ALICE, "phone"]);
+    let phone = made["password"].as_str().unwrap().to_owned();
+    let session = |password: &str| Client::log_in(daemon.submission(), ALICE, password);
+    let (mut at_mail, mut at_data, mut other) = (session(&phone), session(&phone), session(PASSWORD));
+    at_data.expect(&format!("MAIL FROM:<{ALICE}>"), 250);
+    at_data.expect(&format!("RCPT TO:<{BOB}>"), 250);
+    at_data.expect("DATA", 354);
+    ctl(&daemon, &["account", "app-password", "remove", ALICE, "phone"]);
+    assert_says(&at_mail.command(&format!("MAIL FROM:<{ALICE}>")), 530, &["5.7.0"]);
+    assert_says(&end_of_data(&mut at_data, ALICE), 530, &["5.7.0"]);
+    other.expect(&format!("MAIL FROM:<{ALICE}>"), 250);
+    other.expect("RSET", 250);
+    let made = daemon.ask(&["account", "password", ALICE, "--generate"]);
+    assert_says(&other.command(&format!("MAIL FROM:<{ALICE}>")), 530, &["5.7.0"]);
+    assert_says(&other.auth_plain(ALICE, PASSWORD), 535, &["5.7.8"]);
+    assert_says(&other.auth_plain(ALICE, made["password"].as_str().unwrap()), 235, &[]);
+    other.expect(&format!("MAIL FROM:<{ALICE}>"), 250);
+}
+
+#[test]
+fn an_old_app_password_bans_nobody() {
+    let daemon = Setup::new().with(GUESSING).start();
+    let made = daemon.ask(&["account", "app-password", "add", ALICE, "old", "--expires", "2001-01-01"]);
+    let old = made["password"].as_str().unwrap();
+    for _ in 0..5 {
+        assert_says(&client_from(GUESSER, &daemon).auth_plain(ALICE, old), 535, &["5.7.8"]);
+    }
+    assert_says(&client_from(GUESSER, &daemon).auth_plain(ALICE, PASSWORD), 235, &[]);
+    assert_eq!(ctl(&daemon, &["ban", "list"]), "nobody is banned\n");
+}
+
+#[test]
+fn the_addresses_of_this_machine_cannot_be_banned() {
+    let daemon = Setup::new()
+        .with("listener = [{ kind = \"mx\", address = \"0.0.0.0:0\" }]")
+        .with("outbound.source_addresses = [\"192.0.2.26\"]\npolicy.public_addresses = [\"192.0.2.25\"]")
+        .start();
+    let refused = |address: &str| {
+        let refused = daemon.ctl(&["ban", "add", address]);
+        assert!(refused.code == 2 && refused.stderr.contains("never banned"), "{address}: {refused:?}");
+    };
+    ["192.0.2.26", "192.0.2.25", "192.0.2.24/30"].iter().for_each(|address| refused(address));
+    ctl(&daemon, &["ban", "add", "192.0.2.27"]);
+    let interfaces = postern_daemon::interfaces::addresses();
+    match interfaces.iter().find(|address| !address.is_loopback()) {
+        Some(own) => refused(&own.to_string()),
+        None => skip("this machine has loopback only"),
+    }
+}
+
+#[test]
+fn what_the_server_has_suspended_is_listed_so() {
+    let daemon = Setup::new().with("[auth.signs]\nsenders_per_hour = 1\nsuspend = true\n").start();
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    client.expect(&format!("MAIL FROM:<{ALICE}>"), 250);
+    assert!(ctl(&daemon, &["account", "list"]).contains("suspended (by the server)"));
+    let mut daemon = daemon;
+    assert!(daemon.terminate().success());
+    let alone = daemon.ctl(&["account", "list"]);
+    assert!(alone.code == 0 && alone.stdout.contains("active"), "{alone:?}");
+    assert!(alone.stderr.contains("the states are those of the file"), "{alone:?}");
+}
+
+#[test]
+fn limits_hold_for_sessions_at_the_same_time_and_refused_mail_costs_nothing() {
+    let hop = NextHop::start(Script::default());
+    let daemon = Setup::new()
+        .next_hop("adatum.test", &hop)
+        .account(CARL, "limits = { per_hour = 2, new_recipients_per_day = 2 }")
+        .start();
+    let begin = |to: [&str; 2]| {
+        let mut client = Client::log_in(daemon.submission(), CARL, PASSWORD);
+        client.expect(&format!("MAIL FROM:<{CARL}>"), 250);
+        to.iter().for_each(|to| drop(client.expect(&format!("RCPT TO:<{to}@adatum.test>"), 250)));
+        client
+    };
+    let refused = |client: &mut Client| {
+        assert_says(&client.content(&message(ALICE, "x@adatum.test", "s", "x")), 550, &["From header"]);
+    };
+    // Refused, reset, or cut off: its new recipients are as new as before.
+    refused(&mut begin(["one", "two"]));
+    begin(["three", "four"]).expect("RSET", 250);
+    drop(begin(["five", "six"]));
+    eventually("the end of the transaction", || {
+        (show(&daemon, CARL)["used"]["new_recipients"] == 0).then_some(())
+    });
+    let (mut first, mut second) = (begin(["one", "two"]), begin(["one", "two"]));
+    let deliver = |client: &mut Client| client.content(&message(CARL, "one@adatum.test", "s", "x"));
+    assert_says(&deliver(&mut first), 250, &[]);
+    assert_says(&deliver(&mut second), 451, &["2 recipients an hour"]);
+    let used = show(&daemon, CARL);
+    assert_eq!((&used["used"]["hour"], &used["used"]["new_recipients"]), (&2.into(), &2.into()), "{used}");
 }
 
 #[test]
@@ -308,7 +523,9 @@ fn operators_ban_and_the_servers_own_are_never_banned() {
     ctl(&daemon, &["ban", "add", "127.77.2.0/24", "--ttl", "1h", "--reason", "spam"]);
     for address in [daemon.mx(), daemon.submission()] {
         let mut client = Client::open_from(Ipv4Addr::new(127, 77, 2, 200), address);
-        assert_says(&client.reply(), 421, &["4.7.0"]);
+        let reply = client.reply();
+        assert_says(&reply, 421, &["4.7.0", "ask postmaster"]);
+        assert!(!reply.text().contains("failed logins"), "nobody guessed: {reply:?}");
     }
     let own = daemon.mx().ip().to_string();
     for spared in [own.as_str(), "127.77.9.1"] {

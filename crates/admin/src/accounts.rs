@@ -11,8 +11,8 @@ use postern_config::{Account, LoginState};
 
 use crate::Shared;
 use crate::api::accounts::{
-    AccountChange, AccountChanged, AccountVerb, AccountView, AddBan, AppPasswordView, Ban, BanList,
-    LimitsView, RemoveBan, ShowAccount,
+    AccountChange, AccountChanged, AccountState, AccountStates, AccountVerb, AccountView, AddBan,
+    AppPasswordView, Ban, BanList, LimitsView, LockAccount, RemoveBan, ShowAccount, Suspension,
 };
 use crate::api::{AuditEvent, ProblemKind};
 use crate::rights::Writer;
@@ -22,16 +22,64 @@ use crate::verbs::MAX_REASON;
 /// The largest networks that may be banned: those of a large provider.
 const SHORTEST_V4: u8 = 8;
 const SHORTEST_V6: u8 = 24;
+/// What `account lock` can make of a login.
+const LOCKS: [LoginState; 2] = [LoginState::Suspended, LoginState::QuotaLocked];
 /// The longest ban.
 const LONGEST_BAN: u64 = 10 * 366 * 86_400;
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
+        .route("/v1/accounts", get(states))
         .route("/v1/accounts/show", post(show))
+        .route("/v1/accounts/lock", post(lock))
         .route("/v1/accounts/changed", post(changed))
         .route("/v1/bans", get(bans))
         .route("/v1/bans/add", post(ban))
         .route("/v1/bans/remove", post(lift))
+}
+
+async fn states(State(shared): State<Shared>) -> Answer<AccountStates> {
+    let (config, policy) = (shared.config.load(), shared.policy.load());
+    let state = |account: &Account| {
+        let name = account.name.trim().to_lowercase();
+        let suspension = policy.standing.suspensions.find(&name);
+        AccountState { name, state: account.state, suspension }
+    };
+    let mut accounts: Vec<AccountState> = config.accounts.iter().map(state).collect();
+    accounts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    answer(AccountStates { accounts })
+}
+
+/// In force when the answer is given: it hangs on no file and no reload.
+async fn lock(
+    State(app): State<App>,
+    Writer(peer): Writer,
+    Input(request): Input<LockAccount>,
+) -> Answer<AccountView> {
+    let LockAccount { name, state, reason } = request;
+    checked_reason(reason.as_deref())?;
+    if !LOCKS.contains(&state) {
+        let problem = format!("{} locks nothing: suspended, or quota-locked", state.as_str());
+        return Err(failure(ProblemKind::BadRequest, problem));
+    }
+    let unknown = || failure(ProblemKind::NotFound, format!("there is no account {name:?}"));
+    let policy = app.shared.policy.load_full();
+    let login = policy.accounts.login(&name).ok_or_else(unknown)?.name;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let why = reason.clone().unwrap_or_else(|| "locked by an operator".to_owned());
+    policy.standing.suspensions.lock(Suspension { login, since, why, state, by_hand: true });
+    let detail = Some(state.as_str().to_owned());
+    let object = Some(name.clone());
+    let event = AuditEvent {
+        object,
+        detail,
+        reason,
+        matched: 1,
+        changed: 1,
+        ..AuditEvent::new("account-suspend", peer.uid)
+    };
+    app.audit.note(event).await;
+    answer(view(&app.shared, &name).ok_or_else(unknown)?)
 }
 
 async fn show(State(shared): State<Shared>, Input(request): Input<ShowAccount>) -> Answer<AccountView> {
@@ -84,8 +132,12 @@ async fn changed(
         }
         _ => None,
     };
-    let account = view(&app.shared, &name);
+    let mut account = view(&app.shared, &name);
     let problem = not_in_force(verb, account.as_ref());
+    if problem.is_none() && matches!(verb, AccountVerb::Lock | AccountVerb::Disable) {
+        app.shared.policy.load().standing.suspensions.settle(&name.trim().to_lowercase());
+        account = view(&app.shared, &name);
+    }
     let event = AuditEvent {
         object: Some(name.clone()),
         detail,
@@ -107,10 +159,13 @@ fn not_in_force(verb: AccountVerb, account: Option<&AccountView>) -> Option<Stri
     let state = account.map(|account| account.state);
     let wanted = match verb {
         AccountVerb::Remove => None,
-        AccountVerb::Lock => Some(LoginState::Suspended),
+        AccountVerb::Lock => state.filter(|state| LOCKS.contains(state)).or(Some(LoginState::Suspended)),
         AccountVerb::Disable => Some(LoginState::Disabled),
         AccountVerb::Unlock | AccountVerb::Enable => Some(LoginState::Active),
-        AccountVerb::Add | AccountVerb::AppPasswordAdd | AccountVerb::AppPasswordRemove => state,
+        AccountVerb::Add
+        | AccountVerb::Password
+        | AccountVerb::AppPasswordAdd
+        | AccountVerb::AppPasswordRemove => state,
     };
     let is_there = verb != AccountVerb::Remove;
     if state == wanted && state.is_some() == is_there {
@@ -205,8 +260,12 @@ fn check_ban(shared: &Shared, network: IpNet, seconds: u64) -> Result<(), Failur
     if !(1..=LONGEST_BAN).contains(&seconds) {
         return bad(format!("a ban holds for 1 to {LONGEST_BAN} seconds"));
     }
+    let policy = shared.policy.load();
+    if let Some(own) = policy.own_address_in(network) {
+        return bad(format!("{network} is never banned: {own} is an address of this server"));
+    }
     let own = shared.daemon.listening().iter().any(|listening| network.contains(&listening.address.ip()));
-    if own || shared.policy.load().is_spared(network.addr(), None) {
+    if own || policy.is_spared(network.addr(), None) {
         return bad(format!(
             "{network} is never banned: it is loopback, an address of this server, a trusted network, or in \
              auth.guessing.never"

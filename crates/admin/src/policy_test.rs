@@ -3,6 +3,10 @@
 //! A table is asked of a configuration alone, so that it answers the same in `posternctl policy test`, `posternd check`, at a start
 //! and at a reload: nobody has a temporary grant, no rate is used up, and DNS permits every sender, unless the question
 //! says otherwise. The answers are those of [`explain`](crate::explain).
+//!
+//! A table proves rules, and that a login is locked is none: a question that is answered otherwise only because its login may
+//! not be used now is asked again as if it might. So a table can expect that a login is refused, and still never keeps one
+//! from being locked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -14,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_config::diagnostic::{Place, Severity};
-use postern_config::{Config, Diagnostic, RequireVerified};
+use postern_config::{Config, Diagnostic, LoginState, RequireVerified};
 use postern_policy::Policy;
 use postern_policy::facts::Wanted;
 use postern_policy::owners_lock::OwnersLock;
@@ -31,7 +35,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use crate::api::{ExplainRequest, Explanation, Rule, StageView};
-use crate::explain::{Beyond, explain, goes_on, read_header, wanted};
+use crate::explain::{BadQuestion, Beyond, explain, goes_on, read_header, wanted};
 
 /// A table of ten thousand questions has about half of it.
 const MAX_TABLE: u64 = 4 * 1024 * 1024;
@@ -197,6 +201,9 @@ pub struct RowReport {
     /// What of it is not as expected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The answer is only as expected if the login could be used: why it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked: Option<String>,
     /// The question as `posternctl policy explain` asks it, where the answer is not as expected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<ExplainRequest>,
@@ -337,6 +344,8 @@ impl Row {
 pub struct Runner<'a> {
     config: &'a Config,
     policy: Policy,
+    /// The same with every login active; made when it is needed.
+    unlocked: Option<Policy>,
     beyond: &'a dyn Beyond,
     /// What holds beside the rules, by what DNS and other servers say.
     standing: HashMap<(Outside, Outside), Arc<Standing>>,
@@ -346,7 +355,7 @@ pub struct Runner<'a> {
 impl<'a> Runner<'a> {
     /// Compiles the rules. `beyond` knows the words of replies.
     pub fn new(config: &'a Config, beyond: &'a dyn Beyond, now: SystemTime) -> Self {
-        Self { config, policy: Policy::new(config), beyond, standing: HashMap::new(), now }
+        Self { config, policy: Policy::new(config), unlocked: None, beyond, standing: HashMap::new(), now }
     }
 
     /// Asks every question of a table.
@@ -358,7 +367,8 @@ impl<'a> Runner<'a> {
     fn ask(&mut self, line: usize, row: &Row) -> RowReport {
         let request = row.request(seconds(self.now));
         self.assume(row, &request);
-        let explained = explain(&request, &self.policy, self.beyond);
+        let mut explained = explain(&request, &self.policy, self.beyond);
+        let locked = self.as_if_unlocked(row, &request, &mut explained);
         self.forget(row);
         let (answer, problems, explanation) = match explained {
             Ok(explanation) => {
@@ -375,9 +385,29 @@ impl<'a> Runner<'a> {
             expected: row.expected(),
             answer,
             problems,
+            locked,
             request: (!passed).then_some(request),
             explanation: explanation.filter(|_| !passed),
         }
+    }
+
+    /// Asks again where only the state of the login stands in the way, and puts the answer in the place of the first; says so.
+    fn as_if_unlocked(
+        &mut self,
+        row: &Row,
+        request: &ExplainRequest,
+        explained: &mut Result<Explanation, BadQuestion>,
+    ) -> Option<String> {
+        let answer = Answer::of(explained.as_ref().ok()?);
+        if answer.reason != LOCKED || differences(&row.expected(), &answer).is_empty() {
+            return None;
+        }
+        let login = self.policy.accounts.login(request.user.as_deref()?)?;
+        let unlocked = self.unlocked.get_or_insert_with(|| Policy::new(&with_active_logins(self.config)));
+        unlocked.standing = self.policy.standing.clone();
+        *explained = explain(request, unlocked, self.beyond);
+        let state = login.access.state.as_str();
+        Some(format!("{} is {state}; the question was asked as if it were not", login.name))
     }
 
     /// Sets up what the question takes for granted.
@@ -412,6 +442,15 @@ impl<'a> Runner<'a> {
         self.policy.standing.hosts.keep(|_| false);
         self.policy.standing.blocklists.keep(|_| false);
     }
+}
+
+/// The reason for refusing a login that is not active.
+const LOCKED: &str = "login-suspended";
+
+fn with_active_logins(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.accounts.iter_mut().for_each(|account| account.state = LoginState::Active);
+    config
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -534,24 +573,44 @@ impl TableReport {
         self.rows.iter().filter(|row| !row.passed)
     }
 
-    /// These, as problems of a configuration.
-    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+    /// What is wrong with the answers, as problems of a configuration.
+    pub fn problems(&self) -> Problems {
         let help = format!(
             "`posternctl policy test {}` shows every rule that was looked at: change the rules, or what is expected",
             self.file.display()
         );
-        let diagnostic = |row: &RowReport| Diagnostic {
-            severity: Severity::Error,
+        let diagnostic = |row: &RowReport, severity, message| Diagnostic {
+            severity,
             file: self.file.clone(),
             place: Some(Place { line: row.line, column: 1, width: 1, source: None }),
-            message: row.problem(),
-            help: Some(help.clone()),
+            message,
+            help: (severity == Severity::Error).then(|| help.clone()),
         };
-        self.failed().map(diagnostic).collect()
+        let mut problems = Problems::default();
+        for row in &self.rows {
+            let list = match row.lets_in() {
+                _ if row.passed => {
+                    let locked = row.locked.iter().map(|why| format!("{:?}: {why}", row.name));
+                    let locked = locked.map(|message| diagnostic(row, Severity::Warning, message));
+                    problems.locked.extend(locked);
+                    continue;
+                }
+                true => &mut problems.open,
+                false => &mut problems.strict,
+            };
+            list.push(diagnostic(row, Severity::Error, row.problem()));
+        }
+        problems
     }
 }
 
 impl RowReport {
+    /// Whether the rules take what the table says they do not.
+    fn lets_in(&self) -> bool {
+        let accepted = |answer: &Answer| answer.verdict == Expect::Accept.as_str();
+        self.expected.verdict != Expect::Accept && self.answer.as_ref().is_some_and(accepted)
+    }
+
     /// What is wrong, and the rule that decided, in one line.
     pub fn problem(&self) -> String {
         let mut text = format!("{:?}: {}", self.name, self.problems.join("; "));
@@ -570,15 +629,41 @@ impl RowReport {
     }
 }
 
+/// What is wrong with the answers to the tables that a configuration names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    /// Errors: the rules take what a table says they do not, or there is no telling, as a table cannot be asked.
+    pub open: Vec<Diagnostic>,
+    /// Errors, too: any other answer than the one expected. Nobody gets in by them who should not.
+    pub strict: Vec<Diagnostic>,
+    /// Warnings: answers that are as expected but for a login that may not be used now.
+    pub locked: Vec<Diagnostic>,
+}
+
+impl Problems {
+    /// All errors.
+    pub fn errors(&self) -> Vec<Diagnostic> {
+        [self.open.clone(), self.strict.clone()].concat()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.open.extend(other.open);
+        self.strict.extend(other.strict);
+        self.locked.extend(other.locked);
+    }
+}
+
 /// Asks the tables that a configuration names, and gives what is wrong as problems of the configuration.
-pub fn problems(config: &Config, beyond: &dyn Beyond, now: SystemTime) -> Vec<Diagnostic> {
+pub fn problems(config: &Config, beyond: &dyn Beyond, now: SystemTime) -> Problems {
     let mut runner = Runner::new(config, beyond, now);
-    let tables = config.policy.tests.iter().map(|path| (path, Table::read(path)));
-    let problems = tables.flat_map(|(path, table)| match table {
-        Ok(table) => runner.run(&table).diagnostics(),
-        Err(error) => vec![unusable(path, &error)],
-    });
-    problems.collect()
+    let mut problems = Problems::default();
+    for path in &config.policy.tests {
+        match Table::read(path) {
+            Ok(table) => problems.add(runner.run(&table).problems()),
+            Err(error) => problems.open.push(unusable(path, &error)),
+        }
+    }
+    problems
 }
 
 fn unusable(path: &Path, error: &TableError) -> Diagnostic {
@@ -691,7 +776,9 @@ mod tests {
             "#);
         assert!(report.rows[0].passed, "{report:#?}");
         assert_eq!((report.rows[0].line, report.rows[1].line), (3, 12));
-        let diagnostics = report.diagnostics();
+        let problems = report.problems();
+        assert_eq!(problems.open, problems.errors(), "what is let in is the worst");
+        let diagnostics = problems.errors();
         assert_eq!(
             diagnostics[0].to_string(),
             "relay-tests.toml:12:1: error: \"192.0.2.7: <> to <bob@adatum.test>\": it is answered with accept, not reject (trusted \
@@ -699,6 +786,37 @@ mod tests {
         );
         assert_eq!(diagnostics.len(), 1);
         assert!(report.rows[1].explanation.is_some() && report.rows[0].explanation.is_none());
+    }
+
+    #[test]
+    fn a_locked_login_is_a_warning_and_what_is_more_closed_is_told_from_what_is_more_open() {
+        let question = |keys: &str| {
+            format!(
+                "[[question]]\nclient = \"198.51.100.9\"\nlistener = \"submissions\"\nuser = \"alice@proseware.test\"\n\
+                 to = \"bob@adatum.test\"\n{keys}\n"
+            )
+        };
+        let own = "from = \"alice@proseware.test\"\n";
+        let text = [
+            question(&format!("{own}expect = \"accept\"")),
+            question("from = \"x@adatum.test\"\nexpect = \"reject\"\nreason = \"sender-domain-not-listed\""),
+            question(&format!("{own}expect = \"reject\"\nreason = \"login-suspended\"")),
+            question("from = \"x@adatum.test\"\nexpect = \"accept\""),
+        ]
+        .concat();
+        let mut config = config();
+        config.accounts[0].state = LoginState::QuotaLocked;
+        let report = Runner::new(&config, &Words, UNIX_EPOCH).run(&parse(&text).unwrap());
+        let passed: Vec<bool> = report.rows.iter().map(|row| row.passed).collect();
+        assert_eq!(passed, [true, true, true, false], "{report:#?}");
+        let problems = report.problems();
+        assert_eq!((problems.open.len(), problems.strict.len(), problems.locked.len()), (0, 1, 2));
+        assert!(problems.locked.iter().all(|warning| warning.severity == Severity::Warning));
+        assert!(problems.locked[0].message.contains("alice@proseware.test is quota-locked"), "{problems:?}");
+        assert!(problems.strict[0].message.contains("sender of login"), "{problems:?}");
+
+        let report = Runner::new(&self::config(), &Words, UNIX_EPOCH).run(&parse(&text).unwrap());
+        assert_eq!(report.problems().open.len(), 1, "that the login is refused can be expected, too");
     }
 
     #[test]
@@ -814,7 +932,7 @@ mod tests {
         std::fs::write(&table, text).unwrap();
         let mut config = config();
         config.policy.tests = vec![table, folder.path().join("missing.toml")];
-        let problems = problems(&config, &Words, UNIX_EPOCH);
+        let problems = problems(&config, &Words, UNIX_EPOCH).errors();
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(

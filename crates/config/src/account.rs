@@ -72,7 +72,7 @@ pub struct Account {
     #[serde(default)]
     pub any_if_spf: bool,
     /// Whether the login may be used. In any other state than `"active"` it is refused, after the right password at AUTH
-    /// and in an open session at the next MAIL; mail that waits already is sent.
+    /// and in an open session at the next MAIL or RCPT and at the end of data; mail that waits already is sent.
     #[serde(default)]
     pub state: LoginState,
     /// Why it is in that state, for operators.

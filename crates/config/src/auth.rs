@@ -103,18 +103,32 @@ pub(crate) fn networks(node: &Node<'_>, networks: &[IpNet], findings: &mut Findi
     }
 }
 
-/// How much a login may send, counted by final recipients. 0 is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+/// How much a login may send, counted by final recipients. 0 is no limit. The defaults are about those of large providers for
+/// one mailbox: enough for a person, and little for whoever has stolen the password. Programs that send more have `limits` of
+/// their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Recipients of one message.
+    /// Recipients of one message. RFC 5321 §4.5.3.1.8 asks for at least 100.
     pub per_message: u32,
     /// Recipients in any hour.
     pub per_hour: u32,
     /// Recipients in any 24 hours.
     pub per_day: u32,
-    /// Recipients in any 24 hours that the login has not written to before.
+    /// Recipients in any 24 hours that the login has not written to before. Off by default: every recipient of a new login is
+    /// new; `signs.new_recipients_per_hour` tells postmaster of many.
     pub new_recipients_per_day: u32,
+}
+
+impl Limits {
+    /// No limit at all.
+    pub const NONE: Self = Self { per_message: 0, per_hour: 0, per_day: 0, new_recipients_per_day: 0 };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { per_message: 100, per_hour: 300, per_day: 1000, new_recipients_per_day: 0 }
+    }
 }
 
 /// The limits of one login. What is left out is as `[auth.limits]` has it; 0 is no limit.
@@ -290,6 +304,16 @@ mod tests {
         let common = Limits { per_message: 50, per_hour: 100, per_day: 500, new_recipients_per_day: 0 };
         let own = OwnLimits { per_hour: Some(1000), per_day: Some(0), ..OwnLimits::default() };
         assert_eq!(own.over(common), Limits { per_hour: 1000, per_day: 0, ..common });
+    }
+
+    #[test]
+    fn logins_have_limits_where_nothing_is_said_and_zero_is_none() {
+        let limits = |text: &str| toml::from_str::<crate::Auth>(text).map(|auth| auth.limits);
+        let default = Limits { per_message: 100, per_hour: 300, per_day: 1000, new_recipients_per_day: 0 };
+        assert_eq!(limits(""), Ok(default));
+        assert_eq!(limits("limits = { per_hour = 0 }"), Ok(Limits { per_hour: 0, ..default }));
+        // The default sign of theft comes before the limit, so that it is seen.
+        assert!(Signs::default().new_recipients_per_hour < default.per_hour);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub use auth::{Limits, LoginState};
 pub use diagnostic::{ConfigError, Diagnostic, render};
 pub use history::History;
 pub use listener::{Listener, ListenerKind};
-pub use load::{Loaded, load, load_accounts};
+pub use load::{Loaded, load, load_with_accounts};
 pub use log::Log;
 pub use outbound::Outbound;
 pub use policy::RequireVerified;

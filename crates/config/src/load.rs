@@ -37,10 +37,18 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong, with file, line and column.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    load_in(path, &Surroundings::look())
+    load_in(path, None, &Surroundings::look())
 }
 
-fn load_in(path: &Path, surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
+/// The same with the logins of another file: what would be if it stood in the place of theirs.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_accounts(path: &Path, accounts: &Path) -> Result<Loaded, ConfigError> {
+    load_in(path, Some(accounts), &Surroundings::look())
+}
+
+fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
     let directory = directory_of(path);
     let mut diagnostics = Vec::new();
     let sources = read_sources(path, &mut diagnostics);
@@ -55,7 +63,10 @@ fn load_in(path: &Path, surroundings: &Surroundings) -> Result<Loaded, ConfigErr
         check(config, &Node::root(&root), surroundings, &mut findings);
     }
     diagnostics.extend(findings.into_diagnostics());
-    let accounts = read_accounts(&accounts_path(&tree, &directory), &mut diagnostics);
+    let accounts = match accounts {
+        Some(path) => read_accounts(path, &mut diagnostics),
+        None => read_accounts(&accounts_path(&tree, &directory), &mut diagnostics),
+    };
     finish(config, accounts, diagnostics)
 }
 
@@ -130,19 +141,6 @@ fn accounts_path(tree: &Spanned<DeTable<'_>>, directory: &Path) -> PathBuf {
     let auth = tree.get_ref().get("auth").and_then(|auth| auth.get_ref().as_table());
     let path = auth.and_then(|auth| auth.get("accounts")?.get_ref().as_str());
     directory.join(path.map_or(Auth::default().accounts, PathBuf::from))
-}
-
-/// Reads a file of logins by itself: for who edits one and wants to know whether it will load.
-///
-/// # Errors
-/// Everything that is wrong with it.
-pub fn load_accounts(path: &Path) -> Result<Vec<Account>, ConfigError> {
-    let mut diagnostics = Vec::new();
-    let accounts = read_accounts(path, &mut diagnostics);
-    match diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        true => Err(ConfigError { diagnostics }),
-        false => Ok(accounts),
-    }
 }
 
 fn read_accounts(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
@@ -233,7 +231,7 @@ mod tests {
         }
 
         fn load(&self) -> Result<Loaded, ConfigError> {
-            load_in(&self.0.path().join("postern.toml"), &Surroundings::default())
+            load_in(&self.0.path().join("postern.toml"), None, &Surroundings::default())
         }
 
         /// `file:line:column: severity: message`, with file names below the folder.
@@ -746,17 +744,17 @@ mod tests {
         let path = folder.0.path().join("postern.toml");
         let gateways = vec!["172.17.0.1".parse().unwrap()];
         let container = Surroundings { container: true, gateways: gateways.clone(), own: Vec::new() };
-        let error = load_in(&path, &container).unwrap_err();
+        let error = load_in(&path, None, &container).unwrap_err();
         assert!(error.to_string().contains("the default gateway 172.17.0.1"), "{error}");
-        assert!(load_in(&path, &Surroundings { container: false, ..container.clone() }).is_ok());
+        assert!(load_in(&path, None, &Surroundings { container: false, ..container.clone() }).is_ok());
         let accepted =
             format!("{HOST}{}", trusted("172.17.0.0/16")).replace(" }", ", accept_open_relay_risk = true }");
         folder.write("postern.toml", &accepted, 0o600);
-        assert_eq!(load_in(&path, &container).unwrap().warnings.len(), 1);
+        assert_eq!(load_in(&path, None, &container).unwrap().warnings.len(), 1);
         for (recipients, loads) in [("*", false), ("@adatum.test", true)] {
             let text = format!("{HOST}[relay]\ngrants = [{}]\n", granted("172.17.0.0/16", "*", recipients));
             folder.write("postern.toml", &text, 0o600);
-            assert_eq!(load_in(&path, &container).is_ok(), loads, "{recipients}");
+            assert_eq!(load_in(&path, None, &container).is_ok(), loads, "{recipients}");
         }
     }
 

@@ -48,7 +48,8 @@ pub struct Policy {
     #[schemars(with = "String")]
     pub sender_dns_refresh: Duration,
     /// Files with questions and the answers that these rules must give. They are asked by `posternd check`, at the start and at
-    /// every reload; with a wrong answer the configuration does not load.
+    /// every reload; with a wrong answer the configuration does not load. A start goes on where the rules are only more closed
+    /// than expected.
     pub tests: Vec<PathBuf>,
     /// Lists in DNS that clients are looked up in who are strangers here: on the MX port, in no trusted network, without a grant.
     /// `postmaster` and `abuse` of our domains get their mail all the same (RFC 5321 section 4.5.1).

@@ -5,15 +5,18 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use nix::unistd::{Uid, User};
-use postern_admin::ClientError;
 use postern_admin::api::Reloaded;
-use postern_admin::api::accounts::{AccountChange, AccountChanged, AccountVerb};
+use postern_admin::api::accounts::{
+    AccountChange, AccountChanged, AccountState, AccountStates, AccountVerb, Suspension,
+};
+use postern_admin::{ClientError, policy_test};
 use postern_config::account::SendAs;
-use postern_config::{Account, Config, LoginState};
+use postern_config::{Account, Config, Diagnostic, LoginState, render};
 use postern_policy::accounts::hash_password;
 use postern_smtp::Domain;
 use rustix::fs::{FlockOperation, flock};
@@ -24,6 +27,7 @@ use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
 use crate::password;
+use crate::policy::words;
 
 pub(crate) mod app_password;
 mod state;
@@ -43,7 +47,17 @@ pub enum Verb {
     /// Add a login.
     #[command(after_help = EXAMPLES)]
     Add(AddOptions),
-    /// List the logins, without their passwords.
+    /// Give a login another password. Sessions that were opened with the old one end; app passwords stay.
+    #[command(after_help = PASSWORD_EXAMPLES)]
+    Password {
+        /// Its name, in any case.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Where the new one comes from.
+        #[command(flatten)]
+        password: PasswordOptions,
+    },
+    /// List the logins, without their passwords: whether they may be used, and which senders they may use.
     List,
     /// Remove a login.
     Remove {
@@ -57,7 +71,8 @@ pub enum Verb {
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Suspend a login that somebody else may be using. It cannot log in, and its open sessions can send no more.
+    /// Lock a login that somebody else may be using: at once, whatever is wrong with the configuration, and then in the file. It
+    /// cannot log in, and its open sessions can send no more.
     #[command(after_help = LOCK_EXAMPLES)]
     Lock(state::LockOptions),
     /// Let a login be used again, whoever suspended it. Messages that are held stay held.
@@ -76,8 +91,15 @@ const LOCK_EXAMPLES: &str = "\
 Examples:
   posternctl account lock bob@proseware.test --hold-queue --reason 'stolen password?'
   posternctl account lock bob@proseware.test --purge-queue --yes --reason 'sends spam'
+  posternctl account lock news@proseware.test --state quota-locked --reason 'ten times the usual'
   posternctl account unlock bob@proseware.test
   posternctl queue release --account bob@proseware.test";
+
+const PASSWORD_EXAMPLES: &str = "\
+Examples:
+  posternctl account password alice@proseware.test
+  posternctl account password alice@proseware.test --generate
+  echo \"$PASSWORD\" | posternctl account password bob@proseware.test --password-stdin";
 
 /// A new login.
 #[derive(Debug, Args)]
@@ -97,6 +119,13 @@ pub struct AddOptions {
     /// A further address, or `@domain`, that the login may send as; may be given several times.
     #[arg(long = "send-as", value_name = "ADDRESS", value_parser = send_as)]
     send_as: Vec<String>,
+    #[command(flatten)]
+    password: PasswordOptions,
+}
+
+/// Where a password comes from.
+#[derive(Debug, Args)]
+pub struct PasswordOptions {
     /// Read the password from the first line of standard input.
     #[arg(long, conflicts_with = "generate")]
     password_stdin: bool,
@@ -147,13 +176,22 @@ impl Verb {
     /// # Errors
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
-        let config = crate::config::load(&session.global.config)?.config;
-        match self {
+        let config = crate::config::load(&session.global.config).map(|loaded| loaded.config);
+        // These two work with a configuration that does not load, as far as they can.
+        let (this, config) = match (self, config) {
+            (Self::Lock(options), config) => return state::lock(session, config, options).await,
+            (Self::Unlock(options), Err(failure)) => {
+                return state::unlock_beside_file(session, &failure, options).await;
+            }
+            (this, config) => (this, config?),
+        };
+        match this {
             Self::Add(options) => add(session, &config, &options).await,
-            Self::List => list(session, &config.accounts),
+            Self::Password { name, password } => change_password(session, &config, &name, &password).await,
+            Self::List => list(session, &config.accounts).await,
             Self::Remove { name } => remove(session, &config, &name).await,
             Self::Show { name } => state::show(session, name).await,
-            Self::Lock(options) => state::lock(session, &config, options).await,
+            Self::Lock(options) => state::lock(session, Ok(config), options).await,
             Self::Unlock(options) => state::unlock(session, &config, options, AccountVerb::Unlock).await,
             Self::Enable(options) => state::unlock(session, &config, options, AccountVerb::Enable).await,
             Self::Disable(options) => state::disable(session, &config, options).await,
@@ -177,14 +215,8 @@ struct Edited {
 }
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
-    let (password, made) = new_password(options)?;
-    password::check_usable(&password).map_err(Failure::Usage)?;
-    if !options.allow_weak {
-        password::check(&password, &options.name)
-            .map_err(|why| Failure::Usage(format!("{why}; --allow-weak takes it all the same")))?;
-    }
-    let hash =
-        hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?;
+    let (password, made) = new_password(&options.password, &options.name)?;
+    let hash = hashed(&password)?;
     let file = AccountsFile::open(config)?;
     file.edit(|document| insert(document, options, &hash))?;
     let reloaded = reload(session).await?;
@@ -197,8 +229,44 @@ async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Re
     Ok(Exit::Done)
 }
 
-/// The password, and whether it was made here.
-fn new_password(options: &AddOptions) -> Result<(String, bool), Failure> {
+async fn change_password(
+    session: &mut Session,
+    config: &Config,
+    name: &str,
+    options: &PasswordOptions,
+) -> Result<Exit, Failure> {
+    // Nobody should think of a password for nothing.
+    let account = state::existing(config, name)?;
+    let (password, made) = new_password(options, &account)?;
+    let hash = hashed(&password)?;
+    let file = AccountsFile::open(config)?;
+    file.edit(|document| write_password(document, &account, &hash))?;
+    let reloaded = reload(session).await?;
+    if reloaded {
+        note_change(session, &account, AccountVerb::Password, None).await?;
+    }
+    let password = made.then_some(password);
+    let edited = Edited { account, password, file: file.path, reloaded };
+    session.out.answer(&edited, |edited, _| edited_text("changed the password of", edited))?;
+    Ok(Exit::Done)
+}
+
+fn hashed(password: &str) -> Result<String, Failure> {
+    Ok(hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?)
+}
+
+/// A good password for the login, and whether it was made here.
+fn new_password(options: &PasswordOptions, name: &str) -> Result<(String, bool), Failure> {
+    let (password, made) = given_password(options)?;
+    password::check_usable(&password).map_err(Failure::Usage)?;
+    if !options.allow_weak {
+        password::check(&password, name)
+            .map_err(|why| Failure::Usage(format!("{why}; --allow-weak takes it all the same")))?;
+    }
+    Ok((password, made))
+}
+
+fn given_password(options: &PasswordOptions) -> Result<(String, bool), Failure> {
     if options.generate {
         return Ok((password::generate(), true));
     }
@@ -272,23 +340,63 @@ struct Listed<'a> {
     any_if_spf: bool,
     domains: Vec<&'a str>,
     send_as: &'a [String],
+    /// As the daemon knows it; as the file has it, where the daemon was not asked or does not have the login.
     state: LoginState,
+    /// Where the file says something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_in_file: Option<LoginState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state_reason: Option<&'a str>,
+    /// Where it is locked beside the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspension: Option<&'a Suspension>,
+    /// The daemon has not read it from the file.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    not_loaded: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Accounts<'a> {
     accounts: Vec<Listed<'a>>,
+    /// Whether the states are those of the running daemon.
+    daemon_asked: bool,
 }
 
-fn list(session: &mut Session, accounts: &[Account]) -> Result<Exit, Failure> {
-    session.out.answer(&listed(accounts), list_text)?;
+async fn list(session: &mut Session, accounts: &[Account]) -> Result<Exit, Failure> {
+    let states = match session.client() {
+        Ok(client) => client.get::<AccountStates>("/v1/accounts").await.map_err(Failure::Client),
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = &states {
+        let why = failure.text().unwrap_or_default();
+        let why = why.lines().next().unwrap_or_default();
+        session.note(&format!("the daemon cannot be asked, so the states are those of the file: {why}"));
+    }
+    session.out.answer(&listed(accounts, states.as_ref().ok()), list_text)?;
     Ok(Exit::Done)
 }
 
-fn listed(accounts: &[Account]) -> Accounts<'_> {
-    let listed = accounts.iter().map(|account| Listed {
+/// What the daemon knows stands over what the file says.
+fn listed<'a>(accounts: &'a [Account], daemon: Option<&'a AccountStates>) -> Accounts<'a> {
+    let known = |account: &Account| {
+        let find = |states: &&'a AccountStates| {
+            let name = fold(&account.name);
+            let at = states.accounts.binary_search_by(|known| known.name.cmp(&name)).ok()?;
+            states.accounts.get(at)
+        };
+        daemon.as_ref().and_then(find)
+    };
+    let listed = accounts.iter().map(|account| one_listed(account, known(account), daemon.is_some()));
+    Accounts { accounts: listed.collect(), daemon_asked: daemon.is_some() }
+}
+
+fn one_listed<'a>(account: &'a Account, known: Option<&'a AccountState>, daemon_asked: bool) -> Listed<'a> {
+    let suspension = known.and_then(|known| known.suspension.as_ref());
+    let state = known.map_or(account.state, |known| match (known.state, suspension) {
+        (LoginState::Active, Some(suspension)) => suspension.state,
+        (state, _) => state,
+    });
+    Listed {
         name: &account.name,
         permission: match account.permission {
             postern_config::Permission::Listed => "listed",
@@ -298,10 +406,25 @@ fn listed(accounts: &[Account]) -> Accounts<'_> {
         any_if_spf: account.any_if_spf,
         domains: account.domains.iter().map(|domain| domain.0.as_str()).collect(),
         send_as: &account.send_as,
-        state: account.state,
+        state,
+        state_in_file: (state != account.state).then_some(account.state),
         state_reason: account.state_reason.as_deref(),
-    });
-    Accounts { accounts: listed.collect() }
+        suspension,
+        not_loaded: daemon_asked && known.is_none(),
+    }
+}
+
+impl Listed<'_> {
+    /// `active`, `suspended (by the server)`, `suspended (file: active)`.
+    fn state_text(&self) -> String {
+        let state = self.state.as_str();
+        match (self.suspension, self.state_in_file) {
+            _ if self.not_loaded => format!("{state} (not loaded)"),
+            (Some(suspension), _) if !suspension.by_hand => format!("{state} (by the server)"),
+            (_, Some(in_file)) => format!("{state} (file: {})", in_file.as_str()),
+            (_, None) => state.to_owned(),
+        }
+    }
 }
 
 fn list_text(accounts: &Accounts<'_>, look: Look) -> String {
@@ -313,14 +436,25 @@ fn list_text(accounts: &Accounts<'_>, look: Look) -> String {
         let senders: Vec<String> = domains.chain(account.send_as.iter().cloned()).collect();
         let senders = if senders.is_empty() { "-".to_owned() } else { senders.join(" ") };
         let permission = if account.any_if_spf { "any, if SPF allows" } else { account.permission };
-        vec![account.name.to_owned(), account.state.as_str().to_owned(), permission.to_owned(), senders]
+        vec![account.name.to_owned(), account.state_text(), permission.to_owned(), senders]
     });
     output::table(&["NAME", "STATE", "PERMISSION", "SENDS ALSO AS"], rows, look)
+}
+
+/// What the tables of `policy.tests` have to say in an edit of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    /// Their questions must be answered as expected.
+    Must,
+    /// They are heard: what locks a login does not wait for them.
+    May,
 }
 
 /// The file of logins, for one edit at a time.
 struct AccountsFile {
     path: PathBuf,
+    /// The configuration that it is part of.
+    configuration: PathBuf,
     /// Locked as long as this value lives, so that two edits cannot undo each other.
     folder: File,
     /// Who should own a new file.
@@ -335,12 +469,21 @@ impl AccountsFile {
         let folder = File::open(parent).with_context(|| format!("opening {}", parent.display()))?;
         flock(&folder, FlockOperation::LockExclusive).context("waiting for another edit to end")?;
         let daemon = User::from_name(config.user.as_deref().unwrap_or("postern")).unwrap_or_default();
-        Ok(Self { path, folder, daemon })
+        Ok(Self { path, configuration: config.path.clone(), folder, daemon })
     }
 
     /// Changes the file in one step: whoever reads it meanwhile, or after a crash, sees the old or the new one. What the
     /// daemon would not load is not put in place.
     fn edit(&self, change: impl FnOnce(&mut DocumentMut) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.edit_against(Tables::Must, change).map(drop)
+    }
+
+    /// The same; what the tables of `policy.tests` have against it, where they are only heard.
+    fn edit_against(
+        &self,
+        tables: Tables,
+        change: impl FnOnce(&mut DocumentMut) -> Result<(), Failure>,
+    ) -> Result<Vec<Diagnostic>, Failure> {
         let before = match fs::read_to_string(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             read => read.with_context(|| format!("reading {}", self.path.display()))?,
@@ -349,7 +492,7 @@ impl AccountsFile {
             before.parse().with_context(|| format!("reading {}", self.path.display()))?;
         change(&mut document)?;
         let new = self.write_beside(&document.to_string())?;
-        let replaced = self.replace_with(&new);
+        let replaced = self.replace_with(&new, tables);
         if replaced.is_err() {
             // What is left of a failed edit is of no use; the failure itself is what counts.
             let _ = fs::remove_file(&new);
@@ -357,24 +500,40 @@ impl AccountsFile {
         replaced
     }
 
-    fn replace_with(&self, new: &Path) -> Result<(), Failure> {
-        postern_config::load_accounts(new).map_err(|error| {
-            Failure::Finding(format!("the file would not load, so it is left as it was\n{error}"))
-        })?;
+    fn replace_with(&self, new: &Path, tables: Tables) -> Result<Vec<Diagnostic>, Failure> {
+        let left = |problem: &dyn std::fmt::Display| {
+            Failure::Finding(format!("the file would not load, so it is left as it was\n{problem}"))
+        };
+        let loaded = postern_config::load_with_accounts(&self.configuration, new);
+        let config = loaded.map_err(|error| left(&error))?.config;
+        let problems = policy_test::problems(&config, &words(&config), SystemTime::now());
+        let wrong = problems.errors();
+        if tables == Tables::Must && !wrong.is_empty() {
+            return Err(left(&render(&wrong)));
+        }
         fs::rename(new, &self.path).with_context(|| format!("replacing {}", self.path.display()))?;
         self.folder.sync_all().context("syncing the directory")?;
-        Ok(())
+        Ok([problems.locked, wrong].concat())
     }
 
     fn write_beside(&self, text: &str) -> anyhow::Result<PathBuf> {
+        self.beside(|file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+    }
+
+    /// A new file with what `fill` writes. When it fails nothing is left: there are hashes in it.
+    fn beside(&self, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> anyhow::Result<PathBuf> {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let new = self.path.with_file_name(name);
         let context = || format!("writing {}", new.display());
         let mut file =
             File::options().write(true).create_new(true).mode(0o600).open(&new).with_context(context)?;
-        self.own_like_before(&file).with_context(context)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(context)?;
+        let filled = self.own_like_before(&file).and_then(|()| fill(&mut file));
+        if filled.is_err() {
+            // The failure itself is what counts.
+            let _ = fs::remove_file(&new);
+        }
+        filled.with_context(context)?;
         Ok(new)
     }
 
@@ -459,6 +618,16 @@ fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Resul
     Ok(())
 }
 
+fn write_password(document: &mut DocumentMut, name: &str, hash: &str) -> Result<(), Failure> {
+    let table = entry(entries(document)?, name)?;
+    let mut new = toml_edit::Value::from(hash);
+    if let Some(old) = table.get("password").and_then(Item::as_value) {
+        *new.decor_mut() = old.decor().clone();
+    }
+    table["password"] = Item::Value(new);
+    Ok(())
+}
+
 fn take_out(document: &mut DocumentMut, name: &str) -> Result<(), Failure> {
     let entries = entries(document)?;
     let at = position(entries, name).ok_or_else(|| no_account(name))?;
@@ -510,9 +679,7 @@ send_as = [\"shared@proseware.test\"]
             any_if_spf: false,
             domains: vec![Domain::parse("adatum.test").unwrap()],
             send_as: vec!["shared@proseware.test".to_owned()],
-            password_stdin: false,
-            generate: true,
-            allow_weak: false,
+            password: PasswordOptions { password_stdin: false, generate: true, allow_weak: false },
         }
     }
 
@@ -586,6 +753,42 @@ send_as = [\"shared@proseware.test\"]
     }
 
     #[test]
+    fn a_failed_write_leaves_no_hashes_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = AccountsFile::open(&config(folder.path())).unwrap();
+        let full = file.beside(|file| {
+            file.write_all(b"password = \"$argon2id$")?;
+            Err(std::io::ErrorKind::StorageFull.into())
+        });
+        assert!(full.unwrap_err().to_string().contains("writing "));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the configuration");
+    }
+
+    #[test]
+    fn a_new_password_changes_nothing_else() {
+        let mut document: DocumentMut = FILE.parse().unwrap();
+        write_password(&mut document, "BOB@proseware.test", "$argon2id$new").unwrap();
+        let old = "password = \"$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA\"\npermission";
+        assert_eq!(document.to_string(), FILE.replace(old, "password = \"$argon2id$new\"\npermission"));
+        assert!(write_password(&mut document, "carol", "x").is_err());
+    }
+
+    #[test]
+    fn what_the_daemon_knows_stands_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("accounts.toml"), FILE).unwrap();
+        let config = config(folder.path());
+        let alice = "alice@proseware.test".to_owned();
+        let suspension = Some(Suspension::by_server(&alice, 7, "many senders"));
+        let known = AccountState { name: alice, state: LoginState::Active, suspension };
+        let states = AccountStates { accounts: vec![known] };
+        let text = list_text(&listed(&config.accounts, Some(&states)), Look::PLAIN);
+        assert!(text.contains("suspended (by the server)") && text.contains("active (not loaded)"), "{text}");
+        let json = output::json(&listed(&config.accounts, Some(&states))).unwrap();
+        assert!(json.contains(r#""state":"suspended","state_in_file":"active""#), "{json}");
+    }
+
+    #[test]
     fn removing_takes_the_comment_of_the_entry_and_keeps_the_heading() {
         let mut document: DocumentMut = FILE.parse().unwrap();
         take_out(&mut document, "alice@PROSEWARE.test").unwrap();
@@ -609,8 +812,8 @@ NAME                  STATE   PERMISSION  SENDS ALSO AS
 Alice@proseware.test  active  listed      -
 bob@proseware.test    active  local       @adatum.test shared@proseware.test
 ";
-        assert_eq!(list_text(&listed(&config.accounts), Look::PLAIN), expected);
-        let json = output::json(&listed(&config.accounts)).unwrap();
+        assert_eq!(list_text(&listed(&config.accounts, None), Look::PLAIN), expected);
+        let json = output::json(&listed(&config.accounts, None)).unwrap();
         let first = r#"{"version":1,"accounts":[{"name":"Alice@proseware.test","permission":"listed","domains":[],"send_as":[],"state":"active"},"#;
         assert!(json.starts_with(first) && !json.contains("argon2"), "{json}");
     }

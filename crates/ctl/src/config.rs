@@ -89,9 +89,10 @@ impl Verb {
 
 /// Also the answers that the operator expects must be right.
 fn checked_answers(loaded: &Loaded) -> (Vec<Diagnostic>, Option<String>) {
-    let wrong = policy_test::problems(&loaded.config, &words(&loaded.config), SystemTime::now());
+    let problems = policy_test::problems(&loaded.config, &words(&loaded.config), SystemTime::now());
+    let wrong = problems.errors();
     let summary = wrong.is_empty().then(|| summary(loaded));
-    ([loaded.warnings.clone(), wrong].concat(), summary)
+    ([loaded.warnings.clone(), problems.locked, wrong].concat(), summary)
 }
 
 fn summary(loaded: &Loaded) -> String {

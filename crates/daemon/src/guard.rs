@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::interfaces;
 use crate::reload::Live;
 use crate::state_file::StateFile;
 
@@ -92,6 +93,7 @@ impl Guard {
             clock,
         };
         guard.restore();
+        guard.standing.own.set(interfaces::addresses());
         Arc::new(guard)
     }
 
@@ -115,9 +117,18 @@ impl Guard {
             );
             self.write_changes().await;
             if written.elapsed() >= SNAPSHOT {
+                self.look_at_interfaces().await;
                 self.write_usage().await;
                 written = Instant::now();
             }
+        }
+    }
+
+    /// Addresses come and go.
+    async fn look_at_interfaces(&self) {
+        // It does not panic; and if it did, what was known would still be.
+        if let Ok(addresses) = tokio::task::spawn_blocking(interfaces::addresses).await {
+            self.standing.own.set(addresses);
         }
     }
 

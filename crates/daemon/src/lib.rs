@@ -7,6 +7,7 @@
 //! | what does a reload change, and what not? | [`reload`] |
 //! | do the rules answer as their operator expects? | [`expectations`] |
 //! | who looks after logins that are guessed or stolen? | [`guard`]; over a restart: [`state_file`] |
+//! | at which addresses is this machine? | [`interfaces`] |
 //! | who are we after start as root? | [`privileges`] |
 //! | where does the log go? | [`logging`] |
 //! | what does `posternd demo` do? | [`demo`] |
@@ -18,11 +19,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use postern_config::Loaded;
+use expectations::Checked;
+use postern_config::ConfigError;
 
 pub mod demo;
 pub mod expectations;
 pub mod guard;
+pub mod interfaces;
 pub mod loading;
 pub mod logging;
 pub mod privileges;
@@ -88,10 +91,11 @@ pub fn command() -> clap::Command {
 }
 
 fn serve(path: &Path) -> ExitCode {
-    let loaded = match load(path) {
-        Ok(loaded) => loaded,
+    let checked = match shown(expectations::load_to_start(path)) {
+        Ok(checked) => checked,
         Err(code) => return code,
     };
+    let loaded = &checked.loaded;
     let log = match logging::start(&loaded.config.log) {
         Ok(log) => Arc::new(log),
         Err(error) => {
@@ -102,8 +106,11 @@ fn serve(path: &Path) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!(event = "configuration", "{warning}");
     }
+    for wrong in &checked.wrong {
+        tracing::error!(event = "policy-test-failed", "the server runs all the same: {wrong}");
+    }
     // The log outlives the server: otherwise the reason of a failed start would be written by nobody.
-    match server::run(loaded, Arc::clone(&log)) {
+    match server::run(checked, Arc::clone(&log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(event = "failed", "{error:#}");
@@ -113,9 +120,9 @@ fn serve(path: &Path) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    match load(path) {
-        Ok(loaded) => {
-            let config = &loaded.config;
+    match shown(expectations::load(path)) {
+        Ok(checked) => {
+            let config = &checked.loaded.config;
             let counts = [
                 counted(config.listeners.len(), "listener"),
                 counted(config.domains.len(), "domain"),
@@ -135,14 +142,14 @@ fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Loads the configuration and shows its problems; warnings are shown too.
-fn load(path: &Path) -> Result<Loaded, ExitCode> {
-    match expectations::load(path) {
-        Ok(loaded) => {
-            if !loaded.warnings.is_empty() {
-                complain(&postern_config::render(&loaded.warnings));
+/// Shows the problems of a configuration; warnings are shown too.
+fn shown(checked: Result<Checked, ConfigError>) -> Result<Checked, ExitCode> {
+    match checked {
+        Ok(checked) => {
+            if !checked.loaded.warnings.is_empty() {
+                complain(&postern_config::render(&checked.loaded.warnings));
             }
-            Ok(loaded)
+            Ok(checked)
         }
         Err(error) => {
             complain(&error.to_string());

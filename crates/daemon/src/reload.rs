@@ -127,6 +127,8 @@ pub struct Services {
     pub standing: Arc<Standing>,
     /// What is kept of refusals.
     pub records: Arc<Records>,
+    /// Counters of decisions.
+    pub decisions: postern_policy::metrics::Metrics,
 }
 
 /// A listener that is open.
@@ -274,6 +276,8 @@ impl Reloader {
             Some(outbound) => outbound.reload(generation.settings),
             None => self.live.settings.store(Arc::new(generation.settings)),
         }
+        // With a wrong answer it would not have come into force.
+        self.services.decisions.set_failed_tests(0);
         self.services.keeper.reloaded();
         self.reloaded.notify_one();
         for (listener, bound) in added {
@@ -297,7 +301,7 @@ impl Reloader {
 }
 
 fn prepare(path: &Path, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Generation> {
-    let loaded = expectations::load(path)?;
+    let loaded = expectations::load(path)?.loaded;
     let own: Vec<SocketAddr> =
         own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
     Generation::prepare(loaded, &own, standing)

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
-use postern_config::{Config, Listener, Loaded};
+use postern_config::{Config, Listener};
 use postern_outbound::{Facts, Keeper, Outbound, facts};
 use postern_policy::record::{Records, Settings};
 use postern_policy::standing::Standing;
@@ -26,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::expectations::Checked;
 use crate::guard::Guard;
 use crate::loading::Loading;
 use crate::logging::LogHandle;
@@ -42,12 +43,13 @@ const RECORDS: &str = "policy/records";
 /// # Errors
 /// What kept it from starting: a port in use, an unreadable key, a spool that cannot be used. What was served meanwhile was
 /// stopped in order.
-pub fn run(loaded: Loaded, log: Arc<LogHandle>) -> anyhow::Result<()> {
+pub fn run(checked: Checked, log: Arc<LogHandle>) -> anyhow::Result<()> {
     // The one provider of the build; installing it twice is no harm.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let user = privileges::target(loaded.config.user.as_deref())?;
-    let listeners = bind_all(&loaded.config.listeners)?;
-    prepare_folders(&loaded.config, user.as_ref())?;
+    let config = &checked.loaded.config;
+    let user = privileges::target(config.user.as_deref())?;
+    let listeners = bind_all(&config.listeners)?;
+    prepare_folders(config, user.as_ref())?;
     if let Some(user) = &user {
         privileges::become_user(user)?;
     }
@@ -57,7 +59,7 @@ pub fn run(loaded: Loaded, log: Arc<LogHandle>) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Before anybody is told that the server is there: a signal that nobody waits for would end it at once.
         let signals = Signals::expect().context("waiting for signals")?;
-        let (server, loading) = Server::start(loaded, listeners, log)?;
+        let (server, loading) = Server::start(checked, listeners, log)?;
         let ended = server.until_told_to_stop(signals, loading).await;
         server.stop().await;
         ended
@@ -128,11 +130,11 @@ struct Server {
 
 impl Server {
     /// Serves clients and operators, who wait for the queue where they need it. Inside a runtime.
-    fn start(loaded: Loaded, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<(Self, Loading)> {
+    fn start(checked: Checked, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<(Self, Loading)> {
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
         let standing = Arc::new(Standing::default());
-        let live = Live::from(Generation::prepare(loaded, &addresses, standing.clone())?);
+        let live = Live::from(Generation::prepare(checked.loaded, &addresses, standing.clone())?);
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
@@ -144,6 +146,7 @@ impl Server {
         let deliveries = postern_outbound::Metrics::register(&registry)?;
         let keeper = Arc::new(Keeper::open(live.settings.clone(), clock.clone(), deliveries.clone()));
         let decisions = postern_policy::metrics::Metrics::register(&registry)?;
+        decisions.set_failed_tests(checked.wrong.len());
         let guard =
             Guard::open(live.clone(), standing.clone(), door.clone(), decisions.clone(), clock.clone());
         let finder = Arc::new(Facts::new(live.settings.clone(), clock.clone()));
@@ -155,10 +158,11 @@ impl Server {
             door: door.clone(),
             tls: live.tls.clone(),
             metrics: postern_smtp_inbound::Metrics::register(&registry)?,
-            decisions,
+            decisions: decisions.clone(),
             clock: clock.clone(),
         });
-        let services = Services { inbound, keeper: keeper.clone(), standing, records: records.clone() };
+        let services =
+            Services { inbound, keeper: keeper.clone(), standing, records: records.clone(), decisions };
         let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
         let report = admin::report::Shared {
             records: records.clone(),

@@ -51,15 +51,27 @@ impl fmt::Debug for Scratch {
 struct Entry {
     login: Login,
     /// `None` is a hash that cannot be read: nobody can log in with it.
-    hash: Option<PasswordHash>,
+    secret: Option<Secret>,
     apps: Vec<App>,
 }
+
+/// The hash of a password.
+#[derive(Debug)]
+struct Secret {
+    hash: PasswordHash,
+    proof: Proof,
+}
+
+/// Which password of a login was shown, without the password: a session that is open ends with the password that opened it.
+/// Hashes have a salt, so that two passwords that are the same are told apart, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof(u64);
 
 /// An app password.
 #[derive(Debug)]
 struct App {
     label: String,
-    hash: Option<PasswordHash>,
+    secret: Option<Secret>,
     networks: Vec<IpNet>,
     end: Option<SystemTime>,
 }
@@ -77,6 +89,8 @@ pub struct Login {
     pub grants: Arc<Grants>,
     /// Whether, from where, and for how much it may be used.
     pub access: Arc<Access>,
+    /// With which password; none where nobody has shown one: in a question that is not of a session.
+    pub proof: Option<Proof>,
 }
 
 /// Whether, from where, and for how much a login may be used.
@@ -121,34 +135,37 @@ impl Accounts {
     pub fn new(accounts: &[Account], limits: Limits) -> Self {
         let entries: HashMap<String, Entry> =
             accounts.iter().map(|account| (fold(&account.name), Entry::new(account, limits))).collect();
-        let mut stand_ins: Vec<String> =
-            entries.iter().filter(|(_, entry)| entry.hash.is_some()).map(|(name, _)| name.clone()).collect();
+        let mut stand_ins: Vec<String> = entries
+            .iter()
+            .filter(|(_, entry)| entry.secret.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
         stand_ins.sort_unstable();
-        let first = stand_ins.first().and_then(|name| entries.get(name)?.hash.as_ref());
-        let pepper = first.map(ToString::to_string).unwrap_or_default();
+        let first = stand_ins.first().and_then(|name| entries.get(name)?.secret.as_ref());
+        let pepper = first.map(|secret| secret.hash.to_string()).unwrap_or_default();
         Self { stand_ins, pepper, decoy: decoy(), entries, scratch: Scratch::default() }
     }
 
     /// Checks a password. Takes some 30 ms of processor time for each password of the login, so call it off the event loop.
     /// An unknown login costs the time of one that exists, and its app passwords, and is answered the same way.
     pub fn verify(&self, name: &str, password: &[u8], client: IpAddr, now: SystemTime) -> Verified {
-        let known = self.entries.get(&fold(name)).filter(|entry| entry.hash.is_some());
+        let known = self.entries.get(&fold(name)).filter(|entry| entry.secret.is_some());
         let Some(entry) = known.or_else(|| self.stand_in(&fold(name))) else {
             // Nobody can log in, and that must not show in the time.
             let _ = self.decoy.as_ref().map(|hash| self.scratch.fits(password, hash));
             return Verified::Wrong;
         };
-        let fits = |hash: &Option<PasswordHash>| {
-            hash.as_ref().is_some_and(|hash| self.scratch.fits(password, hash).unwrap_or(false))
+        let fits = |secret: &Option<Secret>| {
+            let secret = secret.as_ref()?;
+            self.scratch.fits(password, &secret.hash).unwrap_or(false).then_some(secret.proof)
         };
         // Looked at only after the work: whether the login exists must not show in the time.
-        let found = if fits(&entry.hash) {
-            Some(None)
-        } else {
-            entry.apps.iter().find(|app| fits(&app.hash)).map(Some)
+        let found = match fits(&entry.secret) {
+            Some(proof) => Some((None, proof)),
+            None => entry.apps.iter().find_map(|app| Some((Some(app), fits(&app.secret)?))),
         };
-        let (Some(found), Some(_)) = (found, known) else { return Verified::Wrong };
-        let login = entry.login.clone();
+        let (Some((found, proof)), Some(_)) = (found, known) else { return Verified::Wrong };
+        let login = Login { proof: Some(proof), ..entry.login.clone() };
         match found.map(|app| (app.label.clone(), app.problem(client, now))) {
             None => Verified::Right { login, app: None },
             Some((label, None)) => Verified::Right { login, app: Some(label) },
@@ -172,6 +189,14 @@ impl Accounts {
         self.entries.get(&fold(name)).map(|entry| entry.login.clone())
     }
 
+    /// The login of an open session as it is now. `None`: it is gone, or the password that was shown for it counts no more: it
+    /// was changed or taken back, its time is over, or it may no longer be used from here.
+    pub fn renew(&self, login: &Login, client: IpAddr, now: SystemTime) -> Option<Login> {
+        let entry = self.entries.get(&login.name)?;
+        let holds = login.proof.is_none_or(|proof| entry.takes(proof, client, now));
+        holds.then(|| Login { proof: login.proof, ..entry.login.clone() })
+    }
+
     /// How many logins there are.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -187,15 +212,31 @@ impl Entry {
     fn new(account: &Account, limits: Limits) -> Self {
         let app = |app: &AppPassword| App {
             label: app.label.clone(),
-            hash: PasswordHash::new(&app.password).ok(),
+            secret: Secret::new(&app.password),
             networks: app.networks.clone(),
             end: app.end(),
         };
         Self {
             login: Login::new(account, limits),
-            hash: PasswordHash::new(&account.password).ok(),
+            secret: Secret::new(&account.password),
             apps: account.app_passwords.iter().map(app).collect(),
         }
+    }
+
+    /// Whether the password that was shown is one of the login still, and may be used now and from here.
+    fn takes(&self, proof: Proof, client: IpAddr, now: SystemTime) -> bool {
+        let is_it = |secret: &Option<Secret>| secret.as_ref().is_some_and(|secret| secret.proof == proof);
+        is_it(&self.secret)
+            || self.apps.iter().any(|app| is_it(&app.secret) && app.problem(client, now).is_none())
+    }
+}
+
+impl Secret {
+    fn new(text: &str) -> Option<Self> {
+        let hash = PasswordHash::new(text).ok()?;
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Some(Self { hash, proof: Proof(hasher.finish()) })
     }
 }
 
@@ -253,6 +294,7 @@ impl Login {
                 networks: account.networks.clone(),
                 limits: account.limits.over(limits),
             }),
+            proof: None,
         }
     }
 }
@@ -370,6 +412,37 @@ mod tests {
         let later = NOW + std::time::Duration::from_secs(2 * 86_400);
         assert!(verify("guest", "198.51.100.9", later).contains("expired at 1970-01-03"));
         assert_eq!(verify("other", "198.51.100.9", NOW), "wrong");
+    }
+
+    #[test]
+    fn a_session_ends_with_the_password_that_opened_it() {
+        let mut before = account("alice", &hash_password(b"right").unwrap());
+        let phone = AppPassword {
+            label: "phone".to_owned(),
+            password: hash_password(b"phone").unwrap(),
+            networks: Vec::new(),
+            expires: Some("1970-01-02".to_owned()),
+        };
+        before.app_passwords = vec![phone.clone()];
+        let now = accounts(std::slice::from_ref(&before));
+        let [main, app] = ["right", "phone"].map(|password| now.takes("alice", password).unwrap());
+        let stays = |accounts: &Accounts, login: &Login| accounts.renew(login, client(), NOW).is_some();
+        assert!(stays(&now, &main) && stays(&now, &app));
+        assert_eq!(now.renew(&app, client(), NOW).unwrap().proof, app.proof);
+        let later = NOW + std::time::Duration::from_secs(2 * 86_400);
+        assert!(now.renew(&app, client(), later).is_none() && now.renew(&main, client(), later).is_some());
+
+        let misplaced = AppPassword { networks: vec!["192.0.2.0/24".parse().unwrap()], ..phone };
+        let misplaced = Account { app_passwords: vec![misplaced], ..before.clone() };
+        let taken_back = Account { app_passwords: Vec::new(), ..before.clone() };
+        for after in [misplaced, taken_back] {
+            let after = accounts(&[after]);
+            assert!(stays(&after, &main) && !stays(&after, &app));
+        }
+        // The same password hashed anew is another one: that is how it is changed.
+        let changed = accounts(&[Account { password: hash_password(b"right").unwrap(), ..before }]);
+        assert!(!stays(&changed, &main) && stays(&changed, &app));
+        assert!(!stays(&accounts(&[]), &main));
     }
 
     #[test]

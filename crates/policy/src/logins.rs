@@ -1,9 +1,11 @@
 //! What the live server notes about logins: what they use up, what looks like theft, who guesses passwords. Dry runs ask
 //! for none of this.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use postern_config::Config;
 use postern_config::auth::{Guessing, Signs};
 use postern_smtp::ForwardPath;
@@ -23,12 +25,16 @@ pub struct Rules {
     pub signs: Signs,
     /// What becomes of those who guess.
     pub guessing: Guessing,
+    /// Addresses that the configuration says are ours.
+    own: HashSet<IpAddr>,
 }
 
 impl Rules {
     /// As the configuration has them.
     pub fn new(config: &Config) -> Self {
-        Self { signs: config.auth.signs, guessing: config.auth.guessing.clone() }
+        let own = config.outbound.source_addresses.iter().chain(&config.policy.public_addresses);
+        let own = own.map(|address| address.to_canonical()).filter(|address| !address.is_loopback());
+        Self { signs: config.auth.signs, guessing: config.auth.guessing.clone(), own: own.collect() }
     }
 }
 
@@ -53,7 +59,7 @@ impl Policy {
                 question.reverse_path.address().and_then(|sender| signs.sender(login, sender, rules, now))
             }
             Stage::Rcpt(ForwardPath::Address(recipient)) => {
-                let is_new = self.standing.usage.meet(login, recipient, now);
+                let is_new = self.standing.usage.is_new(login, recipient);
                 signs.recipient(login, is_new, rules, now)
             }
             Stage::Rcpt(ForwardPath::Postmaster) | Stage::Message(_) => None,
@@ -94,19 +100,32 @@ impl Policy {
     /// Whether it was not suspended before.
     fn suspend(&self, login: &str, why: &str, now: SystemTime) -> bool {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.standing.suspensions.suspend(Suspension { login: login.to_owned(), since, why: why.to_owned() })
+        self.standing.suspensions.suspend(Suspension::by_server(login, since, why))
     }
 
     /// Whether an address is never banned, whatever it does. `own` is the address of ours that it came to.
     pub fn is_spared(&self, client: IpAddr, own: Option<IpAddr>) -> bool {
+        self.is_one_of_ours(client, own) || self.relay.trusted_network(client).is_some()
+    }
+
+    /// Whether the address is this server itself, or stands for many (`auth.guessing.never`).
+    fn is_one_of_ours(&self, client: IpAddr, own: Option<IpAddr>) -> bool {
+        let client = client.to_canonical();
         self.logins.guessing.spares(client)
-            || self.relay.trusted_network(client).is_some()
-            || own.is_some_and(|own| own.to_canonical() == client.to_canonical() && !own.is_loopback())
+            || self.logins.own.contains(&client)
+            || self.standing.own.contains(client)
+            || own.is_some_and(|own| own.to_canonical() == client && !own.is_loopback())
+    }
+
+    /// An address of this server that is in the network.
+    pub fn own_address_in(&self, network: IpNet) -> Option<IpAddr> {
+        let configured = self.logins.own.iter().copied().find(|address| network.contains(address));
+        configured.or_else(|| self.standing.own.within(network))
     }
 
     /// The ban that an address is under, on a port of this kind.
     pub fn ban(&self, client: IpAddr, own: IpAddr, can_log_in: bool, now: SystemTime) -> Option<Ban> {
-        let ban = self.standing.bans.find(client, now).filter(|ban| can_log_in || ban.by_hand)?;
+        let ban = self.standing.bans.find(client, |ban| can_log_in || ban.by_hand, now)?;
         (!self.is_spared(client, Some(own))).then_some(ban)
     }
 
@@ -125,13 +144,21 @@ impl Policy {
             self.standing.alarms.raise(alarm, now);
         }
         if self.is_spared(client, Some(own)) {
-            // Proxies log in for many: the slips of one must not cost the others time.
-            let failed = Failed { failures: 0, delay: std::time::Duration::ZERO, is_too_much: false };
-            return Guess { failed, ban: None };
+            return self.note_mistake(client, own, now);
         }
         let failed = self.standing.guesses.failed(client, rules, now);
         let ban = failed.is_too_much.then(|| self.ban_guesser(client, failed.failures, now));
         Guess { failed, ban }
+    }
+
+    /// Counts a wrong login that is no guess, or that comes from where nobody is banned: the answer waits, and that is all.
+    pub fn note_mistake(&self, client: IpAddr, own: IpAddr, now: SystemTime) -> Guess {
+        // Proxies log in for many: the slips of one must not cost the others time.
+        let failed = match self.is_one_of_ours(client, Some(own)) {
+            true => Failed { failures: 0, delay: Duration::ZERO, is_too_much: false },
+            false => self.standing.guesses.mistaken(client, &self.logins.guessing, now),
+        };
+        Guess { failed, ban: None }
     }
 
     fn ban_guesser(&self, client: IpAddr, failures: usize, now: SystemTime) -> Ban {
@@ -177,10 +204,8 @@ fn limit_cause(limit: &str) -> Cause {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::time::Duration;
-
-    use postern_config::ListenerKind;
     use postern_config::account::AccountsFile;
+    use postern_config::{Limits, ListenerKind};
     use postern_smtp::ReversePath;
 
     use super::*;
@@ -269,7 +294,7 @@ mod tests {
         let policy = policy("");
         let alice = "alice@proseware.test";
         let bob = ForwardPath::parse("bob@proseware.test").unwrap();
-        policy.standing.usage.take(alice, 1, now());
+        policy.standing.usage.reserve(alice, &Limits::NONE, 1, now()).unwrap();
         let ask = |recipients| live(&policy, alice, alice, recipients, Stage::Rcpt(&bob));
         assert_eq!(ask(0).verdict, Verdict::Accept);
         for _ in 0..2 {
@@ -313,6 +338,9 @@ mod tests {
         for client in ["127.0.0.1", "::1", "198.51.100.25", "203.0.113.7", "::ffff:192.0.2.80"] {
             assert!((0..5).all(|_| !guess(client, "nobody")), "{client}");
         }
+        let waits = |client: &str| policy.note_guess("nobody", address(client), own, now()).failed.delay;
+        assert!(!waits("203.0.113.7").is_zero(), "whoever is trusted to relay may still guess");
+        assert!(waits("127.0.0.1").is_zero() && waits("192.0.2.80").is_zero());
         assert_eq!([guess("198.51.100.9", "nobody"), guess("198.51.100.9", "nobody")], [false, true]);
         let banned = |client: &str, can_log_in| policy.ban(address(client), own, can_log_in, now()).is_some();
         assert!(
@@ -326,10 +354,61 @@ mod tests {
     }
 
     #[test]
+    fn none_of_our_own_addresses_is_ever_banned() {
+        let policy = policy(
+            "[outbound]\nsource_addresses = [\"198.51.100.26\"]\n[policy]\npublic_addresses = [\"2001:db8::25\"]\n\
+             [auth.guessing]\nmax_failures = 1\n",
+        );
+        policy.standing.own.set([address("198.51.100.27")]);
+        let connected_to = address("198.51.100.25");
+        let is_banned = |client: &str| {
+            let ban = Ban {
+                network: source(address(client)),
+                since: 0,
+                until: u64::MAX,
+                why: String::new(),
+                by_hand: true,
+            };
+            policy.standing.bans.add(ban, now());
+            let guess = policy.note_guess("nobody", address(client), connected_to, now());
+            guess.ban.is_some() || policy.ban(address(client), connected_to, true, now()).is_some()
+        };
+        for own in ["198.51.100.25", "198.51.100.26", "2001:db8::25", "198.51.100.27"] {
+            assert!(!is_banned(own), "{own}");
+        }
+        assert!(is_banned("198.51.100.28"));
+        let own_in = |network: &str| policy.own_address_in(network.parse().unwrap()).is_some();
+        assert!(own_in("198.51.100.26/31") && own_in("2001:db8::/64") && !own_in("198.51.100.28/30"));
+    }
+
+    #[test]
+    fn a_ban_by_hand_holds_on_every_port_whatever_else_is_banned() {
+        let policy = policy("[auth.guessing]\nmax_failures = 1\n");
+        let (client, own) = (address("198.51.100.9"), address("192.0.2.25"));
+        assert!(policy.note_guess("nobody", client, own, now()).ban.is_some());
+        assert!(policy.ban(client, own, false, now()).is_none());
+        let network = "198.51.100.0/24".parse().unwrap();
+        let ban = Ban { network, since: 0, until: u64::MAX, why: String::new(), by_hand: true };
+        policy.standing.bans.add(ban, now());
+        assert!(policy.ban(client, own, false, now()).unwrap().by_hand);
+    }
+
+    #[test]
+    fn what_is_no_guess_waits_and_bans_nobody() {
+        let policy = policy("[auth.guessing]\nmax_failures = 2\nalarm_addresses = 1\n");
+        let (client, own) = (address("198.51.100.9"), address("192.0.2.25"));
+        let mistakes: Vec<Guess> = (0..20).map(|_| policy.note_mistake(client, own, now())).collect();
+        assert!(mistakes.iter().all(|mistake| mistake.ban.is_none()));
+        assert!(!mistakes[19].failed.delay.is_zero());
+        assert!(policy.note_guess("nobody", client, own, now()).ban.is_none(), "they count for no ban");
+        assert_eq!(policy.standing.alarms.next(), None);
+    }
+
+    #[test]
     fn logins_that_are_gone_are_forgotten() {
         let policy = policy("");
         for login in ["alice@proseware.test", "gone"] {
-            policy.standing.usage.take(login, 1, now());
+            policy.standing.usage.reserve(login, &Limits::NONE, 1, now()).unwrap();
             policy.suspend(login, "x", now());
         }
         policy.forget_gone_logins();

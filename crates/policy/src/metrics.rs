@@ -12,6 +12,7 @@ pub struct Metrics {
     alarms: IntCounterVec,
     bans: IntGauge,
     suspensions: IntGauge,
+    failed_tests: IntGauge,
 }
 
 impl Metrics {
@@ -35,7 +36,11 @@ impl Metrics {
         let bans = gauge("postern_policy_bans", "Addresses that are banned now")?;
         let suspensions =
             gauge("postern_policy_suspended_logins", "Logins that the server has suspended by itself")?;
-        Ok(Self { decisions, alarms, bans, suspensions })
+        let failed_tests = gauge(
+            "postern_policy_failed_tests",
+            "Questions of policy.tests that the rules in force answer otherwise than expected",
+        )?;
+        Ok(Self { decisions, alarms, bans, suspensions, failed_tests })
     }
 
     /// Counts an alarm.
@@ -47,6 +52,11 @@ impl Metrics {
     pub fn set_standing(&self, bans: usize, suspensions: usize) {
         self.bans.set(i64::try_from(bans).unwrap_or(i64::MAX));
         self.suspensions.set(i64::try_from(suspensions).unwrap_or(i64::MAX));
+    }
+
+    /// How many questions of `policy.tests` the rules in force answer otherwise than expected.
+    pub fn set_failed_tests(&self, failed: usize) {
+        self.failed_tests.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
     /// Counts a decision.

@@ -36,7 +36,7 @@ use crate::directory::Resolution;
 use crate::facts::Wanted;
 
 pub use blocklists::{Lists, warnings as blocklist_warnings};
-pub use login::login_offered;
+pub use login::{login_offered, over_limit};
 pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
 pub use rules::Rules;
@@ -196,6 +196,7 @@ fn mail(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
 }
 
 fn rcpt(question: &Question<'_>, path: &ForwardPath, policy: &Policy, trace: &mut Trace) -> Answer {
+    login::still_usable(question, policy, trace)?;
     let reason = recipient::rcpt(question, path, policy, trace)?;
     if matches!(reason, Reason::LocalRecipient | Reason::RelayDomain) {
         blocklists::check(question, path, policy, trace)?;
@@ -205,6 +206,7 @@ fn rcpt(question: &Question<'_>, path: &ForwardPath, policy: &Policy, trace: &mu
 }
 
 fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, trace: &mut Trace) -> Answer {
+    client::require_client(question, policy, trace)?;
     login::still_usable(question, policy, trace)?;
     let reason = senders::message(question, senders, policy, trace)?;
     login::room_for_message(question, policy, trace)?;

@@ -83,7 +83,7 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         }
         Reason::WrongPassword { .. } => vec![
             "the user enters the right name and password; `posternctl account list` shows the names".to_owned(),
-"or the account gets a new one: `posternctl account remove NAME`, then `posternctl account add NAME`".to_owned(),
+            "or the account gets a new password: `posternctl account password NAME`".to_owned(),
         ],
         Reason::LoginNotOffered { missing } if missing == "TLS" => {
             vec!["the mail program uses STARTTLS on port 587, or TLS on port 465".to_owned()]

@@ -7,6 +7,7 @@ mod by_login;
 pub mod grants;
 pub mod guesses;
 pub mod hosts;
+pub mod own;
 pub mod rates;
 pub mod recipients;
 pub mod signs;
@@ -41,6 +42,8 @@ pub struct Standing {
     pub bans: bans::Bans,
     /// What lists in DNS said of clients.
     pub blocklists: blocklists::Blocklists,
+    /// Where this machine can be reached.
+    pub own: own::OwnAddresses,
     /// What postmaster is to be told.
     pub alarms: alarms::Alarms,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_config::protection::{Allowance, Clients};
+use postern_policy::session_check::SessionCheck;
 use postern_smtp::Reply;
 
 use crate::replies;
@@ -50,7 +51,7 @@ pub(crate) enum Limit {
     /// The buffers of all sessions are nearly at their limit.
     Buffers,
     /// The address is banned.
-    Banned,
+    Banned(SessionCheck),
     /// Connections at once.
     Open(Scope),
     /// What was done lately.
@@ -64,7 +65,7 @@ impl Limit {
         match self {
             Self::All => "all",
             Self::Buffers => "buffers",
-            Self::Banned => "banned",
+            Self::Banned(check) => check.as_str(),
             Self::Open(Address) => "address",
             Self::Open(Network) => "network",
             Self::Lately(Deed::Connection, Address) => "address-rate",
@@ -81,7 +82,7 @@ impl Limit {
         match self {
             Self::All => replies::too_many_connections(),
             Self::Buffers => replies::no_room_for_sessions(),
-            Self::Banned => replies::banned(),
+            Self::Banned(check) => replies::session_check(check),
             Self::Open(scope) => replies::too_many_connections_from(scope),
             Self::Lately(deed, scope) => replies::too_much_lately(deed, scope),
         }
@@ -94,7 +95,7 @@ impl Limit {
 
     fn scope(self) -> Scope {
         match self {
-            Self::All | Self::Buffers | Self::Banned => Scope::Address,
+            Self::All | Self::Buffers | Self::Banned(_) => Scope::Address,
             Self::Open(scope) | Self::Lately(_, scope) => scope,
         }
     }
@@ -560,7 +561,7 @@ mod tests {
         let named = |limit: Limit| client.named(limit).map(|network| network.to_string());
         assert_eq!(named(Limit::Open(Scope::Network)).as_deref(), Some("192.0.2.0/24"));
         assert_eq!(named(Limit::Lately(Deed::Error, Scope::Address)).as_deref(), Some("192.0.2.1/32"));
-        assert_eq!(named(Limit::Banned).as_deref(), Some("192.0.2.1/32"));
+        assert_eq!(named(Limit::Banned(SessionCheck::Banned)).as_deref(), Some("192.0.2.1/32"));
         assert_eq!((named(Limit::All), named(Limit::Buffers)), (None, None));
     }
 

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
 use postern_config::{Listener, ListenerKind};
+use postern_policy::session_check::SessionCheck;
 use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
@@ -262,8 +263,9 @@ impl House {
     fn find_place(self: &Arc<Self>, peer: Peer, keys: Keys) -> Result<Place, Limit> {
         let Peer { listener, client, local } = peer;
         let (config, policy) = (self.shared.config.load(), self.shared.policy.load());
-        if policy.ban(client, local, listener.is_submission(), self.shared.clock.now()).is_some() {
-            return Err(Limit::Banned);
+        let now = self.shared.clock.now();
+        if let Some(ban) = policy.ban(client, local, listener.is_submission(), now) {
+            return Err(Limit::Banned(SessionCheck::of(&ban)));
         }
         let limits = &config.smtp;
         let trusted = policy.relay.trusted_network(client).is_some();

@@ -321,9 +321,14 @@ pub fn talked_before_greeting() -> Reply {
     reply(554, 5, 1, "you talked before the greeting (RFC 5321 section 3.1)")
 }
 
-/// The address is banned for a while, mostly for guessing passwords.
+/// The address is banned for a while: for guessing passwords.
 pub fn banned() -> Reply {
     reply(421, 7, 0, "too many failed logins from your address, try again later")
+}
+
+/// The address is banned for a while: an operator does not want it. Why is nobody else's business.
+pub fn banned_by_hand() -> Reply {
+    reply(421, 7, 0, "connections from your address are not accepted now, ask postmaster")
 }
 
 /// The limit of errors.
@@ -355,6 +360,7 @@ pub fn shutting_down() -> Reply {
 pub fn session_check(check: SessionCheck) -> Reply {
     match check {
         SessionCheck::Banned => banned(),
+        SessionCheck::BannedByHand => banned_by_hand(),
         SessionCheck::MalformedHeader => malformed_header(),
     }
 }

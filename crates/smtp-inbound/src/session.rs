@@ -15,8 +15,10 @@ use postern_policy::accounts::{Login, Verified};
 use postern_policy::facts::{Wanted, wanted};
 use postern_policy::record::{Record, Reference, Transcript};
 use postern_policy::relay::{
-    Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide,
+    Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
 };
+use postern_policy::session_check::SessionCheck;
+use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
@@ -201,6 +203,10 @@ pub(crate) struct Transaction {
     pub smtputf8: bool,
     /// Final recipients, aliases expanded, without duplicates.
     pub recipients: Vec<Recipient>,
+    /// Whether somebody was logged in at MAIL: a login that is taken back ends the transaction.
+    pub of_login: bool,
+    /// Whom the login writes to for the first time.
+    pub met: Option<FirstMet>,
     /// Their addresses, to find duplicates.
     pub distinct: HashSet<Address>,
     /// RCPT commands that were accepted; their limit counts also duplicates.
@@ -250,12 +256,19 @@ impl Refusal {
 }
 
 impl Context {
-    /// Takes the rules in force now. A login that they no longer have, or have narrowed, does not live on in a session; one
-    /// that is locked is refused at the next MAIL.
+    /// Takes the rules in force now.
     fn refresh(&mut self) {
         self.config = self.shared.config.load_full();
         self.policy = self.shared.policy.load_full();
-        self.login = self.login.take().and_then(|login| self.policy.accounts.login(&login.name));
+        self.refresh_login();
+    }
+
+    /// Takes the login as it is now, also in the middle of a transaction, whose other rules stay those of its MAIL: a login that
+    /// is gone or narrowed, or whose password counts no more, does not live on in a session, and one that is locked sends no more.
+    fn refresh_login(&mut self) {
+        let Some(login) = self.login.take() else { return };
+        let policy = self.shared.policy.load();
+        self.login = policy.accounts.renew(&login, self.peer.client, self.shared.clock.now());
     }
 
     /// Whether the client is in a trusted network: such clients have no limit of recipients.
@@ -299,6 +312,17 @@ impl Context {
             }
             _ => Err(self.refusal(&question, &decision)),
         }
+    }
+
+    /// A limit of the login turns out to be passed when it is charged.
+    pub fn over_limit(
+        &self,
+        login: &Login,
+        matter: Matter<'_>,
+        stage: Stage<'_>,
+        exceeded: Exceeded,
+    ) -> Refusal {
+        self.refusal(&self.question(matter, stage), &over_limit(login, exceeded))
     }
 
     /// A standing rule refuses the whole message.
@@ -478,6 +502,12 @@ impl Session {
 
     /// Takes one command.
     pub fn handle(&mut self, command: Command, ahead: Ahead) -> Action {
+        // Before anything is found for it: what is found and what is decided must go by the same rules.
+        match (&self.state, &command) {
+            (State::Greeted(_), Command::Mail(_)) => self.context.refresh(),
+            (State::Transaction(_), Command::Rcpt(_)) => self.context.refresh_login(),
+            _ => {}
+        }
         let wanted = self.wanted(&command);
         match wanted.is_empty() {
             true => self.obey(command, ahead),
@@ -606,9 +636,9 @@ impl Session {
             PasswordCheck::Done(Verified::Right { login, app }) => {
                 self.password_right(&hello, login, app.as_deref())
             }
-            PasswordCheck::Done(Verified::Wrong) => self.password_wrong(&hello, &name, None),
+            PasswordCheck::Done(Verified::Wrong) => self.password_wrong(&hello, &name),
             PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
-                self.password_wrong(&hello, &name, Some((&app, &why)))
+                self.password_unusable(&hello, &name, &app, &why)
             }
             PasswordCheck::Unavailable => {
                 let Peer { client, listener, .. } = self.context.peer;
@@ -640,34 +670,52 @@ impl Session {
         }
     }
 
-    /// A wrong password, or an app password that cannot be used: the client hears the same. Whoever guesses waits longer and
-    /// longer, and is banned in the end.
-    fn password_wrong(&mut self, hello: &Hello, name: &str, unusable: Option<(&str, &str)>) -> Action {
+    /// The guess is counted, and whoever guesses too much is banned.
+    fn password_wrong(&mut self, hello: &Hello, name: &str) -> Action {
         let Peer { client, local, listener } = self.context.peer;
-        let listener = listener.as_str();
-        let (app, why) = unusable.unzip();
         let guess = self.context.policy.note_guess(name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
         let shown = self.context.policy.login_to_note(name);
         let refusal = self.context.refuse_password(hello, &shown);
-        let reference = refusal.reference.map(|reference| reference.to_string());
         tracing::warn!(
             event = "login-failed",
             %client,
-            listener,
+            listener = listener.as_str(),
             login = shown,
-            app_password = app,
-            why,
             failures,
-            reference,
+            reference = refusal.reference.map(|reference| reference.to_string()),
             "wrong password or user name"
         );
         if let Some(ban) = guess.ban {
             tracing::warn!(event = "banned", network = %ban.network, until = ban.until, failures, "{}", ban.why);
         }
         self.context.shared.metrics.login("wrong");
-        let delay = guess.failed.delay;
-        match self.error(refusal.reply) {
+        self.delayed_error(refusal.reply, guess.failed.delay)
+    }
+
+    /// An app password that is right and cannot be used now, or not from here: nobody guesses. The client is told what it would
+    /// be told of a wrong one; the log has another event, so that nothing that reads it bans whole offices for an old telephone.
+    fn password_unusable(&mut self, hello: &Hello, name: &str, app: &str, why: &str) -> Action {
+        let Peer { client, local, listener } = self.context.peer;
+        let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
+        let refusal = self.context.refuse_password(hello, name);
+        tracing::warn!(
+            event = "app-password-refused",
+            %client,
+            listener = listener.as_str(),
+            login = name,
+            app_password = app,
+            why,
+            reference = refusal.reference.map(|reference| reference.to_string()),
+            "an app password that cannot be used"
+        );
+        self.context.shared.metrics.login("refused");
+        self.delayed_error(refusal.reply, mistake.failed.delay)
+    }
+
+    /// Refuses a wrong login, after a while.
+    fn delayed_error(&mut self, reply: Reply, delay: Duration) -> Action {
+        match self.error(reply) {
             Action::Reply(reply) if !delay.is_zero() => Action::Delayed(reply, delay),
             Action::Delayed(reply, other) => Action::Delayed(reply, other.max(delay)),
             action => action,
@@ -681,6 +729,7 @@ impl Session {
             return self.error(replies::bad_sequence("no queue was waited for"));
         };
         self.state = State::Greeted(Arc::clone(&hello));
+        self.context.refresh_login();
         if let Some(queue) = queue {
             return self.mail(hello, *command, queue);
         }
@@ -692,6 +741,7 @@ impl Session {
     /// The whole message came in.
     pub fn data_received(&mut self, received: Received) -> Action {
         self.context.transcript.message();
+        self.context.refresh_login();
         let State::Receiving(transaction) = &self.state else {
             return self.error(replies::bad_sequence("no message was asked for"));
         };
@@ -771,10 +821,11 @@ impl Session {
         // A password changed by a reload counts from the next login on.
         self.context.refresh();
         let Context { peer, policy, shared, .. } = &self.context;
-        if policy.ban(peer.client, peer.local, true, shared.clock.now()).is_some() {
+        if let Some(ban) = policy.ban(peer.client, peer.local, true, shared.clock.now()) {
             let (client, listener) = (peer.client, peer.listener.as_str());
-            tracing::info!(event = "turned-away", listener, %client, limit = "banned");
-            return Action::Close(replies::banned());
+            let check = SessionCheck::of(&ban);
+            tracing::info!(event = "turned-away", listener, %client, limit = check.as_str());
+            return Action::Close(replies::session_check(check));
         }
         let step = auth::begin(&self.context, command);
         self.auth_step(hello, step)
@@ -818,7 +869,6 @@ impl Session {
         if self.messages >= self.context.config.smtp.max_messages {
             return Action::Close(replies::too_many_messages());
         }
-        self.context.refresh();
         self.utf8 |= command.parameters.smtputf8;
         let sender = command.path.to_string();
         let answer = match self.is_short_of_memory {
@@ -884,9 +934,12 @@ impl Session {
     }
 
     fn message_accepted(&mut self, id: QueueId) -> Action {
-        let State::Receiving(transaction) = std::mem::replace(&mut self.state, State::Connected) else {
+        let State::Receiving(mut transaction) = std::mem::replace(&mut self.state, State::Connected) else {
             return self.error(replies::bad_sequence("no message was asked for"));
         };
+        if let Some(met) = transaction.met.take() {
+            met.keep();
+        }
         self.messages += 1;
         self.commands = 0;
         self.errors = 0;

@@ -3,6 +3,8 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /v1/accounts/show` | [`ShowAccount`] | [`AccountView`] |
+//! | `GET /v1/accounts` | | [`AccountStates`] |
+//! | `POST /v1/accounts/lock` | [`LockAccount`]: at once, beside the file | [`AccountView`] |
 //! | `POST /v1/accounts/changed` | [`AccountChange`], after the file was edited and read again | [`AccountChanged`] |
 //! | `GET /v1/bans` | | [`BanList`] |
 //! | `POST /v1/bans/add` | [`AddBan`] | [`BanList`] of that one |
@@ -33,7 +35,7 @@ pub struct AccountView {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_reason: Option<String>,
-    /// Where the server has suspended it by itself.
+    /// Where it is locked beside the file: by the server itself, or by an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspension: Option<Suspension>,
     /// Which senders it may use.
@@ -46,6 +48,38 @@ pub struct AccountView {
     pub used: Totals,
     /// Its further passwords.
     pub app_passwords: Vec<AppPasswordView>,
+}
+
+/// Whether logins may be used, as the daemon knows it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountStates {
+    /// Each, by name.
+    pub accounts: Vec<AccountState>,
+}
+
+/// Whether a login may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountState {
+    /// Its name, in lower case.
+    pub name: String,
+    /// The state that the file gave it when it was read last.
+    pub state: LoginState,
+    /// Where it is locked beside the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspension: Option<Suspension>,
+}
+
+/// Locks a login at once. It holds until the file says so, or until it is unlocked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockAccount {
+    /// Its name, in any case.
+    pub name: String,
+    /// `suspended` or `quota-locked`.
+    pub state: LoginState,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// How much a login may send, by recipients; 0 is no limit.
@@ -83,14 +117,16 @@ pub enum AccountVerb {
     Add,
     /// A login is gone.
     Remove,
-    /// It was suspended.
+    /// It was locked.
     Lock,
-    /// It is active again; a suspension by the server ends, too.
+    /// It is active again; what locked it beside the file ends, too.
     Unlock,
     /// It was disabled.
     Disable,
     /// It is active again, as after `unlock`.
     Enable,
+    /// It has another password.
+    Password,
     /// It has a further password.
     AppPasswordAdd,
     /// It has one less.
@@ -107,6 +143,7 @@ impl AccountVerb {
             Self::Unlock => "account-unlock",
             Self::Disable => "account-disable",
             Self::Enable => "account-enable",
+            Self::Password => "account-password",
             Self::AppPasswordAdd => "account-app-password-add",
             Self::AppPasswordRemove => "account-app-password-remove",
         }

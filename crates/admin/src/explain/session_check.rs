@@ -38,7 +38,7 @@ fn banned(stage: &str, ban: &Ban, beyond: &(impl Beyond + ?Sized)) -> StageView 
     let fact = format!("{} is banned: {}", ban.network, ban.why);
     let rule = Rule { rule: "ban".to_owned(), matched: true, fact };
     let remedy = format!("end the ban: `posternctl ban remove {}`", ban.network);
-    refused(SessionCheck::Banned, stage, rule, remedy, beyond)
+    refused(SessionCheck::of(ban), stage, rule, remedy, beyond)
 }
 
 fn refused(
@@ -49,7 +49,7 @@ fn refused(
     beyond: &(impl Beyond + ?Sized),
 ) -> StageView {
     let verdict = match check {
-        SessionCheck::Banned => Verdict::Defer,
+        SessionCheck::Banned | SessionCheck::BannedByHand => Verdict::Defer,
         SessionCheck::MalformedHeader => Verdict::Reject,
     };
     StageView {

@@ -220,7 +220,7 @@ fn outcome(text: &str, surroundings: &Surroundings) -> (Outcome, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postern.toml");
     fs::write(&path, format!("hostname = \"mail.proseware.test\"\n{text}\n")).unwrap();
-    match load_in(&path, surroundings) {
+    match load_in(&path, None, surroundings) {
         Err(error) => (Refused, error.to_string()),
         Ok(loaded) if loaded.warnings.is_empty() => (Fine, String::new()),
         Ok(loaded) => {

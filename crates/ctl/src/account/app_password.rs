@@ -1,18 +1,16 @@
 //! `account app-password`: further passwords of a login, each for one program or device.
 
-use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use postern_admin::api::accounts::{AccountVerb, AppPasswordView};
 use postern_config::Config;
 use postern_config::auth::AppPassword;
-use postern_policy::accounts::hash_password;
 use postern_smtp::date;
 use serde::Serialize;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
 use super::state::app_passwords_text;
-use super::{AccountsFile, entries, entry, fold, no_account, note_change, reload};
+use super::{AccountsFile, entries, entry, fold, hashed, no_account, note_change, reload};
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::{output, password};
@@ -104,8 +102,7 @@ impl Verb {
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
     let password = password::generate();
-    let hash =
-        hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?;
+    let hash = hashed(&password)?;
     let file = AccountsFile::open(config)?;
     file.edit(|document| insert(document, options, &hash))?;
     let reloaded = reload(session).await?;

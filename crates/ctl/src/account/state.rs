@@ -1,15 +1,16 @@
 //! `account lock`, `unlock`, `disable`, `enable`, `show`: whether a login may be used, and what it has sent.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use postern_admin::ClientError;
 use postern_admin::api::accounts::{
-    AccountChange, AccountChanged, AccountVerb, AccountView, AppPasswordView, ShowAccount,
+    AccountChange, AccountChanged, AccountVerb, AccountView, AppPasswordView, LockAccount, ShowAccount,
 };
-use postern_admin::api::{ChangeRequest, Changed, Filter};
-use postern_config::Config;
+use postern_admin::api::{ChangeRequest, Changed, Filter, ProblemKind};
+use postern_config::{Config, LoginState, render};
 use serde::Serialize;
 use toml_edit::{DocumentMut, value};
 
-use super::{AccountsFile, entries, entry, reload};
+use super::{AccountsFile, Tables, entries, entry, reload};
 use crate::Session;
 use crate::change::{agreed, change_text};
 use crate::failure::{Exit, Failure};
@@ -24,6 +25,9 @@ pub struct LockOptions {
     /// Why, for operators: in the file and in the log.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// In which state it is afterwards: it is refused alike, and told which.
+    #[arg(long, value_enum, default_value_t)]
+    state: LockState,
     /// Hold the messages of the login that wait.
     #[arg(long, conflicts_with = "purge_queue")]
     hold_queue: bool,
@@ -36,6 +40,25 @@ pub struct LockOptions {
     /// Throw away without asking.
     #[arg(long)]
     yes: bool,
+}
+
+/// Why a login is locked, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum LockState {
+    /// It was misused, or somebody looks into it.
+    #[default]
+    Suspended,
+    /// It has sent more than it should.
+    QuotaLocked,
+}
+
+impl From<LockState> for LoginState {
+    fn from(state: LockState) -> Self {
+        match state {
+            LockState::Suspended => Self::Suspended,
+            LockState::QuotaLocked => Self::QuotaLocked,
+        }
+    }
 }
 
 /// A login by its name, and why something is done with it.
@@ -57,6 +80,9 @@ struct StateSet {
     account: Option<AccountView>,
     /// Whether only the file is changed: it counts from the next start.
     only_file: bool,
+    /// The file is not changed, or not taken over, for this reason: what was done holds beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside_file: Option<String>,
     /// Nothing was done.
     dry_run: bool,
     /// What became of its messages.
@@ -64,38 +90,86 @@ struct StateSet {
     queue: Option<Changed>,
 }
 
+/// First what holds at once, beside the file: no error in the configuration, and no table of `policy.tests`, keeps a stolen login
+/// in use. Then the queue, and then the file.
 pub(super) async fn lock(
     session: &mut Session,
-    config: &Config,
+    config: Result<Config, Failure>,
     options: LockOptions,
 ) -> Result<Exit, Failure> {
-    let name = existing(config, &options.name)?;
+    let name = match &config {
+        Ok(config) => existing(config, &options.name)?,
+        Err(_) => options.name.clone(),
+    };
     let change = queue_change(&name, &options);
     if options.dry_run {
-        let queue = match &change {
-            Some((verb, request)) => {
-                Some(session.client()?.post(&format!("/v1/queue/{verb}"), request).await?)
-            }
-            None => None,
-        };
-        let set = StateSet { account: None, only_file: false, dry_run: true, queue };
+        let queue = change_queue(session, change.as_ref()).await?;
+        let set = StateSet { account: None, only_file: false, beside_file: None, dry_run: true, queue };
         return say(session, "lock", &name, &set);
     }
-    if let (Some(("drop", request)), false) = (&change, options.yes) {
-        let dry = ChangeRequest { dry_run: true, ..request.clone() };
-        let found: Changed = session.client()?.post("/v1/queue/drop", &dry).await?;
-        if !agreed(session, "drop", found.change.matched, &request.filter).await? {
-            session.note("nothing was changed");
-            return Ok(Exit::Finding);
-        }
+    if !options.yes && !agreed_to_purge(session, change.as_ref()).await? {
+        session.note("nothing was changed");
+        return Ok(Exit::Finding);
     }
-    let (account, only_file) =
-        set(session, config, &name, "suspended", options.reason.clone(), AccountVerb::Lock).await?;
-    let queue = match &change {
-        Some((verb, request)) => Some(session.client()?.post(&format!("/v1/queue/{verb}"), request).await?),
-        None => None,
+    let suspended = suspend(session, &name, &options).await?;
+    // Whatever becomes of the queue, the file comes too.
+    let queue = change_queue(session, change.as_ref()).await;
+    let file = match &config {
+        Ok(config) => set_locked(session, config, &name, &options).await,
+        Err(failure) => Err(Failure::Finding(failure.text().unwrap_or_default())),
     };
-    say(session, "locked", &name, &StateSet { account, only_file, dry_run: false, queue })
+    let (account, only_file, beside_file) = match (file, suspended) {
+        (Ok((account, only_file)), _) => (account, only_file, None),
+        (Err(failure), Some(view)) => (Some(view), false, failure.text()),
+        (Err(failure), None) => return Err(failure),
+    };
+    let queue = queue.inspect_err(|_| {
+        session.note(&format!("{} is locked, but nothing was done about its messages", output::clean(&name)));
+    })?;
+    let set = StateSet { account, only_file, beside_file, dry_run: false, queue };
+    say(session, "locked", &name, &set)
+}
+
+/// Locks the login at once. `None`: there is no daemon, or it does not know the login yet.
+async fn suspend(
+    session: &Session,
+    name: &str,
+    options: &LockOptions,
+) -> Result<Option<AccountView>, Failure> {
+    let request =
+        LockAccount { name: name.to_owned(), state: options.state.into(), reason: options.reason.clone() };
+    match session.client()?.post("/v1/accounts/lock", &request).await {
+        Ok(view) => Ok(Some(view)),
+        Err(ClientError::Unreachable { .. }) => Ok(None),
+        Err(ClientError::Refused(problem)) if problem.kind == ProblemKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn set_locked(
+    session: &Session,
+    config: &Config,
+    name: &str,
+    options: &LockOptions,
+) -> Result<(Option<AccountView>, bool), Failure> {
+    let state = LoginState::from(options.state).as_str();
+    set(session, config, name, state, options.reason.clone(), AccountVerb::Lock).await
+}
+
+async fn change_queue(
+    session: &Session,
+    change: Option<&(&str, ChangeRequest)>,
+) -> Result<Option<Changed>, Failure> {
+    let Some((verb, request)) = change else { return Ok(None) };
+    Ok(Some(session.client()?.post(&format!("/v1/queue/{verb}"), request).await?))
+}
+
+/// Whether what is thrown away may be.
+async fn agreed_to_purge(session: &Session, change: Option<&(&str, ChangeRequest)>) -> Result<bool, Failure> {
+    let Some(("drop", request)) = change else { return Ok(true) };
+    let dry = ChangeRequest { dry_run: true, ..request.clone() };
+    let found: Changed = session.client()?.post("/v1/queue/drop", &dry).await?;
+    agreed(session, "drop", found.change.matched, &request.filter).await
 }
 
 /// What becomes of the messages of the login: the verb of the queue, and which messages.
@@ -128,7 +202,22 @@ pub(super) async fn unlock(
         session.note("if the daemon has suspended it by itself, unlock it again when the daemon runs");
     }
     let said = if verb == AccountVerb::Enable { "enabled" } else { "unlocked" };
-    say(session, said, &name, &StateSet { account, only_file, dry_run: false, queue: None })
+    let set = StateSet { account, only_file, beside_file: None, dry_run: false, queue: None };
+    say(session, said, &name, &set)
+}
+
+/// Unlocks what is locked beside the file only, where the configuration does not load.
+pub(super) async fn unlock_beside_file(
+    session: &mut Session,
+    failure: &Failure,
+    options: StateOptions,
+) -> Result<Exit, Failure> {
+    let StateOptions { name, reason } = options;
+    let change = AccountChange { name: name.clone(), verb: AccountVerb::Unlock, detail: None, reason };
+    let changed: AccountChanged = session.client()?.post("/v1/accounts/changed", &change).await?;
+    let (account, beside_file) = (changed.account, failure.text());
+    let set = StateSet { account, only_file: false, beside_file, dry_run: false, queue: None };
+    say(session, "unlocked", &name, &set)
 }
 
 pub(super) async fn disable(
@@ -139,11 +228,12 @@ pub(super) async fn disable(
     let name = existing(config, &options.name)?;
     let (account, only_file) =
         set(session, config, &name, "disabled", options.reason, AccountVerb::Disable).await?;
-    say(session, "disabled", &name, &StateSet { account, only_file, dry_run: false, queue: None })
+    let set = StateSet { account, only_file, beside_file: None, dry_run: false, queue: None };
+    say(session, "disabled", &name, &set)
 }
 
 /// The name as the file has it.
-fn existing(config: &Config, name: &str) -> Result<String, Failure> {
+pub(super) fn existing(config: &Config, name: &str) -> Result<String, Failure> {
     let found = config.accounts.iter().find(|account| super::fold(&account.name) == super::fold(name));
     found.map(|account| account.name.clone()).ok_or_else(|| super::no_account(name))
 }
@@ -159,7 +249,14 @@ async fn set(
     verb: AccountVerb,
 ) -> Result<(Option<AccountView>, bool), Failure> {
     let file = AccountsFile::open(config)?;
-    file.edit(|document| write_state(document, name, state, reason.as_deref()))?;
+    let tables = if state == "active" { Tables::Must } else { Tables::May };
+    let heard =
+        file.edit_against(tables, |document| write_state(document, name, state, reason.as_deref()))?;
+    if !heard.is_empty() {
+        session.note(&format!("what policy.tests has to say of it\n{}", render(&heard).trim_end()));
+    }
+    // Others wait for it, and the reload reads it.
+    drop(file);
     if !reload(session).await? {
         return Ok((None, true));
     }
@@ -199,13 +296,19 @@ fn say(session: &mut Session, done: &str, name: &str, set: &StateSet) -> Result<
             (_, true) => format!("{done} {name} in the file; it counts from the next start of the daemon\n"),
             _ => format!("{done} {name}\n"),
         };
+        if let Some(why) = &set.beside_file {
+            text += &format!(
+                "  the file does not say so: it holds beside the file, also after a restart, until `posternctl account unlock`\n  {}\n",
+                output::clean(why)
+            );
+        }
         if let Some(queue) = &set.queue {
             text += &change_text("queue", queue);
         }
         text
     })?;
     let skipped = set.queue.as_ref().is_some_and(|queue| !queue.change.skipped.is_empty());
-    Ok(if skipped { Exit::Partial } else { Exit::Done })
+    Ok(if skipped || set.beside_file.is_some() { Exit::Partial } else { Exit::Done })
 }
 
 pub(super) async fn show(session: &mut Session, name: String) -> Result<Exit, Failure> {
@@ -220,6 +323,10 @@ fn view_text(view: &AccountView, look: Look) -> String {
         None => state.to_owned(),
     };
     let state = match &view.suspension {
+        Some(suspension) if suspension.by_hand => {
+            let state = format!("{} by an operator, beside the file", suspension.state.as_str());
+            with_reason(&state, Some(&suspension.why))
+        }
         Some(suspension) => with_reason("suspended by the server", Some(&suspension.why)),
         None => with_reason(view.state.as_str(), view.state_reason.as_deref()),
     };

@@ -87,6 +87,11 @@ fn text(tested: &Tested, quiet: bool, look: Look) -> String {
             text += &output::table(&["", "LINE", "QUESTION", "ANSWER", "EXPECTED"], rows, look);
             text.push('\n');
         }
+        for row in table.rows.iter().filter(|row| row.passed) {
+            if let Some(why) = &row.locked {
+                let _ = writeln!(text, "{}:{}: {}", table.file.display(), row.line, output::clean(why));
+            }
+        }
         table.failed().for_each(|row| text += &failure(table, row, look));
     }
     let _ = match tested.failed {

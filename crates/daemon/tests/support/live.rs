@@ -8,6 +8,7 @@ use postern_admin::api::ExplainRequest;
 use postern_config::ListenerKind;
 use postern_policy::accounts::Verified;
 use postern_policy::relay::Certificate;
+use postern_policy::session_check::SessionCheck;
 use postern_queue::QueueId;
 use postern_smtp::Reply;
 use postern_smtp_inbound::session::{Action, Ahead, Commit, PasswordCheck, Peer, Session};
@@ -130,7 +131,8 @@ impl Player {
     fn is_let_in(&mut self, peer: Peer) -> bool {
         let (policy, now) = (self.shared.policy.load(), self.shared.clock.now());
         let ban = policy.ban(peer.client, peer.local, peer.listener.is_submission(), now);
-        self.answers.extend(ban.as_ref().map(|_| Answer::new(&replies::banned())));
+        self.answers
+            .extend(ban.as_ref().map(|ban| Answer::new(&replies::session_check(SessionCheck::of(ban)))));
         ban.is_none()
     }
 

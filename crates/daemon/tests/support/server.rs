@@ -151,11 +151,7 @@ fn standing(config: &Config) -> Standing {
         let why = "a test of bans".to_owned();
         standing.bans.add(Ban { network, since: NOW, until: NOW + 600, why, by_hand }, now());
     }
-    let stolen = Suspension {
-        login: "stolen@proseware.test".to_owned(),
-        since: NOW,
-        why: "a burst of new recipients".to_owned(),
-    };
+    let stolen = Suspension::by_server("stolen@proseware.test", NOW, "a burst of new recipients");
     standing.suspensions.suspend(stolen);
     let host = || "mx.asked.test".to_owned();
     for (recipient, said) in [

@@ -239,7 +239,13 @@ mod tests {
         );
         let standing = Standing::default();
         let why = "wrote to 500 new recipients".to_owned();
-        standing.suspensions.suspend(Suspension { login: "bob@proseware.test".to_owned(), since: 1, why });
+        standing.suspensions.suspend(Suspension {
+            login: "bob@proseware.test".to_owned(),
+            since: 1,
+            why,
+            state: LoginState::Suspended,
+            by_hand: false,
+        });
         let expected = [
             "login alice@proseware.test: it is suspended: spam",
             "login printer: it may send as nobody: its name is no address, and it is granted none",

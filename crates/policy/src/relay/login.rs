@@ -3,7 +3,7 @@
 use postern_config::{ListenerKind, LoginState};
 use postern_smtp::ForwardPath;
 
-use super::{Answer, Question, Reason, Trace};
+use super::{Answer, Decision, Question, Reason, Trace};
 use crate::Policy;
 use crate::accounts::{Login, holds};
 use crate::standing::usage::{Exceeded, Load};
@@ -68,7 +68,7 @@ fn usable(question: &Question<'_>, login: &Login, policy: &Policy, trace: &mut T
         return suspended(access.state, access.why.as_deref().unwrap_or_default(), trace);
     }
     if let Some(suspension) = policy.standing.suspensions.find(name) {
-        return suspended(LoginState::Suspended, &suspension.why, trace);
+        return suspended(suspension.state, &suspension.why, trace);
     }
     trace.rule(STATE, true, format!("{name} is active"));
     if access.networks.is_empty() {
@@ -124,24 +124,28 @@ fn room(
     policy: &Policy,
     trace: &mut Trace,
 ) -> Result<(), Reason> {
-    const RULE: &str = "limits of login";
     match policy.standing.usage.room(&login.name, &login.access.limits, load, question.now) {
         Ok(used) => {
-            trace.rule(RULE, true, format!("{} has room: {used}", login.name));
+            trace.rule(LIMITS, true, format!("{} has room: {used}", login.name));
             Ok(())
         }
-        Err(Exceeded { limit, used, resets_in }) => {
-            trace.rule(
-                RULE,
-                false,
-                format!("{} has a limit of {limit}, and this would make {used}", login.name),
-            );
-            Err(Reason::Quota {
-                login: login.name.clone(),
-                limit,
-                used,
-                resets_in: resets_in.map(|wait| wait.as_secs().max(1)),
-            })
-        }
+        Err(exceeded) => Err(quota(login, exceeded, trace)),
     }
+}
+
+const LIMITS: &str = "limits of login";
+
+fn quota(login: &Login, exceeded: Exceeded, trace: &mut Trace) -> Reason {
+    let Exceeded { limit, used, resets_in } = exceeded;
+    let fact = format!("{} has a limit of {limit}, and this would make {used}", login.name);
+    trace.rule(LIMITS, false, fact);
+    let resets_in = resets_in.map(|wait| wait.as_secs().max(1));
+    Reason::Quota { login: login.name.clone(), limit, used, resets_in }
+}
+
+/// The decision where a limit turns out to be passed when it is charged: another session of the login was faster.
+pub fn over_limit(login: &Login, exceeded: Exceeded) -> Decision {
+    let mut trace = Trace::default();
+    let reason = quota(login, exceeded, &mut trace);
+    Decision { verdict: reason.verdict(), reason, trace }
 }

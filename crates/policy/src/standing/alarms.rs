@@ -79,13 +79,18 @@ pub struct Alarms {
 impl Alarms {
     /// Notes an alarm, unless the same was told within a day; whether it was noted. One that suspends is always told.
     pub fn raise(&self, alarm: Alarm, now: SystemTime) -> bool {
-        if !self.is_news(&alarm, seconds(now)) {
-            return false;
-        }
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= MOST_WAITING {
+        // What finds no place has not been told, and is news when it comes again.
+        if waiting.len() >= MOST_WAITING && !alarm.suspended || !self.is_news(&alarm, seconds(now)) {
             return false;
         }
+        if waiting.len() >= MOST_WAITING
+            && let Some(at) = waiting.iter().position(|other| !other.suspended)
+            && let Some(Alarm { login, cause, .. }) = waiting.remove(at)
+        {
+            self.told.lock().remove(&(login, cause));
+        }
+        // Those that suspend come once for each login, so that they are bounded too; the mail of each login is to be held.
         waiting.push_back(alarm);
         true
     }
@@ -145,6 +150,20 @@ mod tests {
         assert!(after.raise(alarm("bob", Cause::LimitPerHour), start + SILENCE));
         assert_eq!(alarms.next().unwrap().login, "alice");
         assert_eq!(std::iter::from_fn(|| alarms.next()).count(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_alarms_does_not_swallow_one_that_suspends() {
+        let (alarms, start) = (Alarms::default(), SystemTime::UNIX_EPOCH + SILENCE);
+        for n in 0..MOST_WAITING {
+            assert!(alarms.raise(alarm(&n.to_string(), Cause::Guessed), start));
+        }
+        assert!(!alarms.raise(alarm("late", Cause::Guessed), start), "there is no room");
+        assert!(alarms.raise(Alarm { suspended: true, ..alarm("stolen", Cause::ManySenders) }, start));
+        let waiting: Vec<Alarm> = std::iter::from_fn(|| alarms.next()).collect();
+        assert_eq!(waiting.len(), MOST_WAITING);
+        assert!(waiting.last().unwrap().suspended);
+        assert!(alarms.raise(alarm("late", Cause::Guessed), start), "nobody was told of it");
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl Table {
 }
 
 impl Bans {
-    /// The ban that an address is under now; the smallest network decides.
-    pub fn find(&self, client: IpAddr, now: SystemTime) -> Option<Ban> {
+    /// The ban that an address is under now, of those that apply; the smallest network decides.
+    pub fn find(&self, client: IpAddr, applies: impl Fn(&Ban) -> bool, now: SystemTime) -> Option<Ban> {
         let table = self.table.read();
         // Mostly there is none.
         if table.bans.is_empty() {
@@ -87,7 +87,7 @@ impl Bans {
         let lengths = table.lengths[Table::family(client)].keys().rev();
         let networks = lengths.filter_map(|length| IpNet::new(client.addr(), *length).ok());
         let mut bans = networks.filter_map(|network| table.bans.get(&network.trunc()));
-        bans.find(|ban| ban.until > seconds(now)).cloned()
+        bans.find(|ban| ban.until > seconds(now) && applies(ban)).cloned()
     }
 
     /// Bans, in the place of an earlier ban of the same network.
@@ -161,7 +161,7 @@ mod tests {
 
     fn found(bans: &Bans, address: &str, at: u64) -> Option<String> {
         let now = NOW + Duration::from_secs(at);
-        bans.find(address.parse().unwrap(), now).map(|ban| ban.network.to_string())
+        bans.find(address.parse().unwrap(), |_| true, now).map(|ban| ban.network.to_string())
     }
 
     #[test]
@@ -180,6 +180,16 @@ mod tests {
         assert!(bans.remove("198.51.100.77/24".parse().unwrap()).is_some());
         assert_eq!(found(&bans, "198.51.100.9", 0), None);
         assert!(bans.table.read().lengths.iter().all(BTreeMap::is_empty));
+    }
+
+    #[test]
+    fn a_small_ban_that_does_not_apply_hides_no_larger_one() {
+        let bans = Bans::default();
+        bans.add(ban("198.51.100.9/32", 60), NOW);
+        bans.add(Ban { by_hand: true, ..ban("198.51.100.0/24", 60) }, NOW);
+        let client = "198.51.100.9".parse().unwrap();
+        assert_eq!(bans.find(client, |ban| ban.by_hand, NOW).unwrap().network.prefix_len(), 24);
+        assert_eq!(bans.find(client, |_| true, NOW).unwrap().network.prefix_len(), 32);
     }
 
     #[test]

@@ -20,6 +20,8 @@ const HOUR: u64 = 3600;
 #[derive(Debug, Default)]
 pub struct Guesses {
     sources: Mutex<Sources>,
+    /// Wrong logins that lead to no ban.
+    mistakes: Mutex<Sources>,
     /// For logins that exist; of each the latest sources.
     logins: ByLogin<Vec<(IpNet, u64)>>,
 }
@@ -59,24 +61,20 @@ pub fn source(client: IpAddr) -> IpNet {
 impl Guesses {
     /// Counts a wrong login of an address.
     pub fn failed(&self, client: IpAddr, rules: &Guessing, now: SystemTime) -> Failed {
-        let (source, now) = (source(client), seconds(now));
-        let since = now.saturating_sub(rules.window.as_secs().max(1));
-        let most = (rules.max_failures as usize).max(MOST_DOUBLINGS as usize);
-        let failures = self.sources.lock().change(source, |times| {
-            // A time to come is of a clock that was wrong.
-            times.retain(|at| *at > since && *at <= now);
-            if times.len() >= most {
-                times.remove(0);
-            }
-            times.push(now);
-            times.len()
-        });
+        let source = source(client);
+        let failures = self.sources.lock().count(source, rules, now);
         let is_too_much = rules.max_failures > 0 && failures >= rules.max_failures as usize;
         if is_too_much {
             // The ban stands for them; when it ends, they are over too.
             self.sources.lock().forget(source);
         }
         Failed { failures, delay: delay(rules, failures), is_too_much }
+    }
+
+    /// Counts a wrong login that is no guess, or that comes from where nobody is banned: only its answer waits.
+    pub fn mistaken(&self, client: IpAddr, rules: &Guessing, now: SystemTime) -> Failed {
+        let failures = self.mistakes.lock().count(source(client), rules, now);
+        Failed { failures, delay: delay(rules, failures), is_too_much: false }
     }
 
     /// Counts the address among those that failed for a login that exists; how many that are within an hour, if they are as
@@ -98,6 +96,7 @@ impl Guesses {
     /// Forgets what an address did, where an operator lifts its ban.
     pub fn forgive(&self, network: IpNet) {
         self.sources.lock().forget(network);
+        self.mistakes.lock().forget(network);
     }
 
     /// Forgets logins that are gone.
@@ -116,6 +115,22 @@ fn delay(rules: &Guessing, failures: usize) -> Duration {
 }
 
 impl Sources {
+    /// Counts a wrong login; how many there are within the window.
+    fn count(&mut self, source: IpNet, rules: &Guessing, now: SystemTime) -> usize {
+        let now = seconds(now);
+        let since = now.saturating_sub(rules.window.as_secs().max(1));
+        let most = (rules.max_failures as usize).max(MOST_DOUBLINGS as usize);
+        self.change(source, |times| {
+            // A time to come is of a clock that was wrong.
+            times.retain(|at| *at > since && *at <= now);
+            if times.len() >= most {
+                times.remove(0);
+            }
+            times.push(now);
+            times.len()
+        })
+    }
+
     fn change<R>(&mut self, source: IpNet, change: impl FnOnce(&mut Failures) -> R) -> R {
         let mut failures =
             self.young.remove(&source).or_else(|| self.old.remove(&source)).unwrap_or_default();
@@ -163,6 +178,16 @@ mod tests {
         let many = Guessing { max_failures: 0, ..rules() };
         let last = (0..100).map(|n| guesses.failed(address(2), &many, at(n))).last().unwrap();
         assert_eq!((last.delay, last.is_too_much), (many.max_delay, false));
+    }
+
+    #[test]
+    fn mistakes_are_delayed_and_never_too_much() {
+        let guesses = Guesses::default();
+        let fail = |second| guesses.mistaken(address(1), &rules(), at(second));
+        let delays: Vec<u64> = (0..6).map(|second| fail(second).delay.as_secs()).collect();
+        assert_eq!(delays, [0, 1, 2, 4, 8, 10]);
+        assert!((6..100).all(|second| !fail(second).is_too_much));
+        assert_eq!(guesses.failed(address(1), &rules(), at(100)).failures, 1, "guesses count by themselves");
     }
 
     #[test]

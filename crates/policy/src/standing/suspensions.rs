@@ -1,9 +1,11 @@
-//! Logins that the daemon has suspended by itself: it does not edit the file of logins.
+//! Logins that may not be used although the file of logins does not say so: the daemon has suspended them by itself, as it does
+//! not edit the file, or an operator has locked them and the file has not been taken over yet.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
+use postern_config::LoginState;
 use serde::{Deserialize, Serialize};
 
 /// One of them.
@@ -15,6 +17,24 @@ pub struct Suspension {
     pub since: u64,
     /// Why.
     pub why: String,
+    /// In which state it is.
+    #[serde(default = "suspended")]
+    pub state: LoginState,
+    /// Whether an operator has locked it; else the server has suspended it by itself.
+    #[serde(default)]
+    pub by_hand: bool,
+}
+
+fn suspended() -> LoginState {
+    LoginState::Suspended
+}
+
+impl Suspension {
+    /// By the server itself, since so many seconds after 1970.
+    pub fn by_server(login: &str, since: u64, why: &str) -> Self {
+        let (login, why) = (login.to_owned(), why.to_owned());
+        Self { login, since, why, state: LoginState::Suspended, by_hand: false }
+    }
 }
 
 /// All of them, until an operator lifts them. Bounded by the logins of the configuration.
@@ -41,6 +61,20 @@ impl Suspensions {
         table.insert(suspension.login.clone(), suspension);
         self.changes.fetch_add(1, Ordering::Relaxed);
         true
+    }
+
+    /// Locks a login for an operator, who has the last word about why.
+    pub fn lock(&self, suspension: Suspension) {
+        self.table.write().insert(suspension.login.clone(), suspension);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lifts what an operator has locked: the file of logins says it now.
+    pub fn settle(&self, login: &str) {
+        let by_hand = self.table.read().get(login).is_some_and(|suspension| suspension.by_hand);
+        if by_hand {
+            self.lift(login);
+        }
     }
 
     /// Lifts it.
@@ -75,9 +109,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_operator_has_the_last_word_and_the_file_takes_it_over() {
+        let all = Suspensions::default();
+        all.suspend(Suspension::by_server("alice", 7, "many senders"));
+        all.settle("alice");
+        assert!(all.find("alice").is_some(), "the file does not say what the server has found");
+        let lock = Suspension { by_hand: true, ..Suspension::by_server("alice", 8, "stolen") };
+        all.lock(lock);
+        assert_eq!(all.find("alice").unwrap().why, "stolen");
+        all.settle("alice");
+        assert_eq!(all.find("alice"), None);
+    }
+
+    #[test]
+    fn a_suspension_of_an_older_release_is_read() {
+        let old: Suspension = serde_json::from_str(r#"{"login":"alice","since":7,"why":"x"}"#).unwrap();
+        assert_eq!(old, Suspension::by_server("alice", 7, "x"));
+    }
+
+    #[test]
     fn a_suspension_holds_until_it_is_lifted() {
         let all = Suspensions::default();
-        let suspension = Suspension { login: "alice".to_owned(), since: 7, why: "many senders".to_owned() };
+        let suspension = Suspension::by_server("alice", 7, "many senders");
         assert!(all.suspend(suspension.clone()));
         assert!(!all.suspend(Suspension { why: "other".to_owned(), ..suspension.clone() }));
         assert_eq!(all.find("alice").unwrap().why, "many senders");

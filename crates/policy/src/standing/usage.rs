@@ -1,12 +1,14 @@
 //! How much each login has sent lately, and to whom it has written before.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use postern_config::Limits;
 use postern_smtp::Address;
 use serde::{Deserialize, Serialize};
 
+use super::Standing;
 use super::by_login::ByLogin;
 use super::window::{Day, Hour, Steps};
 
@@ -84,32 +86,7 @@ impl Usage {
         load: Load,
         now: SystemTime,
     ) -> Result<Totals, Exceeded> {
-        let recipients = load.recipients as u64;
-        let over = |limit: u32, used: u64| limit > 0 && used > u64::from(limit);
-        if over(limits.per_message, recipients) {
-            let limit = format!("{} recipients a message", limits.per_message);
-            return Err(Exceeded { limit, used: recipients, resets_in: None });
-        }
-        let room = |used: &mut Used| {
-            let totals = used.totals(now);
-            let new = totals.new_recipients + u64::from(load.is_new);
-            let windows: [(u32, u64, &str); 3] = [
-                (limits.per_hour, totals.hour + recipients, "recipients an hour"),
-                (limits.per_day, totals.day + recipients, "recipients a day"),
-                (if load.is_new { limits.new_recipients_per_day } else { 0 }, new, "new recipients a day"),
-            ];
-            let Some(at) = windows.iter().position(|(limit, used, _)| over(*limit, *used)) else {
-                return Ok(totals);
-            };
-            let (limit, much, noun) = windows[at];
-            let excess = much - u64::from(limit);
-            let resets_in = match at {
-                0 => used.hour.until_gone(excess, now),
-                1 => used.day.until_gone(excess, now),
-                _ => used.new.until_gone(excess, now),
-            };
-            Err(Exceeded { limit: format!("{limit} {noun}"), used: much, resets_in })
-        };
+        let room = |used: &mut Used| used.room(limits, load, now);
         // A login that has sent nothing yet can still ask for too much at once.
         self.logins.look(login, room).unwrap_or_else(|| room(&mut Used::default()))
     }
@@ -120,24 +97,55 @@ impl Usage {
         self.logins.look(login, |used| !used.known.has(hash)).unwrap_or(true)
     }
 
-    /// The login writes to a recipient; whether that is the first time. Counted when the recipient is accepted.
-    pub fn meet(&self, login: &str, recipient: &Address, now: SystemTime) -> bool {
-        let hash = hash(recipient);
+    /// The login sends a message to so many recipients. Counted if there is room for them, in one step: sessions of one login
+    /// at the same time do not pass its limits together.
+    ///
+    /// # Errors
+    /// The first limit that would be passed; nothing is counted then.
+    pub fn reserve(
+        &self,
+        login: &str,
+        limits: &Limits,
+        recipients: usize,
+        now: SystemTime,
+    ) -> Result<(), Exceeded> {
+        let count = u32::try_from(recipients).unwrap_or(u32::MAX);
         self.logins.change(login, |used| {
-            let is_new = used.known.note(hash);
-            if is_new {
-                used.new.add(1, now);
-            }
-            is_new
+            used.room(limits, Load { recipients, is_new: false }, now)?;
+            used.hour.add(count, now);
+            used.day.add(count, now);
+            Ok(())
         })
     }
 
-    /// The login sends a message to so many recipients.
-    pub fn take(&self, login: &str, recipients: usize, now: SystemTime) {
-        let recipients = u32::try_from(recipients).unwrap_or(u32::MAX);
+    /// The login writes to a recipient; its hash if that is the first time. In one step, as [`Usage::reserve`].
+    fn meet(
+        &self,
+        login: &str,
+        recipient: &Address,
+        limits: &Limits,
+        now: SystemTime,
+    ) -> Result<Option<u32>, Exceeded> {
+        let hash = hash(recipient);
         self.logins.change(login, |used| {
-            used.hour.add(recipients, now);
-            used.day.add(recipients, now);
+            if used.known.has(hash) {
+                // It is one of the latest again.
+                used.known.note(hash);
+                return Ok(None);
+            }
+            let only_new = Limits { new_recipients_per_day: limits.new_recipients_per_day, ..Limits::NONE };
+            used.room(&only_new, Load { recipients: 0, is_new: true }, now)?;
+            used.known.note(hash);
+            used.new.add(1, now);
+            Ok(Some(hash))
+        })
+    }
+
+    /// The login has not written to these after all.
+    fn forget_met(&self, login: &str, hashes: &[u32], now: SystemTime) {
+        self.logins.look(login, |used| {
+            hashes.iter().for_each(|hash| used.known.forget(*hash));
+            used.new.take_back(u32::try_from(hashes.len()).unwrap_or(u32::MAX), now);
         });
     }
 
@@ -181,7 +189,75 @@ impl Usage {
     }
 }
 
+/// Whom the login of one transaction writes to for the first time. Forgotten again, and given back to its cap, unless the
+/// message is accepted: dropping this does it, however the transaction ends.
+#[derive(Debug)]
+pub struct FirstMet {
+    standing: Arc<Standing>,
+    login: String,
+    hashes: Vec<u32>,
+    /// When the last of them was met.
+    at: SystemTime,
+}
+
+impl FirstMet {
+    /// Nobody yet.
+    pub fn new(standing: Arc<Standing>, login: &str) -> Self {
+        Self { standing, login: login.to_owned(), hashes: Vec::new(), at: SystemTime::UNIX_EPOCH }
+    }
+
+    /// The login writes to a recipient.
+    ///
+    /// # Errors
+    /// The cap on new recipients that would be passed.
+    pub fn meet(&mut self, recipient: &Address, limits: &Limits, now: SystemTime) -> Result<(), Exceeded> {
+        self.hashes.extend(self.standing.usage.meet(&self.login, recipient, limits, now)?);
+        self.at = now;
+        Ok(())
+    }
+
+    /// The message is accepted: they are no longer new.
+    pub fn keep(mut self) {
+        self.hashes.clear();
+    }
+}
+
+impl Drop for FirstMet {
+    fn drop(&mut self) {
+        if !self.hashes.is_empty() {
+            self.standing.usage.forget_met(&self.login, &self.hashes, self.at);
+        }
+    }
+}
+
 impl Used {
+    fn room(&mut self, limits: &Limits, load: Load, now: SystemTime) -> Result<Totals, Exceeded> {
+        let recipients = load.recipients as u64;
+        let over = |limit: u32, used: u64| limit > 0 && used > u64::from(limit);
+        if over(limits.per_message, recipients) {
+            let limit = format!("{} recipients a message", limits.per_message);
+            return Err(Exceeded { limit, used: recipients, resets_in: None });
+        }
+        let totals = self.totals(now);
+        let new = totals.new_recipients + u64::from(load.is_new);
+        let windows: [(u32, u64, &str); 3] = [
+            (limits.per_hour, totals.hour + recipients, "recipients an hour"),
+            (limits.per_day, totals.day + recipients, "recipients a day"),
+            (if load.is_new { limits.new_recipients_per_day } else { 0 }, new, "new recipients a day"),
+        ];
+        let Some(at) = windows.iter().position(|(limit, used, _)| over(*limit, *used)) else {
+            return Ok(totals);
+        };
+        let (limit, much, noun) = windows[at];
+        let excess = much - u64::from(limit);
+        let resets_in = match at {
+            0 => self.hour.until_gone(excess, now),
+            1 => self.day.until_gone(excess, now),
+            _ => self.new.until_gone(excess, now),
+        };
+        Err(Exceeded { limit: format!("{limit} {noun}"), used: much, resets_in })
+    }
+
     fn totals(&mut self, now: SystemTime) -> Totals {
         Totals { hour: self.hour.total(now), day: self.day.total(now), new_recipients: self.new.total(now) }
     }
@@ -222,6 +298,14 @@ impl Known {
         is_new
     }
 
+    fn forget(&mut self, hash: u32) {
+        for half in [&mut self.young, &mut self.old] {
+            if let Ok(at) = half.binary_search(&hash) {
+                half.remove(at);
+            }
+        }
+    }
+
     /// The older ones first.
     fn all(&self) -> Vec<u32> {
         self.old.iter().chain(&self.young).copied().collect()
@@ -248,6 +332,16 @@ mod tests {
         Address::parse(&format!("user{n}@adatum.test")).unwrap()
     }
 
+    /// A message that is accepted.
+    fn send(usage: &Usage, recipients: usize) {
+        usage.reserve(LOGIN, &Limits::NONE, recipients, now()).unwrap();
+    }
+
+    /// A recipient that is accepted, with its message.
+    fn meet(usage: &Usage, n: usize) -> bool {
+        usage.meet(LOGIN, &address(n), &Limits::NONE, now()).unwrap().is_some()
+    }
+
     fn more(recipients: usize) -> Load {
         Load { recipients, is_new: false }
     }
@@ -259,7 +353,7 @@ mod tests {
         let room = |recipients, now| usage.room(LOGIN, &limits, more(recipients), now);
         assert_eq!(room(6, now()).unwrap_err().resets_in, None);
         assert!(room(5, now()).is_ok());
-        usage.take(LOGIN, 8, now());
+        send(&usage, 8);
         let over = room(3, now()).unwrap_err();
         assert_eq!((over.limit.as_str(), over.used), ("10 recipients an hour", 11));
         assert_eq!(over.resets_in, Some(Duration::from_secs(61 * 60)));
@@ -272,19 +366,54 @@ mod tests {
     }
 
     #[test]
+    fn sessions_at_the_same_time_do_not_pass_a_limit_together() {
+        let usage = Usage::default();
+        let limits = Limits { per_hour: 10, ..Limits::NONE };
+        let taken: usize = std::thread::scope(|scope| {
+            let send = || (0..100).filter(|_| usage.reserve(LOGIN, &limits, 3, now()).is_ok()).count();
+            let sessions: Vec<_> = (0..4).map(|_| scope.spawn(send)).collect();
+            sessions.into_iter().map(|session| session.join().unwrap()).sum()
+        });
+        assert_eq!((taken, usage.totals(LOGIN, now()).hour), (3, 9));
+        let over = usage.reserve(LOGIN, &limits, 3, now()).unwrap_err();
+        assert_eq!((over.limit.as_str(), over.used), ("10 recipients an hour", 12));
+    }
+
+    #[test]
+    fn whom_a_refused_message_was_for_is_new_again_and_costs_nothing() {
+        let standing = Arc::new(Standing::default());
+        let usage = &standing.usage;
+        let limits = Limits { new_recipients_per_day: 2, ..Limits::NONE };
+        let mut refused = FirstMet::new(standing.clone(), LOGIN);
+        for n in [1, 2, 1] {
+            refused.meet(&address(n), &limits, now()).unwrap();
+        }
+        let over = refused.meet(&address(3), &limits, now()).unwrap_err();
+        assert_eq!((over.limit.as_str(), over.used), ("2 new recipients a day", 3));
+        assert!(refused.meet(&address(1), &limits, now()).is_ok(), "it is known");
+        drop(refused);
+        assert_eq!(usage.totals(LOGIN, now()).new_recipients, 0);
+        assert!(usage.is_new(LOGIN, &address(1)));
+
+        let mut accepted = FirstMet::new(standing.clone(), LOGIN);
+        accepted.meet(&address(1), &limits, now()).unwrap();
+        accepted.keep();
+        assert_eq!(usage.totals(LOGIN, now()).new_recipients, 1);
+        assert!(!usage.is_new(LOGIN, &address(1)));
+    }
+
+    #[test]
     fn zero_is_no_limit() {
         let usage = Usage::default();
-        usage.take(LOGIN, 1_000_000, now());
-        assert!(usage.room(LOGIN, &Limits::default(), more(1_000_000), now()).is_ok());
+        send(&usage, 1_000_000);
+        assert!(usage.room(LOGIN, &Limits::NONE, more(1_000_000), now()).is_ok());
     }
 
     #[test]
     fn only_recipients_that_are_new_count_as_new() {
         let usage = Usage::default();
-        let limits = Limits { new_recipients_per_day: 2, ..Limits::default() };
-        for n in [1, 2, 1, 2] {
-            usage.meet(LOGIN, &address(n), now());
-        }
+        let limits = Limits { new_recipients_per_day: 2, ..Limits::NONE };
+        assert_eq!([1, 2, 1, 2].map(|n| meet(&usage, n)), [true, true, false, false]);
         assert_eq!(usage.totals(LOGIN, now()).new_recipients, 2);
         assert!(!usage.is_new(LOGIN, &Address::parse("User1@ADATUM.test").unwrap()));
         assert!(usage.is_new(LOGIN, &address(3)));
@@ -299,7 +428,7 @@ mod tests {
     fn the_memory_of_recipients_is_bounded_and_keeps_the_latest() {
         let usage = Usage::default();
         for n in 0..10 * KNOWN_RECIPIENTS {
-            usage.meet(LOGIN, &address(n), now());
+            meet(&usage, n);
         }
         let last = 10 * KNOWN_RECIPIENTS - 1;
         let known = usage.snapshot()[0].known.len();
@@ -311,8 +440,8 @@ mod tests {
     #[test]
     fn usage_outlives_a_restart() {
         let before = Usage::default();
-        before.take(LOGIN, 7, now());
-        before.meet(LOGIN, &address(1), now());
+        send(&before, 7);
+        meet(&before, 1);
         let after = Usage::default();
         after.restore(before.snapshot());
         assert_eq!(after.totals(LOGIN, now()), Totals { hour: 7, day: 7, new_recipients: 1 });

@@ -1,7 +1,7 @@
 //! DATA and the end of a message (RFC 5321 §4.1.1.4).
 
 use postern_policy::facts::{self, Wanted};
-use postern_policy::relay::Stage;
+use postern_policy::relay::{HeaderSenders, Stage};
 use postern_policy::sender::header_senders;
 use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, Envelope, Origin};
@@ -50,7 +50,8 @@ pub(crate) fn finish(
     if header.received > limits.max_received {
         return Err(Refusal::new("routing-loop", replies::routing_loop(header.received)));
     }
-    if context.policy.binds_header(&context.question(transaction.matter(), Stage::Mail)) {
+    let binds = context.policy.binds_header(&context.question(transaction.matter(), Stage::Mail));
+    if binds || transaction.of_login {
         let senders = header_senders(&content.header);
         context.ask(transaction.matter(), Stage::Message(&senders))?;
         // What we do not see as a From field, another reader may.
@@ -62,11 +63,15 @@ pub(crate) fn finish(
     let now = context.shared.clock.now();
     let fields = hop(context, transaction).own_fields(&header, content.incoming.id(), now);
     transaction.size = content.octets + fields.text.len() as u64;
-    let recipients = std::mem::take(&mut transaction.recipients);
     if let Some(login) = &context.login {
         // Before the message is durable, so that other sessions of the login see it; given back where it is not stored.
-        context.policy.standing.usage.take(&login.name, recipients.len(), now);
+        let (usage, limits) = (&context.policy.standing.usage, &login.access.limits);
+        usage.reserve(&login.name, limits, transaction.recipients.len(), now).map_err(|exceeded| {
+            let senders = HeaderSenders::default();
+            context.over_limit(login, transaction.matter(), Stage::Message(&senders), exceeded)
+        })?;
     }
+    let recipients = std::mem::take(&mut transaction.recipients);
     let smtputf8 = transaction.smtputf8
         && (!content.header.is_ascii()
             || transaction.reverse_path.address().is_some_and(|address| address.needs_utf8())

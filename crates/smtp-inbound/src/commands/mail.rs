@@ -37,6 +37,8 @@ pub(crate) fn begin(
         body: parameters.body.unwrap_or_default(),
         smtputf8: parameters.smtputf8,
         recipients: Vec::new(),
+        of_login: context.login.is_some(),
+        met: None,
         distinct: HashSet::new(),
         accepted: 0,
         only: None,

@@ -2,6 +2,7 @@
 
 use postern_policy::directory::Resolution;
 use postern_policy::relay::Stage;
+use postern_policy::standing::usage::FirstMet;
 use postern_queue::Recipient;
 use postern_smtp::command::{Rcpt, RcptParameters};
 use postern_smtp::{Address, ForwardPath, LocalPart};
@@ -39,10 +40,20 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
             &recipients,
         )
     })?;
+    meet(context, transaction, &path)?;
     transaction.accepted += 1;
     transaction.only = (transaction.accepted == 1).then(|| path.to_string());
     recipients.into_iter().for_each(|recipient| merge(transaction, recipient));
     Ok(())
+}
+
+/// Counts a recipient that the login has not written to before; another session may have been faster to the cap.
+fn meet(context: &Context, transaction: &mut Transaction, path: &ForwardPath) -> Result<(), Refusal> {
+    let (Some(login), ForwardPath::Address(address)) = (&context.login, path) else { return Ok(()) };
+    let standing = &context.policy.standing;
+    let met = transaction.met.get_or_insert_with(|| FirstMet::new(standing.clone(), &login.name));
+    let result = met.meet(address, &login.access.limits, context.shared.clock.now());
+    result.map_err(|exceeded| context.over_limit(login, transaction.matter(), Stage::Rcpt(path), exceeded))
 }
 
 /// Who gets the mail for a recipient that is accepted: aliases expanded.
