@@ -110,7 +110,10 @@ fn not_in_force(verb: AccountVerb, account: Option<&AccountView>) -> Option<Stri
         AccountVerb::Lock => Some(LoginState::Suspended),
         AccountVerb::Disable => Some(LoginState::Disabled),
         AccountVerb::Unlock | AccountVerb::Enable => Some(LoginState::Active),
-        AccountVerb::Add | AccountVerb::AppPasswordAdd | AccountVerb::AppPasswordRemove => state,
+        AccountVerb::Add
+        | AccountVerb::Password
+        | AccountVerb::AppPasswordAdd
+        | AccountVerb::AppPasswordRemove => state,
     };
     let is_there = verb != AccountVerb::Remove;
     if state == wanted && state.is_some() == is_there {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, AppPassword, Guessing, Limits, LoginState, OwnLimits, Signs};
 use crate::check::no_duplicates;
+use crate::scram::{self, Mechanism, ScramHash, Verifier};
 use crate::source::{Findings, Node};
 
 /// Where logins are kept.
@@ -19,6 +20,10 @@ pub struct Auth {
     pub accounts: PathBuf,
     /// Password checks at once. Each takes 19 MiB and some 30 ms of one core (argon2id); more wait.
     pub max_password_checks: usize,
+    /// The SASL mechanisms that logins are taken with, on submission ports and under TLS. Left out: `plain` and `login`;
+    /// `scram-sha-256` as soon as it keeps nobody out, that is, when every login with a password has a SCRAM verifier and none
+    /// has app passwords; and `external` for clients with a certificate that an account lists.
+    pub mechanisms: Option<Vec<Mechanism>>,
     /// How much a login may send, where its own `limits` say nothing else.
     pub limits: Limits,
     /// What looks as if a login were in the wrong hands.
@@ -27,11 +32,25 @@ pub struct Auth {
     pub guessing: Guessing,
 }
 
+impl Auth {
+    /// The hashes that verifiers are written for where a password is set.
+    pub fn verifiers(&self) -> Vec<ScramHash> {
+        let Some(listed) = &self.mechanisms else { return vec![ScramHash::Sha256] };
+        let of_mechanism = |mechanism: &Mechanism| match mechanism {
+            Mechanism::ScramSha256 => Some(ScramHash::Sha256),
+            Mechanism::ScramSha1 => Some(ScramHash::Sha1),
+            Mechanism::Plain | Mechanism::Login | Mechanism::External => None,
+        };
+        listed.iter().filter_map(of_mechanism).collect()
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
         Self {
             accounts: "accounts.toml".into(),
             max_password_checks: 4,
+            mechanisms: None,
             limits: Limits::default(),
             signs: Signs::default(),
             guessing: Guessing::default(),
@@ -56,6 +75,15 @@ pub struct Account {
     pub name: String,
     /// The password as an argon2id hash in PHC form (`$argon2id$...`).
     pub password: String,
+    /// What SCRAM-SHA-256 proves the same password with, as PostgreSQL writes it: `SCRAM-SHA-256$...`. `posternctl account
+    /// add` and `account password` write it; without it the login cannot use that mechanism.
+    #[serde(default, deserialize_with = "scram::optional")]
+    #[schemars(with = "Option<String>")]
+    pub scram: Option<Verifier>,
+    /// The same for SCRAM-SHA-1, where `auth.mechanisms` lists it.
+    #[serde(default, deserialize_with = "scram::optional")]
+    #[schemars(with = "Option<String>")]
+    pub scram_sha1: Option<Verifier>,
     /// Which senders the login may use.
     #[serde(default)]
     pub permission: Permission,
@@ -177,10 +205,22 @@ impl Account {
         }
         auth::networks(node, &self.networks, findings);
         self.check_app_passwords(node, findings);
+        self.check_verifiers(node, findings);
         for (node, text) in node.each("send_as", &self.send_as) {
             if let Err(error) = SendAs::parse(text) {
                 let help = "write an address, \"@domain\", or \"*\" for every address";
                 findings.error(&node, format!("{text:?} cannot be granted: {error}"), help);
+            }
+        }
+    }
+
+    fn check_verifiers(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        for (key, verifier, hash) in
+            [("scram", &self.scram, ScramHash::Sha256), ("scram_sha1", &self.scram_sha1, ScramHash::Sha1)]
+        {
+            if verifier.as_ref().is_some_and(|verifier| verifier.hash != hash) {
+                let message = format!("`{key}` of {:?} is not for {}", self.name, hash.mechanism());
+                findings.error(&node.key(key), message, "run posternctl account password, which writes it");
             }
         }
     }

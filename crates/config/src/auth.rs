@@ -277,6 +277,10 @@ impl Guessing {
 
 pub(crate) fn check(auth: &crate::Auth, node: &Node<'_>, findings: &mut Findings<'_>) {
     at_least_one(node, "max_password_checks", auth.max_password_checks as u64, findings);
+    if auth.mechanisms.as_ref().is_some_and(Vec::is_empty) {
+        let help = "name some, such as [\"scram-sha-256\", \"plain\"], or leave the key out";
+        findings.error(&node.key("mechanisms"), "without a mechanism nobody can log in", help);
+    }
     auth.signs.check(&node.key("signs"), findings);
     auth.guessing.check(&node.key("guessing"), findings);
 }

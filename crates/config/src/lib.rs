@@ -13,7 +13,7 @@
 //! | `[tls]` | [`tls`] |
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
-//! | `[auth]`, `[[account]]` | [`account`] |
+//! | `[auth]`, `[[account]]` | [`account`], the SCRAM verifiers in [`scram`] |
 //! | `[policy]`: senders and their domains | [`policy`], what is kept of refusals in [`records`] |
 //! | `[replies]`: how refusals are worded | [`replies`] |
 //! | `[report]`: the page of refusals | [`report`] |
@@ -54,6 +54,7 @@ pub mod replies;
 pub mod report;
 pub mod resolver;
 pub mod route;
+pub mod scram;
 mod shape;
 pub mod smtp;
 mod source;
@@ -77,6 +78,7 @@ pub use replies::Replies;
 pub use report::Report;
 pub use resolver::Resolver;
 pub use route::{Route, Via};
+pub use scram::Mechanism;
 pub use smtp::Smtp;
 pub use tls::Tls;
 

@@ -182,6 +182,7 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     if let Some(tls) = &mut config.tls {
         resolve(&mut tls.certificate);
         resolve(&mut tls.key);
+        tls.client_ca.as_mut().into_iter().for_each(resolve);
     }
     for domain in &mut config.domains {
         domain.maildir.as_mut().into_iter().for_each(resolve);

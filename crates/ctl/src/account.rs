@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use nix::unistd::{Uid, User};
 use postern_admin::ClientError;
@@ -14,7 +14,6 @@ use postern_admin::api::Reloaded;
 use postern_admin::api::accounts::{AccountChange, AccountChanged, AccountVerb};
 use postern_config::account::SendAs;
 use postern_config::{Account, Config, LoginState};
-use postern_policy::accounts::hash_password;
 use postern_smtp::Domain;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -23,10 +22,12 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
-use crate::password;
 
 pub(crate) mod app_password;
+mod secrets;
 mod state;
+
+use secrets::{NewPassword, PasswordOptions, Secrets};
 
 /// The mode of a new file: hashes are for root and the daemon's group.
 const MODE: u32 = 0o640;
@@ -35,7 +36,8 @@ const EXAMPLES: &str = "\
 Examples:
   posternctl account add alice@proseware.test
   posternctl account add printer --send-as scan@proseware.test --generate
-  echo \"$PASSWORD\" | posternctl account add bob@proseware.test --domain proseware.test --password-stdin";
+  echo \"$PASSWORD\" | posternctl account add bob@proseware.test --domain proseware.test --password-stdin
+  posternctl account password alice@proseware.test --generate";
 
 /// What can be done with logins.
 #[derive(Debug, Subcommand)]
@@ -43,6 +45,9 @@ pub enum Verb {
     /// Add a login.
     #[command(after_help = EXAMPLES)]
     Add(AddOptions),
+    /// Give a login another password. Its app passwords stay.
+    #[command(after_help = EXAMPLES)]
+    Password(PasswordOptions),
     /// List the logins, without their passwords.
     List,
     /// Remove a login.
@@ -97,15 +102,8 @@ pub struct AddOptions {
     /// A further address, or `@domain`, that the login may send as; may be given several times.
     #[arg(long = "send-as", value_name = "ADDRESS", value_parser = send_as)]
     send_as: Vec<String>,
-    /// Read the password from the first line of standard input.
-    #[arg(long, conflicts_with = "generate")]
-    password_stdin: bool,
-    /// Make a password and print it, this once. The same without any of these options where there is no terminal to ask on.
-    #[arg(long)]
-    generate: bool,
-    /// Take a password that is guessed easily.
-    #[arg(long)]
-    allow_weak: bool,
+    #[command(flatten)]
+    password: NewPassword,
 }
 
 /// Which senders a login may use.
@@ -150,6 +148,7 @@ impl Verb {
         let config = crate::config::load(&session.global.config)?.config;
         match self {
             Self::Add(options) => add(session, &config, &options).await,
+            Self::Password(options) => secrets::change(session, &config, &options).await,
             Self::List => list(session, &config.accounts),
             Self::Remove { name } => remove(session, &config, &name).await,
             Self::Show { name } => state::show(session, name).await,
@@ -177,16 +176,11 @@ struct Edited {
 }
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
-    let (password, made) = new_password(options)?;
-    password::check_usable(&password).map_err(Failure::Usage)?;
-    if !options.allow_weak {
-        password::check(&password, &options.name)
-            .map_err(|why| Failure::Usage(format!("{why}; --allow-weak takes it all the same")))?;
-    }
-    let hash =
-        hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?;
+    let (password, made) = options.password.take(&options.name)?;
+    let secrets = Secrets::of(&password, config)?;
     let file = AccountsFile::open(config)?;
-    file.edit(|document| insert(document, options, &hash))?;
+    file.edit(|document| insert(document, options, &secrets))?;
+    secrets.warn(session);
     let reloaded = reload(session).await?;
     if reloaded {
         note_change(session, &options.name, AccountVerb::Add, None).await?;
@@ -195,21 +189,6 @@ async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Re
     let edited = Edited { account, password, file: file.path, reloaded };
     session.out.answer(&edited, |edited, _| edited_text("added", edited))?;
     Ok(Exit::Done)
-}
-
-/// The password, and whether it was made here.
-fn new_password(options: &AddOptions) -> Result<(String, bool), Failure> {
-    if options.generate {
-        return Ok((password::generate(), true));
-    }
-    if options.password_stdin {
-        return Ok((password::from_stdin()?, false));
-    }
-    // A script that gives no password gets one.
-    let Some(mut terminal) = password::Terminal::open() else {
-        return Ok((password::generate(), true));
-    };
-    Ok(terminal.ask_new()?.map_or_else(|| (password::generate(), true), |password| (password, false)))
 }
 
 async fn remove(session: &mut Session, config: &Config, name: &str) -> Result<Exit, Failure> {
@@ -425,7 +404,7 @@ fn position(entries: &ArrayOfTables, name: &str) -> Option<usize> {
     entries.iter().position(is_it)
 }
 
-fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Result<(), Failure> {
+fn insert(document: &mut DocumentMut, options: &AddOptions, secrets: &Secrets) -> Result<(), Failure> {
     // A file of comments only has them at its end; they are a heading, so the entry goes below them.
     let heading = match document.contains_key("account") {
         true => String::new(),
@@ -442,7 +421,7 @@ fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Resul
     let gap = if entries.is_empty() && heading.is_empty() { "" } else { "\n" };
     table.decor_mut().set_prefix(format!("{heading}{gap}"));
     table.insert("name", value(&options.name));
-    table.insert("password", value(hash));
+    secrets.write(&mut table);
     if options.permission != Permission::Listed {
         table.insert("permission", value(options.permission.as_str()));
     }
@@ -487,6 +466,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
+    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA";
     const FILE: &str = "\
 # Logins of proseware.test. Keep this line.
 
@@ -510,9 +490,7 @@ send_as = [\"shared@proseware.test\"]
             any_if_spf: false,
             domains: vec![Domain::parse("adatum.test").unwrap()],
             send_as: vec!["shared@proseware.test".to_owned()],
-            password_stdin: false,
-            generate: true,
-            allow_weak: false,
+            password: NewPassword { password_stdin: false, generate: true, allow_weak: false },
         }
     }
 
@@ -521,8 +499,8 @@ send_as = [\"shared@proseware.test\"]
         crate::config::load(&folder.join("postern.toml")).unwrap().config
     }
 
-    fn hash() -> String {
-        hash_password(b"a good password").unwrap()
+    fn secrets() -> Secrets {
+        Secrets { hash: HASH.to_owned(), verifiers: Vec::new() }
     }
 
     #[test]
@@ -532,7 +510,7 @@ send_as = [\"shared@proseware.test\"]
         fs::write(&path, FILE).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let file = AccountsFile::open(&config(folder.path())).unwrap();
-        file.edit(|document| insert(document, &options("carol"), &hash())).unwrap();
+        file.edit(|document| insert(document, &options("carol"), &secrets())).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with(FILE), "{text}");
         let added = &text[FILE.len()..];
@@ -549,7 +527,7 @@ send_as = [\"shared@proseware.test\"]
     fn a_new_file_is_not_for_everybody() {
         let folder = tempfile::tempdir().unwrap();
         let file = AccountsFile::open(&config(folder.path())).unwrap();
-        file.edit(|document| insert(document, &options("carol"), &hash())).unwrap();
+        file.edit(|document| insert(document, &options("carol"), &secrets())).unwrap();
         assert_eq!(fs::metadata(&file.path).unwrap().mode() & 0o777, MODE);
         assert!(fs::read_to_string(&file.path).unwrap().starts_with("[[account]]\n"));
     }
@@ -557,14 +535,14 @@ send_as = [\"shared@proseware.test\"]
     #[test]
     fn a_heading_stays_in_front_of_the_first_entry() {
         let mut document: DocumentMut = "# The logins.\n".parse().unwrap();
-        insert(&mut document, &options("carol"), "x").unwrap();
+        insert(&mut document, &options("carol"), &secrets()).unwrap();
         assert!(document.to_string().starts_with("# The logins.\n\n[[account]]\nname"), "{document}");
     }
 
     #[test]
     fn a_duplicate_in_any_case_is_refused() {
         let mut document: DocumentMut = FILE.parse().unwrap();
-        let failure = insert(&mut document, &options("ALICE@proseware.test"), "x").unwrap_err();
+        let failure = insert(&mut document, &options("ALICE@proseware.test"), &secrets()).unwrap_err();
         assert!(failure.text().unwrap().contains("already"));
         assert_eq!(document.to_string(), FILE);
     }

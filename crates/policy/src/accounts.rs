@@ -1,5 +1,7 @@
 //! Logins and their passwords.
 
+mod scram;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,10 +14,13 @@ use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use postern_config::auth::AppPassword;
+use postern_config::scram::ScramHash;
 use postern_config::{Account, Limits, LoginState, Permission};
 use postern_smtp::date::rfc3339;
 
 use crate::sender::Grants;
+
+pub use scram::ScramLogin;
 
 /// KiB of memory for one hash; with the two below what OWASP gives for argon2id.
 const MEMORY: u32 = 19 * 1024;
@@ -33,6 +38,8 @@ pub struct Accounts {
     pepper: String,
     /// What a password is hashed against when nobody at all may log in.
     decoy: Option<PasswordHash>,
+    scram_sha1: scram::Verifiers,
+    scram_sha256: scram::Verifiers,
     scratch: Scratch,
 }
 
@@ -126,7 +133,15 @@ impl Accounts {
         stand_ins.sort_unstable();
         let first = stand_ins.first().and_then(|name| entries.get(name)?.hash.as_ref());
         let pepper = first.map(ToString::to_string).unwrap_or_default();
-        Self { stand_ins, pepper, decoy: decoy(), entries, scratch: Scratch::default() }
+        Self {
+            stand_ins,
+            pepper,
+            decoy: decoy(),
+            scram_sha1: scram::Verifiers::new(accounts, ScramHash::Sha1),
+            scram_sha256: scram::Verifiers::new(accounts, ScramHash::Sha256),
+            entries,
+            scratch: Scratch::default(),
+        }
     }
 
     /// Checks a password. Takes some 30 ms of processor time for each password of the login, so call it off the event loop.
@@ -289,6 +304,8 @@ mod tests {
         Account {
             name: name.to_owned(),
             password: password.to_owned(),
+            scram: None,
+            scram_sha1: None,
             permission: Permission::Listed,
             domains: Vec::new(),
             send_as: Vec::new(),

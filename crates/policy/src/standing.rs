@@ -8,6 +8,7 @@ pub mod guesses;
 pub mod hosts;
 pub mod rates;
 pub mod recipients;
+pub mod secret;
 pub mod signs;
 pub mod suspensions;
 pub mod usage;
@@ -38,6 +39,8 @@ pub struct Standing {
     pub guesses: guesses::Guesses,
     /// Who was banned for it, or by an operator.
     pub bans: bans::Bans,
+    /// What answers to names that nobody has are made up with.
+    pub secret: secret::Secret,
     /// What postmaster is to be told.
     pub alarms: alarms::Alarms,
 }

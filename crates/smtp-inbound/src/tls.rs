@@ -1,5 +1,6 @@
-//! Certificate and key of this server; certificates of clients in `clients`.
+//! Certificate and key of this server; certificates of clients in `clients`, what logins can be bound to in `binding`.
 
+mod binding;
 mod clients;
 
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::SystemTime;
 
 use postern_config::{Relay, Tls};
 use postern_policy::relay::Certificate;
+use postern_policy::scram::ChannelBindings;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::pem::{self, PemObject};
@@ -50,6 +52,8 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     /// Where certificates of clients are asked for.
     clients: Option<Judge>,
+    /// Our certificate as a kind of channel binding.
+    end_point: Option<Vec<u8>>,
 }
 
 impl ServerTls {
@@ -62,6 +66,11 @@ impl ServerTls {
     /// resumed has that of its first handshake.
     pub fn client_certificate(&self, connection: &ServerConnection, now: SystemTime) -> Option<Certificate> {
         self.clients.as_ref()?.certificate(connection.peer_certificates()?, now)
+    }
+
+    /// What a login can be bound to of a session whose handshake went with [`ServerTls::config`].
+    pub fn channel_bindings(&self, connection: &ServerConnection) -> ChannelBindings {
+        binding::bindings(connection, self.end_point.as_ref())
     }
 }
 
@@ -85,9 +94,10 @@ pub fn load(config: &Tls, relay: &Relay) -> Result<ServerTls, TlsError> {
             (builder.with_client_cert_verifier(verifier), Some(judge))
         }
     };
+    let end_point = chain.first().and_then(binding::server_end_point);
     let mut server = builder.with_single_cert(chain, key)?;
     server.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(ServerTls { config: Arc::new(server), clients })
+    Ok(ServerTls { config: Arc::new(server), clients, end_point })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

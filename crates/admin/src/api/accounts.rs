@@ -91,6 +91,8 @@ pub enum AccountVerb {
     Disable,
     /// It is active again, as after `unlock`.
     Enable,
+    /// It has another password.
+    Password,
     /// It has a further password.
     AppPasswordAdd,
     /// It has one less.
@@ -107,6 +109,7 @@ impl AccountVerb {
             Self::Unlock => "account-unlock",
             Self::Disable => "account-disable",
             Self::Enable => "account-enable",
+            Self::Password => "account-password",
             Self::AppPasswordAdd => "account-app-password-add",
             Self::AppPasswordRemove => "account-app-password-remove",
         }
