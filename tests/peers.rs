@@ -192,6 +192,40 @@ fn nodemailer_submits() {
 }
 
 #[test]
+fn curl_logs_in_with_a_certificate() {
+    let Some(curl) = peer("curl", installed("curl")) else { return };
+    let hop = NextHop::start(Script::default());
+    let identity = Identity::new(&["client.test"]);
+    let keys = format!("certificates = [\"{}\"]", identity.fingerprint());
+    let daemon = Setup::new().next_hop("adatum.test", &hop).account("carl@proseware.test", &keys).start();
+    let file = |name: &str, text: &str| {
+        let path = daemon.folder().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let (certificate, key) =
+        (file("client.pem", &identity.certificate_pem), file("client.key", &identity.key_pem));
+    let mail = file("message.eml", &message("carl@proseware.test", CAROL, "by-curl", "x"));
+    let address = daemon.submission();
+    let output = Command::new(&curl)
+        .args(["--silent", "--show-error", "--ssl-reqd", "--cacert"])
+        .arg(daemon.folder().join("ca.pem"))
+        .arg("--cert")
+        .arg(&certificate)
+        .arg("--key")
+        .arg(&key)
+        .args(["--url", &format!("smtp://{address}/client.test"), "--login-options", "AUTH=EXTERNAL"])
+        .args(["--user", "carl@proseware.test:", "--mail-from", "carl@proseware.test", "--mail-rcpt", CAROL])
+        .arg("--upload-file")
+        .arg(&mail)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(hop.wait_for_message().mail.field("Subject"), "by-curl");
+    daemon.wait_for("login", |line| line["mechanism"] == "EXTERNAL");
+}
+
+#[test]
 fn postfix_is_a_next_hop() {
     let Some(postfix) =
         Postfix::start(|address| Setup::new().with(&format!("[outbound]\nport = {}", address.port())))

@@ -1,4 +1,4 @@
-//! SASL: SCRAM with and without channel binding, and who tries to get round it.
+//! SASL: SCRAM with and without channel binding, client certificates, and who tries to get round them.
 
 use std::fs;
 
@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use crate::harness::client::{Reply, message};
 use crate::harness::daemon::PASSWORD;
+use crate::harness::tls::Identity;
 use crate::harness::{Client, Daemon, Setup};
 
 const ALICE: &str = "alice@proseware.test";
@@ -185,6 +186,86 @@ fn a_password_that_programs_write_differently_has_no_verifier() {
     assert!(unknown.code == 1 && unknown.stderr.contains("account list"), "{unknown:?}");
     let weak = daemon.ctl_with_input(&["account", "password", ALICE, "--password-stdin"], "short\n");
     assert!(weak.code == 2 && weak.stderr.contains("--allow-weak"), "{weak:?}");
+}
+
+#[test]
+fn a_client_certificate_is_a_login_where_one_lists_it() {
+    let (printer, shared) = (Identity::new(&["printer.client.test"]), Identity::new(&["shared.client.test"]));
+    let other = Identity::new(&["other.client.test"]);
+    let fingerprint = printer.fingerprint();
+    let setup = Setup::new()
+        .account(CARL, &format!("certificates = [\"{fingerprint}\", \"shared.client.test\"]"))
+        .account("dora", "certificates = [\"shared.client.test\"]\nnetworks = [\"192.0.2.0/24\"]");
+    let ca = setup.folder().join("ca.pem");
+    let daemon = setup.with(&format!("[tls]\nclient_ca = \"{}\"", ca.display())).start();
+    let showing = |identity: &Identity| {
+        let mut client = Client::connect(daemon.submission());
+        client.ehlo();
+        client.start_tls_showing(identity);
+        let offered = offered(&client.ehlo());
+        (client, offered)
+    };
+    // Whoever shows none, or one that no login lists, hears nothing of it.
+    for (mut client, offered) in [client(&daemon), showing(&other)] {
+        assert_eq!(offered, "PLAIN LOGIN");
+        assert_says(&client.command("AUTH EXTERNAL ="), 504, &["5.5.4"]);
+    }
+    let (mut open, offered) = showing(&printer);
+    assert_eq!(offered, "PLAIN LOGIN EXTERNAL");
+    assert_says(&open.command("AUTH EXTERNAL"), 334, &[]);
+    assert_says(&open.command("*"), 501, &["5.7.0"]);
+    assert_says(&open.command("AUTH EXTERNAL \u{2a}"), 501, &["5.7.0"]);
+    assert_says(&open.command("AUTH EXTERNAL AAAA"), 501, &["5.5.2"]);
+    let as_name = |name: &str| format!("AUTH EXTERNAL {}", BASE64_STANDARD.encode(name));
+    assert_says(&open.command(&as_name(ALICE)), 535, &["5.7.8", "wrong user name or password"]);
+    let told = logged(&daemon, "login-failed", ALICE, "EXTERNAL");
+    assert!(told["why"].as_str().unwrap().contains("does not list"), "{told}");
+    assert_says(&open.command("AUTH EXTERNAL ="), 235, &["2.7.0"]);
+    assert_eq!(open.deliver(CARL, &[BOB], &message(CARL, BOB, "by-certificate", "x")).code, 250);
+    let received = daemon.maildir(BOB).wait_for("by-certificate").field("Received");
+    assert!(received.contains("ESMTPSA"), "{received}");
+    logged(&daemon, "login", CARL, "EXTERNAL");
+
+    // A certificate of several logins is none of them until one is named; then the rules of that one hold.
+    let (mut open, _) = showing(&shared);
+    assert_says(&open.command("AUTH EXTERNAL ="), 535, &["5.7.8"]);
+    assert_says(&open.command(&as_name("dora")), 535, &["5.7.1", "dora", "(ref "]);
+    assert_says(&open.command(&as_name("CARL@proseware.test")), 235, &[]);
+    // Port 25 takes no logins, whatever is shown.
+    let mut mx = Client::connect(daemon.mx());
+    mx.ehlo();
+    mx.start_tls_showing(&printer);
+    assert_eq!(self::offered(&mx.ehlo()), "");
+    assert_says(&mx.command("AUTH EXTERNAL ="), 503, &["5.5.1"]);
+}
+
+#[test]
+fn a_login_that_has_certificates_needs_no_password() {
+    let printer = Identity::new(&["printer.client.test"]);
+    let daemon = Setup::new().prepare();
+    let file = daemon.folder().join("accounts.toml");
+    let login = format!("[[account]]\nname = \"printer\"\ncertificates = [\"{}\"]\n", printer.fingerprint());
+    fs::write(&file, &login).unwrap();
+    let mut daemon = daemon;
+    daemon.start();
+    let (mut open, _) = client(&daemon);
+    assert_says(&open.auth_plain("printer", ""), 535, &["5.7.8"]);
+    let mut open = Client::connect(daemon.submission());
+    open.ehlo();
+    open.start_tls_showing(&printer);
+    open.ehlo();
+    assert_says(&open.command("AUTH EXTERNAL"), 334, &[]);
+    assert_says(&open.command(""), 235, &[]);
+    // Without either nobody could log in, and names count only where an authority has signed them.
+    for (keys, word) in [
+        ("", "has no password"),
+        ("certificates = [\"gw.client.test\"]", "an authority has signed it"),
+        ("certificates = [\"not a name\"]", "no SHA-256 fingerprint"),
+    ] {
+        fs::write(&file, format!("[[account]]\nname = \"printer\"\n{keys}\n")).unwrap();
+        let checked = daemon.ctl(&["config", "check"]);
+        assert!(checked.code != 0 && format!("{checked:?}").contains(word), "{keys}: {checked:?}");
+    }
 }
 
 /// A client of SCRAM (RFC 5802), written from its side: it knows the password, and checks the server too.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, AppPassword, Guessing, Limits, LoginState, OwnLimits, Signs};
 use crate::check::no_duplicates;
+use crate::relay::fingerprint;
 use crate::scram::{self, Mechanism, ScramHash, Verifier};
 use crate::source::{Findings, Node};
 
@@ -73,7 +74,8 @@ pub struct AccountsFile {
 pub struct Account {
     /// What the client logs in with; an address is usual, and is then one that the login may send as. Case is folded.
     pub name: String,
-    /// The password as an argon2id hash in PHC form (`$argon2id$...`).
+    /// The password as an argon2id hash in PHC form (`$argon2id$...`). Only who lists `certificates` may leave it out.
+    #[serde(default)]
     pub password: String,
     /// What SCRAM-SHA-256 proves the same password with, as PostgreSQL writes it: `SCRAM-SHA-256$...`. `posternctl account
     /// add` and `account password` write it; without it the login cannot use that mechanism.
@@ -84,6 +86,10 @@ pub struct Account {
     #[serde(default, deserialize_with = "scram::optional")]
     #[schemars(with = "Option<String>")]
     pub scram_sha1: Option<Verifier>,
+    /// Certificates that a client may log in with (SASL EXTERNAL): SHA-256 fingerprints, and DNS names of certificates that
+    /// `tls.client_ca` has signed.
+    #[serde(default)]
+    pub certificates: Vec<String>,
     /// Which senders the login may use.
     #[serde(default)]
     pub permission: Permission,
@@ -155,6 +161,30 @@ impl SendAs {
     }
 }
 
+/// One entry of `certificates`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListedCertificate {
+    /// SHA-256 over the certificate, in hexadecimal, lower case, without colons.
+    Fingerprint(String),
+    /// A DNS name of it, in lower case.
+    Name(String),
+}
+
+impl ListedCertificate {
+    /// Reads a fingerprint, with colons or without, or a name. `None`: it is neither.
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = || Domain::parse(text).ok().map(|name| Self::Name(name.as_str().to_lowercase()));
+        fingerprint(text).map(Self::Fingerprint).or_else(name)
+    }
+
+    /// As it is compared.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Fingerprint(text) | Self::Name(text) => text,
+        }
+    }
+}
+
 /// A domain in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(transparent)]
@@ -180,7 +210,8 @@ const MOST_PASSES: u32 = 100;
 const MOST_APP_PASSWORDS: usize = 20;
 
 impl Account {
-    pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+    /// `has_ca` is whether names in certificates count; not known where the file is looked at by itself.
+    pub(crate) fn check(&self, has_ca: Option<bool>, node: &Node<'_>, findings: &mut Findings<'_>) {
         if self.name.trim().is_empty() {
             findings.error(
                 &node.key("name"),
@@ -188,7 +219,14 @@ impl Account {
                 "an address such as \"alice@proseware.test\" is usual",
             );
         }
-        if !is_argon2id(&self.password) {
+        if self.password.is_empty() && self.certificates.is_empty() {
+            let message = format!("the login {:?} has no password", self.name);
+            findings.error(
+                &node.key("password"),
+                message,
+                "run posternctl account password, or list certificates",
+            );
+        } else if !self.password.is_empty() && !is_argon2id(&self.password) {
             let message = format!("the password of {:?} is not an argon2id hash", self.name);
             findings.error(&node.key("password"), message, "run posternctl account add, which writes it");
         }
@@ -206,6 +244,9 @@ impl Account {
         auth::networks(node, &self.networks, findings);
         self.check_app_passwords(node, findings);
         self.check_verifiers(node, findings);
+        for (node, text) in node.each("certificates", &self.certificates) {
+            check_certificate(text, has_ca, &node, findings);
+        }
         for (node, text) in node.each("send_as", &self.send_as) {
             if let Err(error) = SendAs::parse(text) {
                 let help = "write an address, \"@domain\", or \"*\" for every address";
@@ -235,6 +276,21 @@ impl Account {
             let message = format!("{:?} has {} app passwords", self.name, self.app_passwords.len());
             findings.error(&node.key("app_passwords"), message, format!("{MOST_APP_PASSWORDS} are the most"));
         }
+    }
+}
+
+fn check_certificate(text: &str, has_ca: Option<bool>, node: &Node<'_>, findings: &mut Findings<'_>) {
+    match ListedCertificate::parse(text) {
+        None => {
+            let message = format!("{text:?} is no SHA-256 fingerprint and no DNS name");
+            let help = "`openssl x509 -noout -fingerprint -sha256 -in FILE` prints the fingerprint";
+            findings.error(node, message, help);
+        }
+        Some(ListedCertificate::Name(_)) if has_ca == Some(false) => {
+            let help = "set tls.client_ca to the file of the authority, or list the fingerprint";
+            findings.error(node, "a name counts only where an authority has signed it", help);
+        }
+        Some(_) => {}
     }
 }
 

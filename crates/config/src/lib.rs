@@ -148,3 +148,11 @@ pub struct Config {
     #[serde(skip)]
     pub path: PathBuf,
 }
+
+impl Config {
+    /// Whether clients are asked for a certificate: a right to relay or a login may hang on it.
+    pub fn asks_for_certificates(&self) -> bool {
+        let is_listed = self.accounts.iter().any(|account| !account.certificates.is_empty());
+        is_listed || !self.relay.certificates.is_empty()
+    }
+}

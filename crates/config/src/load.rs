@@ -55,7 +55,8 @@ fn load_in(path: &Path, surroundings: &Surroundings) -> Result<Loaded, ConfigErr
         check(config, &Node::root(&root), surroundings, &mut findings);
     }
     diagnostics.extend(findings.into_diagnostics());
-    let accounts = read_accounts(&accounts_path(&tree, &directory), &mut diagnostics);
+    let has_ca = config.as_ref().map(|config| config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()));
+    let accounts = read_accounts(&accounts_path(&tree, &directory), has_ca, &mut diagnostics);
     finish(config, accounts, diagnostics)
 }
 
@@ -138,14 +139,14 @@ fn accounts_path(tree: &Spanned<DeTable<'_>>, directory: &Path) -> PathBuf {
 /// Everything that is wrong with it.
 pub fn load_accounts(path: &Path) -> Result<Vec<Account>, ConfigError> {
     let mut diagnostics = Vec::new();
-    let accounts = read_accounts(path, &mut diagnostics);
+    let accounts = read_accounts(path, None, &mut diagnostics);
     match diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         true => Err(ConfigError { diagnostics }),
         false => Ok(accounts),
     }
 }
 
-fn read_accounts(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
+fn read_accounts(path: &Path, has_ca: Option<bool>, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
     let mut sources = Sources::default();
     match fs::read_to_string(path) {
         Ok(text) => sources.add(path, text),
@@ -163,7 +164,7 @@ fn read_accounts(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account>
     let root = Spanned::new(tree.span(), DeValue::Table(tree.get_ref().clone()));
     let root = Node::root(&root);
     for (node, account) in root.each("account", &accounts) {
-        account.check(&node, &mut findings);
+        account.check(has_ca, &node, &mut findings);
     }
     let names: Vec<_> = accounts.iter().map(|account| Some(account.name.trim().to_lowercase())).collect();
     no_duplicates(&root.key("account"), "name", "login", &names, &mut findings);

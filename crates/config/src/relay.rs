@@ -17,6 +17,7 @@ use crate::surroundings::Surroundings;
 use crate::units;
 
 pub use call_forward::CallForward;
+pub(crate) use grant::fingerprint;
 pub use grant::{ClientCertificate, Grant, HostName, Rate, Scope, Temporary};
 pub use recipients::Recipients;
 

@@ -1,5 +1,6 @@
 //! Logins and their passwords.
 
+mod certificates;
 mod scram;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ pub struct Accounts {
     pepper: String,
     /// What a password is hashed against when nobody at all may log in.
     decoy: Option<PasswordHash>,
+    certificates: certificates::Listed,
     scram_sha1: scram::Verifiers,
     scram_sha256: scram::Verifiers,
     scratch: Scratch,
@@ -137,6 +139,7 @@ impl Accounts {
             stand_ins,
             pepper,
             decoy: decoy(),
+            certificates: certificates::Listed::new(accounts),
             scram_sha1: scram::Verifiers::new(accounts, ScramHash::Sha1),
             scram_sha256: scram::Verifiers::new(accounts, ScramHash::Sha256),
             entries,
@@ -306,6 +309,7 @@ mod tests {
             password: password.to_owned(),
             scram: None,
             scram_sha1: None,
+            certificates: Vec::new(),
             permission: Permission::Listed,
             domains: Vec::new(),
             send_as: Vec::new(),

@@ -1,5 +1,5 @@
 //! AUTH (RFC 4954), on submission listeners and under TLS only: which mechanisms, and their exchanges. PLAIN (RFC 4616) and
-//! LOGIN are here, SCRAM in `scram`.
+//! LOGIN are here, EXTERNAL (RFC 4422 appendix A) too, SCRAM in `scram`.
 
 mod scram;
 
@@ -28,6 +28,8 @@ pub(crate) enum Mechanism {
         hash: ScramHash,
         plus: bool,
     },
+    /// By client certificate.
+    External,
 }
 
 impl Mechanism {
@@ -37,6 +39,7 @@ impl Mechanism {
             Self::Login => "LOGIN",
             Self::Scram { hash, plus: false } => hash.mechanism(),
             Self::Scram { hash, plus: true } => hash.mechanism_plus(),
+            Self::External => "EXTERNAL",
         }
     }
 }
@@ -55,6 +58,8 @@ pub(crate) enum Exchange {
     ScramFirst { hash: ScramHash, plus: bool },
     /// The proof of SCRAM.
     ScramProof(Box<scram::Asked>),
+    /// As whom the client wants to log in by EXTERNAL; empty leaves it to its certificate.
+    External,
     /// Nothing: the client has our own proof, and says that it will go on (RFC 4954 §4).
     Done(Box<Proved>),
 }
@@ -109,6 +114,8 @@ pub(crate) fn offered(context: &Context) -> Vec<Mechanism> {
     }
     offered.extend(is_on(Configured::Plain).then_some(Mechanism::Plain));
     offered.extend(is_on(Configured::Login).then_some(Mechanism::Login));
+    let is_listed = context.certificate.as_ref().is_some_and(|shown| accounts.lists_certificate(shown));
+    offered.extend((is_listed && is_on(Configured::External)).then_some(Mechanism::External));
     offered
 }
 
@@ -129,6 +136,7 @@ pub(crate) fn begin(context: &Context, command: &Auth) -> Step {
         Mechanism::Plain => Exchange::Plain,
         Mechanism::Login => Exchange::LoginName,
         Mechanism::Scram { hash, plus } => Exchange::ScramFirst { hash, plus },
+        Mechanism::External => Exchange::External,
     };
     match &command.initial {
         None => challenge(exchange),
@@ -158,7 +166,7 @@ fn challenge(exchange: Exchange) -> Step {
         Exchange::LoginName => "Username:",
         Exchange::LoginPassword(_) => "Password:",
         Exchange::ScramProof(asked) => asked.challenge.text(),
-        Exchange::Plain | Exchange::ScramFirst { .. } | Exchange::Done(_) => "",
+        Exchange::Plain | Exchange::ScramFirst { .. } | Exchange::External | Exchange::Done(_) => "",
     };
     Step::Challenge(replies::auth_challenge(&STANDARD.encode(text)), exchange)
 }
@@ -178,8 +186,22 @@ fn respond(context: &Context, exchange: Exchange, response: Vec<u8>) -> Step {
         }
         Exchange::ScramFirst { hash, plus } => scram::first(context, hash, plus, &response),
         Exchange::ScramProof(asked) => scram::proof(*asked, &response),
+        Exchange::External => external(context, response),
         Exchange::Done(proved) if response.is_empty() => Step::Proved(proved),
         Exchange::Done(_) => Step::Refuse(replies::bad_auth_response()),
+    }
+}
+
+/// The certificate says who it is; where several logins list it, or to be sure, the client names one.
+fn external(context: &Context, response: Vec<u8>) -> Step {
+    let mechanism = Mechanism::External;
+    let name = String::from_utf8(response).ok().filter(|name| !name.contains('\0'));
+    let (Some(name), Some(shown)) = (name, &context.certificate) else {
+        return Step::Refuse(replies::bad_auth_response());
+    };
+    match context.policy.accounts.by_certificate(shown, &name) {
+        Ok(login) => Step::Proved(Box::new(Proved { login, mechanism })),
+        Err(why) => Step::Wrong { name, mechanism, why: Some(why) },
     }
 }
 
