@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, AppPassword, Guessing, Limits, LoginState, OwnLimits, Signs};
 use crate::check::no_duplicates;
+use crate::password_hash;
 use crate::relay::fingerprint;
 use crate::scram::{self, Mechanism, ScramHash, Verifier};
 use crate::source::{Findings, Node};
@@ -74,7 +75,8 @@ pub struct AccountsFile {
 pub struct Account {
     /// What the client logs in with; an address is usual, and is then one that the login may send as. Case is folded.
     pub name: String,
-    /// The password as an argon2id hash in PHC form (`$argon2id$...`). Only who lists `certificates` may leave it out.
+    /// The hash of the password: argon2id (`$argon2id$...`), as `posternctl` writes it, or one of another system: bcrypt
+    /// (`$2b$...`), SHA-crypt (`$5$...`, `$6$...`), yescrypt (`$y$...`). Only who lists `certificates` may leave it out.
     #[serde(default)]
     pub password: String,
     /// What SCRAM-SHA-256 proves the same password with, as PostgreSQL writes it: `SCRAM-SHA-256$...`. `posternctl account
@@ -203,9 +205,6 @@ pub enum Permission {
     Any,
 }
 
-/// KiB of memory that checking one password may take; a larger number is a slip, and would let logins exhaust the machine.
-const MOST_MEMORY: u32 = 1024 * 1024;
-const MOST_PASSES: u32 = 100;
 /// A wrong password is compared with each.
 const MOST_APP_PASSWORDS: usize = 20;
 
@@ -226,9 +225,11 @@ impl Account {
                 message,
                 "run posternctl account password, or list certificates",
             );
-        } else if !self.password.is_empty() && !is_argon2id(&self.password) {
-            let message = format!("the password of {:?} is not an argon2id hash", self.name);
-            findings.error(&node.key("password"), message, "run posternctl account add, which writes it");
+        } else if !self.password.is_empty()
+            && let Err(problem) = password_hash::format(&self.password)
+        {
+            let message = format!("the password of {:?} {problem}", self.name);
+            findings.error(&node.key("password"), message, password_hash::HELP);
         }
         let is_any = self.permission == Permission::Any || self.send_as.iter().any(|grant| grant == "*");
         if self.any_if_spf && !is_any {
@@ -292,24 +293,4 @@ fn check_certificate(text: &str, has_ca: Option<bool>, node: &Node<'_>, findings
         }
         Some(_) => {}
     }
-}
-
-/// `$argon2id$v=19$m=...,t=...,p=...$salt$hash` with parameters that can be worked with.
-pub(crate) fn is_argon2id(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('$').collect();
-    let ["", "argon2id", "v=19", params, salt, hash] = parts[..] else { return false };
-    let base64 =
-        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
-    let params: Vec<&str> = params.split(',').collect();
-    let [memory, passes, lanes] = params[..] else { return false };
-    let number = |text: &str, key: &str| text.strip_prefix(key).and_then(|digits| digits.parse::<u32>().ok());
-    let (Some(memory), Some(passes), Some(lanes)) =
-        (number(memory, "m="), number(passes, "t="), number(lanes, "p="))
-    else {
-        return false;
-    };
-    // RFC 9106 §3.1: at least 8 KiB for each lane.
-    let workable =
-        lanes >= 1 && memory / 8 >= lanes && memory <= MOST_MEMORY && (1..=MOST_PASSES).contains(&passes);
-    workable && base64(salt) && salt.len() >= 11 && base64(hash) && hash.len() >= 16
 }

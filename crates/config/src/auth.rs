@@ -8,8 +8,8 @@ use postern_smtp::date;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::account::is_argon2id;
 use crate::check::{at_least_one, not_zero};
+use crate::password_hash;
 use crate::relay::host_bits;
 use crate::source::{Findings, Node};
 use crate::units;
@@ -47,7 +47,7 @@ impl LoginState {
 pub struct AppPassword {
     /// What uses it; the log names it.
     pub label: String,
-    /// The password as an argon2id hash in PHC form (`$argon2id$...`).
+    /// The hash of the password, of any kind that a login may have.
     pub password: String,
     /// The only networks that it may be used from: CIDR. Empty: those of the login.
     #[serde(default)]
@@ -80,13 +80,9 @@ impl AppPassword {
                 "name the program or device that uses it",
             );
         }
-        if !is_argon2id(&self.password) {
-            let message = format!("the app password {:?} is not an argon2id hash", self.label);
-            findings.error(
-                &node.key("password"),
-                message,
-                "run posternctl account app-password add, which writes it",
-            );
+        if let Err(problem) = password_hash::format(&self.password) {
+            let message = format!("the app password {:?} {problem}", self.label);
+            findings.error(&node.key("password"), message, password_hash::HELP);
         }
         networks(node, &self.networks, findings);
         if let Some(text) = self.expires.as_deref().filter(|text| date::parse_end(text).is_none()) {

@@ -13,7 +13,7 @@
 //! | `[tls]` | [`tls`] |
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
-//! | `[auth]`, `[[account]]` | [`account`], the SCRAM verifiers in [`scram`] |
+//! | `[auth]`, `[[account]]` | [`account`], the SCRAM verifiers in [`scram`], password hashes in [`password_hash`] |
 //! | `[policy]`: senders and their domains | [`policy`], what is kept of refusals in [`records`] |
 //! | `[replies]`: how refusals are worded | [`replies`] |
 //! | `[report]`: the page of refusals | [`report`] |
@@ -46,6 +46,7 @@ mod load;
 pub mod log;
 pub mod manual;
 pub mod outbound;
+pub mod password_hash;
 pub mod policy;
 pub mod queue;
 pub mod records;

@@ -1,25 +1,26 @@
 //! Logins and their passwords.
 
 mod certificates;
+mod hash;
 mod scram;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use argon2::password_hash::phc::{Output, PasswordHash};
-use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use ipnet::IpNet;
-use parking_lot::Mutex;
 use postern_config::auth::AppPassword;
 use postern_config::scram::ScramHash;
 use postern_config::{Account, Limits, LoginState, Permission};
 use postern_smtp::date::rfc3339;
 
 use crate::sender::Grants;
+
+use hash::{Scratch, StoredHash};
 
 pub use scram::ScramLogin;
 
@@ -38,29 +39,18 @@ pub struct Accounts {
     /// Makes it unforeseeable who stands in for whom, and the same after a restart.
     pepper: String,
     /// What a password is hashed against when nobody at all may log in.
-    decoy: Option<PasswordHash>,
+    decoy: Option<StoredHash>,
     certificates: certificates::Listed,
     scram_sha1: scram::Verifiers,
     scram_sha256: scram::Verifiers,
     scratch: Scratch,
 }
 
-/// The memory of password checks, kept from one to the next: as many pieces as there were checks at once. Handed back to
-/// the allocator after each check it would stay behind with every thread that ever made one.
-#[derive(Default)]
-struct Scratch(Mutex<Vec<Vec<Block>>>);
-
-impl fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug)]
 struct Entry {
     login: Login,
     /// `None` is a hash that cannot be read: nobody can log in with it.
-    hash: Option<PasswordHash>,
+    hash: Option<StoredHash>,
     apps: Vec<App>,
 }
 
@@ -68,7 +58,7 @@ struct Entry {
 #[derive(Debug)]
 struct App {
     label: String,
-    hash: Option<PasswordHash>,
+    hash: Option<StoredHash>,
     networks: Vec<IpNet>,
     end: Option<SystemTime>,
 }
@@ -133,8 +123,8 @@ impl Accounts {
         let mut stand_ins: Vec<String> =
             entries.iter().filter(|(_, entry)| entry.hash.is_some()).map(|(name, _)| name.clone()).collect();
         stand_ins.sort_unstable();
-        let first = stand_ins.first().and_then(|name| entries.get(name)?.hash.as_ref());
-        let pepper = first.map(ToString::to_string).unwrap_or_default();
+        let first = accounts.iter().filter(|account| stand_ins.first() == Some(&fold(&account.name)));
+        let pepper = first.map(|account| account.password.clone()).collect();
         Self {
             stand_ins,
             pepper,
@@ -147,18 +137,18 @@ impl Accounts {
         }
     }
 
-    /// Checks a password. Takes some 30 ms of processor time for each password of the login, so call it off the event loop.
+    /// Checks a password. Takes some 30 ms of processor time for each password of the login, hashes of other systems up to
+    /// seconds, so call it off the event loop.
     /// An unknown login costs the time of one that exists, and its app passwords, and is answered the same way.
     pub fn verify(&self, name: &str, password: &[u8], client: IpAddr, now: SystemTime) -> Verified {
         let known = self.entries.get(&fold(name)).filter(|entry| entry.hash.is_some());
         let Some(entry) = known.or_else(|| self.stand_in(&fold(name))) else {
             // Nobody can log in, and that must not show in the time.
-            let _ = self.decoy.as_ref().map(|hash| self.scratch.fits(password, hash));
+            let _ = self.decoy.as_ref().map(|hash| hash.fits(password, &self.scratch));
             return Verified::Wrong;
         };
-        let fits = |hash: &Option<PasswordHash>| {
-            hash.as_ref().is_some_and(|hash| self.scratch.fits(password, hash).unwrap_or(false))
-        };
+        let fits =
+            |hash: &Option<StoredHash>| hash.as_ref().is_some_and(|hash| hash.fits(password, &self.scratch));
         // Looked at only after the work: whether the login exists must not show in the time.
         let found = if fits(&entry.hash) {
             Some(None)
@@ -205,13 +195,13 @@ impl Entry {
     fn new(account: &Account, limits: Limits) -> Self {
         let app = |app: &AppPassword| App {
             label: app.label.clone(),
-            hash: PasswordHash::new(&app.password).ok(),
+            hash: StoredHash::parse(&app.password),
             networks: app.networks.clone(),
             end: app.end(),
         };
         Self {
             login: Login::new(account, limits),
-            hash: PasswordHash::new(&account.password).ok(),
+            hash: StoredHash::parse(&account.password),
             apps: account.app_passwords.iter().map(app).collect(),
         }
     }
@@ -234,27 +224,6 @@ impl App {
 pub(crate) fn holds(networks: &[IpNet], client: IpAddr) -> bool {
     let client = client.to_canonical();
     networks.is_empty() || networks.iter().any(|network| network.contains(&client))
-}
-
-impl Scratch {
-    /// Whether the password has this hash. `None`: a hash that this program cannot compute.
-    fn fits(&self, password: &[u8], hash: &PasswordHash) -> Option<bool> {
-        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
-        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
-        let params = Params::try_from(hash).ok()?;
-        let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
-        let blocks = params.block_count();
-        let mut memory = self.0.lock().pop().unwrap_or_default();
-        memory.try_reserve(blocks.saturating_sub(memory.len())).ok()?;
-        memory.resize(blocks.max(memory.len()), Block::new());
-        let mut found = vec![0; expected.len()];
-        let argon2 = Argon2::new(algorithm, version, params);
-        let computed =
-            argon2.hash_password_into_with_memory(password, salt, &mut found, &mut memory[..blocks]);
-        self.0.lock().push(memory);
-        // Outputs are compared in constant time.
-        computed.ok().and_then(|()| Output::new(&found).ok()).map(|found| found == *expected)
-    }
 }
 
 impl Login {
@@ -290,10 +259,10 @@ fn fold(name: &str) -> String {
 }
 
 /// A hash of no password, with the parameters that are usual here.
-fn decoy() -> Option<PasswordHash> {
+fn decoy() -> Option<StoredHash> {
     let zeros = "A".repeat(43); // 32 octets in base 64
     let params = format!("m={MEMORY},t={PASSES},p={LANES}");
-    PasswordHash::new(&format!("$argon2id$v=19${params}$AAAAAAAAAAAAAAAAAAAAAA${zeros}")).ok()
+    StoredHash::parse(&format!("$argon2id$v=19${params}$AAAAAAAAAAAAAAAAAAAAAA${zeros}"))
 }
 
 #[cfg(test)]
