@@ -1,4 +1,5 @@
-//! SASL: SCRAM with and without channel binding, client certificates, and who tries to get round them.
+//! SASL: SCRAM with and without channel binding, client certificates, hashes of other systems; and who tries
+//! to get round them.
 
 use std::fs;
 
@@ -266,6 +267,41 @@ fn a_login_that_has_certificates_needs_no_password() {
         let checked = daemon.ctl(&["config", "check"]);
         assert!(checked.code != 0 && format!("{checked:?}").contains(word), "{keys}: {checked:?}");
     }
+}
+
+#[test]
+fn hashes_of_other_systems_are_passwords() {
+    // Of "correct horse", made with crypt(3).
+    let hashes = [
+        ("blowfish", "$2y$05$c2FsdHNhbHRzYWx0c2FsdO5ZIUSFkJXD56sUHLdpb5o61YZFYQXgq"),
+        ("sha256", "$5$saltstring$vc6YOOogU4kWVvwga8e9zTFgKcy4tb5LaPxIiPJzqEC"),
+        (
+            "sha512",
+            "$6$saltstring$.r0X7ub5wGR2v4Xz7svCIozfnlorFh19V89t8KC9Umd81uGhFgsyTRNyzQDXDIm17fFcR9z3z7oBNdsyYBbtm/",
+        ),
+        ("yescrypt", "$y$j75$F5Jx5fExrKuPp53xLKQ..1$aEFV0VcEI5Jx.rzUhLbfRgipTKSbuNF0ldHPkDpnco3"),
+    ];
+    let mut daemon = Setup::new().prepare();
+    let logins = hashes.map(|(name, hash)| format!("[[account]]\nname = {name:?}\npassword = {hash:?}\n"));
+    let file = daemon.folder().join("accounts.toml");
+    fs::write(&file, logins.concat()).unwrap();
+    daemon.start();
+    for (name, _) in hashes {
+        assert_says(&client(&daemon).0.auth_plain(name, "correct horse"), 235, &[]);
+        assert_says(&client(&daemon).0.auth_plain(name, "Correct horse"), 535, &["5.7.8"]);
+    }
+    // The next password is hashed as all of ours are, and has a verifier.
+    set_password(&daemon, "sha256");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("$argon2id$") && text.contains("SCRAM-SHA-256$") && !text.contains("$5$"),
+        "{text}"
+    );
+    assert_says(&client(&daemon).0.auth_plain("sha256", PASSWORD), 235, &[]);
+    let costly = "$6$rounds=999999999$saltstring$".to_owned() + &"a".repeat(86);
+    fs::write(&file, format!("[[account]]\nname = \"x\"\npassword = {costly:?}\n")).unwrap();
+    let checked = daemon.ctl(&["config", "check"]);
+    assert!(checked.code != 0 && format!("{checked:?}").contains("cannot be worked with"), "{checked:?}");
 }
 
 /// A client of SCRAM (RFC 5802), written from its side: it knows the password, and checks the server too.
