@@ -119,6 +119,22 @@ fn partial_configurations_are_at_least_toml() {
 }
 
 #[test]
+fn logins_in_the_documentation_load() {
+    let blocks: Vec<Block> = pages().iter().flat_map(|page| blocks(page)).collect();
+    let logins: Vec<&Block> =
+        blocks.iter().filter(|block| block.text.starts_with("# accounts.toml\n")).collect();
+    assert!(logins.len() > 3, "no logins in the documentation");
+    for block in logins {
+        let setup = Setup::new();
+        let ca = setup.folder().join("ca.pem");
+        let daemon = setup.with(&format!("[tls]\nclient_ca = \"{}\"", ca.display())).prepare();
+        fs::write(daemon.folder().join("accounts.toml"), &block.text).unwrap();
+        let output = daemon.ctl(&["config", "check"]);
+        assert_eq!(output.code, 0, "{}: {output:?}", block.place);
+    }
+}
+
+#[test]
 fn the_table_of_answers_fits_its_configuration() {
     let page = blocks(&repository().join("docs/relay-proofs.md"));
     let text = |info: &str| &page.iter().find(|block| block.info == info).unwrap().text;

@@ -16,6 +16,7 @@
 //! | [`blocklists`] | lists of clients in DNS |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`logins`] | states, limits and passwords of logins; who guesses at them |
+//! | [`sasl`] | SCRAM, client certificates, password hashes of other systems |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
 //! | [`refusals`] | how refusals are worded, what is kept of them, the page for the sender |
@@ -58,6 +59,7 @@ mod refusals;
 mod relay;
 mod relay_grants;
 mod rules;
+mod sasl;
 mod start;
 mod store;
 mod tidy;

@@ -1,11 +1,12 @@
 //! Other people's programs, where they are installed: clients that submit, and Postfix on both sides.
 
 use std::fs;
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -189,6 +190,123 @@ fn nodemailer_submits() {
                 .args([ALICE, PASSWORD, site.file.to_str().unwrap(), CAROL, "bob@proseware.test"]),
         );
     }
+}
+
+#[test]
+fn gsasl_logs_in_by_scram_with_and_without_channel_binding() {
+    let Some(gsasl) = peer("gsasl", installed("gsasl")) else { return };
+    let site = Submission::new("gsasl");
+    set_passwords(&site.daemon);
+    let address = greet_first(site.daemon.submission());
+    let run = |mechanism: &str, password: &str| {
+        let mut command = Command::new(&gsasl);
+        command.args(["--smtp", "--client", "--quiet", "--starttls", &format!("--connect={address}")]);
+        command.args([format!("--x509-ca-file={}", site.ca.display()), format!("--mechanism={mechanism}")]);
+        command.args([format!("--authentication-id={ALICE}"), format!("--password={password}")]);
+        if mechanism == "SCRAM-SHA-256" {
+            // Otherwise it says that it could do channel binding, and is refused, as the server offers that.
+            command.arg("--no-cb");
+        }
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"] {
+        let output = run(mechanism, PASSWORD);
+        assert!(output.status.success(), "{mechanism}: {output:?}");
+        site.daemon.wait_for("login", |line| line["mechanism"] == mechanism);
+        let output = run(mechanism, "guess");
+        assert!(!output.status.success(), "{mechanism}: {output:?}");
+        site.daemon.wait_for("login-failed", |line| line["mechanism"] == mechanism);
+    }
+}
+
+#[test]
+fn msmtp_submits_by_scram() {
+    let Some(msmtp) = peer("msmtp", installed("msmtp")) else { return };
+    let site = Submission::new("msmtp");
+    set_passwords(&site.daemon);
+    site.run(
+        Command::new(&msmtp)
+            .args(["--file=/dev/null", "--tls=on", "--auth=scram-sha-256"])
+            .args([format!("--host={}", site.host()), format!("--port={}", site.port(false))])
+            .args([format!("--tls-trust-file={}", site.ca.display()), format!("--user={ALICE}")])
+            .args([format!("--passwordeval=echo {PASSWORD}"), format!("--from={ALICE}")])
+            .args([CAROL, "bob@proseware.test"]),
+    );
+    site.daemon.wait_for("login", |line| line["mechanism"] == "SCRAM-SHA-256");
+}
+
+/// Sets the passwords of both logins, which writes their verifiers.
+fn set_passwords(daemon: &Daemon) {
+    for login in [ALICE, "bob@proseware.test"] {
+        let set = ["account", "password", login, "--password-stdin"];
+        let output = daemon.ctl_with_input(&set, &format!("{PASSWORD}\n"));
+        assert_eq!(output.code, 0, "{output:?}");
+    }
+}
+
+/// A way to the server for clients that say STARTTLS without EHLO: it says EHLO for them, and nothing more.
+fn greet_first(server: SocketAddr) -> SocketAddr {
+    // At the same address: it is in the certificate.
+    let listener = TcpListener::bind((server.ip(), 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(server).unwrap();
+            thread::spawn(move || pass(client, server));
+        }
+    });
+    address
+}
+
+fn pass(mut client: TcpStream, mut server: TcpStream) -> std::io::Result<()> {
+    let mut replies = BufReader::new(server.try_clone()?);
+    let mut greeting = String::new();
+    replies.read_line(&mut greeting)?;
+    server.write_all(b"EHLO client.test\r\n")?;
+    let mut line = String::new();
+    while !line.starts_with("250 ") {
+        line.clear();
+        replies.read_line(&mut line)?;
+    }
+    client.write_all(greeting.as_bytes())?;
+    let (mut from, mut to) = (client.try_clone()?, server);
+    thread::spawn(move || std::io::copy(&mut from, &mut to).and_then(|_| to.shutdown(Shutdown::Write)));
+    std::io::copy(&mut replies, &mut client)?;
+    client.shutdown(Shutdown::Both)
+}
+
+#[test]
+fn curl_logs_in_with_a_certificate() {
+    let Some(curl) = peer("curl", installed("curl")) else { return };
+    let hop = NextHop::start(Script::default());
+    let identity = Identity::new(&["client.test"]);
+    let keys = format!("certificates = [\"{}\"]", identity.fingerprint());
+    let daemon = Setup::new().next_hop("adatum.test", &hop).account("carl@proseware.test", &keys).start();
+    let file = |name: &str, text: &str| {
+        let path = daemon.folder().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let (certificate, key) =
+        (file("client.pem", &identity.certificate_pem), file("client.key", &identity.key_pem));
+    let mail = file("message.eml", &message("carl@proseware.test", CAROL, "by-curl", "x"));
+    let address = daemon.submission();
+    let output = Command::new(&curl)
+        .args(["--silent", "--show-error", "--ssl-reqd", "--cacert"])
+        .arg(daemon.folder().join("ca.pem"))
+        .arg("--cert")
+        .arg(&certificate)
+        .arg("--key")
+        .arg(&key)
+        .args(["--url", &format!("smtp://{address}/client.test"), "--login-options", "AUTH=EXTERNAL"])
+        .args(["--user", "carl@proseware.test:", "--mail-from", "carl@proseware.test", "--mail-rcpt", CAROL])
+        .arg("--upload-file")
+        .arg(&mail)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(hop.wait_for_message().mail.field("Subject"), "by-curl");
+    daemon.wait_for("login", |line| line["mechanism"] == "EXTERNAL");
 }
 
 #[test]

@@ -283,6 +283,23 @@ impl Client {
         self.tcp().shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Keying material of the TLS session, without a context: 32 octets for this label.
+    pub fn exported(&self, label: &[u8]) -> Vec<u8> {
+        self.tls().export_keying_material(vec![0; 32], label, Some(b"")).unwrap()
+    }
+
+    /// The certificate of the server.
+    pub fn server_certificate(&self) -> Vec<u8> {
+        self.tls().peer_certificates().unwrap()[0].to_vec()
+    }
+
+    fn tls(&self) -> &ClientConnection {
+        match &self.stream {
+            Stream::Tls(stream) => &stream.conn,
+            Stream::Clear(_) | Stream::Gone => panic!("no TLS"),
+        }
+    }
+
     /// Everything said so far.
     pub fn transcript(&self) -> &str {
         &self.transcript

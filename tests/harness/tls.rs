@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use ::aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -22,6 +23,14 @@ impl Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, authority()).unwrap();
         Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// SHA-256 over the certificate, as `openssl x509 -fingerprint -sha256` prints it.
+    pub fn fingerprint(&self) -> String {
+        let certificate = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).unwrap();
+        let octets: Vec<String> =
+            digest(&SHA256, &certificate).as_ref().iter().map(|octet| format!("{octet:02X}")).collect();
+        octets.join(":")
     }
 
     /// What a server with this certificate needs.

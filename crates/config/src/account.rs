@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, AppPassword, Guessing, Limits, LoginState, OwnLimits, Signs};
 use crate::check::no_duplicates;
+use crate::password_hash;
+use crate::relay::fingerprint;
+use crate::scram::{self, Mechanism, ScramHash, Verifier};
 use crate::source::{Findings, Node};
 
 /// Where logins are kept.
@@ -19,6 +22,10 @@ pub struct Auth {
     pub accounts: PathBuf,
     /// Password checks at once. Each takes 19 MiB and some 30 ms of one core (argon2id); more wait.
     pub max_password_checks: usize,
+    /// The SASL mechanisms that logins are taken with, on submission ports and under TLS. Left out: `plain` and `login`;
+    /// `scram-sha-256` as soon as it keeps nobody out, that is, when every login with a password has a SCRAM verifier and none
+    /// has app passwords; and `external` for clients with a certificate that an account lists.
+    pub mechanisms: Option<Vec<Mechanism>>,
     /// How much a login may send, where its own `limits` say nothing else.
     pub limits: Limits,
     /// What looks as if a login were in the wrong hands.
@@ -27,11 +34,25 @@ pub struct Auth {
     pub guessing: Guessing,
 }
 
+impl Auth {
+    /// The hashes that verifiers are written for where a password is set.
+    pub fn verifiers(&self) -> Vec<ScramHash> {
+        let Some(listed) = &self.mechanisms else { return vec![ScramHash::Sha256] };
+        let of_mechanism = |mechanism: &Mechanism| match mechanism {
+            Mechanism::ScramSha256 => Some(ScramHash::Sha256),
+            Mechanism::ScramSha1 => Some(ScramHash::Sha1),
+            Mechanism::Plain | Mechanism::Login | Mechanism::External => None,
+        };
+        listed.iter().filter_map(of_mechanism).collect()
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
         Self {
             accounts: "accounts.toml".into(),
             max_password_checks: 4,
+            mechanisms: None,
             limits: Limits::default(),
             signs: Signs::default(),
             guessing: Guessing::default(),
@@ -54,8 +75,23 @@ pub struct AccountsFile {
 pub struct Account {
     /// What the client logs in with; an address is usual, and is then one that the login may send as. Case is folded.
     pub name: String,
-    /// The password as an argon2id hash in PHC form (`$argon2id$...`).
+    /// The hash of the password: argon2id (`$argon2id$...`), as `posternctl` writes it, or one of another system: bcrypt
+    /// (`$2b$...`), SHA-crypt (`$5$...`, `$6$...`), yescrypt (`$y$...`). Only who lists `certificates` may leave it out.
+    #[serde(default)]
     pub password: String,
+    /// What SCRAM-SHA-256 proves the same password with, as PostgreSQL writes it: `SCRAM-SHA-256$...`. `posternctl account
+    /// add` and `account password` write it; without it the login cannot use that mechanism.
+    #[serde(default, deserialize_with = "scram::optional")]
+    #[schemars(with = "Option<String>")]
+    pub scram: Option<Verifier>,
+    /// The same for SCRAM-SHA-1, where `auth.mechanisms` lists it.
+    #[serde(default, deserialize_with = "scram::optional")]
+    #[schemars(with = "Option<String>")]
+    pub scram_sha1: Option<Verifier>,
+    /// Certificates that a client may log in with (SASL EXTERNAL): SHA-256 fingerprints, and DNS names of certificates that
+    /// `tls.client_ca` has signed.
+    #[serde(default)]
+    pub certificates: Vec<String>,
     /// Which senders the login may use.
     #[serde(default)]
     pub permission: Permission,
@@ -127,6 +163,30 @@ impl SendAs {
     }
 }
 
+/// One entry of `certificates`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListedCertificate {
+    /// SHA-256 over the certificate, in hexadecimal, lower case, without colons.
+    Fingerprint(String),
+    /// A DNS name of it, in lower case.
+    Name(String),
+}
+
+impl ListedCertificate {
+    /// Reads a fingerprint, with colons or without, or a name. `None`: it is neither.
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = || Domain::parse(text).ok().map(|name| Self::Name(name.as_str().to_lowercase()));
+        fingerprint(text).map(Self::Fingerprint).or_else(name)
+    }
+
+    /// As it is compared.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Fingerprint(text) | Self::Name(text) => text,
+        }
+    }
+}
+
 /// A domain in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(transparent)]
@@ -145,14 +205,12 @@ pub enum Permission {
     Any,
 }
 
-/// KiB of memory that checking one password may take; a larger number is a slip, and would let logins exhaust the machine.
-const MOST_MEMORY: u32 = 1024 * 1024;
-const MOST_PASSES: u32 = 100;
 /// A wrong password is compared with each.
 const MOST_APP_PASSWORDS: usize = 20;
 
 impl Account {
-    pub(crate) fn check(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+    /// `has_ca` is whether names in certificates count; not known where the file is looked at by itself.
+    pub(crate) fn check(&self, has_ca: Option<bool>, node: &Node<'_>, findings: &mut Findings<'_>) {
         if self.name.trim().is_empty() {
             findings.error(
                 &node.key("name"),
@@ -160,9 +218,18 @@ impl Account {
                 "an address such as \"alice@proseware.test\" is usual",
             );
         }
-        if !is_argon2id(&self.password) {
-            let message = format!("the password of {:?} is not an argon2id hash", self.name);
-            findings.error(&node.key("password"), message, "run posternctl account add, which writes it");
+        if self.password.is_empty() && self.certificates.is_empty() {
+            let message = format!("the login {:?} has no password", self.name);
+            findings.error(
+                &node.key("password"),
+                message,
+                "run posternctl account password, or list certificates",
+            );
+        } else if !self.password.is_empty()
+            && let Err(problem) = password_hash::format(&self.password)
+        {
+            let message = format!("the password of {:?} {problem}", self.name);
+            findings.error(&node.key("password"), message, password_hash::HELP);
         }
         let is_any = self.permission == Permission::Any || self.send_as.iter().any(|grant| grant == "*");
         if self.any_if_spf && !is_any {
@@ -177,10 +244,25 @@ impl Account {
         }
         auth::networks(node, &self.networks, findings);
         self.check_app_passwords(node, findings);
+        self.check_verifiers(node, findings);
+        for (node, text) in node.each("certificates", &self.certificates) {
+            check_certificate(text, has_ca, &node, findings);
+        }
         for (node, text) in node.each("send_as", &self.send_as) {
             if let Err(error) = SendAs::parse(text) {
                 let help = "write an address, \"@domain\", or \"*\" for every address";
                 findings.error(&node, format!("{text:?} cannot be granted: {error}"), help);
+            }
+        }
+    }
+
+    fn check_verifiers(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        for (key, verifier, hash) in
+            [("scram", &self.scram, ScramHash::Sha256), ("scram_sha1", &self.scram_sha1, ScramHash::Sha1)]
+        {
+            if verifier.as_ref().is_some_and(|verifier| verifier.hash != hash) {
+                let message = format!("`{key}` of {:?} is not for {}", self.name, hash.mechanism());
+                findings.error(&node.key(key), message, "run posternctl account password, which writes it");
             }
         }
     }
@@ -198,22 +280,17 @@ impl Account {
     }
 }
 
-/// `$argon2id$v=19$m=...,t=...,p=...$salt$hash` with parameters that can be worked with.
-pub(crate) fn is_argon2id(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('$').collect();
-    let ["", "argon2id", "v=19", params, salt, hash] = parts[..] else { return false };
-    let base64 =
-        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
-    let params: Vec<&str> = params.split(',').collect();
-    let [memory, passes, lanes] = params[..] else { return false };
-    let number = |text: &str, key: &str| text.strip_prefix(key).and_then(|digits| digits.parse::<u32>().ok());
-    let (Some(memory), Some(passes), Some(lanes)) =
-        (number(memory, "m="), number(passes, "t="), number(lanes, "p="))
-    else {
-        return false;
-    };
-    // RFC 9106 §3.1: at least 8 KiB for each lane.
-    let workable =
-        lanes >= 1 && memory / 8 >= lanes && memory <= MOST_MEMORY && (1..=MOST_PASSES).contains(&passes);
-    workable && base64(salt) && salt.len() >= 11 && base64(hash) && hash.len() >= 16
+fn check_certificate(text: &str, has_ca: Option<bool>, node: &Node<'_>, findings: &mut Findings<'_>) {
+    match ListedCertificate::parse(text) {
+        None => {
+            let message = format!("{text:?} is no SHA-256 fingerprint and no DNS name");
+            let help = "`openssl x509 -noout -fingerprint -sha256 -in FILE` prints the fingerprint";
+            findings.error(node, message, help);
+        }
+        Some(ListedCertificate::Name(_)) if has_ca == Some(false) => {
+            let help = "set tls.client_ca to the file of the authority, or list the fingerprint";
+            findings.error(node, "a name counts only where an authority has signed it", help);
+        }
+        Some(_) => {}
+    }
 }

@@ -8,8 +8,8 @@ use postern_smtp::date;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::account::is_argon2id;
 use crate::check::{at_least_one, not_zero};
+use crate::password_hash;
 use crate::relay::check_network;
 use crate::source::{Findings, Node};
 use crate::units;
@@ -47,7 +47,7 @@ impl LoginState {
 pub struct AppPassword {
     /// What uses it; the log names it.
     pub label: String,
-    /// The password as an argon2id hash in PHC form (`$argon2id$...`).
+    /// The hash of the password, of any kind that a login may have.
     pub password: String,
     /// The only networks that it may be used from: CIDR. Empty: those of the login.
     #[serde(default)]
@@ -80,13 +80,9 @@ impl AppPassword {
                 "name the program or device that uses it",
             );
         }
-        if !is_argon2id(&self.password) {
-            let message = format!("the app password {:?} is not an argon2id hash", self.label);
-            findings.error(
-                &node.key("password"),
-                message,
-                "run posternctl account app-password add, which writes it",
-            );
+        if let Err(problem) = password_hash::format(&self.password) {
+            let message = format!("the app password {:?} {problem}", self.label);
+            findings.error(&node.key("password"), message, password_hash::HELP);
         }
         networks(node, &self.networks, findings);
         if let Some(text) = self.expires.as_deref().filter(|text| date::parse_end(text).is_none()) {
@@ -291,6 +287,10 @@ impl Guessing {
 
 pub(crate) fn check(auth: &crate::Auth, node: &Node<'_>, findings: &mut Findings<'_>) {
     at_least_one(node, "max_password_checks", auth.max_password_checks as u64, findings);
+    if auth.mechanisms.as_ref().is_some_and(Vec::is_empty) {
+        let help = "name some, such as [\"scram-sha-256\", \"plain\"], or leave the key out";
+        findings.error(&node.key("mechanisms"), "without a mechanism nobody can log in", help);
+    }
     auth.signs.check(&node.key("signs"), findings);
     auth.guessing.check(&node.key("guessing"), findings);
 }

@@ -13,7 +13,7 @@
 //! | `[tls]` | [`tls`] |
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
-//! | `[auth]`, `[[account]]` | [`account`] |
+//! | `[auth]`, `[[account]]` | [`account`], the SCRAM verifiers in [`scram`], password hashes in [`password_hash`] |
 //! | `[policy]`: senders and their domains, lists of clients in DNS | [`policy`], what is kept of refusals in [`records`] |
 //! | `[replies]`: how refusals are worded | [`replies`] |
 //! | `[report]`: the page of refusals | [`report`] |
@@ -46,6 +46,7 @@ mod load;
 pub mod log;
 pub mod manual;
 pub mod outbound;
+pub mod password_hash;
 pub mod policy;
 pub mod protection;
 pub mod queue;
@@ -55,6 +56,7 @@ pub mod replies;
 pub mod report;
 pub mod resolver;
 pub mod route;
+pub mod scram;
 mod shape;
 pub mod smtp;
 mod source;
@@ -78,6 +80,7 @@ pub use replies::Replies;
 pub use report::Report;
 pub use resolver::Resolver;
 pub use route::{Route, Via};
+pub use scram::Mechanism;
 pub use smtp::Smtp;
 pub use tls::Tls;
 
@@ -146,4 +149,12 @@ pub struct Config {
     /// The file the configuration came from; relative paths in it count from that file's directory.
     #[serde(skip)]
     pub path: PathBuf,
+}
+
+impl Config {
+    /// Whether clients are asked for a certificate: a right to relay or a login may hang on it.
+    pub fn asks_for_certificates(&self) -> bool {
+        let is_listed = self.accounts.iter().any(|account| !account.certificates.is_empty());
+        is_listed || !self.relay.certificates.is_empty()
+    }
 }

@@ -63,9 +63,10 @@ fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) ->
         check(config, &Node::root(&root), surroundings, &mut findings);
     }
     diagnostics.extend(findings.into_diagnostics());
+    let has_ca = config.as_ref().map(|config| config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()));
     let accounts = match accounts {
-        Some(path) => read_accounts(path, &mut diagnostics),
-        None => read_accounts(&accounts_path(&tree, &directory), &mut diagnostics),
+        Some(path) => read_accounts(path, has_ca, &mut diagnostics),
+        None => read_accounts(&accounts_path(&tree, &directory), has_ca, &mut diagnostics),
     };
     finish(config, accounts, diagnostics)
 }
@@ -143,7 +144,7 @@ fn accounts_path(tree: &Spanned<DeTable<'_>>, directory: &Path) -> PathBuf {
     directory.join(path.map_or(Auth::default().accounts, PathBuf::from))
 }
 
-fn read_accounts(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
+fn read_accounts(path: &Path, has_ca: Option<bool>, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
     let mut sources = Sources::default();
     match fs::read_to_string(path) {
         Ok(text) => sources.add(path, text),
@@ -161,7 +162,7 @@ fn read_accounts(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account>
     let root = Spanned::new(tree.span(), DeValue::Table(tree.get_ref().clone()));
     let root = Node::root(&root);
     for (node, account) in root.each("account", &accounts) {
-        account.check(&node, &mut findings);
+        account.check(has_ca, &node, &mut findings);
     }
     let names: Vec<_> = accounts.iter().map(|account| Some(account.name.trim().to_lowercase())).collect();
     no_duplicates(&root.key("account"), "name", "login", &names, &mut findings);
@@ -504,18 +505,18 @@ mod tests {
         assert_eq!(
             folder.problems(),
             [
-                "accounts.toml:3:12: error: the password of \"Alice\" is not an argon2id hash",
+                "accounts.toml:3:12: error: the password of \"Alice\" is no password hash that is known here",
                 "accounts.toml:4:24: error: \"nobody\" cannot be granted: no domain in address",
                 "accounts.toml:4:34: error: \"@x y\" cannot be granted: character ' ' is not allowed in a domain",
                 "accounts.toml:6:8: error: login alice is there twice",
             ]
         );
         let text = render(&folder.load().unwrap_err().diagnostics);
-        assert!(text.contains("posternctl account add") && !text.contains("hunter2"), "{text}");
+        assert!(text.contains("posternctl writes argon2id") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]
-    fn only_workable_argon2id_hashes_are_passwords() {
+    fn only_workable_hashes_are_passwords() {
         for (password, good) in [
             (HASH.to_owned(), true),
             (HASH.replace("argon2id", "argon2i"), false),
@@ -524,6 +525,7 @@ mod tests {
             (HASH.replace("t=2", "t=0"), false),
             (HASH.replace("$c2FsdHNhbHRzYWx0", "$"), false),
             ("$6$salt$hash".to_owned(), false),
+            (format!("$6$salt${}", "a".repeat(86)), true),
             ("{PLAIN}x".to_owned(), false),
         ] {
             let accounts = format!("[[account]]\nname = \"a@b.test\"\npassword = '{password}'\n");

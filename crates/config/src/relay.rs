@@ -24,6 +24,7 @@ use danger::{HELP, danger, gateway_in};
 
 pub use call_forward::CallForward;
 pub use danger::refused_for_a_while;
+pub(crate) use grant::fingerprint;
 pub use grant::{ClientCertificate, Grant, HostName, Rate, Scope, Temporary};
 pub use recipients::Recipients;
 

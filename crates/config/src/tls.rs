@@ -16,8 +16,8 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// The private key. Others than its owner and group should not be able to read it.
     pub key: PathBuf,
-    /// Authorities that sign the certificates of clients: names in such certificates count in `relay.certificates`. Left
-    /// out: only fingerprints do.
+    /// Authorities that sign the certificates of clients: names in such certificates count in `relay.certificates` and in
+    /// the `certificates` of a login. Left out: only fingerprints do.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use nix::unistd::{Uid, User};
 use postern_admin::api::Reloaded;
@@ -17,7 +17,6 @@ use postern_admin::api::accounts::{
 use postern_admin::{ClientError, policy_test};
 use postern_config::account::SendAs;
 use postern_config::{Account, Config, Diagnostic, LoginState, render};
-use postern_policy::accounts::hash_password;
 use postern_smtp::Domain;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -26,11 +25,13 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
-use crate::password;
 use crate::policy::words;
 
 pub(crate) mod app_password;
+mod secrets;
 mod state;
+
+use secrets::{NewPassword, PasswordOptions, Secrets};
 
 /// The mode of a new file: hashes are for root and the daemon's group.
 const MODE: u32 = 0o640;
@@ -39,7 +40,8 @@ const EXAMPLES: &str = "\
 Examples:
   posternctl account add alice@proseware.test
   posternctl account add printer --send-as scan@proseware.test --generate
-  echo \"$PASSWORD\" | posternctl account add bob@proseware.test --domain proseware.test --password-stdin";
+  echo \"$PASSWORD\" | posternctl account add bob@proseware.test --domain proseware.test --password-stdin
+  posternctl account password alice@proseware.test --generate";
 
 /// What can be done with logins.
 #[derive(Debug, Subcommand)]
@@ -49,14 +51,7 @@ pub enum Verb {
     Add(AddOptions),
     /// Give a login another password. Sessions that were opened with the old one end; app passwords stay.
     #[command(after_help = PASSWORD_EXAMPLES)]
-    Password {
-        /// Its name, in any case.
-        #[arg(value_name = "NAME")]
-        name: String,
-        /// Where the new one comes from.
-        #[command(flatten)]
-        password: PasswordOptions,
-    },
+    Password(PasswordOptions),
     /// List the logins, without their passwords: whether they may be used, and which senders they may use.
     List,
     /// Remove a login.
@@ -120,21 +115,7 @@ pub struct AddOptions {
     #[arg(long = "send-as", value_name = "ADDRESS", value_parser = send_as)]
     send_as: Vec<String>,
     #[command(flatten)]
-    password: PasswordOptions,
-}
-
-/// Where a password comes from.
-#[derive(Debug, Args)]
-pub struct PasswordOptions {
-    /// Read the password from the first line of standard input.
-    #[arg(long, conflicts_with = "generate")]
-    password_stdin: bool,
-    /// Make a password and print it, this once. The same without any of these options where there is no terminal to ask on.
-    #[arg(long)]
-    generate: bool,
-    /// Take a password that is guessed easily.
-    #[arg(long)]
-    allow_weak: bool,
+    password: NewPassword,
 }
 
 /// Which senders a login may use.
@@ -187,7 +168,7 @@ impl Verb {
         };
         match this {
             Self::Add(options) => add(session, &config, &options).await,
-            Self::Password { name, password } => change_password(session, &config, &name, &password).await,
+            Self::Password(options) => secrets::change(session, &config, &options).await,
             Self::List => list(session, &config.accounts).await,
             Self::Remove { name } => remove(session, &config, &name).await,
             Self::Show { name } => state::show(session, name).await,
@@ -215,10 +196,11 @@ struct Edited {
 }
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
-    let (password, made) = new_password(&options.password, &options.name)?;
-    let hash = hashed(&password)?;
+    let (password, made) = options.password.take(&options.name)?;
+    let secrets = Secrets::of(&password, config)?;
     let file = AccountsFile::open(config)?;
-    file.edit(|document| insert(document, options, &hash))?;
+    file.edit(|document| insert(document, options, &secrets))?;
+    secrets.warn(session);
     let reloaded = reload(session).await?;
     if reloaded {
         note_change(session, &options.name, AccountVerb::Add, None).await?;
@@ -227,57 +209,6 @@ async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Re
     let edited = Edited { account, password, file: file.path, reloaded };
     session.out.answer(&edited, |edited, _| edited_text("added", edited))?;
     Ok(Exit::Done)
-}
-
-async fn change_password(
-    session: &mut Session,
-    config: &Config,
-    name: &str,
-    options: &PasswordOptions,
-) -> Result<Exit, Failure> {
-    // Nobody should think of a password for nothing.
-    let account = state::existing(config, name)?;
-    let (password, made) = new_password(options, &account)?;
-    let hash = hashed(&password)?;
-    let file = AccountsFile::open(config)?;
-    file.edit(|document| write_password(document, &account, &hash))?;
-    let reloaded = reload(session).await?;
-    if reloaded {
-        note_change(session, &account, AccountVerb::Password, None).await?;
-    }
-    let password = made.then_some(password);
-    let edited = Edited { account, password, file: file.path, reloaded };
-    session.out.answer(&edited, |edited, _| edited_text("changed the password of", edited))?;
-    Ok(Exit::Done)
-}
-
-fn hashed(password: &str) -> Result<String, Failure> {
-    Ok(hash_password(password.as_bytes()).map_err(|error| anyhow!("hashing the password: {error}"))?)
-}
-
-/// A good password for the login, and whether it was made here.
-fn new_password(options: &PasswordOptions, name: &str) -> Result<(String, bool), Failure> {
-    let (password, made) = given_password(options)?;
-    password::check_usable(&password).map_err(Failure::Usage)?;
-    if !options.allow_weak {
-        password::check(&password, name)
-            .map_err(|why| Failure::Usage(format!("{why}; --allow-weak takes it all the same")))?;
-    }
-    Ok((password, made))
-}
-
-fn given_password(options: &PasswordOptions) -> Result<(String, bool), Failure> {
-    if options.generate {
-        return Ok((password::generate(), true));
-    }
-    if options.password_stdin {
-        return Ok((password::from_stdin()?, false));
-    }
-    // A script that gives no password gets one.
-    let Some(mut terminal) = password::Terminal::open() else {
-        return Ok((password::generate(), true));
-    };
-    Ok(terminal.ask_new()?.map_or_else(|| (password::generate(), true), |password| (password, false)))
 }
 
 async fn remove(session: &mut Session, config: &Config, name: &str) -> Result<Exit, Failure> {
@@ -584,7 +515,7 @@ fn position(entries: &ArrayOfTables, name: &str) -> Option<usize> {
     entries.iter().position(is_it)
 }
 
-fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Result<(), Failure> {
+fn insert(document: &mut DocumentMut, options: &AddOptions, secrets: &Secrets) -> Result<(), Failure> {
     // A file of comments only has them at its end; they are a heading, so the entry goes below them.
     let heading = match document.contains_key("account") {
         true => String::new(),
@@ -601,7 +532,7 @@ fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Resul
     let gap = if entries.is_empty() && heading.is_empty() { "" } else { "\n" };
     table.decor_mut().set_prefix(format!("{heading}{gap}"));
     table.insert("name", value(&options.name));
-    table.insert("password", value(hash));
+    secrets.write(&mut table);
     if options.permission != Permission::Listed {
         table.insert("permission", value(options.permission.as_str()));
     }
@@ -615,16 +546,6 @@ fn insert(document: &mut DocumentMut, options: &AddOptions, hash: &str) -> Resul
         table.insert("send_as", value(options.send_as.iter().map(String::as_str).collect::<Array>()));
     }
     entries.push(table);
-    Ok(())
-}
-
-fn write_password(document: &mut DocumentMut, name: &str, hash: &str) -> Result<(), Failure> {
-    let table = entry(entries(document)?, name)?;
-    let mut new = toml_edit::Value::from(hash);
-    if let Some(old) = table.get("password").and_then(Item::as_value) {
-        *new.decor_mut() = old.decor().clone();
-    }
-    table["password"] = Item::Value(new);
     Ok(())
 }
 
@@ -656,6 +577,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
+    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA";
     const FILE: &str = "\
 # Logins of proseware.test. Keep this line.
 
@@ -679,7 +601,7 @@ send_as = [\"shared@proseware.test\"]
             any_if_spf: false,
             domains: vec![Domain::parse("adatum.test").unwrap()],
             send_as: vec!["shared@proseware.test".to_owned()],
-            password: PasswordOptions { password_stdin: false, generate: true, allow_weak: false },
+            password: NewPassword { password_stdin: false, generate: true, allow_weak: false },
         }
     }
 
@@ -688,8 +610,8 @@ send_as = [\"shared@proseware.test\"]
         crate::config::load(&folder.join("postern.toml")).unwrap().config
     }
 
-    fn hash() -> String {
-        hash_password(b"a good password").unwrap()
+    fn secrets() -> Secrets {
+        Secrets { hash: HASH.to_owned(), verifiers: Vec::new() }
     }
 
     #[test]
@@ -699,7 +621,7 @@ send_as = [\"shared@proseware.test\"]
         fs::write(&path, FILE).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let file = AccountsFile::open(&config(folder.path())).unwrap();
-        file.edit(|document| insert(document, &options("carol"), &hash())).unwrap();
+        file.edit(|document| insert(document, &options("carol"), &secrets())).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with(FILE), "{text}");
         let added = &text[FILE.len()..];
@@ -716,7 +638,7 @@ send_as = [\"shared@proseware.test\"]
     fn a_new_file_is_not_for_everybody() {
         let folder = tempfile::tempdir().unwrap();
         let file = AccountsFile::open(&config(folder.path())).unwrap();
-        file.edit(|document| insert(document, &options("carol"), &hash())).unwrap();
+        file.edit(|document| insert(document, &options("carol"), &secrets())).unwrap();
         assert_eq!(fs::metadata(&file.path).unwrap().mode() & 0o777, MODE);
         assert!(fs::read_to_string(&file.path).unwrap().starts_with("[[account]]\n"));
     }
@@ -724,14 +646,14 @@ send_as = [\"shared@proseware.test\"]
     #[test]
     fn a_heading_stays_in_front_of_the_first_entry() {
         let mut document: DocumentMut = "# The logins.\n".parse().unwrap();
-        insert(&mut document, &options("carol"), "x").unwrap();
+        insert(&mut document, &options("carol"), &secrets()).unwrap();
         assert!(document.to_string().starts_with("# The logins.\n\n[[account]]\nname"), "{document}");
     }
 
     #[test]
     fn a_duplicate_in_any_case_is_refused() {
         let mut document: DocumentMut = FILE.parse().unwrap();
-        let failure = insert(&mut document, &options("ALICE@proseware.test"), "x").unwrap_err();
+        let failure = insert(&mut document, &options("ALICE@proseware.test"), &secrets()).unwrap_err();
         assert!(failure.text().unwrap().contains("already"));
         assert_eq!(document.to_string(), FILE);
     }
@@ -762,15 +684,6 @@ send_as = [\"shared@proseware.test\"]
         });
         assert!(full.unwrap_err().to_string().contains("writing "));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the configuration");
-    }
-
-    #[test]
-    fn a_new_password_changes_nothing_else() {
-        let mut document: DocumentMut = FILE.parse().unwrap();
-        write_password(&mut document, "BOB@proseware.test", "$argon2id$new").unwrap();
-        let old = "password = \"$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA\"\npermission";
-        assert_eq!(document.to_string(), FILE.replace(old, "password = \"$argon2id$new\"\npermission"));
-        assert!(write_password(&mut document, "carol", "x").is_err());
     }
 
     #[test]

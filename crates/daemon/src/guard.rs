@@ -1,5 +1,5 @@
 //! Looks after what is known about logins beside the configuration: has postmaster told of alarms, holds the mail of logins
-//! that were suspended, and keeps usage, suspensions and bans over a restart.
+//! that were suspended, and keeps usage, suspensions, bans and the secret of this server over a restart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +53,11 @@ struct BansContent {
     bans: Vec<Ban>,
 }
 
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SecretContent {
+    secret: String,
+}
+
 /// One for the whole life of the daemon.
 pub struct Guard {
     live: Live,
@@ -63,6 +68,7 @@ pub struct Guard {
     usage: StateFile<UsageContent>,
     suspensions: StateFile<SuspensionsContent>,
     bans: StateFile<BansContent>,
+    secret: StateFile<SecretContent>,
     written_suspensions: AtomicU64,
     written_bans: AtomicU64,
     /// How many messages postmaster got since when.
@@ -83,6 +89,7 @@ impl Guard {
             usage: StateFile::new(&spool, "usage.json"),
             suspensions: StateFile::new(&spool, "suspensions.json"),
             bans: StateFile::new(&spool, "bans.json"),
+            secret: StateFile::new(&spool, "secret.json"),
             written_suspensions: AtomicU64::default(),
             written_bans: AtomicU64::default(),
             notices: Mutex::default(),
@@ -104,6 +111,9 @@ impl Guard {
         self.standing.alarms.restore(told);
         self.standing.suspensions.restore(self.suspensions.read().suspensions);
         self.standing.bans.restore(self.bans.read().bans);
+        if !self.standing.secret.restore(&self.secret.read().secret) {
+            self.secret.write_or_warn(SecretContent { secret: self.standing.secret.snapshot() });
+        }
     }
 
     /// Works until `stop`.

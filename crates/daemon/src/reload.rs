@@ -59,7 +59,8 @@ impl Generation {
         let config = Arc::new(loaded.config);
         logging::check_level(&config.log.level).context("log.level")?;
         let policy = Arc::new(Policy::over(&config, standing));
-        let tls = config.tls.as_ref().map(|tls| postern_smtp_inbound::tls::load(tls, &config.relay));
+        let asks_clients = config.asks_for_certificates();
+        let tls = config.tls.as_ref().map(|tls| postern_smtp_inbound::tls::load(tls, asks_clients));
         let tls = tls.transpose().context("[tls]")?.map(Arc::new);
         let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;

@@ -1,21 +1,29 @@
 //! Logins and their passwords.
 
+mod certificates;
+mod hash;
+mod scram;
+
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use argon2::password_hash::phc::{Output, PasswordHash};
-use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use ipnet::IpNet;
-use parking_lot::Mutex;
+use postern_config::account::ListedCertificate;
 use postern_config::auth::AppPassword;
+use postern_config::scram::ScramHash;
 use postern_config::{Account, Limits, LoginState, Permission};
 use postern_smtp::date::rfc3339;
 
 use crate::sender::Grants;
+
+use hash::{Scratch, StoredHash};
+
+pub use scram::ScramLogin;
 
 /// KiB of memory for one hash; with the two below what OWASP gives for argon2id.
 const MEMORY: u32 = 19 * 1024;
@@ -32,19 +40,11 @@ pub struct Accounts {
     /// Makes it unforeseeable who stands in for whom, and the same after a restart.
     pepper: String,
     /// What a password is hashed against when nobody at all may log in.
-    decoy: Option<PasswordHash>,
+    decoy: Option<StoredHash>,
+    certificates: certificates::Listed,
+    scram_sha1: scram::Verifiers,
+    scram_sha256: scram::Verifiers,
     scratch: Scratch,
-}
-
-/// The memory of password checks, kept from one to the next: as many pieces as there were checks at once. Handed back to
-/// the allocator after each check it would stay behind with every thread that ever made one.
-#[derive(Default)]
-struct Scratch(Mutex<Vec<Vec<Block>>>);
-
-impl fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug)]
@@ -52,20 +52,31 @@ struct Entry {
     login: Login,
     /// `None` is a hash that cannot be read: nobody can log in with it.
     secret: Option<Secret>,
+    /// SCRAM verifiers and listed certificates.
+    others: Vec<Proof>,
     apps: Vec<App>,
 }
 
 /// The hash of a password.
 #[derive(Debug)]
 struct Secret {
-    hash: PasswordHash,
+    hash: StoredHash,
     proof: Proof,
 }
 
-/// Which password of a login was shown, without the password: a session that is open ends with the password that opened it.
-/// Hashes have a salt, so that two passwords that are the same are told apart, too.
+/// By what a login was proved (a password, a SCRAM verifier, a certificate), without it: a session that is open ends with what
+/// opened it. Hashes have a salt, so that two passwords that are the same are told apart, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof(u64);
+
+impl Proof {
+    /// That of a text in the file of logins.
+    fn of(text: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
 
 /// An app password.
 #[derive(Debug)]
@@ -89,7 +100,7 @@ pub struct Login {
     pub grants: Arc<Grants>,
     /// Whether, from where, and for how much it may be used.
     pub access: Arc<Access>,
-    /// With which password; none where nobody has shown one: in a question that is not of a session.
+    /// By what it was proved; none where nobody has proved it: in a question that is not of a session.
     pub proof: Option<Proof>,
 }
 
@@ -141,23 +152,33 @@ impl Accounts {
             .map(|(name, _)| name.clone())
             .collect();
         stand_ins.sort_unstable();
-        let first = stand_ins.first().and_then(|name| entries.get(name)?.secret.as_ref());
-        let pepper = first.map(|secret| secret.hash.to_string()).unwrap_or_default();
-        Self { stand_ins, pepper, decoy: decoy(), entries, scratch: Scratch::default() }
+        let first = accounts.iter().filter(|account| stand_ins.first() == Some(&fold(&account.name)));
+        let pepper = first.map(|account| account.password.clone()).collect();
+        Self {
+            stand_ins,
+            pepper,
+            decoy: decoy(),
+            certificates: certificates::Listed::new(accounts),
+            scram_sha1: scram::Verifiers::new(accounts, ScramHash::Sha1),
+            scram_sha256: scram::Verifiers::new(accounts, ScramHash::Sha256),
+            entries,
+            scratch: Scratch::default(),
+        }
     }
 
-    /// Checks a password. Takes some 30 ms of processor time for each password of the login, so call it off the event loop.
+    /// Checks a password. Takes some 30 ms of processor time for each password of the login, hashes of other systems up to
+    /// seconds, so call it off the event loop.
     /// An unknown login costs the time of one that exists, and its app passwords, and is answered the same way.
     pub fn verify(&self, name: &str, password: &[u8], client: IpAddr, now: SystemTime) -> Verified {
         let known = self.entries.get(&fold(name)).filter(|entry| entry.secret.is_some());
         let Some(entry) = known.or_else(|| self.stand_in(&fold(name))) else {
             // Nobody can log in, and that must not show in the time.
-            let _ = self.decoy.as_ref().map(|hash| self.scratch.fits(password, hash));
+            let _ = self.decoy.as_ref().map(|hash| hash.fits(password, &self.scratch));
             return Verified::Wrong;
         };
         let fits = |secret: &Option<Secret>| {
             let secret = secret.as_ref()?;
-            self.scratch.fits(password, &secret.hash).unwrap_or(false).then_some(secret.proof)
+            secret.hash.fits(password, &self.scratch).then_some(secret.proof)
         };
         // Looked at only after the work: whether the login exists must not show in the time.
         let found = match fits(&entry.secret) {
@@ -219,6 +240,7 @@ impl Entry {
         Self {
             login: Login::new(account, limits),
             secret: Secret::new(&account.password),
+            others: others(account),
             apps: account.app_passwords.iter().map(app).collect(),
         }
     }
@@ -227,17 +249,23 @@ impl Entry {
     fn takes(&self, proof: Proof, client: IpAddr, now: SystemTime) -> bool {
         let is_it = |secret: &Option<Secret>| secret.as_ref().is_some_and(|secret| secret.proof == proof);
         is_it(&self.secret)
+            || self.others.contains(&proof)
             || self.apps.iter().any(|app| is_it(&app.secret) && app.problem(client, now).is_none())
     }
 }
 
 impl Secret {
     fn new(text: &str) -> Option<Self> {
-        let hash = PasswordHash::new(text).ok()?;
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        Some(Self { hash, proof: Proof(hasher.finish()) })
+        Some(Self { hash: StoredHash::parse(text)?, proof: Proof::of(text) })
     }
+}
+
+/// What proves a login beside its passwords.
+fn others(account: &Account) -> Vec<Proof> {
+    let verifiers = [&account.scram, &account.scram_sha1].into_iter().flatten();
+    let verifiers = verifiers.map(|verifier| Proof::of(&verifier.to_string()));
+    let certificates = account.certificates.iter().filter_map(|text| ListedCertificate::parse(text));
+    verifiers.chain(certificates.map(|listed| Proof::of(listed.as_str()))).collect()
 }
 
 impl App {
@@ -257,27 +285,6 @@ impl App {
 pub(crate) fn holds(networks: &[IpNet], client: IpAddr) -> bool {
     let client = client.to_canonical();
     networks.is_empty() || networks.iter().any(|network| network.contains(&client))
-}
-
-impl Scratch {
-    /// Whether the password has this hash. `None`: a hash that this program cannot compute.
-    fn fits(&self, password: &[u8], hash: &PasswordHash) -> Option<bool> {
-        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
-        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
-        let params = Params::try_from(hash).ok()?;
-        let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
-        let blocks = params.block_count();
-        let mut memory = self.0.lock().pop().unwrap_or_default();
-        memory.try_reserve(blocks.saturating_sub(memory.len())).ok()?;
-        memory.resize(blocks.max(memory.len()), Block::new());
-        let mut found = vec![0; expected.len()];
-        let argon2 = Argon2::new(algorithm, version, params);
-        let computed =
-            argon2.hash_password_into_with_memory(password, salt, &mut found, &mut memory[..blocks]);
-        self.0.lock().push(memory);
-        // Outputs are compared in constant time.
-        computed.ok().and_then(|()| Output::new(&found).ok()).map(|found| found == *expected)
-    }
 }
 
 impl Login {
@@ -314,10 +321,10 @@ fn fold(name: &str) -> String {
 }
 
 /// A hash of no password, with the parameters that are usual here.
-fn decoy() -> Option<PasswordHash> {
+fn decoy() -> Option<StoredHash> {
     let zeros = "A".repeat(43); // 32 octets in base 64
     let params = format!("m={MEMORY},t={PASSES},p={LANES}");
-    PasswordHash::new(&format!("$argon2id$v=19${params}$AAAAAAAAAAAAAAAAAAAAAA${zeros}")).ok()
+    StoredHash::parse(&format!("$argon2id$v=19${params}$AAAAAAAAAAAAAAAAAAAAAA${zeros}"))
 }
 
 #[cfg(test)]
@@ -331,6 +338,9 @@ mod tests {
         Account {
             name: name.to_owned(),
             password: password.to_owned(),
+            scram: None,
+            scram_sha1: None,
+            certificates: Vec::new(),
             permission: Permission::Listed,
             domains: Vec::new(),
             send_as: Vec::new(),

@@ -8,6 +8,7 @@
 //! | who is behind a local address? | [`directory`] |
 //! | what do logins use up, and are they in the right hands? | [`logins`] |
 //! | is this the right password? | [`accounts`] |
+//! | does the client know the password, without saying it? | [`scram`] |
 //! | is the DNS of a domain of ours in order? | [`verification`] |
 //! | what should an operator look at? | [`checkup`] |
 //! | what holds beside the configuration, for now? | [`standing`] |
@@ -35,6 +36,7 @@ pub mod owners_lock;
 pub mod record;
 pub mod relay;
 pub mod remedies;
+pub mod scram;
 pub mod sender;
 pub mod sender_domains;
 pub mod session_check;

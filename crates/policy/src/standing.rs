@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod own;
 pub mod rates;
 pub mod recipients;
+pub mod secret;
 pub mod signs;
 pub mod suspensions;
 pub mod usage;
@@ -44,6 +45,8 @@ pub struct Standing {
     pub blocklists: blocklists::Blocklists,
     /// Where this machine can be reached.
     pub own: own::OwnAddresses,
+    /// What answers to names that nobody has are made up with.
+    pub secret: secret::Secret,
     /// What postmaster is to be told.
     pub alarms: alarms::Alarms,
 }

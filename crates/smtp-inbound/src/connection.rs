@@ -146,8 +146,10 @@ async fn under_tls(
     metrics.handshake("ok");
     let protection = Protection::of(stream.get_ref().1);
     let certificate = tls.client_certificate(stream.get_ref().1, house.shared.clock.now());
-    let session =
-        Session::new(Arc::clone(&house.shared), peer, Some(protection)).with_certificate(certificate);
+    let bindings = tls.channel_bindings(stream.get_ref().1);
+    let session = Session::new(Arc::clone(&house.shared), peer, Some(protection))
+        .with_certificate(certificate)
+        .with_channel_bindings(bindings);
     let connection = Connection::new(Wire::Tls(Box::new(stream)), session, house, stop);
     connection.run(greeting).await.map(|_| ())
 }

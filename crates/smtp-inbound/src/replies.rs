@@ -253,8 +253,28 @@ pub fn already_logged_in() -> Reply {
 }
 
 /// RFC 4954 §4.
-pub fn unknown_mechanism() -> Reply {
-    reply(504, 5, 4, "unknown authentication mechanism: PLAIN and LOGIN are known")
+pub fn unknown_mechanism(known: &[&str]) -> Reply {
+    let known = match known {
+        [] => "none is offered here".to_owned(),
+        [only] => format!("{only} is known"),
+        [rest @ .., last] => format!("{} and {last} are known", rest.join(", ")),
+    };
+    reply(504, 5, 4, format!("unknown authentication mechanism: {known}"))
+}
+
+/// SCRAM: the client names a kind of channel binding that the session does not have.
+pub fn unknown_channel_binding() -> Reply {
+    reply(501, 5, 4, "channel binding not available: tls-exporter and tls-server-end-point are")
+}
+
+/// SCRAM: the client can do channel binding, and has not heard that we can (RFC 5802 §6).
+pub fn downgraded() -> Reply {
+    reply(
+        535,
+        7,
+        0,
+        "channel binding is offered here and you did not see it: somebody may have changed the offer",
+    )
 }
 
 /// Not base 64, or not what the mechanism sends.

@@ -17,6 +17,7 @@ use postern_policy::record::{Record, Reference, Transcript};
 use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
 };
+use postern_policy::scram::ChannelBindings;
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
@@ -25,7 +26,7 @@ use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
 
 use crate::clients::Offences;
-use crate::commands::auth::{self, Exchange};
+use crate::commands::auth::{self, Exchange, Mechanism, Proved};
 use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
@@ -98,6 +99,24 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Somebody who has not shown to be who they say.
+#[derive(Debug)]
+struct Unproved {
+    /// Fit for a log.
+    name: String,
+    mechanism: Mechanism,
+    /// Why, for the log.
+    why: Option<String>,
+}
+
+/// An app password that cannot be used.
+#[derive(Debug)]
+struct AppPassword {
+    label: String,
+    /// For the log.
+    why: String,
+}
+
 /// What came of a password check.
 #[derive(Debug)]
 pub enum PasswordCheck {
@@ -157,6 +176,8 @@ pub(crate) struct Context {
     pub tls: Option<Protection>,
     /// What the client has shown in the handshake.
     pub certificate: Option<Certificate>,
+    /// What a login can be bound to of the TLS session.
+    pub bindings: ChannelBindings,
     pub login: Option<Login>,
     /// What was said, for the record of a refusal.
     pub transcript: Transcript,
@@ -170,8 +191,8 @@ enum State {
     Greeted(Arc<Hello>),
     /// In the middle of AUTH: the next line is no command.
     Authenticating(Arc<Hello>, Exchange),
-    /// A password is being checked.
-    CheckingPassword(Arc<Hello>, String),
+    /// The password of this name is being checked.
+    CheckingPassword(Arc<Hello>, String, Mechanism),
     /// MAIL waits for the queue.
     AwaitingQueue(Arc<Hello>, Box<Mail>),
     /// MAIL was taken.
@@ -393,8 +414,17 @@ impl Session {
     pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let (config, policy) = (shared.config.load_full(), shared.policy.load_full());
         let transcript = Transcript::default();
-        let context =
-            Context { shared, config, policy, peer, tls, certificate: None, login: None, transcript };
+        let context = Context {
+            shared,
+            config,
+            policy,
+            peer,
+            tls,
+            certificate: None,
+            bindings: ChannelBindings::default(),
+            login: None,
+            transcript,
+        };
         Self {
             context,
             state: State::Connected,
@@ -412,6 +442,13 @@ impl Session {
     #[must_use]
     pub fn with_certificate(mut self, certificate: Option<Certificate>) -> Self {
         self.context.certificate = certificate;
+        self
+    }
+
+    /// The same with what a login can be bound to of the TLS session.
+    #[must_use]
+    pub fn with_channel_bindings(mut self, bindings: ChannelBindings) -> Self {
+        self.context.bindings = bindings;
         self
     }
 
@@ -470,7 +507,7 @@ impl Session {
         if let State::Authenticating(hello, exchange) = &mut self.state {
             self.context.transcript.auth_response();
             let (hello, exchange) = (Arc::clone(hello), std::mem::take(exchange));
-            let step = auth::answer(exchange, line);
+            let step = auth::answer(&self.context, exchange, line);
             return self.auth_step(hello, step);
         }
         self.context.transcript.command(line);
@@ -627,18 +664,21 @@ impl Session {
 
     /// What a password check said.
     pub fn password_checked(&mut self, check: PasswordCheck) -> Action {
-        let State::CheckingPassword(hello, name) = std::mem::replace(&mut self.state, State::Connected)
+        let State::CheckingPassword(hello, name, mechanism) =
+            std::mem::replace(&mut self.state, State::Connected)
         else {
             return self.error(replies::bad_sequence("no password was asked for"));
         };
         self.state = State::Greeted(Arc::clone(&hello));
         match check {
             PasswordCheck::Done(Verified::Right { login, app }) => {
-                self.password_right(&hello, login, app.as_deref())
+                self.password_right(&hello, Proved { login, mechanism }, app.as_deref())
             }
-            PasswordCheck::Done(Verified::Wrong) => self.password_wrong(&hello, &name),
+            PasswordCheck::Done(Verified::Wrong) => {
+                self.password_wrong(&hello, Unproved { name, mechanism, why: None })
+            }
             PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
-                self.password_unusable(&hello, &name, &app, &why)
+                self.password_unusable(&hello, &name, mechanism, &AppPassword { label: app, why })
             }
             PasswordCheck::Unavailable => {
                 let Peer { client, listener, .. } = self.context.peer;
@@ -651,13 +691,22 @@ impl Session {
     }
 
     /// Who has the right password may still not use the login now, or from here. `app` is the label of an app password.
-    fn password_right(&mut self, hello: &Hello, login: Login, app: Option<&str>) -> Action {
+    fn password_right(&mut self, hello: &Hello, proved: Proved, app: Option<&str>) -> Action {
         let Peer { client, listener, .. } = self.context.peer;
-        let (name, listener) = (login.name.clone(), listener.as_str());
+        let Proved { login, mechanism } = proved;
+        let (name, listener, mechanism) = (login.name.clone(), listener.as_str(), mechanism.as_str());
         self.context.login = Some(login);
         match self.context.ask_login(hello) {
             Ok(_) => {
-                tracing::info!(event = "login", %client, listener, login = name, app_password = app, "logged in");
+                tracing::info!(
+                    event = "login",
+                    %client,
+                    listener,
+                    login = name,
+                    mechanism,
+                    app_password = app,
+                    "logged in"
+                );
                 self.context.shared.metrics.login("ok");
                 Action::Reply(replies::logged_in())
             }
@@ -670,18 +719,21 @@ impl Session {
         }
     }
 
-    /// The guess is counted, and whoever guesses too much is banned.
-    fn password_wrong(&mut self, hello: &Hello, name: &str) -> Action {
+    /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
+    fn password_wrong(&mut self, hello: &Hello, unproved: Unproved) -> Action {
         let Peer { client, local, listener } = self.context.peer;
-        let guess = self.context.policy.note_guess(name, client, local, self.context.shared.clock.now());
+        let Unproved { name, mechanism, why } = unproved;
+        let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
-        let shown = self.context.policy.login_to_note(name);
+        let shown = self.context.policy.login_to_note(&name);
         let refusal = self.context.refuse_password(hello, &shown);
         tracing::warn!(
             event = "login-failed",
             %client,
             listener = listener.as_str(),
             login = shown,
+            mechanism = mechanism.as_str(),
+            why,
             failures,
             reference = refusal.reference.map(|reference| reference.to_string()),
             "wrong password or user name"
@@ -695,7 +747,13 @@ impl Session {
 
     /// An app password that is right and cannot be used now, or not from here: nobody guesses. The client is told what it would
     /// be told of a wrong one; the log has another event, so that nothing that reads it bans whole offices for an old telephone.
-    fn password_unusable(&mut self, hello: &Hello, name: &str, app: &str, why: &str) -> Action {
+    fn password_unusable(
+        &mut self,
+        hello: &Hello,
+        name: &str,
+        mechanism: Mechanism,
+        app: &AppPassword,
+    ) -> Action {
         let Peer { client, local, listener } = self.context.peer;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
         let refusal = self.context.refuse_password(hello, name);
@@ -704,8 +762,9 @@ impl Session {
             %client,
             listener = listener.as_str(),
             login = name,
-            app_password = app,
-            why,
+            mechanism = mechanism.as_str(),
+            app_password = app.label,
+            why = app.why,
             reference = refusal.reference.map(|reference| reference.to_string()),
             "an app password that cannot be used"
         );
@@ -837,9 +896,26 @@ impl Session {
                 self.state = State::Authenticating(hello, exchange);
                 Action::Reply(reply)
             }
-            auth::Step::Check(credentials) => {
-                self.state = State::CheckingPassword(hello, auth::printable(&credentials.name));
+            auth::Step::Check(credentials, mechanism) => {
+                self.state = State::CheckingPassword(hello, auth::printable(&credentials.name), mechanism);
                 Action::CheckPassword(credentials)
+            }
+            auth::Step::Proved(proved) => {
+                self.state = State::Greeted(Arc::clone(&hello));
+                self.password_right(&hello, *proved, None)
+            }
+            auth::Step::Wrong { name, mechanism, why } => {
+                self.state = State::Greeted(Arc::clone(&hello));
+                let name = auth::printable(&name);
+                self.password_wrong(&hello, Unproved { name, mechanism, why })
+            }
+            auth::Step::Downgraded(mechanism) => {
+                self.state = State::Greeted(hello);
+                let (Peer { client, listener, .. }, mechanism) = (self.context.peer, mechanism.as_str());
+                let listener = listener.as_str();
+                tracing::warn!(event = "login-downgraded", %client, listener, mechanism, "{}", replies::downgraded());
+                self.context.shared.metrics.login("downgraded");
+                self.error(replies::downgraded())
             }
             auth::Step::Refuse(reply) => {
                 self.state = State::Greeted(hello);

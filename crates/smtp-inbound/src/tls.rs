@@ -1,13 +1,15 @@
-//! Certificate and key of this server; certificates of clients in `clients`.
+//! Certificate and key of this server; certificates of clients in `clients`, what logins can be bound to in `binding`.
 
+mod binding;
 mod clients;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use postern_config::{Relay, Tls};
+use postern_config::Tls;
 use postern_policy::relay::Certificate;
+use postern_policy::scram::ChannelBindings;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::pem::{self, PemObject};
@@ -50,6 +52,8 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     /// Where certificates of clients are asked for.
     clients: Option<Judge>,
+    /// Our certificate as a kind of channel binding.
+    end_point: Option<Vec<u8>>,
 }
 
 impl ServerTls {
@@ -63,31 +67,37 @@ impl ServerTls {
     pub fn client_certificate(&self, connection: &ServerConnection, now: SystemTime) -> Option<Certificate> {
         self.clients.as_ref()?.certificate(connection.peer_certificates()?, now)
     }
+
+    /// What a login can be bound to of a session whose handshake went with [`ServerTls::config`].
+    pub fn channel_bindings(&self, connection: &ServerConnection) -> ChannelBindings {
+        binding::bindings(connection, self.end_point.as_ref())
+    }
 }
 
-/// Reads certificate and key, and the authorities of clients. Where `relay` lists certificates, clients are asked for theirs.
-/// Blocking: they are files.
+/// Reads certificate and key, and, where clients are asked for their certificates, the authorities that sign those. Blocking:
+/// they are files.
 ///
 /// # Errors
 /// See [`TlsError`]. At a reload the old ones stay in force then.
-pub fn load(config: &Tls, relay: &Relay) -> Result<ServerTls, TlsError> {
+pub fn load(config: &Tls, asks_clients: bool) -> Result<ServerTls, TlsError> {
     let chain = certificates(&config.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|source| bad_pem(&config.key, source))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     // Who is not asked is not kept from a handshake by a certificate that we cannot read.
-    let (builder, clients) = match relay.certificates.is_empty() {
-        true => (builder.with_no_client_auth(), None),
-        false => {
+    let (builder, clients) = match asks_clients {
+        false => (builder.with_no_client_auth(), None),
+        true => {
             let verifier = Arc::new(AnyCertificate::new(&provider));
             let judge = Judge::load(config.client_ca.as_deref(), provider)?;
             (builder.with_client_cert_verifier(verifier), Some(judge))
         }
     };
+    let end_point = chain.first().and_then(binding::server_end_point);
     let mut server = builder.with_single_cert(chain, key)?;
     server.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(ServerTls { config: Arc::new(server), clients })
+    Ok(ServerTls { config: Arc::new(server), clients, end_point })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -144,15 +154,14 @@ mod tests {
         let own = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
         let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-        let relay = Relay::default();
-        assert!(load(&files(directory.path(), &certificate, &key), &relay).is_ok());
+        assert!(load(&files(directory.path(), &certificate, &key), false).is_ok());
 
         let other_key = other.signing_key.serialize_pem();
-        let mixed = load(&files(directory.path(), &certificate, &other_key), &relay);
+        let mixed = load(&files(directory.path(), &certificate, &other_key), false);
         assert!(matches!(mixed, Err(TlsError::Unusable(_))), "{mixed:?}");
-        let empty = load(&files(directory.path(), "", &key), &relay);
+        let empty = load(&files(directory.path(), "", &key), false);
         assert!(matches!(empty, Err(TlsError::NoCertificate(_))), "{empty:?}");
-        let no_key = load(&files(directory.path(), &certificate, "not PEM"), &relay);
+        let no_key = load(&files(directory.path(), &certificate, "not PEM"), false);
         assert!(matches!(no_key, Err(TlsError::Pem { .. })), "{no_key:?}");
     }
 }

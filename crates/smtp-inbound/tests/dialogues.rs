@@ -50,13 +50,17 @@ async fn every_dialogue_goes_as_written() {
 }
 
 /// Lines that mean something, so that random ones reach every state.
-const LINES: [&str; 25] = [
+const LINES: [&str; 29] = [
     "EHLO client.test",
     "HELO client.test",
     "STARTTLS",
     "AUTH PLAIN",
     "AUTH LOGIN",
     "AUTH PLAIN AGEAYg==",
+    "AUTH SCRAM-SHA-256",
+    "AUTH SCRAM-SHA-256 biwsbj1hLHI9YmM=",
+    "AUTH EXTERNAL =",
+    "biwsbj1hLHI9YmM=",
     "YWxpY2U=",
     "*",
     "MAIL FROM:<a@adatum.test>",
@@ -82,6 +86,7 @@ const LINES: [&str; 25] = [
 fn no_order_of_lines_confuses_a_session() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let text = std::fs::read_to_string(directory().join("default.toml")).unwrap();
+    let text = format!("{text}\n[auth]\nmechanisms = [\"scram-sha-256\", \"plain\", \"login\"]\n");
     let server = runtime.block_on(async { Server::new(&text) });
     let shared = Arc::new(server.shared);
     let line = prop_oneof![

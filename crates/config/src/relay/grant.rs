@@ -160,16 +160,20 @@ pub struct ClientCertificate {
 impl ClientCertificate {
     /// The fingerprint as it is compared: lower case, no colons. `None`: there is none, or it is not one.
     pub fn fingerprint(&self) -> Option<String> {
-        let folded: String =
-            self.sha256.as_deref()?.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
-        let is_one = folded.len() == 64 && folded.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_one.then_some(folded)
+        fingerprint(self.sha256.as_deref()?)
     }
 
     /// What it is found by: its fingerprint, or its name in lower case.
     pub fn key(&self) -> Option<String> {
         self.fingerprint().or_else(|| self.name.as_ref().map(|name| name.to_lowercase()))
     }
+}
+
+/// A SHA-256 fingerprint as it is compared: lower case, no colons.
+pub(crate) fn fingerprint(text: &str) -> Option<String> {
+    let folded: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
+    let is_one = folded.len() == 64 && folded.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one.then_some(folded)
 }
 
 /// Rights for a while, given with `posternctl relay grant`.

@@ -9,8 +9,9 @@ use postern_smtp::date;
 use serde::Serialize;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
+use super::secrets::hashed;
 use super::state::app_passwords_text;
-use super::{AccountsFile, entries, entry, fold, hashed, no_account, note_change, reload};
+use super::{AccountsFile, entries, entry, fold, no_account, note_change, reload};
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::{output, password};

@@ -30,8 +30,21 @@ const OPEN: [&[u8]; 13] = [
     b"STARTTLS",
 ];
 /// Mechanisms that are named. Any other word behind AUTH may be a password in the wrong place.
-const MECHANISMS: [&str; 8] =
-    ["PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "XOAUTH2", "OAUTHBEARER"];
+const MECHANISMS: [&str; 13] = [
+    "PLAIN",
+    "LOGIN",
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-1",
+    "EXTERNAL",
+    "CRAM-MD5",
+    "DIGEST-MD5",
+    "NTLM",
+    "GSSAPI",
+    "XOAUTH2",
+    "OAUTHBEARER",
+];
 
 /// The lines of a session that matter for its present transaction.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 use postern_smtp::Reply;
 
+use crate::commands::auth;
 use crate::replies;
 use crate::session::{Context, Hello};
 
@@ -26,9 +27,10 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
     if context.tls.is_none() && context.shared.tls.load().is_some() {
         extensions.push("STARTTLS".to_owned());
     }
-    // Never in clear text and never on port 25: a password that is not asked for is not sent.
-    if context.tls.is_some() && context.peer.listener.is_submission() && context.login.is_none() {
-        extensions.push("AUTH PLAIN LOGIN".to_owned());
+    let mechanisms = if context.login.is_none() { auth::offered(context) } else { Vec::new() };
+    if !mechanisms.is_empty() {
+        let names: Vec<&str> = mechanisms.iter().map(|mechanism| mechanism.as_str()).collect();
+        extensions.push(format!("AUTH {}", names.join(" ")));
     }
     replies::extended_hello(hostname, &extensions)
 }

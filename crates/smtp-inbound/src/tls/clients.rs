@@ -122,7 +122,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::time::Duration;
 
-    use postern_config::relay::Relay;
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
         date_time_ymd,
@@ -180,9 +179,7 @@ mod tests {
             key: file("key.pem", own.signing_key.serialize_pem()),
             client_ca: Some(file("ca.pem", ca.pem())),
         };
-        let relay: Relay =
-            toml::from_str("certificates = [{ name = \"gw.proseware.test\", label = \"gateway\" }]").unwrap();
-        load(&tls, &relay).unwrap()
+        load(&tls, true).unwrap()
     }
 
     /// Trusts every server.
@@ -370,7 +367,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         let tls =
             postern_config::Tls { certificate: path("cert.pem"), key: path("key.pem"), client_ca: None };
-        let server = load(&tls, &Relay::default()).unwrap();
+        let server = load(&tls, false).unwrap();
         let gateway = issued(&ca, |_| {});
         let (shown, _) = shake(&server, &client(&TLS13, Some(proved(&gateway))), now()).unwrap();
         assert_eq!(shown, None);
