@@ -510,6 +510,8 @@ impl Connection {
     /// Takes the message, or a chunk of it, in. `false`: the client was silent for too long, and was told.
     async fn receive(&mut self, receiver: &mut Receiver) -> Result<bool, Broken> {
         let max_buffers = self.session.config().smtp.max_buffers;
+        // Its time runs also where all of a chunk is here already.
+        self.message_end();
         let (began, before) = (Instant::now(), receiver.taken());
         while !receiver.take(&mut self.input).await {
             self.weigh(receiver.in_memory());
