@@ -154,8 +154,13 @@ fn a_bad_reload_keeps_the_old_configuration_running() {
     assert_eq!(output.code, 1, "{output:?}");
     assert!(is_recipient(&daemon, ALICE));
     assert!(daemon.is_running());
+    let socket = daemon.folder().join("control.sock");
+    let warned = daemon.ctl(&["--socket", socket.to_str().unwrap(), "status"]).stdout;
+    assert!(warned.contains("the last reload failed") && warned.contains("hostnme"), "{warned}");
     std::fs::write(daemon.config(), good).unwrap();
     daemon.ask(&["reload"]);
+    let status = daemon.ctl(&["status"]).stdout;
+    assert!(!status.contains("the last reload failed"), "{status}");
 }
 
 #[test]
@@ -292,6 +297,12 @@ fn check(daemon: &Daemon) -> Output {
 fn check_says_where_and_what_is_meant() {
     let daemon = Setup::new().prepare();
     assert!(check(&daemon).status.success());
+    // The file may be named in front of the command, too.
+    let missing =
+        Command::new(env!("CARGO_BIN_EXE_posternd")).args(["--config", "/nowhere.toml", "check"]).output();
+    let said = missing.unwrap();
+    assert_eq!(said.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("/nowhere.toml"), "{said:?}");
     let good = std::fs::read_to_string(daemon.config()).unwrap().replace("user = \"root\"\n", "");
     let cases = [
         ("hostnme = \"x\"\n", ":1:1", "hostname"),

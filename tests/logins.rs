@@ -232,9 +232,18 @@ fn locking_a_login_is_one_step_and_unlocking_too() {
 
     ctl(&daemon, &["account", "unlock", ALICE]);
     assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
+    assert_says(&send(&daemon, ALICE, &["y@adatum.test"]), 250, &[]);
+    // More than one message is asked about, but the lock does not wait for the answer.
+    let unasked = daemon.ctl(&["account", "lock", ALICE, "--purge-queue"]);
+    assert!(
+        unasked.code == 2 && unasked.stderr.contains("alice@proseware.test is locked, but"),
+        "{unasked:?}"
+    );
+    assert_says(&log_in(&daemon, ALICE, PASSWORD), 535, &["5.7.13"]);
+    ctl(&daemon, &["account", "unlock", ALICE]);
     assert_says(&open.command(&format!("MAIL FROM:<{ALICE}>")), 250, &[]);
     let purged = ctl(&daemon, &["account", "lock", ALICE, "--purge-queue", "--yes", "--reason", "spam"]);
-    assert!(purged.contains("1 changed"), "{purged}");
+    assert!(purged.contains("2 changed"), "{purged}");
     daemon.wait_for_empty_queue();
     let audit = ctl(&daemon, &["audit"]);
     for verb in ["account-suspend", "account-lock", "account-unlock"] {

@@ -81,6 +81,8 @@ fn relaying_is_refused_in_the_words_that_are_configured() {
 
     reload(&daemon, "[replies]\nfamily = \"exim\"\nmigrating = true");
     assert!(relay(&daemon).text().starts_with("454 4.7.1 relay not permitted"));
+    let status = daemon.ctl(&["status"]).stdout;
+    assert!(status.contains("replies.migrating is on"), "{status}");
     assert_eq!(rcpt(&daemon, "MAIL FROM:<>", "nobody@proseware.test").code, 550);
     // `policy explain` tells the same words.
     let client = daemon.mx().ip().to_string();

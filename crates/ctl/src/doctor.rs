@@ -2,16 +2,16 @@
 //!
 //! | step | what | module |
 //! |---|---|---|
-//! | `settings` | listeners, certificate, AUTH, the host name | [`settings`], [`certificate`] |
+//! | `settings` | listeners, certificate, AUTH, the host name | `settings`, `certificate` |
 //! | `senders` | who may send as whom | `postern_policy::checkup` |
 //! | `dns` | SPF, DKIM, DMARC, MX, PTR | `postern_outbound::checkup` |
 //! | `blocklists` | our own addresses on lists | the same |
 //! | `relay` | is it an open relay? | [`relay`] |
-//! | `reputation` | what others defer and refuse | [`reputation`] |
-//! | `contact` | whom to ask, and with what | [`contact`], [`bundle`] |
+//! | `reputation` | what others defer and refuse | `reputation` |
+//! | `contact` | whom to ask, and with what | `contact`, `bundle` |
 //!
-//! Without a step, all of them: [`checklist`]. What only the daemon knows is asked over the control socket; where it does not
-//! answer, [`sources`] does what the configuration allows. Nothing is changed.
+//! Without a step, all of them: `checklist`. What only the daemon knows is asked over the control socket; where it does not
+//! answer, `sources` does what the configuration allows. Nothing is changed.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -54,16 +54,16 @@ struct Arguments {
 #[derive(Debug, Args)]
 struct RunArguments {
     /// The main configuration file; `conf.d/*.toml` beside it is read too.
-    #[arg(long, short, default_value = "/etc/postern/postern.toml", value_name = "FILE")]
+    #[arg(long, short, global = true, default_value = "/etc/postern/postern.toml", value_name = "FILE")]
     config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run in the foreground until SIGTERM; SIGHUP reloads the configuration. This is the default.
-    Run(RunArguments),
+    Run,
     /// Read the configuration, say what is wrong with it, and end with 0 or 78.
-    Check(RunArguments),
+    Check,
     /// Show the whole way of a message on loopback: two servers, real mail, nothing else needed.
     Demo(demo::DemoArguments),
 }
@@ -78,9 +78,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match arguments.command.unwrap_or(Command::Run(arguments.run)) {
-        Command::Run(arguments) => serve(&arguments.config),
-        Command::Check(arguments) => check(&arguments.config),
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => serve(&arguments.run.config),
+        Command::Check => check(&arguments.run.config),
         Command::Demo(arguments) => demo::run(&arguments),
     }
 }

@@ -116,6 +116,8 @@ pub struct Reloader {
     turn: tokio::sync::Mutex<()>,
     /// Told after each reload.
     reloaded: Arc<Notify>,
+    /// Why the files are not in force, where the last reload failed.
+    not_taken: Mutex<Option<String>>,
 }
 
 /// What goes on from one configuration to the next.
@@ -161,6 +163,7 @@ impl Reloader {
             stop,
             turn,
             reloaded: Arc::default(),
+            not_taken: Mutex::default(),
         }
     }
 
@@ -214,6 +217,7 @@ impl Reloader {
                 tracing::error!(event = "reload-failed", "the old configuration stays in force: {error}")
             }
         }
+        *self.not_taken.lock() = result.as_ref().err().cloned();
         result
     }
 
@@ -325,6 +329,25 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     settings.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
 }
 
+impl Reloader {
+    /// The files are not what is in force.
+    fn not_in_force(&self) -> Option<String> {
+        let problem = self.not_taken.lock().clone()?;
+        let first = problem.lines().next().unwrap_or_default();
+        Some(format!(
+            "the last reload failed, the configuration before it is in force, and a start may fail (`posternctl config check`): {first}"
+        ))
+    }
+
+    /// What is meant for a few days is not forgotten.
+    fn migrating(&self) -> Option<String> {
+        let is_on = self.live.config.load().replies.migrating;
+        is_on.then(|| {
+            "replies.migrating is on: whoever may not relay is told to try again; take it out when the move is over".to_owned()
+        })
+    }
+}
+
 impl Daemon for Reloader {
     fn reload(&self) -> Pending<'_, Result<ReloadReport, String>> {
         Box::pin(self.reload_logged())
@@ -387,7 +410,17 @@ impl Daemon for Reloader {
             pending.iter().map(|setting| format!("{setting} has changed and counts only after a restart"));
         let domains = verification::warnings(&self.live.config.load(), &self.live.policy.load());
         let lists = blocklist_warnings(&self.live.policy.load());
-        self.live.warnings.load().iter().cloned().chain(pending).chain(domains).chain(lists).collect()
+        let state = self.not_in_force().into_iter().chain(self.migrating());
+        self.live
+            .warnings
+            .load()
+            .iter()
+            .cloned()
+            .chain(state)
+            .chain(pending)
+            .chain(domains)
+            .chain(lists)
+            .collect()
     }
 
     fn verify(&self, domains: Vec<Domain>) -> Pending<'_, ()> {

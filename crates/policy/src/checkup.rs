@@ -2,7 +2,7 @@
 //!
 //! | check | module |
 //! |---|---|
-//! | may the right logins send, and as whom? | [`senders`] |
+//! | may the right logins send, and as whom? | [`mod@senders`] |
 //! | what does a list of addresses say with its answer? | [`blocklist`] |
 //! | who receives the mail of a domain, and where do they hear complaints? | [`contacts`] |
 //!

@@ -131,7 +131,10 @@ fn relaying(client: &str, sender: &str, recipient: &str, domain: &str) -> Vec<St
             .to_owned(),
         "let the client in by its host name: relay.hosts = [{ name = \"...\", label = \"...\" }]".to_owned(),
         trust(client),
-        format!("relay for the domain: relay.relay_domains = [{{ name = {domain:?} }}]"),
+        format!(
+            "only where this server is a backup of the domain, as everybody may send there then: relay.relay_domains = \
+             [{{ name = {domain:?}, recipients = \"call-forward\" }}]"
+        ),
     ]
 }
 

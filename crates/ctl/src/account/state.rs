@@ -107,13 +107,8 @@ pub(super) async fn lock(
         let set = StateSet { account: None, only_file: false, beside_file: None, dry_run: true, queue };
         return say(session, "lock", &name, &set);
     }
-    if !options.yes && !agreed_to_purge(session, change.as_ref()).await? {
-        session.note("nothing was changed");
-        return Ok(Exit::Finding);
-    }
+    // The lock does not wait for an answer about the queue; that is asked about also where the file cannot be written.
     let suspended = suspend(session, &name, &options).await?;
-    // Whatever becomes of the queue, the file comes too.
-    let queue = change_queue(session, change.as_ref()).await;
     let file = match &config {
         Ok(config) => set_locked(session, config, &name, &options).await,
         Err(failure) => Err(Failure::Finding(failure.text().unwrap_or_default())),
@@ -123,7 +118,7 @@ pub(super) async fn lock(
         (Err(failure), Some(view)) => (Some(view), false, failure.text()),
         (Err(failure), None) => return Err(failure),
     };
-    let queue = queue.inspect_err(|_| {
+    let queue = change_if_agreed(session, change.as_ref(), options.yes).await.inspect_err(|_| {
         session.note(&format!("{} is locked, but nothing was done about its messages", output::clean(&name)));
     })?;
     let set = StateSet { account, only_file, beside_file, dry_run: false, queue };
@@ -162,6 +157,18 @@ async fn change_queue(
 ) -> Result<Option<Changed>, Failure> {
     let Some((verb, request)) = change else { return Ok(None) };
     Ok(Some(session.client()?.post(&format!("/v1/queue/{verb}"), request).await?))
+}
+
+async fn change_if_agreed(
+    session: &Session,
+    change: Option<&(&str, ChangeRequest)>,
+    agreed: bool,
+) -> Result<Option<Changed>, Failure> {
+    if !agreed && !agreed_to_purge(session, change).await? {
+        session.note("its messages stay in the queue");
+        return Ok(None);
+    }
+    change_queue(session, change).await
 }
 
 /// Whether what is thrown away may be.
