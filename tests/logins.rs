@@ -705,3 +705,28 @@ fn fail2ban_itself_takes_the_filter() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("4 matched, 0 missed"), "{said}");
 }
+
+#[test]
+fn the_command_that_a_refusal_names_lets_the_sender_pass() {
+    let daemon = Setup::new().start();
+    let mail = "MAIL FROM:<desk@proseware.test>";
+    let mut open = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let refused = open.command(mail).text();
+    assert!(refused.starts_with("550 5.7.1"), "{refused}");
+    let reference = refused.split("(ref ").nth(1).unwrap().trim_end_matches(')');
+    let record = daemon.ctl(&["explain", reference, "--json"]).json();
+    let remedy = record["remedies"][0].as_str().unwrap();
+    let command = remedy.split('`').nth(1).unwrap().strip_prefix("posternctl ").unwrap();
+    let granted = ctl(&daemon, &command.split(' ').collect::<Vec<_>>());
+    assert!(granted.contains("may now send as more: alice@proseware.test"), "{granted}");
+    open.expect(mail, 250);
+    open.expect("RSET", 250);
+    let again = daemon.ctl(&["account", "grant", ALICE, "--send-as", "desk@proseware.test"]);
+    assert!(again.code == 1 && again.stderr.contains("has it already"), "{again:?}");
+    ctl(&daemon, &["account", "revoke", ALICE, "--send-as", "desk@proseware.test"]);
+    assert_says(&open.command(mail), 550, &["5.7.1"]);
+    let nothing = daemon.ctl(&["account", "grant", ALICE]);
+    assert!(nothing.code == 2 && nothing.stderr.contains("--send-as"), "{nothing:?}");
+    let audit = ctl(&daemon, &["audit"]);
+    assert!(audit.contains("account-grant") && audit.contains("account-revoke"), "{audit}");
+}

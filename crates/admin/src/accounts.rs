@@ -163,6 +163,8 @@ fn not_in_force(verb: AccountVerb, account: Option<&AccountView>) -> Option<Stri
         AccountVerb::Disable => Some(LoginState::Disabled),
         AccountVerb::Unlock | AccountVerb::Enable => Some(LoginState::Active),
         AccountVerb::Add
+        | AccountVerb::Grant
+        | AccountVerb::Revoke
         | AccountVerb::Password
         | AccountVerb::AppPasswordAdd
         | AccountVerb::AppPasswordRemove => state,

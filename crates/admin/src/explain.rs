@@ -416,7 +416,10 @@ mod tests {
         let answer = asked(&request);
         let stages: Vec<_> = answer.stages.iter().map(|stage| stage.stage.as_str()).collect();
         assert_eq!(stages, ["login", "mail"]);
-        assert!(answer.stages[1].decision.remedies[0].contains("send_as = [\"bob@proseware.test\"]"));
+        assert!(
+            answer.stages[1].decision.remedies[0]
+                .contains("account grant alice@proseware.test --send-as bob@proseware.test")
+        );
     }
 
     #[test]

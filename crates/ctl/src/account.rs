@@ -28,9 +28,11 @@ use crate::output::{self, Look};
 use crate::policy::words;
 
 pub(crate) mod app_password;
+mod grants;
 mod secrets;
 mod state;
 
+use grants::Way;
 use secrets::{NewPassword, PasswordOptions, Secrets};
 
 /// The mode of a new file: hashes are for root and the daemon's group.
@@ -52,6 +54,12 @@ pub enum Verb {
     /// Give a login another password. Sessions that were opened with the old one end; app passwords stay.
     #[command(after_help = PASSWORD_EXAMPLES)]
     Password(PasswordOptions),
+    /// Let a login send as further addresses or domains.
+    #[command(after_help = GRANT_EXAMPLES)]
+    Grant(grants::Options),
+    /// Take such a right back; what follows from the login's name and permission stays.
+    #[command(after_help = GRANT_EXAMPLES)]
+    Revoke(grants::Options),
     /// List the logins, without their passwords: whether they may be used, and which senders they may use.
     List,
     /// Remove a login.
@@ -89,6 +97,12 @@ Examples:
   posternctl account lock news@proseware.test --state quota-locked --reason 'ten times the usual'
   posternctl account unlock bob@proseware.test
   posternctl queue release --account bob@proseware.test";
+
+const GRANT_EXAMPLES: &str = "\
+Examples:
+  posternctl account grant alice@proseware.test --send-as shared@proseware.test
+  posternctl account grant printer --domain adatum.test
+  posternctl account revoke alice@proseware.test --send-as shared@proseware.test";
 
 const PASSWORD_EXAMPLES: &str = "\
 Examples:
@@ -169,6 +183,8 @@ impl Verb {
         match this {
             Self::Add(options) => add(session, &config, &options).await,
             Self::Password(options) => secrets::change(session, &config, &options).await,
+            Self::Grant(options) => grants::change(session, &config, &options, Way::Grant).await,
+            Self::Revoke(options) => grants::change(session, &config, &options, Way::Revoke).await,
             Self::List => list(session, &config.accounts).await,
             Self::Remove { name } => remove(session, &config, &name).await,
             Self::Show { name } => state::show(session, name).await,

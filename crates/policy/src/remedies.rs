@@ -175,9 +175,9 @@ fn host(client: &str) -> String {
 
 fn grant(login: &str, address: &str) -> Vec<String> {
     let mut ways =
-        vec![format!("grant the sender to account {login:?} in accounts.toml: send_as = [{address:?}]")];
+        vec![format!("let the login send as it: `posternctl account grant {login} --send-as {address}`")];
     if let Some((_, domain)) = address.rsplit_once('@') {
-        ways.push(format!("or its whole domain: domains = [{domain:?}]"));
+        ways.push(format!("or as its whole domain: `posternctl account grant {login} --send-as @{domain}`"));
     }
     ways
 }

@@ -125,6 +125,10 @@ pub enum AccountVerb {
     Disable,
     /// It is active again, as after `unlock`.
     Enable,
+    /// It may send as more.
+    Grant,
+    /// It may send as less.
+    Revoke,
     /// It has another password.
     Password,
     /// It has a further password.
@@ -143,6 +147,8 @@ impl AccountVerb {
             Self::Unlock => "account-unlock",
             Self::Disable => "account-disable",
             Self::Enable => "account-enable",
+            Self::Grant => "account-grant",
+            Self::Revoke => "account-revoke",
             Self::Password => "account-password",
             Self::AppPasswordAdd => "account-app-password-add",
             Self::AppPasswordRemove => "account-app-password-remove",

@@ -75,7 +75,7 @@ fn of_login(account: &Account, config: &Config, policy: &Policy, now: SystemTime
     match Address::parse(&account.name) {
         Err(_) if account.permission == Permission::Listed && !is_granted => found.push(
             Finding::error(&place, "it may send as nobody: its name is no address, and it is granted none")
-                .mend("in the file of logins: send_as = [\"NAME@DOMAIN\"]"),
+                .mend(format!("posternctl account grant {} --send-as NAME@DOMAIN", account.name)),
         ),
         Ok(address) if account.state != LoginState::Disabled => {
             unreachable(&place, &address, config, policy, found)
