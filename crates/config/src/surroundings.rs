@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -33,18 +34,21 @@ impl Surroundings {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mut gateways = gateways_v4(&read("/proc/net/route"));
         gateways.extend(gateways_v6(&read("/proc/net/ipv6_route")));
-        Self { container: in_container(), gateways, own: interface_addresses() }
+        Self { container: in_container(), gateways, own: interface_addresses().unwrap_or_default() }
     }
 }
 
-fn interface_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
+/// The addresses of all interfaces as they are now, loopback included.
+///
+/// # Errors
+/// Where the system does not say.
+pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     let address = |interface: nix::ifaddrs::InterfaceAddress| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
     };
-    interfaces.filter_map(address).collect()
+    Ok(getifaddrs()?.filter_map(address).collect())
 }
 
 fn in_container() -> bool {

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use postern_config::surroundings::interface_addresses;
 use postern_config::{Config, Route, Via};
 use postern_policy::Policy;
 use postern_policy::directory::expand_maildir;
@@ -365,26 +366,16 @@ impl OwnAddresses {
         }
         let mut interfaces = self.interfaces.lock();
         let fresh = interfaces.take().filter(|(asked, _)| asked.elapsed() < INTERFACES_BELIEVED);
-        let (_, addresses) =
-            interfaces.insert(fresh.unwrap_or_else(|| (Instant::now(), interface_addresses())));
+        let (_, addresses) = interfaces.insert(fresh.unwrap_or_else(|| (Instant::now(), own_addresses())));
         addresses.contains(&ip.to_canonical())
     }
 }
 
-fn interface_addresses() -> Vec<IpAddr> {
-    match nix::ifaddrs::getifaddrs() {
-        Ok(interfaces) => interfaces
-            .filter_map(|interface| {
-                let address = interface.address?;
-                let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-                v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-            })
-            .collect(),
-        Err(error) => {
-            tracing::warn!(event = "no-interfaces", %error, "mail loops to this server may go unnoticed");
-            Vec::new()
-        }
-    }
+fn own_addresses() -> Vec<IpAddr> {
+    interface_addresses().unwrap_or_else(|error| {
+        tracing::warn!(event = "no-interfaces", %error, "mail loops to this server may go unnoticed");
+        Vec::new()
+    })
 }
 
 fn of_route<'a>(route: &'a Route, recipient: &'a Address) -> Hop<'a> {
