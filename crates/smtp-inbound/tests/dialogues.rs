@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "support/player.rs"]
+mod player;
 mod support;
 
 use std::fmt::Write as _;
@@ -14,18 +16,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
+use player::{Player, TLS};
 use postern_config::ListenerKind;
-use postern_smtp::Reply;
-use postern_smtp_inbound::Shared;
-use postern_smtp_inbound::receive::Receiver;
-use postern_smtp_inbound::session::{Action, Ahead, Commit, Credentials, PasswordCheck, Peer, Session};
-use postern_smtp_inbound::tls::Protection;
+use postern_smtp_inbound::session::Peer;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use support::Server;
-
-const TLS: Protection = Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
 
 /// Where the dialogues are.
 fn directory() -> PathBuf {
@@ -301,137 +298,6 @@ impl Dialogue {
             }
         }
         Ok(())
-    }
-}
-
-/// What comes next in the input, if it is no line.
-enum Content {
-    Message(Box<Receiver>),
-    Chunk(Box<Receiver>),
-    /// Octets to throw away, and what to do then.
-    Skipped(u64, Box<Action>),
-}
-
-/// Does what a connection does, with a buffer in place of a socket.
-struct Player {
-    session: Session,
-    shared: Arc<Shared>,
-    peer: Peer,
-    input: BytesMut,
-    /// Content of which more must come.
-    content: Option<Content>,
-    said: Vec<String>,
-    closed: bool,
-}
-
-impl Player {
-    fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
-        let session = Session::new(Arc::clone(&shared), peer, tls);
-        Self { session, shared, peer, input: BytesMut::new(), content: None, said: Vec::new(), closed: false }
-    }
-
-    async fn hear(&mut self, said: &[u8]) {
-        self.input.extend_from_slice(said);
-        if let Some(content) = self.content.take() {
-            self.receive(content).await;
-        }
-        while let Some(at) = self.input.iter().position(|byte| *byte == b'\n').filter(|_| self.listens()) {
-            let line = self.input.split_to(at + 1);
-            let ahead = if self.input.is_empty() { Ahead::Nothing } else { Ahead::Input };
-            let action = match line.strip_suffix(b"\r\n") {
-                Some(line) if line.len() + 2 > self.session.config().smtp.max_command_line => {
-                    self.session.line_too_long()
-                }
-                Some(line) => self.session.line(line, ahead),
-                None => self.session.bare_line_end(),
-            };
-            self.act(action).await;
-        }
-    }
-
-    /// Whether lines are commands now.
-    fn listens(&self) -> bool {
-        !self.closed && self.content.is_none()
-    }
-
-    /// Takes content in; what is not there yet is waited for.
-    async fn receive(&mut self, mut content: Content) {
-        let is_whole = match &mut content {
-            Content::Message(receiver) | Content::Chunk(receiver) => receiver.take(&mut self.input).await,
-            Content::Skipped(octets, _) => {
-                let here = (*octets).min(self.input.len() as u64);
-                self.input.advance(here as usize);
-                *octets -= here;
-                *octets == 0
-            }
-        };
-        if !is_whole {
-            self.content = Some(content);
-            return;
-        }
-        let action = match content {
-            Content::Message(receiver) => self.session.data_received(receiver.finish()),
-            Content::Chunk(receiver) => self.session.chunk_received(receiver),
-            Content::Skipped(_, then) => *then,
-        };
-        Box::pin(self.act(action)).await;
-    }
-
-    async fn act(&mut self, first: Action) {
-        let mut action = first;
-        loop {
-            action = match action {
-                Action::Reply(reply) => return self.say(&reply),
-                Action::Delayed(reply, delay) => {
-                    self.say(&reply);
-                    return self.said.push(format!("({} ms later)", delay.as_millis()));
-                }
-                Action::Close(reply) => {
-                    self.say(&reply);
-                    self.said.push("-".to_owned());
-                    self.closed = true;
-                    return;
-                }
-                Action::StartTls(reply) => {
-                    self.say(&reply);
-                    self.input.clear();
-                    self.session = Session::new(Arc::clone(&self.shared), self.peer, Some(TLS));
-                    return;
-                }
-                Action::CheckPassword(credentials) => {
-                    let policy = self.shared.policy.load_full();
-                    let now = self.shared.clock.now();
-                    let Credentials { name, password } = credentials;
-                    let verified = policy.accounts.verify(&name, &password, self.peer.client, now);
-                    self.session.password_checked(PasswordCheck::Done(verified))
-                }
-                Action::Find(wanted, postponed) => {
-                    self.session.find(wanted).await;
-                    self.session.informed(postponed)
-                }
-                Action::AwaitQueue => {
-                    let queue = self.shared.door.queue().await;
-                    self.session.queue_opened(Some(queue))
-                }
-                Action::ReceiveData(reply, receiver) => {
-                    self.say(&reply);
-                    self.content = Some(Content::Message(receiver));
-                    return;
-                }
-                Action::ReceiveChunk(receiver) => return self.receive(Content::Chunk(receiver)).await,
-                Action::SkipChunk(octets, then) => return self.receive(Content::Skipped(octets, then)).await,
-                Action::Commit(commit) => {
-                    let Commit { incoming, envelope, header } = *commit;
-                    self.session.committed(incoming.commit(envelope, header).await)
-                }
-            };
-        }
-    }
-
-    fn say(&mut self, reply: &Reply) {
-        let mut wire = Vec::new();
-        reply.write_to(&mut wire);
-        self.said.extend(String::from_utf8(wire).unwrap().lines().map(str::to_owned));
     }
 }
 
