@@ -8,11 +8,20 @@ use std::process::{Child, Command, Stdio};
 use super::measure::{Processes, TemporaryFolder};
 use super::{Server, Setup, sink, wait_for_greeting};
 
-/// Starts posternd with a spool in a new folder; loopback is a trusted network, all mail goes to the next hop.
+/// Starts posternd with a spool in a new folder; 127.0.0.1 is a trusted network, all mail goes to the next hop.
 pub fn start(setup: &Setup) -> Result<Box<dyn Server>, String> {
+    start_with(setup, "")
+}
+
+/// The same with more of a configuration; its tables are merged with those that are there.
+pub fn start_with(setup: &Setup, more: &str) -> Result<Box<dyn Server>, String> {
     let folder = TemporaryFolder::new()?;
     let route = format!("[[route]]\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", setup.next_hop);
     let site = Site::new(folder.path(), &route)?;
+    let parts = folder.path().join("conf.d");
+    fs::create_dir(&parts)
+        .and_then(|()| fs::write(parts.join("more.toml"), more))
+        .map_err(|e| e.to_string())?;
     let daemon = site.start_counted(setup)?;
     let server = Postern { daemon, site, _folder: folder };
     wait_for_greeting(server.address())?;
@@ -104,7 +113,7 @@ address = "{address}"
 max_messages = 1000000
 
 [relay]
-trusted_networks = [{{ network = "127.0.0.0/8", label = "loopback" }}]
+trusted_networks = [{{ network = "127.0.0.1/32", label = "load" }}]
 
 [[domain]]
 name = "proseware.test"

@@ -20,13 +20,18 @@ struct Postfix {
 
 /// Starts a Postfix whose only job is to relay from loopback to the next hop.
 pub fn start(setup: &Setup) -> Result<Box<dyn Server>, String> {
+    start_with(setup, "")
+}
+
+/// The same with more lines in its `main.cf`.
+pub fn start_with(setup: &Setup, more: &str) -> Result<Box<dyn Server>, String> {
     let master = Path::new(DAEMONS).join("master");
     if !master.exists() {
         return Err("Postfix is not installed".into());
     }
     let folder = TemporaryFolder::new()?;
     let address = sink::nobody()?;
-    prepare(folder.path(), address, setup.next_hop)?;
+    prepare(folder.path(), address, setup.next_hop, more)?;
     let config = folder.path().join("etc");
     let mut command = match &setup.count {
         None => Command::new(&master),
@@ -43,7 +48,7 @@ pub fn start(setup: &Setup) -> Result<Box<dyn Server>, String> {
 }
 
 /// Configuration, and the folders that `postfix check` makes.
-fn prepare(folder: &Path, address: SocketAddr, next_hop: SocketAddr) -> Result<(), String> {
+fn prepare(folder: &Path, address: SocketAddr, next_hop: SocketAddr, more: &str) -> Result<(), String> {
     let write =
         |name: &str, text: String| fs::write(folder.join(name), text).map_err(|e| format!("{name}: {e}"));
     for name in ["etc", "queue", "data"] {
@@ -57,7 +62,7 @@ fn prepare(folder: &Path, address: SocketAddr, next_hop: SocketAddr) -> Result<(
             let _ = fs::set_permissions(above, mode);
         }
     }
-    write("etc/main.cf", main_cf(folder, next_hop))?;
+    write("etc/main.cf", main_cf(folder, next_hop) + more)?;
     write("etc/master.cf", master_cf(address))?;
     let own = Command::new("chown").arg("postfix").arg(folder.join("data")).status();
     own.map_err(|e| format!("chown: {e}"))?;
@@ -79,7 +84,7 @@ mail_owner = postfix
 setgid_group = postdrop
 myhostname = mail.proseware.test
 mydestination =
-mynetworks = 127.0.0.0/8
+mynetworks = 127.0.0.1/32
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 relayhost = [{}]:{}

@@ -1,0 +1,109 @@
+//! What many connections cost, and what honest clients notice of them: Postern and, in turn with it on the same machine, Postfix.
+//!
+//! ```text
+//! cargo bench --bench siege                      # everything, with Postfix if it is installed (needs root)
+//! cargo bench --bench siege -- --quick           # the same with small numbers, to see that it works
+//! cargo bench --bench siege -- flood --seconds 20
+//! cargo bench --bench siege -- bodies --sessions 200 --megabytes 25
+//! ```
+//!
+//! | scenario | what |
+//! |---|---|
+//! | `flood` | new connections from many addresses of loopback, as fast as they come, beside one honest client |
+//! | `idle` | sessions that say nothing, as many as the limit of open files allows |
+//! | `bodies` | large messages in many sessions at once, and the memory that they take |
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+mod bodies;
+mod flood;
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "each benchmark uses its part of it")]
+mod harness;
+mod idle;
+
+use std::time::Duration;
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    scenarios: Vec<Scenario>,
+    /// `flood`: how long it is.
+    time: Duration,
+    /// `bodies`: how many at once.
+    sessions: usize,
+    /// `bodies`: octets of each.
+    octets: usize,
+    /// `idle`: as many as there may be, or these.
+    idle: Option<usize>,
+}
+
+type Scenario = (&'static str, fn(&Plan) -> Result<(), String>);
+
+const SCENARIOS: [Scenario; 3] =
+    [("flood", flood::measure), ("idle", idle::measure), ("bodies", bodies::measure)];
+
+fn main() {
+    let plan = Plan::read(std::env::args().skip(1)).unwrap_or_else(|problem| {
+        eprintln!("siege: {problem}");
+        std::process::exit(2)
+    });
+    println!(
+        "no TLS, log on; {} processors shared by load and servers",
+        std::thread::available_parallelism().map_or(0, usize::from),
+    );
+    let mut failed = false;
+    for (name, measure) in &plan.scenarios {
+        if let Err(problem) = measure(&plan) {
+            eprintln!("{name}: not measured: {problem}");
+            failed = true;
+        }
+    }
+    std::process::exit(failed.into());
+}
+
+impl Plan {
+    fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut plan = Self {
+            scenarios: Vec::new(),
+            time: Duration::from_secs(20),
+            sessions: 200,
+            octets: 25_000_000,
+            idle: None,
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                // Cargo adds it.
+                "--bench" => {}
+                "--quick" => {
+                    plan.time = Duration::from_secs(1);
+                    (plan.sessions, plan.octets, plan.idle) = (10, 1_000_000, Some(200));
+                }
+                "--seconds" => plan.time = Duration::from_secs_f64(number(&value()?)?),
+                "--sessions" => plan.sessions = number(&value()?)?,
+                "--megabytes" => plan.octets = number::<usize>(&value()?)? * 1_000_000,
+                "--idle" => plan.idle = Some(number(&value()?)?),
+                name => plan.scenarios.push(scenario(name)?),
+            }
+        }
+        if plan.scenarios.is_empty() {
+            plan.scenarios = SCENARIOS.to_vec();
+        }
+        if plan.time.is_zero() || plan.sessions == 0 || plan.octets == 0 || plan.idle == Some(0) {
+            return Err("there is nothing to measure with a 0".into());
+        }
+        Ok(plan)
+    }
+}
+
+fn scenario(name: &str) -> Result<Scenario, String> {
+    let known = SCENARIOS.iter().find(|(known, _)| *known == name).copied();
+    known.ok_or_else(|| {
+        format!("unknown argument {name:?}; scenarios: {}", SCENARIOS.map(|(n, _)| n).join(", "))
+    })
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}
