@@ -8,8 +8,9 @@
 //! not be used now is asked again as if it might. So a table can expect that a login is refused, and still never keeps one
 //! from being locked.
 
+mod report;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,13 +18,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use postern_config::diagnostic::{Place, Severity};
+use postern_config::diagnostic::Severity;
 use postern_config::{Config, Diagnostic, LoginState, RequireVerified};
 use postern_policy::Policy;
 use postern_policy::facts::Wanted;
 use postern_policy::owners_lock::OwnersLock;
-use postern_policy::relay::Verdict;
+use postern_policy::relay::{Reason, Verdict};
 use postern_policy::sender_domains::SenderPolicy;
+use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::standing::blocklists::Answered;
 use postern_policy::standing::grants::TemporaryGrant;
@@ -34,8 +36,11 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::value::Datetime;
 
-use crate::api::{ExplainRequest, Explanation, Rule, StageView};
-use crate::explain::{BadQuestion, Beyond, explain, goes_on, read_header, wanted};
+use crate::api::{ExplainRequest, Explanation};
+use crate::explain::{BadQuestion, Beyond, explain, read_header, wanted};
+
+use report::differences;
+pub use report::{Answer, Expected, Problems, RowReport, TableReport};
 
 /// A table of ten thousand questions has about half of it.
 const MAX_TABLE: u64 = 4 * 1024 * 1024;
@@ -175,73 +180,6 @@ impl Expect {
     }
 }
 
-/// What came of one table.
-#[derive(Debug, Clone, Serialize)]
-pub struct TableReport {
-    /// The file.
-    pub file: PathBuf,
-    /// One for each question, in order.
-    pub rows: Vec<RowReport>,
-}
-
-/// What came of one question.
-#[derive(Debug, Clone, Serialize)]
-pub struct RowReport {
-    /// Where the question begins in the file.
-    pub line: usize,
-    /// Its name, or what it asks.
-    pub name: String,
-    /// Whether the answer is the one that was expected.
-    pub passed: bool,
-    /// What was expected.
-    pub expected: Expected,
-    /// What the rules say; left out where the question cannot be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<Answer>,
-    /// What of it is not as expected.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
-    /// The answer is only as expected if the login could be used: why it cannot.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub locked: Option<String>,
-    /// The question as `posternctl policy explain` asks it, where the answer is not as expected.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request: Option<ExplainRequest>,
-    /// And every rule that was looked at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub explanation: Option<Explanation>,
-}
-
-/// What was expected of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Expected {
-    /// `accept`, `reject` or `defer`.
-    pub verdict: Expect,
-    /// `not-trusted-not-local` ...; any, where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The code of the reply; any, where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
-}
-
-/// What the rules say: the answer of the last stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Answer {
-    /// `connect`, `login`, `mail`, `rcpt` or `message`.
-    pub stage: String,
-    /// `accept`, `reject` or `defer`.
-    pub verdict: String,
-    /// Why: of a mail that is accepted, why its recipient is.
-    pub reason: String,
-    /// The code of the reply, where the words of replies are known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
-    /// The reply of a refusal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reply: Option<String>,
-}
-
 impl Table {
     /// Reads a table, and what its questions name.
     ///
@@ -294,6 +232,9 @@ impl Row {
         if let Some(name) = &self.host_name {
             Domain::parse(name).map_err(|error| format!("host_name {name:?} is no domain name: {error}"))?;
         }
+        if let Some(reason) = self.reason.as_deref() {
+            known_reason(reason)?;
+        }
         let is_success = self.code.map(|code| (200..300).contains(&code));
         match (self.expect, is_success) {
             (Expect::Accept, Some(false)) => Err("what is accepted has the code 250".to_owned()),
@@ -340,6 +281,16 @@ impl Row {
     }
 }
 
+/// Whether an answer can have this reason: with a slip of the pen in it a question would fail for ever, and not say why.
+fn known_reason(reason: &str) -> Result<(), String> {
+    let known = || Reason::WORDS.into_iter().chain(SessionCheck::WORDS);
+    if known().any(|word| word == reason) {
+        return Ok(());
+    }
+    let words: Vec<&str> = known().collect();
+    Err(format!("there is no reason {reason:?}: reasons are {}", words.join(", ")))
+}
+
 /// Asks tables of the rules of one configuration.
 pub struct Runner<'a> {
     config: &'a Config,
@@ -378,6 +329,8 @@ impl<'a> Runner<'a> {
             Err(error) => (None, vec![format!("the question cannot be asked: {error}")], None),
         };
         let passed = problems.is_empty();
+        let decided = answer.as_ref().zip(explanation.as_ref());
+        let decided_by = decided.filter(|_| !passed).and_then(|(answer, all)| answer.decided_by(all));
         RowReport {
             line,
             name: row.name(),
@@ -387,6 +340,7 @@ impl<'a> Runner<'a> {
             problems,
             locked,
             request: (!passed).then_some(request),
+            decided_by,
             explanation: explanation.filter(|_| !passed),
         }
     }
@@ -509,147 +463,6 @@ fn learn(standing: &Standing, wanted: Wanted, row: &Row, now: SystemTime) {
             let answered = answers.unwrap_or(Answered::NotListed);
             standing.blocklists.learn(&zone, ASSUMED, client, answered, GRANTED, now);
         }
-    }
-}
-
-impl Answer {
-    fn of(explanation: &Explanation) -> Self {
-        let refused = explanation.stages.iter().find(|stage| !goes_on(stage));
-        let Some(stage) = refused else { return Self::accepted(explanation) };
-        let code = stage.reply.as_deref().and_then(|reply| reply.get(..3)?.parse().ok());
-        Self { code, reply: stage.reply.clone(), ..Self::at(stage) }
-    }
-
-    /// Of a mail that is accepted it is the recipient that people ask about.
-    fn accepted(explanation: &Explanation) -> Self {
-        let rcpt = explanation.stages.iter().find(|stage| stage.stage == "rcpt");
-        let at = rcpt.or(explanation.stages.last()).map(Self::at);
-        let none = || Self {
-            stage: "rcpt".to_owned(),
-            verdict: Verdict::Accept.as_str().to_owned(),
-            reason: String::new(),
-            code: None,
-            reply: None,
-        };
-        Self { code: Some(250), ..at.unwrap_or_else(none) }
-    }
-
-    fn at(stage: &StageView) -> Self {
-        Self {
-            stage: stage.stage.clone(),
-            verdict: stage.decision.verdict.clone(),
-            reason: stage.decision.reason.kind.clone(),
-            code: None,
-            reply: None,
-        }
-    }
-
-    /// `reject: not-trusted-not-local (550)`.
-    pub fn words(&self) -> String {
-        let code = self.code.map_or_else(String::new, |code| format!(" ({code})"));
-        format!("{}: {}{code}", self.verdict, self.reason)
-    }
-}
-
-fn differences(expected: &Expected, answer: &Answer) -> Vec<String> {
-    let verdict = expected.verdict.as_str();
-    let mut differences = Vec::new();
-    if answer.verdict != verdict {
-        differences.push(format!("it is answered with {}, not {verdict}", answer.verdict));
-    }
-    if let Some(reason) = expected.reason.as_ref().filter(|reason| **reason != answer.reason) {
-        differences.push(format!("the reason is {}, not {reason}", answer.reason));
-    }
-    if let Some(code) = expected.code.filter(|code| Some(*code) != answer.code) {
-        let given = answer.code.map_or_else(|| "not known here".to_owned(), |code| code.to_string());
-        differences.push(format!("the code is {given}, not {code}"));
-    }
-    differences
-}
-
-impl TableReport {
-    /// The questions with another answer than expected.
-    pub fn failed(&self) -> impl Iterator<Item = &RowReport> {
-        self.rows.iter().filter(|row| !row.passed)
-    }
-
-    /// What is wrong with the answers, as problems of a configuration.
-    pub fn problems(&self) -> Problems {
-        let help = format!(
-            "`posternctl policy test {}` shows every rule that was looked at: change the rules, or what is expected",
-            self.file.display()
-        );
-        let diagnostic = |row: &RowReport, severity, message| Diagnostic {
-            severity,
-            file: self.file.clone(),
-            place: Some(Place { line: row.line, column: 1, width: 1, source: None }),
-            message,
-            help: (severity == Severity::Error).then(|| help.clone()),
-        };
-        let mut problems = Problems::default();
-        for row in &self.rows {
-            let list = match row.lets_in() {
-                _ if row.passed => {
-                    let locked = row.locked.iter().map(|why| format!("{:?}: {why}", row.name));
-                    let locked = locked.map(|message| diagnostic(row, Severity::Warning, message));
-                    problems.locked.extend(locked);
-                    continue;
-                }
-                true => &mut problems.open,
-                false => &mut problems.strict,
-            };
-            list.push(diagnostic(row, Severity::Error, row.problem()));
-        }
-        problems
-    }
-}
-
-impl RowReport {
-    /// Whether the rules take what the table says they do not.
-    fn lets_in(&self) -> bool {
-        let accepted = |answer: &Answer| answer.verdict == Expect::Accept.as_str();
-        self.expected.verdict != Expect::Accept && self.answer.as_ref().is_some_and(accepted)
-    }
-
-    /// What is wrong, and the rule that decided, in one line.
-    pub fn problem(&self) -> String {
-        let mut text = format!("{:?}: {}", self.name, self.problems.join("; "));
-        let last = self.explanation.as_ref().and_then(|explanation| {
-            let stage = self.answer.as_ref().map(|answer| answer.stage.as_str())?;
-            let decision = &explanation.stages.iter().find(|view| view.stage == stage)?.decision;
-            // What refuses is the last that was looked at; what accepts is the last that held.
-            let decides = |rule: &&Rule| rule.matched || decision.verdict != Verdict::Accept.as_str();
-            decision.rules.iter().rev().find(decides)
-        });
-        if let Some(rule) = last {
-            // Writing to a string cannot fail.
-            let _ = write!(text, " ({}: {})", rule.rule, rule.fact);
-        }
-        text
-    }
-}
-
-/// What is wrong with the answers to the tables that a configuration names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Problems {
-    /// Errors: the rules take what a table says they do not, or there is no telling, as a table cannot be asked.
-    pub open: Vec<Diagnostic>,
-    /// Errors, too: any other answer than the one expected. Nobody gets in by them who should not.
-    pub strict: Vec<Diagnostic>,
-    /// Warnings: answers that are as expected but for a login that may not be used now.
-    pub locked: Vec<Diagnostic>,
-}
-
-impl Problems {
-    /// All errors.
-    pub fn errors(&self) -> Vec<Diagnostic> {
-        [self.open.clone(), self.strict.clone()].concat()
-    }
-
-    fn add(&mut self, other: Self) {
-        self.open.extend(other.open);
-        self.strict.extend(other.strict);
-        self.locked.extend(other.locked);
     }
 }
 
@@ -866,6 +679,28 @@ mod tests {
     }
 
     #[test]
+    fn the_rule_that_gave_the_answer_is_named() {
+        let row = ask(
+            "listener = \"submissions\"\nuser = \"alice@proseware.test\"\nfrom = \"alice@proseware.test\"\nto = \"x@adatum.test\"\n\
+             expect = \"reject\"",
+        );
+        // Routes and limits are looked at afterwards.
+        assert!(row.problem().ends_with("(login: logged in as alice@proseware.test)"), "{}", row.problem());
+        let rules = &row
+            .explanation
+            .as_ref()
+            .unwrap()
+            .stages
+            .iter()
+            .find(|stage| stage.stage == "rcpt")
+            .unwrap()
+            .decision
+            .rules;
+        assert_ne!(rules.last().unwrap().rule, "login");
+        assert_eq!(row.decided_by.unwrap().rule, "login");
+    }
+
+    #[test]
     fn senders_in_the_header_are_asked_about() {
         let alice = "listener = \"submissions\"\nuser = \"alice@proseware.test\"\nfrom = \"alice@proseware.test\"\nto = \"x@adatum.test\"\n";
         let row = ask(&format!(
@@ -905,6 +740,11 @@ mod tests {
             (question.to_owned(), "expect"),
             (format!("{question}expect = \"accept\"\ncode = 550\n"), "relay-tests.toml:1: "),
             (format!("{question}expect = \"reject\"\ncode = 250\n"), "from 400 on"),
+            (
+                format!("{question}expect = \"reject\"\nreason = \"not-trusted\"\n"),
+                "no reason \"not-trusted\": reasons are",
+            ),
+            (format!("{question}expect = \"reject\"\nreason = \"\"\n"), "not-trusted-not-local, "),
             (format!("{question}expect = \"accept\"\nat = 2026-11-21\n"), "with its zone"),
             (format!("{question}expect = \"accept\"\nhost_name = \"a..b\"\n"), "host_name"),
             (format!("{question}expect = \"accept\"\nmessage = \"missing.eml\"\n"), "missing.eml"),
