@@ -17,7 +17,7 @@ use postern_admin::api::accounts::{
 use postern_admin::{ClientError, policy_test};
 use postern_config::account::SendAs;
 use postern_config::{Account, Config, Diagnostic, LoginState, render};
-use postern_smtp::Domain;
+use postern_smtp::{Address, Domain};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
@@ -28,6 +28,7 @@ use crate::output::{self, Look};
 use crate::policy::words;
 
 pub(crate) mod app_password;
+mod from_file;
 mod grants;
 mod secrets;
 mod state;
@@ -172,12 +173,13 @@ impl Verb {
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
         let config = crate::config::load(&session.global.config).map(|loaded| loaded.config);
-        // These two work with a configuration that does not load, as far as they can.
+        // These work with a configuration that does not load, as far as they can.
         let (this, config) = match (self, config) {
             (Self::Lock(options), config) => return state::lock(session, config, options).await,
             (Self::Unlock(options), Err(failure)) => {
                 return state::unlock_beside_file(session, &failure, options).await;
             }
+            (Self::Show { name }, Err(failure)) => return from_file::show(session, &failure, name).await,
             (this, config) => (this, config?),
         };
         match this {
@@ -209,6 +211,29 @@ struct Edited {
     file: PathBuf,
     /// Whether the running daemon knows of it now.
     reloaded: bool,
+    /// What it still cannot do, and the next command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+}
+
+/// What a new login cannot do yet: one whose name is no address, and that was granted none, has no sender.
+fn missing(options: &AddOptions, config: &Config) -> Option<String> {
+    let has_sender = options.permission != Permission::Listed
+        || !options.domains.is_empty()
+        || !options.send_as.is_empty()
+        || Address::parse(&options.name).is_ok();
+    if has_sender {
+        return None;
+    }
+    let name = &options.name;
+    let example = match config.domains.first().map(|domain| format!("{name}@{}", domain.name)) {
+        Some(address) if Address::parse(&address).is_ok() => address,
+        _ => "NAME@DOMAIN".to_owned(),
+    };
+    Some(format!(
+        "{name} can log in, and send as nobody yet: its name is no address, and none was granted. Next: \
+         posternctl account grant {name} --send-as {example}"
+    ))
 }
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
@@ -222,7 +247,7 @@ async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Re
         note_change(session, &options.name, AccountVerb::Add, None).await?;
     }
     let (account, password) = (options.name.clone(), made.then_some(password));
-    let edited = Edited { account, password, file: file.path, reloaded };
+    let edited = Edited { account, password, file: file.path, reloaded, missing: missing(options, config) };
     session.out.answer(&edited, |edited, _| edited_text("added", edited))?;
     Ok(Exit::Done)
 }
@@ -234,7 +259,8 @@ async fn remove(session: &mut Session, config: &Config, name: &str) -> Result<Ex
     if reloaded {
         note_change(session, name, AccountVerb::Remove, None).await?;
     }
-    let edited = Edited { account: name.to_owned(), password: None, file: file.path, reloaded };
+    let edited =
+        Edited { account: name.to_owned(), password: None, file: file.path, reloaded, missing: None };
     session.out.answer(&edited, |edited, _| edited_text("removed", edited))?;
     Ok(Exit::Done)
 }
@@ -243,6 +269,9 @@ fn edited_text(verb: &str, edited: &Edited) -> String {
     let mut text = format!("{verb} {} in {}\n", output::clean(&edited.account), edited.file.display());
     if let Some(password) = &edited.password {
         let _ = writeln!(text, "password: {password}");
+    }
+    if let Some(missing) = &edited.missing {
+        let _ = writeln!(text, "{}", output::clean(missing));
     }
     text
 }
