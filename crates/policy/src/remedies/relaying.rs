@@ -39,7 +39,7 @@ fn for_a_while(asked: &Asked<'_>) -> String {
     if asked.site.has_temporary_grants {
         return what;
     }
-    format!("{what}; first, {}", asked.site.switch_on_temporary_grants())
+    format!("{what}; {}", asked.site.switch_on_temporary_grants())
 }
 
 /// One more grant for just this client, sender and recipient. `None`: one of them cannot be written as a scope.
