@@ -244,7 +244,12 @@ fn blocklisted(client: &str, lists: &str, asked: &Asked<'_>) -> Vec<String> {
     let exempt = [("dnsbl_exempt", list_of(&host(client)))];
     vec![
         format!("whoever runs {client} has it removed from {lists}, once what it was listed for has ended"),
-        added("or spare the client", &asked.site.places, Block::BlocklistExempt, &exempt),
+        added(
+            "or spare the client (policy.dnsbl_exempt)",
+            &asked.site.places,
+            Block::BlocklistExempt,
+            &exempt,
+        ),
         format!(
             "or weigh the list less: its weight, its answers or action = \"log\" in [[policy.dnsbl]], or \
              policy.dnsbl_threshold, in {}, then posternctl reload",
