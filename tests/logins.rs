@@ -54,6 +54,13 @@ fn ctl(daemon: &Daemon, arguments: &[&str]) -> String {
     output.stdout
 }
 
+/// Puts an end that is over in the place of one to come: nobody can make an app password that is over.
+fn let_expire(daemon: &Daemon, end: &str) {
+    let file = daemon.folder().join("accounts.toml");
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace(end, "2001-01-01")).unwrap();
+    ctl(daemon, &["reload"]);
+}
+
 /// A message of a login to recipients in proseware.test.
 fn send(daemon: &Daemon, login: &str, to: &[&str]) -> Reply {
     Client::log_in(daemon.submission(), login, PASSWORD).deliver(login, to, &message(login, to[0], "s", "x"))
@@ -111,7 +118,10 @@ fn app_passwords_are_named_in_the_log_and_refused_like_wrong_ones() {
     };
     let phone = add("phone", &[]);
     let scanner = add("scanner", &["--network", "127.77.1.1"]);
-    let guest = add("guest", &["--expires", "2001-01-01"]);
+    let past = daemon.ctl(&["account", "app-password", "add", ALICE, "guest", "--expires", "2001-01-01"]);
+    assert!(past.code == 2 && past.stderr.contains("over already"), "{past:?}");
+    let guest = add("guest", &["--expires", "2099-01-01"]);
+    let_expire(&daemon, "2099-01-01");
     assert_says(&log_in(&daemon, ALICE, &phone), 235, &[]);
     daemon.wait_for("login", |line| line["app_password"] == "phone");
     assert_says(&client_from(GUESSER, &daemon).auth_plain(ALICE, &scanner), 235, &[]);
@@ -399,7 +409,8 @@ fn a_session_ends_with_the_password_that_opened_it() {
 #[test]
 fn an_old_app_password_bans_nobody() {
     let daemon = Setup::new().with(GUESSING).start();
-    let made = daemon.ask(&["account", "app-password", "add", ALICE, "old", "--expires", "2001-01-01"]);
+    let made = daemon.ask(&["account", "app-password", "add", ALICE, "old", "--expires", "2099-01-01"]);
+    let_expire(&daemon, "2099-01-01");
     let old = made["password"].as_str().unwrap();
     for _ in 0..5 {
         assert_says(&client_from(GUESSER, &daemon).auth_plain(ALICE, old), 535, &["5.7.8"]);
@@ -537,9 +548,13 @@ fn operators_ban_and_the_servers_own_are_never_banned() {
         assert!(!reply.text().contains("failed logins"), "nobody guessed: {reply:?}");
     }
     let own = daemon.mx().ip().to_string();
-    for spared in [own.as_str(), "127.77.9.1"] {
+    let listens = format!("this server listens at {own}");
+    for (spared, why) in
+        [(own.as_str(), listens.as_str()), ("127.77.9.1", "trusted network 127.77.9.0/24 (office)")]
+    {
         let refused = daemon.ctl(&["ban", "add", spared]);
         assert!(refused.code != 0 && refused.stderr.contains("never banned"), "{refused:?}");
+        assert!(refused.stderr.contains(why), "{refused:?}");
     }
     let mut trusted = client_from(Ipv4Addr::new(127, 77, 9, 1), &daemon);
     for _ in 0..6 {

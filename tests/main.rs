@@ -20,6 +20,7 @@
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
 //! | [`refusals`] | how refusals are worded, what is kept of them, the page for the sender |
+//! | [`advice`] | what a refused client and its administrator are told to do |
 //! | [`crash`] | kill -9 again and again: nothing acknowledged is lost |
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
@@ -37,6 +38,7 @@
 
 mod abuse;
 mod admin;
+mod advice;
 mod blocklists;
 mod checklist;
 mod chunking;

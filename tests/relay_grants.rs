@@ -132,7 +132,7 @@ fn temporary_grants_are_off_until_they_are_switched_on() {
     let daemon = Setup::new().start();
     let grant = || daemon.ctl(&["relay", "grant", &LAPTOP.to_string(), "--ttl", "30m", "--reason", "x"]);
     let refused = grant();
-    assert!(refused.code == 1 && refused.stderr.contains("temporary = { enabled = true }"), "{refused:?}");
+    assert!(refused.code == 1 && refused.stderr.contains("[relay.temporary]\nenabled = true"), "{refused:?}");
     daemon.change_config(TEMPORARY);
     daemon.ask(&["reload"]);
     assert_eq!(grant().code, 0);

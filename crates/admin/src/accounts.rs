@@ -266,12 +266,12 @@ fn check_ban(shared: &Shared, network: IpNet, seconds: u64) -> Result<(), Failur
     if let Some(own) = policy.own_address_in(network) {
         return bad(format!("{network} is never banned: {own} is an address of this server"));
     }
-    let own = shared.daemon.listening().iter().any(|listening| network.contains(&listening.address.ip()));
-    if own || policy.is_spared(network.addr(), None) {
-        return bad(format!(
-            "{network} is never banned: it is loopback, an address of this server, a trusted network, or in \
-             auth.guessing.never"
-        ));
+    let mut listening = shared.daemon.listening().into_iter().map(|listening| listening.address.ip());
+    if let Some(own) = listening.find(|own| network.contains(own)) {
+        return bad(format!("{network} is never banned: this server listens at {own}"));
+    }
+    if let Some(why) = policy.why_spared(network.addr()) {
+        return bad(format!("{network} is never banned: {why}"));
     }
     Ok(())
 }

@@ -167,6 +167,8 @@ pub fn explain(
             client: &client,
             sender: &question.reverse_path.to_string(),
             recipient: recipient.as_deref(),
+            certificate: question.certificate.map(|certificate| certificate.sha256.as_str()),
+            site: &policy.site,
         });
         stages.push(StageView {
             stage: name.to_owned(),
@@ -218,6 +220,8 @@ fn refused_message(
         client: &question.client.to_canonical().to_string(),
         sender: &question.reverse_path.to_string(),
         recipient: None,
+        certificate: question.certificate.map(|certificate| certificate.sha256.as_str()),
+        site: &policy.site,
     });
     StageView {
         stage: "rules".to_owned(),
@@ -381,10 +385,10 @@ mod tests {
         for way in [
             "587 or 465",
             "posternctl relay grant 198.51.100.9 --ttl 30m",
-            "senders = [\"x@client.test\"], recipients = [\"bob@adatum.test\"]",
-            "relay.hosts = [",
-            "relay.certificates = [",
-            "relay.trusted_networks = [{ network = \"198.51.100.9/32\"",
+            "senders = [\"x@client.test\"]\nrecipients = [\"bob@adatum.test\"]",
+            "[[relay.hosts]]\n",
+            "[[relay.certificates]]\n",
+            "[[relay.trusted_networks]]\nnetwork = \"198.51.100.9/32\"",
             "name = \"adatum.test\"",
         ] {
             assert!(remedies.contains(way), "{remedies}");

@@ -8,21 +8,19 @@
 //! not be used now is asked again as if it might. So a table can expect that a login is refused, and still never keeps one
 //! from being locked.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+mod report;
+mod table;
+
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use postern_config::diagnostic::{Place, Severity};
+use postern_config::diagnostic::Severity;
 use postern_config::{Config, Diagnostic, LoginState, RequireVerified};
 use postern_policy::Policy;
 use postern_policy::facts::Wanted;
 use postern_policy::owners_lock::OwnersLock;
-use postern_policy::relay::Verdict;
 use postern_policy::sender_domains::SenderPolicy;
 use postern_policy::standing::Standing;
 use postern_policy::standing::blocklists::Answered;
@@ -30,315 +28,19 @@ use postern_policy::standing::grants::TemporaryGrant;
 use postern_policy::standing::recipients::Said;
 use postern_policy::verification::{DomainReport, Outcome, State};
 use postern_smtp::Domain;
-use serde::{Deserialize, Serialize};
-use toml::Spanned;
-use toml::value::Datetime;
 
-use crate::api::{ExplainRequest, Explanation, Rule, StageView};
-use crate::explain::{BadQuestion, Beyond, explain, goes_on, read_header, wanted};
+use crate::api::{ExplainRequest, Explanation};
+use crate::explain::{BadQuestion, Beyond, explain, wanted};
 
-/// A table of ten thousand questions has about half of it.
-const MAX_TABLE: u64 = 4 * 1024 * 1024;
+use report::differences;
+pub use report::{Answer, Expected, Problems, RowReport, TableReport};
+pub use table::{Expect, Table, TableError};
+use table::{Outside, Row};
+
 /// Recipients of relay domains that are remembered; a question is about one.
 const MOST_RECIPIENTS: usize = 10;
 /// Until when an assumed temporary grant holds: any time is long enough for one question.
 const GRANTED: Duration = Duration::from_secs(3600);
-
-/// A table, read.
-#[derive(Debug)]
-pub struct Table {
-    path: PathBuf,
-    /// With the line that each begins at.
-    questions: Vec<(usize, Row)>,
-}
-
-/// Why a table cannot be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// The file, or a message that it names.
-    #[error("{path}: cannot be read: {source}")]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// A file that is no table.
-    #[error("{path}: has more than {MAX_TABLE} octets, or is not in UTF-8: this is no table of questions")]
-    NoTable {
-        /// Which.
-        path: PathBuf,
-    },
-    /// TOML, or what stands in it.
-    #[error("{path}: {problem}")]
-    Malformed {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong and where, with the line.
-        problem: String,
-    },
-    /// A question that makes no sense.
-    #[error("{path}:{line}: {problem}")]
-    BadQuestion {
-        /// Which.
-        path: PathBuf,
-        /// Where the question begins.
-        line: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Tables {
-    #[serde(default)]
-    question: Vec<Spanned<Row>>,
-}
-
-/// One question, and the answer that is expected.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    name: Option<String>,
-    client: IpAddr,
-    listener: Option<String>,
-    local: Option<IpAddr>,
-    #[serde(default)]
-    tls: bool,
-    user: Option<String>,
-    helo: Option<String>,
-    #[serde(default)]
-    from: String,
-    to: String,
-    /// Lines of a header.
-    header: Option<String>,
-    /// A file with a message; relative paths count from the table.
-    message: Option<PathBuf>,
-    certificate: Option<String>,
-    #[serde(default)]
-    certificate_names: Vec<String>,
-    at: Option<Datetime>,
-    /// Somebody gave the client a temporary grant.
-    #[serde(default)]
-    temporary_grant: bool,
-    /// The client's address is that of this name.
-    host_name: Option<String>,
-    #[serde(default)]
-    dns: Outside,
-    /// What the server says that a relay domain's recipients are asked of.
-    #[serde(default)]
-    primary: Outside,
-    /// Zones of lists in DNS that the client is on, with what they answer.
-    #[serde(default)]
-    listed: BTreeMap<String, Vec<Ipv4Addr>>,
-    expect: Expect,
-    reason: Option<String>,
-    code: Option<u16>,
-}
-
-/// What others say: DNS about the domains of senders (SPF, the owner's lock, whether a `[[domain]]` is verified), another server about
-/// a recipient of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Outside {
-    /// Yes.
-    #[default]
-    Permits,
-    /// No.
-    Refuses,
-    /// Nothing.
-    Silent,
-}
-
-/// What the answer must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Expect {
-    /// 2yz to everything.
-    Accept,
-    /// A 5yz somewhere on the way.
-    Reject,
-    /// A 4yz somewhere on the way.
-    Defer,
-}
-
-impl Expect {
-    /// The word in tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accept => Verdict::Accept.as_str(),
-            Self::Reject => Verdict::Reject.as_str(),
-            Self::Defer => Verdict::Defer.as_str(),
-        }
-    }
-}
-
-/// What came of one table.
-#[derive(Debug, Clone, Serialize)]
-pub struct TableReport {
-    /// The file.
-    pub file: PathBuf,
-    /// One for each question, in order.
-    pub rows: Vec<RowReport>,
-}
-
-/// What came of one question.
-#[derive(Debug, Clone, Serialize)]
-pub struct RowReport {
-    /// Where the question begins in the file.
-    pub line: usize,
-    /// Its name, or what it asks.
-    pub name: String,
-    /// Whether the answer is the one that was expected.
-    pub passed: bool,
-    /// What was expected.
-    pub expected: Expected,
-    /// What the rules say; left out where the question cannot be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<Answer>,
-    /// What of it is not as expected.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
-    /// The answer is only as expected if the login could be used: why it cannot.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub locked: Option<String>,
-    /// The question as `posternctl policy explain` asks it, where the answer is not as expected.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request: Option<ExplainRequest>,
-    /// And every rule that was looked at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub explanation: Option<Explanation>,
-}
-
-/// What was expected of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Expected {
-    /// `accept`, `reject` or `defer`.
-    pub verdict: Expect,
-    /// `not-trusted-not-local` ...; any, where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The code of the reply; any, where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
-}
-
-/// What the rules say: the answer of the last stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Answer {
-    /// `connect`, `login`, `mail`, `rcpt` or `message`.
-    pub stage: String,
-    /// `accept`, `reject` or `defer`.
-    pub verdict: String,
-    /// Why: of a mail that is accepted, why its recipient is.
-    pub reason: String,
-    /// The code of the reply, where the words of replies are known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
-    /// The reply of a refusal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reply: Option<String>,
-}
-
-impl Table {
-    /// Reads a table, and what its questions name.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn read(path: &Path) -> Result<Self, TableError> {
-        let unreadable = |source| TableError::Unreadable { path: path.to_owned(), source };
-        let mut octets = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(MAX_TABLE + 1).read_to_end(&mut octets).map_err(unreadable)?;
-        let text = String::from_utf8(octets).ok().filter(|text| text.len() as u64 <= MAX_TABLE);
-        let text = text.ok_or_else(|| TableError::NoTable { path: path.to_owned() })?;
-        Self::parse(path, &text)
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self, TableError> {
-        let malformed = |problem: String| TableError::Malformed { path: path.to_owned(), problem };
-        let tables: Tables = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
-        if tables.question.is_empty() {
-            return Err(malformed("there is no [[question]] in it: this proves nothing".to_owned()));
-        }
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let questions = tables.question.into_iter().map(|row| {
-            let line = 1 + text.as_bytes()[..row.span().start].iter().filter(|byte| **byte == b'\n').count();
-            let mut row = row.into_inner();
-            row.read_message(folder)?;
-            let bad = |problem| TableError::BadQuestion { path: path.to_owned(), line, problem };
-            row.check().map_err(bad)?;
-            Ok((line, row))
-        });
-        Ok(Self { path: path.to_owned(), questions: questions.collect::<Result<_, _>>()? })
-    }
-}
-
-impl Row {
-    /// Puts the header of the message in the place of its file.
-    fn read_message(&mut self, folder: &Path) -> Result<(), TableError> {
-        if let (Some(message), None) = (&self.message, &self.header) {
-            let path = folder.join(message);
-            self.header = Some(read_header(&path).map_err(|source| TableError::Unreadable { path, source })?);
-            self.message = None;
-        }
-        Ok(())
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if self.message.is_some() {
-            return Err("`header` or `message`, not both".to_owned());
-        }
-        if let Some(name) = &self.host_name {
-            Domain::parse(name).map_err(|error| format!("host_name {name:?} is no domain name: {error}"))?;
-        }
-        let is_success = self.code.map(|code| (200..300).contains(&code));
-        match (self.expect, is_success) {
-            (Expect::Accept, Some(false)) => Err("what is accepted has the code 250".to_owned()),
-            (Expect::Reject | Expect::Defer, Some(true)) => {
-                Err("a refusal has a code from 400 on".to_owned())
-            }
-            _ => self.seconds().map(drop),
-        }
-    }
-
-    /// When it is asked, in seconds since 1970.
-    fn seconds(&self) -> Result<Option<u64>, String> {
-        let Some(at) = &self.at else { return Ok(None) };
-        let wrong =
-            || format!("at = {at} is no moment: write a time with its zone, such as 2026-11-21T18:05:25Z");
-        let time: jiff::Timestamp = at.to_string().parse().map_err(|_| wrong())?;
-        time.as_second().try_into().map(Some).map_err(|_| wrong())
-    }
-
-    fn request(&self, now: u64) -> ExplainRequest {
-        ExplainRequest {
-            listener: self.listener.clone(),
-            local: self.local,
-            helo: self.helo.clone(),
-            tls: self.tls,
-            user: self.user.clone(),
-            message: self.header.as_ref().map(|header| format!("{}\n\n", header.trim_end())),
-            certificate: self.certificate.clone(),
-            certificate_names: self.certificate_names.clone(),
-            // It was checked when the table was read.
-            at: Some(self.seconds().ok().flatten().unwrap_or(now)),
-            ..ExplainRequest::new(self.client, &self.from, &self.to)
-        }
-    }
-
-    fn name(&self) -> String {
-        let login = self.user.as_ref().map_or_else(String::new, |user| format!(" as {user}"));
-        let described = || format!("{}{login}: <{}> to <{}>", self.client, self.from, self.to);
-        self.name.clone().unwrap_or_else(described)
-    }
-
-    fn expected(&self) -> Expected {
-        Expected { verdict: self.expect, reason: self.reason.clone(), code: self.code }
-    }
-}
 
 /// Asks tables of the rules of one configuration.
 pub struct Runner<'a> {
@@ -378,6 +80,8 @@ impl<'a> Runner<'a> {
             Err(error) => (None, vec![format!("the question cannot be asked: {error}")], None),
         };
         let passed = problems.is_empty();
+        let decided = answer.as_ref().zip(explanation.as_ref());
+        let decided_by = decided.filter(|_| !passed).and_then(|(answer, all)| answer.decided_by(all));
         RowReport {
             line,
             name: row.name(),
@@ -387,6 +91,7 @@ impl<'a> Runner<'a> {
             problems,
             locked,
             request: (!passed).then_some(request),
+            decided_by,
             explanation: explanation.filter(|_| !passed),
         }
     }
@@ -512,147 +217,6 @@ fn learn(standing: &Standing, wanted: Wanted, row: &Row, now: SystemTime) {
     }
 }
 
-impl Answer {
-    fn of(explanation: &Explanation) -> Self {
-        let refused = explanation.stages.iter().find(|stage| !goes_on(stage));
-        let Some(stage) = refused else { return Self::accepted(explanation) };
-        let code = stage.reply.as_deref().and_then(|reply| reply.get(..3)?.parse().ok());
-        Self { code, reply: stage.reply.clone(), ..Self::at(stage) }
-    }
-
-    /// Of a mail that is accepted it is the recipient that people ask about.
-    fn accepted(explanation: &Explanation) -> Self {
-        let rcpt = explanation.stages.iter().find(|stage| stage.stage == "rcpt");
-        let at = rcpt.or(explanation.stages.last()).map(Self::at);
-        let none = || Self {
-            stage: "rcpt".to_owned(),
-            verdict: Verdict::Accept.as_str().to_owned(),
-            reason: String::new(),
-            code: None,
-            reply: None,
-        };
-        Self { code: Some(250), ..at.unwrap_or_else(none) }
-    }
-
-    fn at(stage: &StageView) -> Self {
-        Self {
-            stage: stage.stage.clone(),
-            verdict: stage.decision.verdict.clone(),
-            reason: stage.decision.reason.kind.clone(),
-            code: None,
-            reply: None,
-        }
-    }
-
-    /// `reject: not-trusted-not-local (550)`.
-    pub fn words(&self) -> String {
-        let code = self.code.map_or_else(String::new, |code| format!(" ({code})"));
-        format!("{}: {}{code}", self.verdict, self.reason)
-    }
-}
-
-fn differences(expected: &Expected, answer: &Answer) -> Vec<String> {
-    let verdict = expected.verdict.as_str();
-    let mut differences = Vec::new();
-    if answer.verdict != verdict {
-        differences.push(format!("it is answered with {}, not {verdict}", answer.verdict));
-    }
-    if let Some(reason) = expected.reason.as_ref().filter(|reason| **reason != answer.reason) {
-        differences.push(format!("the reason is {}, not {reason}", answer.reason));
-    }
-    if let Some(code) = expected.code.filter(|code| Some(*code) != answer.code) {
-        let given = answer.code.map_or_else(|| "not known here".to_owned(), |code| code.to_string());
-        differences.push(format!("the code is {given}, not {code}"));
-    }
-    differences
-}
-
-impl TableReport {
-    /// The questions with another answer than expected.
-    pub fn failed(&self) -> impl Iterator<Item = &RowReport> {
-        self.rows.iter().filter(|row| !row.passed)
-    }
-
-    /// What is wrong with the answers, as problems of a configuration.
-    pub fn problems(&self) -> Problems {
-        let help = format!(
-            "`posternctl policy test {}` shows every rule that was looked at: change the rules, or what is expected",
-            self.file.display()
-        );
-        let diagnostic = |row: &RowReport, severity, message| Diagnostic {
-            severity,
-            file: self.file.clone(),
-            place: Some(Place { line: row.line, column: 1, width: 1, source: None }),
-            message,
-            help: (severity == Severity::Error).then(|| help.clone()),
-        };
-        let mut problems = Problems::default();
-        for row in &self.rows {
-            let list = match row.lets_in() {
-                _ if row.passed => {
-                    let locked = row.locked.iter().map(|why| format!("{:?}: {why}", row.name));
-                    let locked = locked.map(|message| diagnostic(row, Severity::Warning, message));
-                    problems.locked.extend(locked);
-                    continue;
-                }
-                true => &mut problems.open,
-                false => &mut problems.strict,
-            };
-            list.push(diagnostic(row, Severity::Error, row.problem()));
-        }
-        problems
-    }
-}
-
-impl RowReport {
-    /// Whether the rules take what the table says they do not.
-    fn lets_in(&self) -> bool {
-        let accepted = |answer: &Answer| answer.verdict == Expect::Accept.as_str();
-        self.expected.verdict != Expect::Accept && self.answer.as_ref().is_some_and(accepted)
-    }
-
-    /// What is wrong, and the rule that decided, in one line.
-    pub fn problem(&self) -> String {
-        let mut text = format!("{:?}: {}", self.name, self.problems.join("; "));
-        let last = self.explanation.as_ref().and_then(|explanation| {
-            let stage = self.answer.as_ref().map(|answer| answer.stage.as_str())?;
-            let decision = &explanation.stages.iter().find(|view| view.stage == stage)?.decision;
-            // What refuses is the last that was looked at; what accepts is the last that held.
-            let decides = |rule: &&Rule| rule.matched || decision.verdict != Verdict::Accept.as_str();
-            decision.rules.iter().rev().find(decides)
-        });
-        if let Some(rule) = last {
-            // Writing to a string cannot fail.
-            let _ = write!(text, " ({}: {})", rule.rule, rule.fact);
-        }
-        text
-    }
-}
-
-/// What is wrong with the answers to the tables that a configuration names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Problems {
-    /// Errors: the rules take what a table says they do not, or there is no telling, as a table cannot be asked.
-    pub open: Vec<Diagnostic>,
-    /// Errors, too: any other answer than the one expected. Nobody gets in by them who should not.
-    pub strict: Vec<Diagnostic>,
-    /// Warnings: answers that are as expected but for a login that may not be used now.
-    pub locked: Vec<Diagnostic>,
-}
-
-impl Problems {
-    /// All errors.
-    pub fn errors(&self) -> Vec<Diagnostic> {
-        [self.open.clone(), self.strict.clone()].concat()
-    }
-
-    fn add(&mut self, other: Self) {
-        self.open.extend(other.open);
-        self.strict.extend(other.strict);
-        self.locked.extend(other.locked);
-    }
-}
-
 /// Asks the tables that a configuration names, and gives what is wrong as problems of the configuration.
 pub fn problems(config: &Config, beyond: &dyn Beyond, now: SystemTime) -> Problems {
     let mut runner = Runner::new(config, beyond, now);
@@ -680,7 +244,7 @@ fn unusable(path: &Path, error: &TableError) -> Diagnostic {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use postern_config::account::AccountsFile;
-    use postern_policy::relay::{Decision, Question};
+    use postern_policy::relay::{Decision, Question, Verdict};
     use postern_policy::session_check::SessionCheck;
     use postern_queue::Recipient;
     use postern_queue::rules::Refused;
@@ -866,6 +430,28 @@ mod tests {
     }
 
     #[test]
+    fn the_rule_that_gave_the_answer_is_named() {
+        let row = ask(
+            "listener = \"submissions\"\nuser = \"alice@proseware.test\"\nfrom = \"alice@proseware.test\"\nto = \"x@adatum.test\"\n\
+             expect = \"reject\"",
+        );
+        // Routes and limits are looked at afterwards.
+        assert!(row.problem().ends_with("(login: logged in as alice@proseware.test)"), "{}", row.problem());
+        let rules = &row
+            .explanation
+            .as_ref()
+            .unwrap()
+            .stages
+            .iter()
+            .find(|stage| stage.stage == "rcpt")
+            .unwrap()
+            .decision
+            .rules;
+        assert_ne!(rules.last().unwrap().rule, "login");
+        assert_eq!(row.decided_by.unwrap().rule, "login");
+    }
+
+    #[test]
     fn senders_in_the_header_are_asked_about() {
         let alice = "listener = \"submissions\"\nuser = \"alice@proseware.test\"\nfrom = \"alice@proseware.test\"\nto = \"x@adatum.test\"\n";
         let row = ask(&format!(
@@ -905,6 +491,11 @@ mod tests {
             (question.to_owned(), "expect"),
             (format!("{question}expect = \"accept\"\ncode = 550\n"), "relay-tests.toml:1: "),
             (format!("{question}expect = \"reject\"\ncode = 250\n"), "from 400 on"),
+            (
+                format!("{question}expect = \"reject\"\nreason = \"not-trusted\"\n"),
+                "no reason \"not-trusted\": reasons are",
+            ),
+            (format!("{question}expect = \"reject\"\nreason = \"\"\n"), "not-trusted-not-local, "),
             (format!("{question}expect = \"accept\"\nat = 2026-11-21\n"), "with its zone"),
             (format!("{question}expect = \"accept\"\nhost_name = \"a..b\"\n"), "host_name"),
             (format!("{question}expect = \"accept\"\nmessage = \"missing.eml\"\n"), "missing.eml"),

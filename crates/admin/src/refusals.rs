@@ -6,8 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
+use postern_config::LoginState;
 use postern_config::units::{format_duration, format_size};
+use postern_policy::Policy;
 use postern_policy::record::{Record, Records, Reference};
+use postern_policy::relay::Reason;
 use postern_policy::remedies::{Asked, remedies};
 use postern_smtp::date::rfc3339;
 
@@ -28,17 +31,20 @@ async fn explain(State(shared): State<Shared>, Path(reference): Path<String>) ->
     let records = Arc::clone(&shared.records);
     // Files are read.
     let found = blocking(move || records.find(&reference)).await?;
-    answer(refusal(found.ok_or_else(|| unknown(known, &shared.records))?))
+    answer(refusal(found.ok_or_else(|| unknown(known, &shared.records))?, &shared.policy.load()))
 }
 
-/// A refusal that happened, with what would have allowed it.
-pub fn refusal(record: Record) -> Refusal {
+/// A refusal that happened, with what would have allowed it by the rules of now.
+pub fn refusal(record: Record, policy: &Policy) -> Refusal {
     let remedies = remedies(&Asked {
         reason: &record.decision.reason,
         client: &record.client,
         sender: &record.reverse_path,
         recipient: record.recipient.as_deref(),
+        certificate: record.certificate.as_deref(),
+        site: &policy.site,
     });
+    let about_login = about_login(&record.decision.reason, policy);
     Refusal {
         decision: view(&record.decision, remedies),
         reference: record.reference,
@@ -60,7 +66,38 @@ pub fn refusal(record: Record) -> Refusal {
         advice: record.advice,
         reply: record.reply,
         transcript: record.transcript,
+        about_login,
     }
+}
+
+/// What is known now of the login whose password was wrong. Operators alone are told: the client hears the same of every name.
+fn about_login(reason: &Reason, policy: &Policy) -> Option<String> {
+    let Reason::WrongPassword { login: name } = reason else { return None };
+    let Some(login) = policy.accounts.login(name) else {
+        let hint = "`posternctl account list` shows the logins, `posternctl account add NAME` makes one";
+        return Some(format!("there is no login of this name ({name}): {hint}"));
+    };
+    let (name, access) = (&login.name, &login.access);
+    let suspension = policy.standing.suspensions.find(name);
+    let (state, why) = match suspension {
+        Some(suspension) if access.state == LoginState::Active => (suspension.state, Some(suspension.why)),
+        _ => (access.state, access.why.clone()),
+    };
+    let why = why.filter(|why| !why.is_empty()).map(|why| format!(" ({why})")).unwrap_or_default();
+    let way_out = match state {
+        LoginState::Active => {
+            return Some(format!(
+                "{name} exists and is active: the password was wrong, or one that cannot be used now; `posternctl account show {name}` \
+             shows its app passwords"
+            ));
+        }
+        LoginState::Disabled => format!("posternctl account enable {name}"),
+        _ => format!("posternctl account unlock {name}"),
+    };
+    Some(format!(
+        "{name} exists and is {}{why}: the right password would be refused, too; `{way_out}`",
+        state.as_str()
+    ))
 }
 
 /// Why there may be no record: what is kept, since when, and what was not.

@@ -17,6 +17,7 @@ use postern_config::relay::{Recipients, Relay, Temporary, refused_for_a_while};
 use postern_config::surroundings::Surroundings;
 use postern_config::units::format_duration;
 use postern_policy::Policy;
+use postern_policy::remedies::Site;
 use postern_policy::standing::Standing;
 use postern_policy::standing::grants::{GrantError, TemporaryGrant};
 use postern_runtime::StateFile;
@@ -265,9 +266,7 @@ fn new_grant(
     let temporary = &config.relay.temporary;
     let bad = |text: String| Err(failure(ProblemKind::BadRequest, text));
     if !temporary.enabled {
-        let text =
-            "temporary grants are switched off: set `temporary = { enabled = true }` in [relay], then reload";
-        return Err(failure(ProblemKind::Conflict, text));
+        return Err(failure(ProblemKind::Conflict, Site::of(config).switch_on_temporary_grants()));
     }
     let network = network(&request.network)?;
     if let Some(why) = refused_for_a_while(network, surroundings, &config.policy.public_addresses) {
@@ -459,7 +458,7 @@ mod tests {
         assert!(refused("203.0.113.7", 0).contains("for how long"));
         let off: Config = toml::from_str("hostname = \"mail.proseware.test\"").unwrap();
         let off = refusal(&request("203.0.113.7", 60), &off);
-        assert!(off.contains("temporary = { enabled = true }"), "{off}");
+        assert!(off.contains("[relay.temporary]\nenabled = true\nthen posternctl reload"), "{off}");
         for reason in ["", "  ", "two\nlines", &"x".repeat(201)] {
             let request = GrantRequest { reason: reason.to_owned(), ..request("203.0.113.7", 60) };
             assert!(refusal(&request, &config()).contains("reason"), "{reason:?}");

@@ -5,6 +5,7 @@
 //! for otherwise, a short reference too, gets one and the same answer. All that a client gave is escaped, and the page
 //! neither runs nor loads anything.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use postern_config::Config;
 use postern_config::replies::Class;
+use postern_config::{Config, LoginPorts};
 use postern_policy::record::{Record, Records, Token};
 use postern_smtp::date::rfc5322;
 use rustls::ServerConfig;
@@ -219,7 +220,7 @@ fn body(record: &Record, config: &Config) -> String {
     text += &format!(
         "<p>In short: {}.</p>\n<h2>What you can do</h2>\n<p>{}</p>\n",
         escaped(&record.cause),
-        advice(record.class)
+        advice(record.class, &LoginPorts::of(&config.listeners))
     );
     if !record.advice.is_empty() {
         text += &format!("<p>In short: {}.</p>\n", escaped(&record.advice));
@@ -262,12 +263,9 @@ fn explained(class: Class) -> &'static str {
 }
 
 /// What the sender can do about a class of refusals.
-fn advice(class: Class) -> &'static str {
-    match class {
-        Class::Relay | Class::AuthenticationRequired => {
-            "If you have an account here, let your mail program log in: outgoing server with user name and password, \
-             port 465 with TLS or port 587 with STARTTLS. If you have none, send through your own provider's server."
-        }
+fn advice(class: Class, ports: &LoginPorts) -> Cow<'static, str> {
+    let text = match class {
+        Class::Relay | Class::AuthenticationRequired => return logging_in(ports).into(),
         Class::Login => "Check user name and password in the settings of your mail program.",
         Class::Suspended => "Ask the postmaster why, and change your password if somebody else may know it.",
         Class::Sender | Class::Header => {
@@ -284,7 +282,23 @@ fn advice(class: Class) -> &'static str {
         Class::Rule => "If you think that this is a mistake, write to the postmaster.",
         Class::Rate => "Wait, or send to fewer recipients at once.",
         Class::Dns => "Wait. If it lasts, the name servers of the sender's domain need a look.",
+    };
+    text.into()
+}
+
+fn logging_in(ports: &LoginPorts) -> String {
+    const OTHERWISE: &str = "send through your own provider's server";
+    let tls = ports.tls.first().map(|port| format!("port {port} with TLS"));
+    let starttls = ports.starttls.first().map(|port| format!("port {port} with STARTTLS"));
+    let ways: Vec<String> = [tls, starttls].into_iter().flatten().collect();
+    if ways.is_empty() {
+        return format!("Nobody can log in at this server: {OTHERWISE}, or ask the postmaster.");
     }
+    format!(
+        "If you have an account here, let your mail program log in: outgoing server with user name and password, {}. If you have \
+         none, {OTHERWISE}.",
+        ways.join(" or ")
+    )
 }
 
 /// As text of HTML, whatever it is.
@@ -316,6 +330,16 @@ mod tests {
     #[test]
     fn nothing_of_a_client_becomes_html() {
         assert_eq!(escaped("<script>\"'&\u{7}ä"), "&lt;script&gt;&quot;&#39;&amp;?ä");
+    }
+
+    #[test]
+    fn the_ports_for_logins_are_those_of_the_listeners() {
+        let ports = |starttls: &[u16], tls: &[u16]| {
+            advice(Class::Relay, &LoginPorts { starttls: starttls.to_vec(), tls: tls.to_vec() }).into_owned()
+        };
+        assert!(ports(&[587], &[465]).contains("port 465 with TLS or port 587 with STARTTLS."));
+        assert!(ports(&[2587], &[]).contains("password, port 2587 with STARTTLS."));
+        assert!(ports(&[], &[]).starts_with("Nobody can log in at this server"));
     }
 
     #[test]

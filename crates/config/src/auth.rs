@@ -228,7 +228,8 @@ pub struct Guessing {
     /// and the server's own addresses never are.
     #[schemars(with = "Vec<String>")]
     pub never: Vec<IpNet>,
-    /// Whether also loopback addresses can be banned: for trying it out on one machine.
+    /// Whether also loopback addresses can be banned, and meet the limits of `[smtp.clients]` by minute and hour like any other
+    /// client: for trying it out on one machine.
     pub ban_loopback: bool,
 }
 

@@ -25,7 +25,8 @@
 //! | `[metrics]`, `[admin]` | [`admin`] |
 //!
 //! Reading and checking: `source` (texts, places, merging), `shape` (tree against schema), `check` and the `check` of each
-//! table (sense), `aliases` (does every alias lead to somebody), [`diagnostic`] (how it is told).
+//! table (sense), `aliases` (does every alias lead to somebody), [`diagnostic`] (how it is told). Where lines can be added
+//! afterwards: [`paste`].
 
 use std::path::PathBuf;
 
@@ -47,6 +48,7 @@ pub mod log;
 pub mod manual;
 pub mod outbound;
 pub mod password_hash;
+pub mod paste;
 pub mod policy;
 pub mod protection;
 pub mod queue;
@@ -69,8 +71,8 @@ pub use admin::{Admin, Metrics};
 pub use auth::{Limits, LoginState};
 pub use diagnostic::{ConfigError, Diagnostic, render};
 pub use history::History;
-pub use listener::{Listener, ListenerKind};
-pub use load::{Loaded, load, load_with_accounts};
+pub use listener::{Listener, ListenerKind, LoginPorts};
+pub use load::{Loaded, load, load_logins, load_with_accounts};
 pub use log::Log;
 pub use outbound::Outbound;
 pub use policy::RequireVerified;
@@ -149,6 +151,9 @@ pub struct Config {
     /// The file the configuration came from; relative paths in it count from that file's directory.
     #[serde(skip)]
     pub path: PathBuf,
+    /// Where lines can be added to it; filled by loading, not by this file.
+    #[serde(skip)]
+    pub places: paste::Places,
 }
 
 impl Config {

@@ -65,6 +65,54 @@ impl Listener {
     }
 }
 
+/// The ports where people log in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoginPorts {
+    /// With STARTTLS, in order.
+    pub starttls: Vec<u16>,
+    /// With TLS from the first byte, in order.
+    pub tls: Vec<u16>,
+}
+
+impl LoginPorts {
+    /// Those of the listeners of a configuration. Port 0, which takes a free one, counts as the well-known port of its kind, and
+    /// so do all where no listener is named: a configuration that was loaded names some.
+    pub fn of(listeners: &[Listener]) -> Self {
+        if listeners.is_empty() {
+            return Self { starttls: vec![587], tls: vec![465] };
+        }
+        let ports = |kind: ListenerKind, usual: u16| {
+            let of_kind = listeners.iter().filter(|listener| listener.kind == kind);
+            let port = |listener: &Listener| Some(listener.address.port()).filter(|port| *port != 0);
+            let mut ports: Vec<u16> = of_kind.map(|listener| port(listener).unwrap_or(usual)).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports
+        };
+        Self { starttls: ports(ListenerKind::Submission, 587), tls: ports(ListenerKind::Submissions, 465) }
+    }
+
+    /// All of them, in words: `587 or 465`. `None`: nobody can log in.
+    pub fn words(&self) -> Option<String> {
+        let all: Vec<u16> = self.starttls.iter().chain(&self.tls).copied().collect();
+        Self::alternatives(&all)
+    }
+
+    /// Those with TLS from the first byte, in words: `465`. `None`: there is none.
+    pub fn tls_words(&self) -> Option<String> {
+        Self::alternatives(&self.tls)
+    }
+
+    fn alternatives(ports: &[u16]) -> Option<String> {
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        match &ports[..] {
+            [] => None,
+            [only] => Some(only.clone()),
+            [rest @ .., last] => Some(format!("{} or {last}", rest.join(", "))),
+        }
+    }
+}
+
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -90,5 +138,33 @@ impl ListenerKind {
     /// Whether logins are taken and mail is completed here (RFC 6409).
     pub fn is_submission(self) -> bool {
         self != Self::Mx
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn people_log_in_where_the_listeners_are() {
+        let listener = |kind: ListenerKind, port: u16| Listener {
+            kind,
+            address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+            proxy: Vec::new(),
+        };
+        use ListenerKind::{Mx, Submission, Submissions};
+        let words = |listeners: &[(ListenerKind, u16)]| {
+            let listeners: Vec<Listener> = listeners.iter().map(|(k, p)| listener(*k, *p)).collect();
+            LoginPorts::of(&listeners).words()
+        };
+        assert_eq!(LoginPorts::of(&Listener::defaults(true)).words().unwrap(), "587 or 465");
+        assert_eq!(LoginPorts::of(&Listener::defaults(false)).words(), None);
+        assert_eq!(words(&[(Mx, 25), (Submission, 2587), (Submission, 587)]).unwrap(), "587 or 2587");
+        assert_eq!(
+            words(&[(Submissions, 465), (Submission, 587), (Submission, 10)]).unwrap(),
+            "10, 587 or 465"
+        );
+        assert_eq!(words(&[(Mx, 0), (Submissions, 0)]).unwrap(), "465");
     }
 }

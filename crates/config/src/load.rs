@@ -13,12 +13,13 @@ use toml::de::{DeTable, DeValue};
 use crate::account::AccountsFile;
 use crate::check::{check, no_duplicates};
 use crate::diagnostic::{ConfigError, Diagnostic, Severity};
+use crate::paste::Places;
 use crate::source::{Findings, Node, Sources};
 use crate::surroundings::Surroundings;
 use crate::{Account, Auth, Config, Listener, Via, shape};
 
 /// The directory beside the main file whose `*.toml` files are part of the configuration.
-const PARTS: &str = "conf.d";
+pub(crate) const PARTS: &str = "conf.d";
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -48,6 +49,21 @@ pub fn load_with_accounts(path: &Path, accounts: &Path) -> Result<Loaded, Config
     load_in(path, Some(accounts), &Surroundings::look())
 }
 
+/// The logins alone, with whatever is wrong with the other files: where nothing else can be read, they are in `accounts.toml`.
+///
+/// # Errors
+/// What is wrong with the file of logins.
+pub fn load_logins(path: &Path) -> Result<Vec<Account>, ConfigError> {
+    let (mut elsewhere, mut diagnostics) = (Vec::new(), Vec::new());
+    let sources = read_sources(path, &mut elsewhere);
+    let tree = sources.parse(&mut Findings::new(&sources));
+    let accounts = read_accounts(&accounts_path(&tree, &directory_of(path)), None, &mut diagnostics);
+    match diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        true => Err(ConfigError { diagnostics }),
+        false => Ok(accounts),
+    }
+}
+
 fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
     let directory = directory_of(path);
     let mut diagnostics = Vec::new();
@@ -59,6 +75,7 @@ fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) ->
     if let Some(config) = &mut config {
         config.path = directory.join(path.file_name().unwrap_or_default());
         resolve_paths(config, &directory);
+        config.places = Places::look(&config.path, sources.first(), tree.get_ref());
         let root = Spanned::new(tree.span(), DeValue::Table(tree.get_ref().clone()));
         check(config, &Node::root(&root), surroundings, &mut findings);
     }

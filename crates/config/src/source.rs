@@ -31,6 +31,11 @@ impl Sources {
         self.files.push(Source { path: path.to_owned(), text, base });
     }
 
+    /// The text of the first file: the main one.
+    pub fn first(&self) -> &str {
+        self.files.first().map_or("", |file| &file.text)
+    }
+
     /// Parses all files and merges them in order.
     pub fn parse<'s>(&'s self, findings: &mut Findings<'s>) -> Spanned<DeTable<'s>> {
         let mut whole = DeTable::new();

@@ -1,42 +1,34 @@
 //! `account`: edits the file of logins, keeping its comments and its owner.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use nix::unistd::{Uid, User};
+use postern_admin::ClientError;
 use postern_admin::api::Reloaded;
-use postern_admin::api::accounts::{
-    AccountChange, AccountChanged, AccountState, AccountStates, AccountVerb, Suspension,
-};
-use postern_admin::{ClientError, policy_test};
+use postern_admin::api::accounts::{AccountChange, AccountChanged, AccountVerb};
+use postern_config::Config;
 use postern_config::account::SendAs;
-use postern_config::{Account, Config, Diagnostic, LoginState, render};
-use postern_smtp::Domain;
-use rustix::fs::{FlockOperation, flock};
+use postern_smtp::{Address, Domain};
 use serde::Serialize;
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+use toml_edit::{Array, DocumentMut, Table, value};
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Look};
-use crate::policy::words;
+use crate::output;
 
 pub(crate) mod app_password;
+mod file;
+mod from_file;
 mod grants;
+mod list;
 mod secrets;
 mod state;
 
+use file::{AccountsFile, Tables, entries, entry, fold, no_account, position};
 use grants::Way;
+use list::list;
 use secrets::{NewPassword, PasswordOptions, Secrets};
-
-/// The mode of a new file: hashes are for root and the daemon's group.
-const MODE: u32 = 0o640;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -172,12 +164,13 @@ impl Verb {
     /// [`Failure`].
     pub async fn run(self, session: &mut Session) -> Result<Exit, Failure> {
         let config = crate::config::load(&session.global.config).map(|loaded| loaded.config);
-        // These two work with a configuration that does not load, as far as they can.
+        // These work with a configuration that does not load, as far as they can.
         let (this, config) = match (self, config) {
             (Self::Lock(options), config) => return state::lock(session, config, options).await,
             (Self::Unlock(options), Err(failure)) => {
                 return state::unlock_beside_file(session, &failure, options).await;
             }
+            (Self::Show { name }, Err(failure)) => return from_file::show(session, &failure, name).await,
             (this, config) => (this, config?),
         };
         match this {
@@ -209,6 +202,29 @@ struct Edited {
     file: PathBuf,
     /// Whether the running daemon knows of it now.
     reloaded: bool,
+    /// What it still cannot do, and the next command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+}
+
+/// What a new login cannot do yet: one whose name is no address, and that was granted none, has no sender.
+fn missing(options: &AddOptions, config: &Config) -> Option<String> {
+    let has_sender = options.permission != Permission::Listed
+        || !options.domains.is_empty()
+        || !options.send_as.is_empty()
+        || Address::parse(&options.name).is_ok();
+    if has_sender {
+        return None;
+    }
+    let name = &options.name;
+    let example = match config.domains.first().map(|domain| format!("{name}@{}", domain.name)) {
+        Some(address) if Address::parse(&address).is_ok() => address,
+        _ => "NAME@DOMAIN".to_owned(),
+    };
+    Some(format!(
+        "{name} can log in, and send as nobody yet: its name is no address, and none was granted. Next: \
+         posternctl account grant {name} --send-as {example}"
+    ))
 }
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
@@ -222,7 +238,7 @@ async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Re
         note_change(session, &options.name, AccountVerb::Add, None).await?;
     }
     let (account, password) = (options.name.clone(), made.then_some(password));
-    let edited = Edited { account, password, file: file.path, reloaded };
+    let edited = Edited { account, password, file: file.path, reloaded, missing: missing(options, config) };
     session.out.answer(&edited, |edited, _| edited_text("added", edited))?;
     Ok(Exit::Done)
 }
@@ -234,7 +250,8 @@ async fn remove(session: &mut Session, config: &Config, name: &str) -> Result<Ex
     if reloaded {
         note_change(session, name, AccountVerb::Remove, None).await?;
     }
-    let edited = Edited { account: name.to_owned(), password: None, file: file.path, reloaded };
+    let edited =
+        Edited { account: name.to_owned(), password: None, file: file.path, reloaded, missing: None };
     session.out.answer(&edited, |edited, _| edited_text("removed", edited))?;
     Ok(Exit::Done)
 }
@@ -243,6 +260,9 @@ fn edited_text(verb: &str, edited: &Edited) -> String {
     let mut text = format!("{verb} {} in {}\n", output::clean(&edited.account), edited.file.display());
     if let Some(password) = &edited.password {
         let _ = writeln!(text, "password: {password}");
+    }
+    if let Some(missing) = &edited.missing {
+        let _ = writeln!(text, "{}", output::clean(missing));
     }
     text
 }
@@ -276,259 +296,6 @@ async fn note_change(
 ) -> Result<AccountChanged, Failure> {
     let change = AccountChange { name: name.to_owned(), verb, detail, reason: None };
     Ok(session.client()?.post("/v1/accounts/changed", &change).await?)
-}
-
-/// A login without its password.
-#[derive(Debug, Serialize)]
-struct Listed<'a> {
-    name: &'a str,
-    permission: &'static str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    any_if_spf: bool,
-    domains: Vec<&'a str>,
-    send_as: &'a [String],
-    /// As the daemon knows it; as the file has it, where the daemon was not asked or does not have the login.
-    state: LoginState,
-    /// Where the file says something else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_in_file: Option<LoginState>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_reason: Option<&'a str>,
-    /// Where it is locked beside the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    suspension: Option<&'a Suspension>,
-    /// The daemon has not read it from the file.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    not_loaded: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Accounts<'a> {
-    accounts: Vec<Listed<'a>>,
-    /// Whether the states are those of the running daemon.
-    daemon_asked: bool,
-}
-
-async fn list(session: &mut Session, accounts: &[Account]) -> Result<Exit, Failure> {
-    let states = match session.client() {
-        Ok(client) => client.get::<AccountStates>("/v1/accounts").await.map_err(Failure::Client),
-        Err(failure) => Err(failure),
-    };
-    if let Err(failure) = &states {
-        let why = failure.text().unwrap_or_default();
-        let why = why.lines().next().unwrap_or_default();
-        session.note(&format!("the daemon cannot be asked, so the states are those of the file: {why}"));
-    }
-    session.out.answer(&listed(accounts, states.as_ref().ok()), list_text)?;
-    Ok(Exit::Done)
-}
-
-/// What the daemon knows stands over what the file says.
-fn listed<'a>(accounts: &'a [Account], daemon: Option<&'a AccountStates>) -> Accounts<'a> {
-    let known = |account: &Account| {
-        let find = |states: &&'a AccountStates| {
-            let name = fold(&account.name);
-            let at = states.accounts.binary_search_by(|known| known.name.cmp(&name)).ok()?;
-            states.accounts.get(at)
-        };
-        daemon.as_ref().and_then(find)
-    };
-    let listed = accounts.iter().map(|account| one_listed(account, known(account), daemon.is_some()));
-    Accounts { accounts: listed.collect(), daemon_asked: daemon.is_some() }
-}
-
-fn one_listed<'a>(account: &'a Account, known: Option<&'a AccountState>, daemon_asked: bool) -> Listed<'a> {
-    let suspension = known.and_then(|known| known.suspension.as_ref());
-    let state = known.map_or(account.state, |known| match (known.state, suspension) {
-        (LoginState::Active, Some(suspension)) => suspension.state,
-        (state, _) => state,
-    });
-    Listed {
-        name: &account.name,
-        permission: match account.permission {
-            postern_config::Permission::Listed => "listed",
-            postern_config::Permission::Local => "local",
-            postern_config::Permission::Any => "any",
-        },
-        any_if_spf: account.any_if_spf,
-        domains: account.domains.iter().map(|domain| domain.0.as_str()).collect(),
-        send_as: &account.send_as,
-        state,
-        state_in_file: (state != account.state).then_some(account.state),
-        state_reason: account.state_reason.as_deref(),
-        suspension,
-        not_loaded: daemon_asked && known.is_none(),
-    }
-}
-
-impl Listed<'_> {
-    /// `active`, `suspended (by the server)`, `suspended (file: active)`.
-    fn state_text(&self) -> String {
-        let state = self.state.as_str();
-        match (self.suspension, self.state_in_file) {
-            _ if self.not_loaded => format!("{state} (not loaded)"),
-            (Some(suspension), _) if !suspension.by_hand => format!("{state} (by the server)"),
-            (_, Some(in_file)) => format!("{state} (file: {})", in_file.as_str()),
-            (_, None) => state.to_owned(),
-        }
-    }
-}
-
-fn list_text(accounts: &Accounts<'_>, look: Look) -> String {
-    if accounts.accounts.is_empty() {
-        return String::new();
-    }
-    let rows = accounts.accounts.iter().map(|account| {
-        let domains = account.domains.iter().map(|domain| format!("@{domain}"));
-        let senders: Vec<String> = domains.chain(account.send_as.iter().cloned()).collect();
-        let senders = if senders.is_empty() { "-".to_owned() } else { senders.join(" ") };
-        let permission = if account.any_if_spf { "any, if SPF allows" } else { account.permission };
-        vec![account.name.to_owned(), account.state_text(), permission.to_owned(), senders]
-    });
-    output::table(&["NAME", "STATE", "PERMISSION", "SENDS ALSO AS"], rows, look)
-}
-
-/// What the tables of `policy.tests` have to say in an edit of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tables {
-    /// Their questions must be answered as expected.
-    Must,
-    /// They are heard: what locks a login does not wait for them.
-    May,
-}
-
-/// The file of logins, for one edit at a time.
-struct AccountsFile {
-    path: PathBuf,
-    /// The configuration that it is part of.
-    configuration: PathBuf,
-    /// Locked as long as this value lives, so that two edits cannot undo each other.
-    folder: File,
-    /// Who should own a new file.
-    daemon: Option<User>,
-}
-
-impl AccountsFile {
-    fn open(config: &Config) -> Result<Self, Failure> {
-        // Through links, so that renaming over it replaces the file and not the link.
-        let path = fs::canonicalize(&config.auth.accounts).unwrap_or_else(|_| config.auth.accounts.clone());
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        let folder = File::open(parent).with_context(|| format!("opening {}", parent.display()))?;
-        flock(&folder, FlockOperation::LockExclusive).context("waiting for another edit to end")?;
-        let daemon = User::from_name(config.user.as_deref().unwrap_or("postern")).unwrap_or_default();
-        Ok(Self { path, configuration: config.path.clone(), folder, daemon })
-    }
-
-    /// Changes the file in one step: whoever reads it meanwhile, or after a crash, sees the old or the new one. What the
-    /// daemon would not load is not put in place.
-    fn edit(&self, change: impl FnOnce(&mut DocumentMut) -> Result<(), Failure>) -> Result<(), Failure> {
-        self.edit_against(Tables::Must, change).map(drop)
-    }
-
-    /// The same; what the tables of `policy.tests` have against it, where they are only heard.
-    fn edit_against(
-        &self,
-        tables: Tables,
-        change: impl FnOnce(&mut DocumentMut) -> Result<(), Failure>,
-    ) -> Result<Vec<Diagnostic>, Failure> {
-        let before = match fs::read_to_string(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            read => read.with_context(|| format!("reading {}", self.path.display()))?,
-        };
-        let mut document: DocumentMut =
-            before.parse().with_context(|| format!("reading {}", self.path.display()))?;
-        change(&mut document)?;
-        let new = self.write_beside(&document.to_string())?;
-        let replaced = self.replace_with(&new, tables);
-        if replaced.is_err() {
-            // What is left of a failed edit is of no use; the failure itself is what counts.
-            let _ = fs::remove_file(&new);
-        }
-        replaced
-    }
-
-    fn replace_with(&self, new: &Path, tables: Tables) -> Result<Vec<Diagnostic>, Failure> {
-        let left = |problem: &dyn std::fmt::Display| {
-            Failure::Finding(format!("the file would not load, so it is left as it was\n{problem}"))
-        };
-        let loaded = postern_config::load_with_accounts(&self.configuration, new);
-        let config = loaded.map_err(|error| left(&error))?.config;
-        let problems = policy_test::problems(&config, &words(&config), SystemTime::now());
-        let wrong = problems.errors();
-        if tables == Tables::Must && !wrong.is_empty() {
-            return Err(left(&render(&wrong)));
-        }
-        fs::rename(new, &self.path).with_context(|| format!("replacing {}", self.path.display()))?;
-        self.folder.sync_all().context("syncing the directory")?;
-        Ok([problems.locked, wrong].concat())
-    }
-
-    fn write_beside(&self, text: &str) -> anyhow::Result<PathBuf> {
-        self.beside(|file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-    }
-
-    /// A new file with what `fill` writes. When it fails nothing is left: there are hashes in it.
-    fn beside(&self, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> anyhow::Result<PathBuf> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let new = self.path.with_file_name(name);
-        let context = || format!("writing {}", new.display());
-        let mut file =
-            File::options().write(true).create_new(true).mode(0o600).open(&new).with_context(context)?;
-        let filled = self.own_like_before(&file).and_then(|()| fill(&mut file));
-        if filled.is_err() {
-            // The failure itself is what counts.
-            let _ = fs::remove_file(&new);
-        }
-        filled.with_context(context)?;
-        Ok(new)
-    }
-
-    /// Mode and owner of the file it replaces; a new one is root's, and readable for the daemon's group.
-    fn own_like_before(&self, file: &File) -> std::io::Result<()> {
-        let root = Uid::effective().is_root();
-        match fs::metadata(&self.path) {
-            Ok(before) => {
-                if root {
-                    fchown(file, Some(before.uid()), Some(before.gid()))?;
-                }
-                file.set_permissions(fs::Permissions::from_mode(before.mode() & 0o7777))
-            }
-            Err(_) => {
-                if let Some(daemon) = self.daemon.as_ref().filter(|_| root) {
-                    fchown(file, None, Some(daemon.gid.as_raw()))?;
-                }
-                file.set_permissions(fs::Permissions::from_mode(MODE))
-            }
-        }
-    }
-}
-
-fn fold(name: &str) -> String {
-    name.trim().to_lowercase()
-}
-
-fn entries(document: &mut DocumentMut) -> Result<&mut ArrayOfTables, Failure> {
-    let item = document.entry("account").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
-    item.as_array_of_tables_mut().ok_or_else(|| {
-        Failure::Finding("the logins are not written as [[account]] tables; edit the file by hand".to_owned())
-    })
-}
-
-fn no_account(name: &str) -> Failure {
-    Failure::Finding(format!("there is no account {name:?}: see `posternctl account list`"))
-}
-
-/// The table of a login.
-fn entry<'a>(entries: &'a mut ArrayOfTables, name: &str) -> Result<&'a mut Table, Failure> {
-    position(entries, name).and_then(|at| entries.get_mut(at)).ok_or_else(|| no_account(name))
-}
-
-fn position(entries: &ArrayOfTables, name: &str) -> Option<usize> {
-    let is_it = |table: &Table| {
-        table.get("name").and_then(Item::as_str).is_some_and(|known| fold(known) == fold(name))
-    };
-    entries.iter().position(is_it)
 }
 
 fn insert(document: &mut DocumentMut, options: &AddOptions, secrets: &Secrets) -> Result<(), Failure> {
@@ -591,7 +358,18 @@ fn above(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
+    use postern_admin::api::accounts::{AccountState, AccountStates, Suspension};
+    use postern_config::LoginState;
+
+    use super::file::MODE;
+    use super::list::{list_text, listed};
     use super::*;
+    use crate::output::Look;
 
     const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA";
     const FILE: &str = "\

@@ -19,7 +19,7 @@ Examples:
   posternctl ban add 2001:db8:1:2::/64
   posternctl ban remove 198.51.100.9
 
-Who guesses passwords is banned from the submission ports by itself: see [auth.guessing]. A ban by hand holds on every
+Who guesses passwords is banned from the submission ports by itself: see [auth.guessing]. A ban by hand holds on every \
 port. Bans end by themselves.";
 
 /// What can be done with bans.

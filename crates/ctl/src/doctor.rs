@@ -50,7 +50,7 @@ Examples:
   posternctl doctor relay mail.proseware.test
   posternctl doctor bundle --message 01N2K3P4Q5R6S --output case.tar
 
-Ends with 0 if all is well, with 1 if something was found, with 4 if the daemon does not answer: what can be looked at
+Ends with 0 if all is well, with 1 if something was found, with 4 if the daemon does not answer: what can be looked at \
 without it is looked at then. Notes are no findings. Nothing is changed.";
 
 /// Which step; without one, all of them.

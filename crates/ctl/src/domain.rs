@@ -27,7 +27,7 @@ Examples:
   posternctl domain records proseware.test --format zone
   posternctl domain records proseware.test --cnames
 
-Verification asks for SPF (or the alias of the return path), every DKIM key and DMARC. `verify` and `show` end with 0 if the
+Verification asks for SPF (or the alias of the return path), every DKIM key and DMARC. `verify` and `show` end with 0 if the \
 DNS is in order, with 1 if not.";
 
 /// What can be asked about domains.

@@ -287,4 +287,20 @@ mod tests {
         let arguments = ["posternctl", "--socket", "/nonexistent/control.sock", "status"];
         assert_eq!(run(arguments.iter().map(OsString::from)), ExitCode::from(4));
     }
+
+    /// A paragraph is one line: clap wraps it for the terminal, and what was wrapped before would be wrapped twice.
+    #[test]
+    fn paragraphs_of_help_are_wrapped_once() {
+        fn look(command: &clap::Command, found: &mut Vec<String>) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let is_prose = |line: &str| line.chars().next().is_some_and(|first| !first.is_whitespace());
+            let lines: Vec<&str> = text.lines().collect();
+            let twice = lines.windows(2).filter(|pair| is_prose(pair[0]) && is_prose(pair[1]));
+            found.extend(twice.map(|pair| format!("{}: {:?}", command.get_name(), pair[0])));
+            command.get_subcommands().for_each(|inner| look(inner, found));
+        }
+        let mut found = Vec::new();
+        look(&command(), &mut found);
+        assert_eq!(found, [] as [String; 0]);
+    }
 }

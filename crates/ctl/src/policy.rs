@@ -1,5 +1,6 @@
 //! `policy explain`: what would happen to this mail, and why? `policy test`: the same for a table of questions.
 
+mod offline;
 mod test;
 
 use std::fmt::Write;
@@ -105,7 +106,10 @@ impl Verb {
             ..ExplainRequest::new(options.client, &options.from, &options.to)
         };
         let explanation = match options.offline {
-            true => ask_file(&session.global.config, &request)?,
+            true => {
+                session.note(offline::NOTE);
+                ask_file(&session.global.config, &request)?
+            }
             false => session.client()?.post("/v1/policy/explain", &request).await?,
         };
         session.out.answer(&explanation, |explanation, look| text(&request, explanation, look))?;
@@ -116,8 +120,10 @@ impl Verb {
 fn ask_file(path: &Path, request: &ExplainRequest) -> Result<Explanation, Failure> {
     let loaded = crate::config::load(path)?;
     let policy = Policy::new(&loaded.config);
-    explain::explain(request, &policy, &words(&loaded.config))
-        .map_err(|error| Failure::Usage(error.to_string()))
+    let explained = explain::explain(request, &policy, &words(&loaded.config));
+    let mut explanation = explained.map_err(|error| Failure::Usage(error.to_string()))?;
+    offline::mark_unknown(&mut explanation);
+    Ok(explanation)
 }
 
 /// The header of a message file.
@@ -220,7 +226,11 @@ pub(crate) fn decision_text(decision: &DecisionView, look: Look) -> String {
     let width = decision.rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0);
     let mut text = String::new();
     for rule in &decision.rules {
-        let answer = if rule.matched { "yes" } else { "no" };
+        let answer = match rule.matched {
+            _ if rule.fact.starts_with(offline::UNKNOWN) => "?",
+            true => "yes",
+            false => "no",
+        };
         // Padded by hand: a colour is not part of the width.
         let padding = " ".repeat(3 - answer.len());
         let _ = writeln!(
@@ -236,8 +246,16 @@ pub(crate) fn decision_text(decision: &DecisionView, look: Look) -> String {
         text += "  what would allow it:\n";
     }
     for remedy in &decision.remedies {
-        let _ = writeln!(text, "    - {}", output::clean(remedy));
+        text += &remedy_text(remedy);
     }
+    text
+}
+
+/// One way out. Lines for a file stand by themselves, so that they can be copied.
+fn remedy_text(remedy: &str) -> String {
+    let mut lines = remedy.lines();
+    let mut text = format!("    - {}\n", output::clean(lines.next().unwrap_or_default()));
+    lines.for_each(|line| text += &format!("      {}\n", output::clean(line)));
     text
 }
 
@@ -300,7 +318,8 @@ mod tests {
         let rules = [("local recipient", false, "not local"), ("login", false, "not logged in")];
         let mut rcpt = stage("rcpt", "reject", "not-trusted-not-local", &[], &rules);
         rcpt.reply = Some("550 5.7.1 <bob@adatum.test>: relay not permitted".to_owned());
-        rcpt.decision.remedies = vec!["log in".to_owned(), "trust the client".to_owned()];
+        rcpt.decision.remedies =
+            vec!["log in".to_owned(), "trust: at the end of x.toml:\n[[a]]\nb = 1\nthen reload".to_owned()];
         let explanation = Explanation { stages: vec![mail, rcpt], deliveries: Vec::new(), fate: None };
         let expected = "\
 MAIL FROM:<a@client.test>
@@ -313,7 +332,10 @@ RCPT TO:<bob@adatum.test>
   reject: not-trusted-not-local
   what would allow it:
     - log in
-    - trust the client
+    - trust: at the end of x.toml:
+      [[a]]
+      b = 1
+      then reload
   reply: 550 5.7.1 <bob@adatum.test>: relay not permitted
 
 The mail would not be accepted.

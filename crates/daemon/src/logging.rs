@@ -3,6 +3,8 @@
 //! A thread of its own writes, so that no session waits for a slow terminal; when it falls far behind, the sessions wait
 //! rather than lose an event.
 
+mod line;
+
 use std::io::BufWriter;
 
 use postern_config::Log;
@@ -12,6 +14,9 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use line::OneLine;
+pub(crate) use line::one_line;
 
 /// Octets of the log that are written at once under load.
 const WRITE_AT_ONCE: usize = 64 * 1024;
@@ -54,7 +59,9 @@ pub fn start(config: &Log) -> Result<LogHandle, ParseError> {
     let stderr = BufWriter::with_capacity(WRITE_AT_ONCE, std::io::stderr());
     let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(stderr);
     let layer = match config.format {
-        LogFormat::Text => fmt::layer().with_writer(writer).with_ansi(false).with_target(false).boxed(),
+        LogFormat::Text => {
+            fmt::layer().fmt_fields(OneLine).with_writer(writer).with_ansi(false).with_target(false).boxed()
+        }
         LogFormat::Json => fmt::layer()
             .json()
             .flatten_event(true)

@@ -214,6 +214,7 @@ impl Reloader {
                 tracing::info!(event = "reloaded", path = %report.path.display(), "new configuration in force");
             }
             Err(error) => {
+                let error = logging::one_line(error);
                 tracing::error!(event = "reload-failed", "the old configuration stays in force: {error}")
             }
         }

@@ -189,5 +189,5 @@ fn recorded(stage: &StageView) -> Option<&DecisionView> {
 /// What is kept of the refusal behind a reply: every rule that was looked at, and what would have allowed it.
 fn record(server: &Server, answer: &Answer) -> Option<DecisionView> {
     let record = server.shared.records.find(answer.reference()?)?;
-    Some(refusal(record).decision)
+    Some(refusal(record, &server.shared.policy.load()).decision)
 }

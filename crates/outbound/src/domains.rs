@@ -4,7 +4,7 @@
 //! |---|---|
 //! | which records are to be published? | [`records`] |
 //! | what is the public half of a DKIM key? | [`keys`] |
-//! | what does DNS have? | [`check`] |
+//! | what does DNS have? | [`check`], of its MX `mx` |
 //! | who looks, when, and where is the answer kept? | [`keeper`], the file in `file` |
 //!
 //! What follows from an answer is decided in `postern_policy::verification`.
@@ -13,6 +13,7 @@ pub mod check;
 mod file;
 pub mod keeper;
 pub mod keys;
+mod mx;
 pub mod records;
 
 pub use check::look_up;

@@ -64,6 +64,8 @@ pub struct Policy {
     pub senders: sender::Rules,
     /// What is noted about logins.
     pub logins: logins::Rules,
+    /// What an operator is told to do about refusals.
+    pub site: remedies::Site,
     /// What holds beside the configuration.
     pub standing: Arc<Standing>,
 }
@@ -83,6 +85,7 @@ impl Policy {
             accounts: accounts::Accounts::new(&config.accounts, config.auth.limits),
             senders: sender::Rules::new(config),
             logins: logins::Rules::new(config),
+            site: remedies::Site::of(config),
             standing,
         }
     }

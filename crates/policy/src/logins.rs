@@ -108,6 +108,27 @@ impl Policy {
         self.is_one_of_ours(client, own) || self.relay.trusted_network(client).is_some()
     }
 
+    /// Why an address is never banned, for whoever wants to ban it. `None`: it can be.
+    pub fn why_spared(&self, client: IpAddr) -> Option<String> {
+        let client = client.to_canonical();
+        let guessing = &self.logins.guessing;
+        if let Some(trusted) = self.relay.trusted_network(client) {
+            let (network, label) = (trusted.network, &trusted.label);
+            return Some(format!(
+                "{client} is in the trusted network {network} ({label}), see relay.trusted_networks"
+            ));
+        }
+        if let Some(network) = guessing.never.iter().find(|network| network.contains(&client)) {
+            return Some(format!("{client} is in {network} of auth.guessing.never"));
+        }
+        if client.is_loopback() && guessing.spares(client) {
+            return Some(format!(
+                "{client} is loopback; auth.guessing.ban_loopback = true lets it be banned"
+            ));
+        }
+        self.is_spared(client, None).then(|| format!("{client} is an address of this server"))
+    }
+
     /// Whether the address is this server itself, or stands for many (`auth.guessing.never`).
     fn is_one_of_ours(&self, client: IpAddr, own: Option<IpAddr>) -> bool {
         let client = client.to_canonical();

@@ -11,10 +11,12 @@
 //! | is a stranger on lists in DNS? | `blocklists` |
 //! | may this sender be used? | `senders` |
 //! | why? | `reason` |
+//! | which rule decided? | `deciding` |
 //! | what does the configuration say? | `rules` |
 
 mod blocklists;
 mod client;
+mod deciding;
 mod login;
 mod question;
 mod reason;
@@ -36,6 +38,7 @@ use crate::directory::Resolution;
 use crate::facts::Wanted;
 
 pub use blocklists::{Lists, warnings as blocklist_warnings};
+pub use deciding::deciding_rule;
 pub use login::{login_offered, over_limit};
 pub use question::{Certificate, HeaderSenders, Question, SenderField, Stage};
 pub use reason::Reason;
@@ -79,13 +82,12 @@ impl Decision {
         Self { verdict, reason: Reason::StandingRule { rule: rule.to_string(), why, text }, ..self }
     }
 
-    /// The rule that decided. The last one that was looked at, unless a right did not reach so far: the others were tried after
-    /// it.
+    /// The rule that decided: see [`deciding_rule`].
     pub fn rule(&self) -> Option<&str> {
-        let by_grant = matches!(self.reason, Reason::GrantTooNarrow { .. } | Reason::Rate { .. });
-        let refused = |step: &&Step| by_grant && step.rule == client::ADDRESS_GRANT && !step.matched;
-        let step = self.trace.0.iter().find(refused).or(self.trace.0.last())?;
-        Some(&step.rule)
+        let rules: Vec<(&str, bool)> =
+            self.trace.0.iter().map(|step| (step.rule.as_str(), step.matched)).collect();
+        let at = deciding_rule(self.reason.as_str(), &rules)?;
+        rules.get(at).map(|(rule, _)| *rule)
     }
 
     /// What an operator should hear of although it stopped nothing: domains that should be verified and are not.
@@ -132,7 +134,7 @@ pub struct Step {
     pub rule: String,
     /// Whether it held.
     pub matched: bool,
-    /// The fact it looked at, such as `198.51.100.9 is in none of 2 trusted networks`.
+    /// The fact it looked at, such as `198.51.100.9 is in none of the 2 trusted networks`.
     pub fact: String,
 }
 
@@ -215,6 +217,15 @@ fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, tr
 
 /// The reason for accepting, or that for refusing.
 type Answer = Result<Reason, Reason>;
+
+/// `x is in none of the 2 trusted networks`, `x is not in the one trusted network`. The relation is `in ` here.
+fn not_among(subject: &str, relation: &str, count: usize, noun: &str) -> String {
+    match count {
+        0 => format!("no {noun} is configured"),
+        1 => format!("{subject} is not {relation}the one {noun}"),
+        _ => format!("{subject} is {relation}none of the {}", counted(count, noun)),
+    }
+}
 
 /// `2 routes`, `1 route`.
 fn counted(count: usize, noun: &str) -> String {

@@ -1,8 +1,64 @@
 //! What would have allowed what was refused: the setting, or the command for it.
+//!
+//! | part | module |
+//! |---|---|
+//! | the ways to be allowed to relay | `relaying` |
+//! | lines for the configuration, and where they go | `lines` |
 
+mod lines;
+mod relaying;
+
+use std::path::PathBuf;
+
+use postern_config::paste::{Block, Places};
+use postern_config::{Config, LoginPorts};
 use postern_smtp::Address;
 
 use crate::relay::Reason;
+
+use lines::{added, list_of};
+use relaying::{grant, host, log_in, relaying, trust, without_login};
+
+/// What the ways out hang on in one configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Where people log in.
+    pub ports: LoginPorts,
+    places: Places,
+    accounts: PathBuf,
+    labels: Vec<String>,
+    has_temporary_grants: bool,
+}
+
+impl Site {
+    /// That of a configuration.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            ports: LoginPorts::of(&config.listeners),
+            places: config.places.clone(),
+            accounts: config.auth.accounts.clone(),
+            labels: config.relay.grants.iter().map(|grant| grant.label.trim().to_owned()).collect(),
+            has_temporary_grants: config.relay.temporary.enabled,
+        }
+    }
+
+    /// A label that no grant has.
+    fn free_label(&self, wanted: &str) -> String {
+        let is_free = |label: &String| !self.labels.contains(label);
+        let numbered = (2..).map(|number| format!("{wanted} ({number})"));
+        std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).unwrap_or_default()
+    }
+
+    /// How temporary grants are switched on, for whoever wants to give one.
+    pub fn switch_on_temporary_grants(&self) -> String {
+        let what = "temporary grants are switched off";
+        added(what, &self.places, Block::Temporary, &[("enabled", "true".to_owned())])
+    }
+
+    fn main(&self) -> String {
+        self.places.main().display().to_string()
+    }
+}
 
 /// What was refused.
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +71,16 @@ pub struct Asked<'a> {
     pub sender: &'a str,
     /// RCPT TO as the client wrote it, with or without angle brackets, if it was about a recipient.
     pub recipient: Option<&'a str>,
+    /// SHA-256 over the certificate that the client showed, in hexadecimal.
+    pub certificate: Option<&'a str>,
+    /// The configuration.
+    pub site: &'a Site,
 }
 
 /// What would have allowed it, each way by itself, for the operator of this server. Empty for what is allowed.
 pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
-    let Asked { reason, client, sender, recipient } = *asked;
-    let recipient = recipient.map(without_brackets).unwrap_or_default();
+    let Asked { reason, recipient, site, .. } = *asked;
+    let (main, recipient) = (site.main(), recipient.map(without_brackets).unwrap_or_default());
     let (local, domain) = recipient.rsplit_once('@').unwrap_or((recipient, ""));
     match reason {
         Reason::LocalRecipient
@@ -33,26 +93,29 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         | Reason::Authenticated { .. }
         | Reason::LoginAllowed { .. }
         | Reason::SenderAllowed => Vec::new(),
-        Reason::NotTrustedNotLocal => relaying(client, without_brackets(sender), recipient, domain),
-        Reason::NotAuthenticated => vec![LOG_IN.to_owned(), trust(client)],
-        Reason::GrantTooNarrow { label, what } => vec![
-            format!("widen the grant {label:?} in relay.grants so that it covers the {what}"),
-            LOG_IN.to_owned(),
-        ],
+        Reason::NotTrustedNotLocal => relaying(asked),
+        Reason::NotAuthenticated => [vec![log_in(site)], without_login(asked)].concat(),
+        Reason::GrantTooNarrow { label, what } => {
+            let widen = format!(
+                "widen the grant {label:?} in {main} so that it covers the {what}, then posternctl reload"
+            );
+            let other = grant("or give the client one more grant", asked);
+            [Some(widen), other, Some(log_in(site))].into_iter().flatten().collect()
+        }
         Reason::HostNameUnknown { name } => vec![
-            format!("have the name servers of {name} answer: `posternctl relay list` says what is known of it"),
-            format!("or remove {name} from relay.hosts"),
+            format!(
+                "have the name servers of {name} answer: `posternctl relay list` says what is known of it"
+            ),
+            format!("or remove {name} from relay.hosts in {main}, then posternctl reload"),
         ],
         Reason::Rate { who, .. } => {
-            vec![format!("wait, or raise the rate of {who} in relay.grants: rate = \"...\"")]
+            vec![format!(
+                "wait, or raise the rate of {who} in relay.grants of {main}: rate = \"200/h\", then posternctl reload"
+            )]
         }
-        Reason::Quota { login, limit, .. } => vec![format!(
-            "wait, or raise the limit of account {login:?} in accounts.toml: limits = {{ {key} = ... }}; for all accounts it is \
-             auth.limits.{key}",
-            key = limit_key(limit)
-        )],
+        Reason::Quota { login, limit, .. } => vec![raise_limit(login, limit, site)],
         Reason::SenderDomainNotListed { login, sender } | Reason::LoginLacksPermission { login, sender } => {
-            grant(login, sender)
+            send_as(login, sender)
         }
         Reason::DomainNotVerified { domain, missing, .. } => vec![
             format!("publish what is missing ({missing}): `posternctl domain records {domain}` prints it"),
@@ -65,77 +128,104 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
             "the owner of {domain} mends the TXT record at _postern.{domain}: \"v=postern1; logins={login}\""
         )],
         Reason::DnsTrouble { domain, .. } => {
-            vec![format!("wait until the name servers of {domain} answer, or see why the resolver cannot ask them")]
+            vec![format!(
+                "wait until the name servers of {domain} answer, or see why the resolver cannot ask them"
+            )]
         }
         Reason::SpfDoesNotCover { domain, .. } => {
             vec![format!("the owner of {domain} lists this server in the domain's SPF record")]
         }
         Reason::HeaderFromMismatch { grant: Some(label), field, address, .. } => {
             let or = format!("or the client names only senders of the grant in the {field} field");
-            vec![format!("add {address} to the senders of the grant {label:?} in relay.grants"), or]
+            vec![
+                format!(
+                    "add {address} to the senders of the grant {label:?} in {main}, then posternctl reload"
+                ),
+                or,
+            ]
         }
         Reason::HeaderFromMismatch { login, field, address, .. } => match Address::parse(address) {
-            Ok(_) => grant(login, address),
-            Err(_) => vec![format!("the {field} field of the message names only addresses that {login} may use")],
+            Ok(_) => send_as(login, address),
+            Err(_) => {
+                vec![format!("the {field} field of the message names only addresses that {login} may use")]
+            }
         },
         Reason::HeaderFromUnusable { .. } => {
             vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
         }
         Reason::WrongPassword { .. } => vec![
-            "the user enters the right name and password; `posternctl account list` shows the names".to_owned(),
+            "the user enters the right name and password; `posternctl account list` shows the names"
+                .to_owned(),
             "or the account gets a new password: `posternctl account password NAME`".to_owned(),
         ],
-        Reason::LoginNotOffered { missing } if missing == "TLS" => {
-            vec!["the mail program uses STARTTLS on port 587, or TLS on port 465".to_owned()]
+        Reason::LoginNotOffered { missing } => vec![log_in_elsewhere(missing, site)],
+        Reason::LoginSuspended { login, .. } => {
+            vec![format!("unlock it: `posternctl account unlock {login}`")]
         }
-        Reason::LoginNotOffered { .. } => vec!["the mail program uses port 587 or 465, not 25".to_owned()],
-        Reason::LoginSuspended { login, .. } => vec![format!("unlock it: `posternctl account unlock {login}`")],
         Reason::ClientAddressNotAllowed { login, client } => {
-            vec![format!("add the address to account {login:?} in accounts.toml: networks = [{:?}]", host(client))]
+            vec![format!(
+                "add the address to the networks of account {login:?} in {}: networks = {}, then posternctl reload",
+                site.accounts.display(),
+                list_of(&host(client))
+            )]
         }
         Reason::UnknownRecipient => vec![
-            format!("add {local:?} to the mailboxes or aliases of [[domain]] {domain:?}, or set its catch_all"),
-            format!("for a relay domain: add {local:?} to its recipients in relay.relay_domains"),
+            format!(
+                "add {local:?} to the mailboxes or aliases of [[domain]] {domain:?} in {main}, or set its catch_all, then \
+                 posternctl reload"
+            ),
+            format!(
+                "for a relay domain: add {local:?} to its recipients in relay.relay_domains, then posternctl reload"
+            ),
         ],
         Reason::AliasLoop => {
-            vec![format!("change the aliases of [[domain]] {domain:?} so that {local:?} does not lead back to itself")]
+            vec![format!(
+                "change the aliases of [[domain]] {domain:?} in {main} so that {local:?} does not lead back to itself, then \
+                 posternctl reload"
+            )]
         }
-        Reason::BadDestination => vec!["the recipient's address has a domain name instead of an address".to_owned()],
-        Reason::Blocklisted { client, lists, .. } => blocklisted(client, lists),
+        Reason::BadDestination => {
+            vec!["the recipient's address has a domain name instead of an address".to_owned()]
+        }
+        Reason::Blocklisted { client, lists, .. } => blocklisted(client, lists, asked),
         Reason::StandingRule { rule, .. } | Reason::HeaderBlockedSender { rule, .. } => {
-            vec![format!("remove the standing rule: `posternctl rule remove {rule}` (see `posternctl rule list`)")]
+            vec![format!(
+                "remove the standing rule: `posternctl rule remove {rule}` (see `posternctl rule list`)"
+            )]
         }
-        Reason::RecipientPolicy { .. } => vec![
-            "remove the [[route]] with via = \"reject\" that matches, or put a route before it that matches first"
-                .to_owned(),
-        ],
+        Reason::RecipientPolicy { .. } => vec![format!(
+            "remove the [[route]] with via = \"reject\" that matches from {main}, or put a route before it that matches first, \
+                 then posternctl reload"
+        )],
     }
 }
 
-const LOG_IN: &str = "log in on port 587 or 465; `posternctl account add NAME` makes a login";
+fn log_in_elsewhere(missing: &str, site: &Site) -> String {
+    let ports = &site.ports;
+    let starttls = LoginPorts { tls: Vec::new(), ..ports.clone() }.words();
+    let tls = ports.tls_words();
+    match (missing, starttls, tls) {
+        ("TLS", Some(starttls), Some(tls)) => {
+            format!("the mail program uses STARTTLS on port {starttls}, or TLS on port {tls}")
+        }
+        ("TLS", _, _) => "the mail program uses STARTTLS first".to_owned(),
+        _ => match ports.words() {
+            Some(ports) => format!("the mail program uses port {ports}, where logins are taken"),
+            None => log_in(site),
+        },
+    }
+}
 
-/// All ways to be allowed to relay, the narrowest first.
-fn relaying(client: &str, sender: &str, recipient: &str, domain: &str) -> Vec<String> {
-    let (host, sender) = (host(client), if sender.is_empty() { "<>" } else { sender });
-    vec![
-        LOG_IN.to_owned(),
-        format!(
-            "let the client in for a while: `posternctl relay grant {client} --ttl 30m --reason \"...\"`, with \
-             relay.temporary = {{ enabled = true }}"
-        ),
-        format!(
-            "grant it to the client: relay.grants = [{{ label = \"...\", network = {host:?}, senders = [{sender:?}], recipients = \
-             [{recipient:?}], rate = \"100/h\" }}]"
-        ),
-        "let the client in by its certificate: relay.certificates = [{ sha256 = \"...\", label = \"...\" }]"
-            .to_owned(),
-        "let the client in by its host name: relay.hosts = [{ name = \"...\", label = \"...\" }]".to_owned(),
-        trust(client),
-        format!(
-            "only where this server is a backup of the domain, as everybody may send there then: relay.relay_domains = \
-             [{{ name = {domain:?}, recipients = \"call-forward\" }}]"
-        ),
-    ]
+fn raise_limit(login: &str, limit: &str, site: &Site) -> String {
+    let key = limit_key(limit);
+    let now: Option<u64> = limit.split_whitespace().next().and_then(|count| count.parse().ok());
+    let twice = now.unwrap_or(100).saturating_mul(2);
+    format!(
+        "wait, or raise the limit of account {login:?} in {}: limits = {{ {key} = {twice} }}, then posternctl reload; for all \
+         accounts it is auth.limits.{key} in {}",
+        site.accounts.display(),
+        site.main()
+    )
 }
 
 /// The setting of a limit of a login, by its words: `200 recipients an hour`.
@@ -149,31 +239,27 @@ fn limit_key(limit: &str) -> &'static str {
     KEYS.iter().find(|(words, _)| limit.ends_with(words)).map_or("per_hour", |(_, key)| key)
 }
 
-fn trust(client: &str) -> String {
-    format!(
-        "trust the client: relay.trusted_networks = [{{ network = {:?}, label = \"...\" }}]",
-        host(client)
-    )
-}
-
 /// The client's own way out first: it helps everywhere.
-fn blocklisted(client: &str, lists: &str) -> Vec<String> {
+fn blocklisted(client: &str, lists: &str, asked: &Asked<'_>) -> Vec<String> {
+    let exempt = [("dnsbl_exempt", list_of(&host(client)))];
     vec![
         format!("whoever runs {client} has it removed from {lists}, once what it was listed for has ended"),
-        format!("or spare the client: policy.dnsbl_exempt = [{:?}]", host(client)),
-        "or weigh the list less: its weight, its answers or action = \"log\" in [[policy.dnsbl]], or policy.dnsbl_threshold"
-            .to_owned(),
-        format!("or, if the client is yours, {}", trust(client)),
+        added(
+            "or spare the client (policy.dnsbl_exempt)",
+            &asked.site.places,
+            Block::BlocklistExempt,
+            &exempt,
+        ),
+        format!(
+            "or weigh the list less: its weight, its answers or action = \"log\" in [[policy.dnsbl]], or \
+             policy.dnsbl_threshold, in {}, then posternctl reload",
+            asked.site.main()
+        ),
+        format!("or, if the client is yours, {}", trust(asked)),
     ]
 }
 
-/// One address as a network.
-fn host(client: &str) -> String {
-    let bits = if client.contains(':') { 128 } else { 32 };
-    format!("{client}/{bits}")
-}
-
-fn grant(login: &str, address: &str) -> Vec<String> {
+fn send_as(login: &str, address: &str) -> Vec<String> {
     let mut ways =
         vec![format!("let the login send as it: `posternctl account grant {login} --send-as {address}`")];
     if let Some((_, domain)) = address.rsplit_once('@') {
@@ -190,6 +276,7 @@ fn without_brackets(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     #[test]
@@ -241,19 +328,152 @@ mod tests {
     }
 
     fn ways(reason: &Reason) -> Vec<String> {
-        let recipient = Some("<bob@adatum.test>");
-        remedies(&Asked { reason, client: "198.51.100.9", sender: "x@client.test", recipient })
+        ways_at(reason, &Site { ports: LoginPorts::of(&[]), ..Site::default() })
+    }
+
+    fn ways_at(reason: &Reason, site: &Site) -> Vec<String> {
+        let (recipient, certificate) = (Some("<bob@adatum.test>"), None);
+        remedies(&Asked {
+            reason,
+            client: "198.51.100.9",
+            sender: "x@client.test",
+            recipient,
+            certificate,
+            site,
+        })
     }
 
     #[test]
     fn every_way_to_relay_is_named() {
         let ways = ways(&Reason::NotTrustedNotLocal);
         assert_eq!(ways.len(), 7, "{ways:#?}");
+        assert_eq!(ways[0], "log in on port 587 or 465; `posternctl account add NAME` makes a login");
         assert_eq!(
             ways[2],
-            "grant it to the client: relay.grants = [{ label = \"...\", network = \"198.51.100.9/32\", senders = \
-             [\"x@client.test\"], recipients = [\"bob@adatum.test\"], rate = \"100/h\" }]"
+            "grant it to the client: at the end of postern.toml:\n[[relay.grants]]\nlabel = \"for 198.51.100.9\"\nnetwork = \
+             \"198.51.100.9/32\"\nsenders = [\"x@client.test\"]\nrecipients = [\"bob@adatum.test\"]\nrate = \"100/h\"\nthen \
+             posternctl reload"
         );
+    }
+
+    /// The file that printed lines go to, and the lines.
+    fn block(way: &str) -> Option<(std::path::PathBuf, String)> {
+        let (first, rest) = way.split_once('\n')?;
+        let lines = rest.strip_suffix("then posternctl reload").unwrap().to_owned();
+        let words = first.trim_end_matches(':');
+        let file = words.rsplit_once(if words.contains("such as ") { "such as " } else { "at the end of " });
+        Some((file.unwrap_or_else(|| panic!("{first}")).1.into(), lines))
+    }
+
+    fn load(path: &std::path::Path) -> Config {
+        postern_config::load(path).unwrap_or_else(|error| panic!("{error}")).config
+    }
+
+    #[test]
+    fn printed_lines_can_be_put_where_they_are_said_to_go() {
+        const HEAD: &str = "hostname = \"mail.proseware.test\"\n";
+        const LIST: &str = "[[policy.dnsbl]]\nlabel = \"zen\"\nzone = \"zen.example\"\n";
+        let listed = |client: &str| Reason::Blocklisted {
+            client: client.to_owned(),
+            lists: "zen".to_owned(),
+            answers: String::new(),
+            weight: 1,
+            text: None,
+        };
+        let narrow = Reason::GrantTooNarrow { label: "scanner".to_owned(), what: "sender".to_owned() };
+        let mut pasted = 0;
+        for text in [
+            HEAD.to_owned(),
+            format!("{HEAD}[relay]\nhost_refresh = \"2m\"\n"),
+            format!(
+                "{HEAD}[relay]\ntrusted_networks = [{{ network = \"127.0.0.0/8\", label = \"loopback\" }}]\n"
+            ),
+            format!(
+                "{HEAD}[relay]\ngrants = []\nhosts = []\ncertificates = []\nrelay_domains = []\ntrusted_networks = []\n\
+                 temporary = {{ max_ttl = \"1h\" }}\n"
+            ),
+            format!("{HEAD}[relay]\ntemporary = {{ enabled = true }}\n{LIST}"),
+            format!("{HEAD}[policy]\npublic_addresses = [\"198.51.100.25\"]\n{LIST}"),
+            format!(
+                "{HEAD}[[relay.grants]]\nlabel = \"for 198.51.100.9\"\nnetwork = \"203.0.113.5/32\"\nsenders = [\"*\"]\n\
+                 recipients = [\"*\"]\nrate = \"1/h\"\n# no line end after this"
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let main = folder.path().join("postern.toml");
+            std::fs::write(&main, &text).unwrap();
+            let site = Site::of(&load(&main));
+            for reason in
+                [&Reason::NotTrustedNotLocal, &Reason::NotAuthenticated, &narrow, &listed("198.51.100.9")]
+            {
+                for (file, lines) in ways_at(reason, &site).iter().filter_map(|way| block(way)) {
+                    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                    let before = std::fs::read_to_string(&file).ok();
+                    assert!(file == main || before.is_none(), "{}", file.display());
+                    std::fs::write(&file, format!("{}\n{lines}", before.clone().unwrap_or_default()))
+                        .unwrap();
+                    load(&main);
+                    pasted += 1;
+                    match before {
+                        Some(before) => std::fs::write(&file, before).unwrap(),
+                        None => std::fs::remove_file(&file).unwrap(),
+                    }
+                }
+            }
+        }
+        assert!(pasted > 80, "{pasted}");
+    }
+
+    #[test]
+    fn a_key_that_is_set_is_changed_where_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("postern.toml");
+        std::fs::write(&main, "hostname = \"x.test\"\n[relay.temporary]\nenabled = false\n").unwrap();
+        let way = &ways_at(&Reason::NotTrustedNotLocal, &Site::of(&load(&main)))[1];
+        assert!(
+            way.contains("where [relay.temporary] has this key (") && way.contains("enabled = true"),
+            "{way}"
+        );
+    }
+
+    #[test]
+    fn who_cannot_log_in_where_logins_are_asked_for_has_the_ways_without_one() {
+        let ways = ways(&Reason::NotAuthenticated).join("\n");
+        for way in ["log in on port 587 or 465", "posternctl relay grant 198.51.100.9", "[[relay.grants]]"] {
+            assert!(ways.contains(way), "{ways}");
+        }
+    }
+
+    #[test]
+    fn ports_are_those_of_the_listeners() {
+        let at = |listeners: &str| {
+            let config: Config = toml::from_str(&format!("hostname = \"x.test\"\n{listeners}")).unwrap();
+            let site = Site::of(&config);
+            let tls = Reason::LoginNotOffered { missing: "TLS".to_owned() };
+            let port = Reason::LoginNotOffered { missing: "a submission port".to_owned() };
+            [&Reason::NotTrustedNotLocal, &tls, &port].map(|reason| ways_at(reason, &site)[0].clone())
+        };
+        let own = at("[[listener]]\nkind = \"submission\"\naddress = \"0.0.0.0:2587\"\n\
+                      [[listener]]\nkind = \"submissions\"\naddress = \"0.0.0.0:2465\"\n");
+        assert!(own[0].starts_with("log in on port 2587 or 2465;"), "{own:?}");
+        assert_eq!(own[1], "the mail program uses STARTTLS on port 2587, or TLS on port 2465");
+        assert_eq!(own[2], "the mail program uses port 2587 or 2465, where logins are taken");
+        let none = at("[[listener]]\nkind = \"mx\"\naddress = \"0.0.0.0:25\"\n");
+        assert!(none[0].contains("no listener takes logins") && none[2] == none[0], "{none:?}");
+    }
+
+    #[test]
+    fn a_certificate_that_was_shown_is_named() {
+        let (reason, site, sha256) = (&Reason::NotTrustedNotLocal, &Site::default(), "ab".repeat(32));
+        let asked = Asked {
+            reason,
+            client: "192.0.2.1",
+            sender: "",
+            recipient: None,
+            certificate: Some(&sha256),
+            site,
+        };
+        assert!(remedies(&asked).join("\n").contains(&format!("sha256 = \"{sha256}\"")));
     }
 
     #[test]
@@ -281,7 +501,8 @@ mod tests {
     #[test]
     fn an_address_is_written_as_a_network_of_one() {
         let reason = &Reason::NotAuthenticated;
-        let way = remedies(&Asked { reason, client: "2001:db8::1", sender: "", recipient: None }).join("\n");
+        let (client, recipient, certificate, site) = ("2001:db8::1", None, None, &Site::default());
+        let way = remedies(&Asked { reason, client, sender: "", recipient, certificate, site }).join("\n");
         assert!(way.contains("\"2001:db8::1/128\""), "{way}");
     }
 }

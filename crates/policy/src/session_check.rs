@@ -19,6 +19,9 @@ impl SessionCheck {
         if ban.by_hand { Self::BannedByHand } else { Self::Banned }
     }
 
+    /// The words of all of them.
+    pub const WORDS: [&str; 2] = ["banned", "malformed-header"];
+
     /// The word for programs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -125,6 +125,11 @@ pub struct Finding {
     pub publish: Option<DnsRecord>,
 }
 
+/// The subject of a finding about where mail for the domain goes. Nothing about mail from it follows from that.
+pub const MX: &str = "MX";
+/// The subject of the finding that no DKIM key is configured.
+pub const NO_KEY: &str = "DKIM";
+
 /// What follows from a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -158,7 +163,8 @@ impl LookUp {
 
     /// What follows.
     pub fn outcome(&self) -> Outcome {
-        let has = |weight| self.findings.iter().any(|finding| finding.weight == weight);
+        let of_sending = || self.findings.iter().filter(|finding| finding.subject != MX);
+        let has = |weight| of_sending().any(|finding| finding.weight == weight);
         match (has(Weight::Error), has(Weight::Trouble)) {
             (true, _) => Outcome::Lacking,
             (false, true) => Outcome::Undecided,

@@ -31,6 +31,7 @@ use postern_runtime::Clock;
 mod clients;
 mod commands;
 mod connection;
+mod farewell;
 pub mod listener;
 pub mod metrics;
 mod password_checks;

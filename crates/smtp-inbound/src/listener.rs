@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences, Places, Scope};
+use crate::farewell::Farewells;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
-use crate::{Shared, connection, proxied, replies};
+use crate::{Shared, connection, farewell, proxied, replies};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -102,6 +103,7 @@ pub(crate) struct House {
     connections: Mutex<Connections>,
     histories: Mutex<Histories>,
     notes: Mutex<Notes>,
+    farewells: Farewells,
 }
 
 /// How busy the service is.
@@ -132,6 +134,7 @@ impl Inbound {
                 connections: Mutex::default(),
                 histories: Mutex::default(),
                 notes: Mutex::default(),
+                farewells: Farewells::default(),
                 shared: Arc::new(shared),
             }),
         }
@@ -196,7 +199,11 @@ impl Inbound {
             Ok(place) => {
                 tracker.spawn(house.serve(stream, peer, place, stop.clone()));
             }
-            Err(limit) => turn_away(stream, peer.listener, &limit.reply()),
+            Err(limit) => {
+                if let Some(farewell) = house.turn_away(stream, peer, limit) {
+                    tracker.spawn(farewell);
+                }
+            }
         }
     }
 
@@ -228,7 +235,11 @@ impl Inbound {
             };
             match house.let_in(peer) {
                 Ok(place) => house.serve(stream, peer, place, stop).await,
-                Err(limit) => turn_away(stream, peer.listener, &limit.reply()),
+                Err(limit) => {
+                    if let Some(farewell) = house.turn_away(stream, peer, limit) {
+                        farewell.await;
+                    }
+                }
             }
         });
     }
@@ -240,7 +251,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Says 421 without ever waiting for the client; with TLS there is nothing that could be said.
+/// Says 421 without ever waiting for the client; with TLS nothing can be said without waiting.
 fn turn_away(stream: TcpStream, kind: ListenerKind, reply: &Reply) {
     if kind == ListenerKind::Submissions {
         return;
@@ -254,6 +265,27 @@ fn turn_away(stream: TcpStream, kind: ListenerKind, reply: &Reply) {
 }
 
 impl House {
+    /// Says 421 at once. Where that takes TLS, whoever is banned hears it all the same, within the bounds of [`farewell`]: what is
+    /// to be done for that.
+    fn turn_away(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: Peer,
+        limit: Limit,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let is_worth_it = peer.listener == ListenerKind::Submissions
+            && matches!(limit, Limit::Banned(_))
+            && !self.stress.is_on();
+        let permit = if is_worth_it { self.farewells.place(self.shared.clock.running()) } else { None };
+        match permit {
+            Some(permit) => Some(farewell::say(stream, Arc::clone(self), limit.reply(), permit)),
+            None => {
+                turn_away(stream, peer.listener, &limit.reply());
+                None
+            }
+        }
+    }
+
     /// Counts a connection in, unless its address is banned or a limit is reached; that is noted.
     fn let_in(self: &Arc<Self>, peer: Peer) -> Result<Place, Limit> {
         let keys = Keys::of(peer.client, &self.shared.config.load().smtp.clients);

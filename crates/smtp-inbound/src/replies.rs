@@ -2,6 +2,7 @@
 //! What a refusal by the policy says, and how `[replies]` changes it, is in `refusal`; the words of other systems in
 //! `families`.
 
+use postern_config::LoginPorts;
 use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, QueueId};
 use postern_smtp::command::CommandError;
@@ -15,7 +16,12 @@ mod refusal;
 pub use refusal::{Refused, refused};
 
 /// What to do about a missing login, in words (RFC 6409 §3.1, RFC 8314 §3.3).
-const LOG_IN: &str = "log in on port 587 or 465";
+fn log_in(ports: &LoginPorts) -> String {
+    match ports.words() {
+        Some(ports) => format!("log in on port {ports}"),
+        None => "this server takes no logins".to_owned(),
+    }
+}
 
 fn reply(code: u16, subject: u16, detail: u16, text: impl AsRef<str>) -> Reply {
     let class = if code < 300 {
@@ -88,14 +94,14 @@ pub fn not_implemented() -> Reply {
     reply(502, 5, 1, "Command not implemented")
 }
 
-/// HELP.
-pub fn help() -> Reply {
-    reply(
-        214,
-        0,
-        0,
-        "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nRFC 5321 says what they do",
-    )
+/// HELP: the commands that can be used now.
+pub fn help(can_start_tls: bool, can_log_in: bool) -> Reply {
+    let starttls = if can_start_tls { " STARTTLS" } else { "" };
+    let auth = if can_log_in { " AUTH" } else { "" };
+    let text = format!(
+        "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP{starttls}{auth}\nRFC 5321 says what they do"
+    );
+    reply(214, 0, 0, text)
 }
 
 /// STARTTLS was taken.

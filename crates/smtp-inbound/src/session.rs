@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
@@ -23,6 +23,7 @@ use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
+use postern_smtp::date::rfc3339;
 use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
 
 use crate::clients::Offences;
@@ -590,7 +591,7 @@ impl Session {
         match (&mut self.state, command) {
             (_, Command::Quit) => Action::Close(replies::bye()),
             (_, Command::Noop) => Action::Reply(replies::ok()),
-            (_, Command::Help) => Action::Reply(replies::help()),
+            (_, Command::Help) => Action::Reply(self.help()),
             (_, Command::Vrfy) => Action::Reply(replies::cannot_verify()),
             (_, Command::Expn) => self.error(replies::not_implemented()),
             (_, Command::Rset) => self.rset(),
@@ -719,6 +720,13 @@ impl Session {
         }
     }
 
+    /// The commands that this client can use now.
+    fn help(&self) -> Reply {
+        let context = &self.context;
+        let can_start_tls = context.tls.is_none() && context.shared.tls.load().is_some();
+        replies::help(can_start_tls, !auth::offered(context).is_empty())
+    }
+
     /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
     fn password_wrong(&mut self, hello: &Hello, unproved: Unproved) -> Action {
         let Peer { client, local, listener } = self.context.peer;
@@ -739,7 +747,8 @@ impl Session {
             "wrong password or user name"
         );
         if let Some(ban) = guess.ban {
-            tracing::warn!(event = "banned", network = %ban.network, until = ban.until, failures, "{}", ban.why);
+            let until = rfc3339(UNIX_EPOCH + Duration::from_secs(ban.until));
+            tracing::warn!(event = "banned", network = %ban.network, until, failures, "{}", ban.why);
         }
         self.context.shared.metrics.login("wrong");
         self.delayed_error(refusal.reply, guess.failed.delay)
@@ -883,7 +892,8 @@ impl Session {
         if let Some(ban) = policy.ban(peer.client, peer.local, true, shared.clock.now()) {
             let (client, listener) = (peer.client, peer.listener.as_str());
             let check = SessionCheck::of(&ban);
-            tracing::info!(event = "turned-away", listener, %client, limit = check.as_str());
+            let (network, until) = (ban.network, rfc3339(UNIX_EPOCH + Duration::from_secs(ban.until)));
+            tracing::info!(event = "turned-away", listener, %client, limit = check.as_str(), %network, until);
             return Action::Close(replies::session_check(check));
         }
         let step = auth::begin(&self.context, command);

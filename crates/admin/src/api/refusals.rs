@@ -49,6 +49,9 @@ pub struct Refusal {
     pub reply: String,
     /// What was said before it, oldest first; without passwords.
     pub transcript: Vec<String>,
+    /// What is known now of the login whose password was wrong: whether there is one, and in which state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about_login: Option<String>,
     /// The decision.
     #[serde(flatten)]
     pub decision: DecisionView,

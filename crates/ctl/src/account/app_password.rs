@@ -1,10 +1,14 @@
 //! `account app-password`: further passwords of a login, each for one program or device.
 
+use std::time::SystemTime;
+
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use postern_admin::api::accounts::{AccountVerb, AppPasswordView};
-use postern_config::Config;
 use postern_config::auth::AppPassword;
+use postern_config::scram::ScramHash;
+use postern_config::{Config, Mechanism};
+use postern_policy::accounts::Accounts;
 use postern_smtp::date;
 use serde::Serialize;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
@@ -70,6 +74,42 @@ fn expires(text: &str) -> Result<String, String> {
     date::parse_end(text).map(|_| text.to_owned()).ok_or_else(usage)
 }
 
+/// An app password that is over when it is made is a slip of the pen: nobody could ever use it.
+fn still_to_come(expires: Option<&str>, now: SystemTime) -> Result<(), Failure> {
+    let Some(text) = expires else { return Ok(()) };
+    if date::parse_end(text).is_none_or(|end| end > now) {
+        return Ok(());
+    }
+    let now = date::rfc3339(now);
+    Err(Failure::Usage(format!(
+        "--expires {text} is over already (it is {now}): write a day or a time to come"
+    )))
+}
+
+/// Whether clients are offered SCRAM although the configuration names no mechanisms.
+fn offers_scram(config: &Config) -> bool {
+    let accounts = Accounts::new(&config.accounts, config.auth.limits);
+    config.auth.mechanisms.is_none() && accounts.scram_keeps_nobody_out(ScramHash::Sha256)
+}
+
+/// What follows for programs that log in with SCRAM, which proves the main password only.
+fn scram_note(before: &Config, after: &Config, name: &str) -> Option<String> {
+    let listed = before.auth.mechanisms.as_deref().unwrap_or_default();
+    if listed.iter().any(|mechanism| matches!(mechanism, Mechanism::ScramSha256 | Mechanism::ScramSha1)) {
+        return Some(format!(
+            "auth.mechanisms offers SCRAM, which proves the main password only: the program must use PLAIN or LOGIN with an app \
+             password of {name}"
+        ));
+    }
+    (offers_scram(before) && !offers_scram(after)).then(|| {
+        format!(
+            "SCRAM-SHA-256 is no longer offered to anybody: it proves the main password only, programs that find it often try nothing \
+             else, and so it is offered only while no login has app passwords. Programs log in with PLAIN or LOGIN under TLS; \
+             `posternctl account app-password remove {name} LABEL` of the last one brings it back"
+        )
+    })
+}
+
 #[derive(Debug, Serialize)]
 struct Made {
     account: String,
@@ -102,10 +142,15 @@ impl Verb {
 }
 
 async fn add(session: &mut Session, config: &Config, options: &AddOptions) -> Result<Exit, Failure> {
+    still_to_come(options.expires.as_deref(), session.now)?;
     let password = password::generate();
     let hash = hashed(&password)?;
     let file = AccountsFile::open(config)?;
     file.edit(|document| insert(document, options, &hash))?;
+    let after = postern_config::load(&config.path).map(|loaded| loaded.config);
+    if let Some(note) = after.ok().and_then(|after| scram_note(config, &after, &options.name)) {
+        session.note(&note);
+    }
     let reloaded = reload(session).await?;
     if reloaded {
         let detail = Some(options.label.clone());
@@ -278,6 +323,39 @@ mod tests {
         take_out(&mut document, "alice", "phone").unwrap();
         take_out(&mut document, "alice", "scanner").unwrap();
         assert!(!document.to_string().contains("app_passwords"), "{document}");
+    }
+
+    #[test]
+    fn what_is_over_already_is_not_made() {
+        let now = date::parse_end("2026-11-22T06:00:00Z").unwrap();
+        let refused = still_to_come(Some("2001-01-01"), now).unwrap_err();
+        assert!(matches!(&refused, Failure::Usage(text) if text.contains("over already")), "{refused:?}");
+        for expires in [Some("2026-11-22"), Some("2026-11-22T06:00:01Z"), None] {
+            assert!(still_to_come(expires, now).is_ok(), "{expires:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_scram_is_said_once() {
+        let verifier = postern_policy::scram::verifier("correct horse", ScramHash::Sha256).unwrap();
+        let config = |keys: &str, auth: &str| {
+            let mut config: Config = toml::from_str(&format!("hostname = \"x.test\"\n{auth}")).unwrap();
+            let accounts =
+                format!("[[account]]\nname = \"alice\"\npassword = \"x\"\nscram = \"{verifier}\"\n{keys}");
+            config.accounts =
+                toml::from_str::<postern_config::account::AccountsFile>(&accounts).unwrap().accounts;
+            config
+        };
+        let app = "app_passwords = [{ label = \"phone\", password = \"x\" }]\n";
+        let (before, after) = (config("", ""), config(app, ""));
+        assert!(scram_note(&before, &after, "alice").unwrap().contains("no longer offered"));
+        assert_eq!(scram_note(&after, &after, "alice"), None);
+        let listed = "[auth]\nmechanisms = [\"scram-sha-256\", \"plain\"]";
+        assert!(
+            scram_note(&config("", listed), &config(app, listed), "alice")
+                .unwrap()
+                .contains("must use PLAIN")
+        );
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) async fn change(
     if reloaded {
         note_change(session, &account, verb, Some(options.words())).await?;
     }
-    let edited = Edited { account, password: None, file: file.path, reloaded };
+    let edited = Edited { account, password: None, file: file.path, reloaded, missing: None };
     session.out.answer(&edited, |edited, _| edited_text(done, edited))?;
     Ok(Exit::Done)
 }

@@ -137,7 +137,7 @@ pub(super) async fn change(
         note_change(session, &account, AccountVerb::Password, None).await?;
     }
     let password = made.then_some(password);
-    let edited = Edited { account, password, file: file.path, reloaded };
+    let edited = Edited { account, password, file: file.path, reloaded, missing: None };
     session.out.answer(&edited, |edited, _| edited_text("changed the password of", edited))?;
     Ok(Exit::Done)
 }

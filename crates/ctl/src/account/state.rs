@@ -324,7 +324,7 @@ pub(super) async fn show(session: &mut Session, name: String) -> Result<Exit, Fa
     Ok(Exit::Done)
 }
 
-fn view_text(view: &AccountView, look: Look) -> String {
+pub(super) fn view_text(view: &AccountView, look: Look) -> String {
     let with_reason = |state: &str, why: Option<&str>| match why {
         Some(why) => format!("{state}: {}", output::clean(why)),
         None => state.to_owned(),

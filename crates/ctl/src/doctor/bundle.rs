@@ -32,7 +32,7 @@ Examples:
   posternctl doctor bundle --ref 4QX7-93KD --output case.tar
   posternctl doctor bundle --bounce returned.eml --output case
 
-The output is a tar archive if its name ends in .tar, else a directory; it must not exist yet. Passwords, hashes, keys and
+The output is a tar archive if its name ends in .tar, else a directory; it must not exist yet. Passwords, hashes, keys and \
 tokens are removed, and the file of logins is left out. Read it all the same before you hand it on: a bounce may hold the message.";
 
 /// Messages of a history that go along.
@@ -47,7 +47,7 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// A message, by its queue id; a Message-ID or an address do too.
-    #[arg(long, value_name = "ID", required_unless_present_any = ["reference", "bounce"])]
+    #[arg(long, value_name = "ID")]
     message: Option<String>,
     /// A refusal of ours, by the reference in its reply.
     #[arg(long = "ref", value_name = "REF", id = "reference", value_parser = reference)]
@@ -124,6 +124,10 @@ impl Options {
     /// # Errors
     /// [`Failure`]; nothing is left behind then.
     pub(super) async fn run(&self, session: &mut Session) -> Result<Exit, Failure> {
+        if self.message.is_none() && self.reference.is_none() && self.bounce.is_none() {
+            let text = "what is the case about? Name one of --message, --ref, --bounce";
+            return Err(Failure::Usage(text.to_owned()));
+        }
         if self.output.symlink_metadata().is_ok() {
             let path = self.output.display();
             return Err(Failure::Usage(format!("{path} exists already: name another --output")));

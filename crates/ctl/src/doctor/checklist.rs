@@ -189,7 +189,7 @@ impl Taken {
                 indented(&finding.text)
             );
             if let Some(remedy) = &finding.remedy {
-                let _ = writeln!(text, "           mend: {}", output::clean(remedy));
+                let _ = writeln!(text, "           mend: {}", indented(remedy));
             }
         }
     }

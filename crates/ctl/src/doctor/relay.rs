@@ -31,7 +31,7 @@ Examples:
   posternctl doctor relay mail.proseware.test --send me@proseware.test --send me@adatum.test
   posternctl doctor relay --list
 
-Without --send no message is sent to another server: each trick ends at RCPT. Ends with 0 if every trick
+Without --send no message is sent to another server: each trick ends at RCPT. Ends with 0 if every trick \
 was refused, with 1 if one came through or an answer proves nothing, with 4 if nobody answers.";
 
 /// Of the example domains (RFC 2606): nobody has a mailbox there, and their null MX (RFC 7505) makes sure that nothing could

@@ -87,10 +87,17 @@ fn missing(listeners: &[Listener]) -> Vec<Finding> {
     for (kind, port, consequence) in KINDS {
         let mut of_kind = listeners.iter().filter(|listener| listener.kind == kind.as_str()).peekable();
         if of_kind.peek().is_none() {
-            let address = format!("[[listener]] kind = {:?}, address = \"0.0.0.0:{port}\"", kind.as_str());
-            let tls = if kind.is_submission() { "; it needs [tls]" } else { "" };
+            let tls = match kind.is_submission() {
+                true => " (it needs [tls], which opens it by itself where no [[listener]] is named)",
+                false => "",
+            };
+            let remedy = format!(
+                "beside the other [[listener]] tables, at the end of postern.toml{tls}:\n[[listener]]\nkind = {:?}\naddress = \
+                 \"0.0.0.0:{port}\"\nthen posternctl reload",
+                kind.as_str()
+            );
             let text = format!("there is no {} listener (port {port}): {consequence}", kind.as_str());
-            found.push(Finding::warning("listener", text).mend(format!("{address}{tls}")));
+            found.push(Finding::warning("listener", text).mend(remedy));
         } else if of_kind.all(|listener| listener.address.port() != port) {
             let text =
                 format!("it is not at port {port}, where clients look for it: something must lead them here");
@@ -167,7 +174,7 @@ impl Visit<'_> {
                     &self.place,
                     "AUTH is offered where other servers come: passwords are guessed there",
                 )
-                .mend("logins belong to 587 and 465; is another program in front of this listener?"),
+                .mend("logins belong to the submission listeners; is another program in front of this one?"),
             ),
             (false, true, true) => Some(
                 Finding::error(&self.place, "AUTH is offered before TLS: passwords can be read on the way")
@@ -230,6 +237,8 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(found[0].is_concern() && found[0].text.contains("port 587"), "{found:?}");
         assert!(found[1].remedy.as_ref().unwrap().contains("address = \"0.0.0.0:465\""), "{found:?}");
+        let lines = found[1].remedy.as_ref().unwrap().lines().skip(1).take(3).collect::<Vec<_>>().join("\n");
+        assert!(lines.parse::<toml_edit::DocumentMut>().is_ok(), "{lines}");
         let elsewhere = missing(&[listener("mx", "0.0.0.0:2525"), all[1].clone(), all[2].clone()]);
         assert!(matches!(&elsewhere[..], [only] if only.weight == Weight::Note), "{elsewhere:?}");
     }

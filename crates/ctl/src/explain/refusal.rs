@@ -30,6 +30,8 @@ pub async fn run(reference: &str, session: &mut Session) -> Result<Exit, Failure
 fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
     let tls = if refusal.tls { "under TLS" } else { "in clear" };
     let local = refusal.local.as_ref().map(|local| format!(" at {local}")).unwrap_or_default();
+    // Before MAIL there is no sender, and `<>` would be one.
+    let has_sender = refusal.stage != "login";
     let facts = output::pairs(
         "  ",
         [
@@ -40,7 +42,8 @@ fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
             ("certificate", refusal.certificate.clone()),
             ("helo", refusal.helo.clone()),
             ("login", Some(refusal.login.clone().unwrap_or_else(|| "none".to_owned()))),
-            ("sender", Some(format!("<{}>", refusal.reverse_path))),
+            ("that login", refusal.about_login.clone()),
+            ("sender", has_sender.then(|| format!("<{}>", refusal.reverse_path))),
             ("recipient", refusal.recipient.as_ref().map(|recipient| format!("<{recipient}>"))),
             ("recipients so far", (refusal.recipients > 0).then(|| refusal.recipients.to_string())),
             ("header", (!refusal.header.is_empty()).then(|| refusal.header.join("; "))),
@@ -64,9 +67,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn every_fact_of_the_question_is_shown() {
-        let refusal = Refusal {
+    fn refused() -> Refusal {
+        Refusal {
+            about_login: None,
             reference: "4QX7-93KD".to_owned(),
             time: 1_795_284_325,
             stage: "rcpt".to_owned(),
@@ -99,7 +102,23 @@ mod tests {
                 }],
                 remedies: vec!["log in".to_owned()],
             },
-        };
+        }
+    }
+
+    #[test]
+    fn of_a_login_there_is_no_sender_but_what_is_known_of_it() {
+        let about_login = Some("alice exists and is disabled".to_owned());
+        let refusal = Refusal { stage: "login".to_owned(), about_login, ..refused() };
+        let text = text(&refusal, UNIX_EPOCH, Look::PLAIN);
+        assert!(
+            !text.contains("sender") && text.contains("that login  alice exists and is disabled"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_fact_of_the_question_is_shown() {
+        let refusal = refused();
         let expected = "\
 4QX7-93KD
   time       2026-11-21T18:05:25Z (1m ago)

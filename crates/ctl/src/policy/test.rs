@@ -29,7 +29,7 @@ A question:
   reason = \"not-trusted-not-local\"   # may be left out, like code
   code = 550
 
-The configuration file is asked, not the daemon. Ends with 0 if every answer is the one expected, with 1 if not,
+The configuration file is asked, not the daemon. Ends with 0 if every answer is the one expected, with 1 if not, \
 with 2 if a table cannot be read.";
 
 /// Which tables.
@@ -121,6 +121,9 @@ fn failure(table: &TableReport, row: &RowReport, look: Look) -> String {
     let mut text = format!("{}:{}: {}\n", table.file.display(), row.line, output::clean(&row.name));
     for problem in &row.problems {
         let _ = writeln!(text, "  {}", output::clean(problem));
+    }
+    if let Some(rule) = &row.decided_by {
+        let _ = writeln!(text, "  decided by {}: {}", rule.rule, output::clean(&rule.fact));
     }
     let (Some(request), Some(explanation)) = (&row.request, &row.explanation) else {
         text.push('\n');

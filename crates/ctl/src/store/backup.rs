@@ -22,7 +22,7 @@ Examples:
   posternctl store backup /var/spool/postern/backup/monday
   posternctl store backup --verify /srv/backup/monday
 
-The daemon writes it, as its own user. To start from it: stop the daemon, put the directory in the place of the spool,
+The daemon writes it, as its own user. To start from it: stop the daemon, put the directory in the place of the spool, \
 with its owner, and start. Messages that were delivered since are sent again then.";
 
 /// Options of `backup`.

@@ -4,11 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use postern_config::Config;
-use postern_config::domain::Domain as LocalDomain;
 use postern_policy::checkup::Finding;
 use postern_policy::verification::{self, Weight};
 use postern_runtime::Dns;
-use postern_runtime::dns::Answer;
 use postern_smtp::Domain;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -55,12 +53,11 @@ async fn of_domain(config: &Arc<Config>, at: usize, dns: &dyn Dns) -> Vec<Findin
     };
     let looked = look_up(config, domain, &keys, dns).await;
     let is_read = found.is_empty();
-    let known = looked.findings.into_iter().filter(|finding| finding.subject != "MX");
     // A key that could not be read is not the same as none.
-    let known = known.filter(|finding| is_read || finding.subject != "DKIM");
+    let known =
+        looked.findings.into_iter().filter(|finding| is_read || finding.subject != verification::NO_KEY);
     found.extend(known.map(|finding| told(&place, &domain.name, finding)));
     found.extend(spf_record(&place, &domain.name, dns).await);
-    found.push(mx(&place, config, domain, dns).await);
     found
 }
 
@@ -73,6 +70,10 @@ fn told(place: &str, domain: &Domain, finding: verification::Finding) -> Finding
     let text = format!("{}: {}", finding.subject, finding.text);
     let remedy = match (finding.publish, finding.weight) {
         (Some(record), _) => Some(format!("publish: {}", record.zone_line())),
+        // There is no record to publish before there is a key.
+        (None, _) if finding.subject == verification::NO_KEY => {
+            Some(format!("posternctl dkim generate --domain {domain} --selector NAME"))
+        }
         (None, Weight::Error | Weight::Warning) => Some(format!("posternctl domain records {domain}")),
         (None, Weight::Trouble | Weight::Note) => None,
     };
@@ -104,39 +105,6 @@ fn duplicates(record: &str) -> Vec<String> {
         }
     }
     twice
-}
-
-/// Answers and bounces come where the MX records say.
-async fn mx(place: &str, config: &Config, domain: &LocalDomain, dns: &dyn Dns) -> Finding {
-    let (name, hostname) = (&domain.name, &config.hostname);
-    let publish = format!("publish: {name}. IN MX 10 {hostname}.");
-    match dns.mx(name).await {
-        Answer::Records(records) => {
-            let hosts: Vec<&Domain> = records.iter().filter_map(|record| record.host.as_ref()).collect();
-            match hosts.is_empty() {
-                true if domain.mailboxes.is_empty() => {
-                    Finding::note(place, "MX: it takes no mail (a null MX)")
-                }
-                true => Finding::warning(place, "MX: it takes no mail (a null MX), and has mailboxes here")
-                    .mend(publish),
-                false if hosts.contains(&hostname) => {
-                    Finding::note(place, format!("MX: mail for it comes to {hostname}"))
-                }
-                false => {
-                    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-                    Finding::note(
-                        place,
-                        format!("MX: mail for it goes to {}, not to {hostname}", hosts.join(", ")),
-                    )
-                }
-            }
-        }
-        Answer::NoRecords | Answer::NoSuchName => {
-            Finding::warning(place, "MX: there is no MX record: answers and bounces may not arrive")
-                .mend(publish)
-        }
-        Answer::TryLater(why) => Finding::trouble(place, format!("MX: {why}")),
-    }
 }
 
 #[cfg(test)]
@@ -179,7 +147,10 @@ mod tests {
         assert!(has(&found, Weight::Note, "SPF: it takes 4 of 10 look-ups"), "{found:#?}");
         assert!(has(&found, Weight::Warning, "SPF: a stands in it more than once"), "{found:#?}");
         assert!(has(&found, Weight::Note, "MX: mail for it comes to mail.proseware.test"), "{found:#?}");
-        assert!(has(&found, Weight::Warning, "DKIM: no key is configured"), "{found:#?}");
+        let key =
+            found.iter().find(|finding| finding.text.starts_with("DKIM: no key is configured")).unwrap();
+        let generate = "posternctl dkim generate --domain adatum.test --selector NAME";
+        assert_eq!((key.weight, key.remedy.as_deref()), (Weight::Warning, Some(generate)));
         assert!(found.iter().all(|finding| finding.place == "domain adatum.test"));
     }
 

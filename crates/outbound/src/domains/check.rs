@@ -7,13 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postern_config::Config;
 use postern_config::domain::Domain as LocalDomain;
-use postern_policy::verification::{DnsRecord, LookUp, Weight};
+use postern_policy::verification::{DnsRecord, LookUp, NO_KEY, Weight};
 use postern_runtime::Dns;
 use postern_runtime::dns::Answer;
 use postern_smtp::Domain;
 
 use super::keys::PublicKey;
-use super::records;
+use super::{mx, records};
 use crate::facts::own_addresses;
 use crate::facts::spf::{self, MOST_LOOKUPS, MOST_VOID_LOOKUPS, Published, Verdict};
 
@@ -25,11 +25,10 @@ const MOST_DMARC_QUERIES: usize = 8;
 const SPF: &str = "SPF";
 const RETURN_PATH: &str = "return path";
 const DMARC: &str = "DMARC";
-const MX: &str = "MX";
 
 /// Looks up everything that the domain needs. `keys` are those of the configuration.
 pub async fn look_up(config: &Config, domain: &LocalDomain, keys: &[PublicKey], dns: &dyn Dns) -> LookUp {
-    let mut check = Check { config, domain: &domain.name, dns, found: LookUp::default() };
+    let mut check = Check { config, local: domain, domain: &domain.name, dns, found: LookUp::default() };
     if tokio::time::timeout(LIMIT, check.all(keys)).await.is_err() {
         let text = format!("DNS did not answer all questions within {} s", LIMIT.as_secs());
         check.found.add(Weight::Trouble, SPF, text, None);
@@ -39,6 +38,7 @@ pub async fn look_up(config: &Config, domain: &LocalDomain, keys: &[PublicKey], 
 
 struct Check<'c> {
     config: &'c Config,
+    local: &'c LocalDomain,
     domain: &'c Domain,
     dns: &'c dyn Dns,
     found: LookUp,
@@ -57,13 +57,14 @@ impl Check<'_> {
         }
         if keys.is_empty() {
             let text = "no key is configured, so that mail is not signed: see `posternctl dkim generate`";
-            self.found.add(Weight::Warning, "DKIM", text, None);
+            self.found.add(Weight::Warning, NO_KEY, text, None);
         }
         for key in keys {
             self.dkim(key).await;
         }
         self.dmarc().await;
-        self.mx().await;
+        let mx = mx::mx(self.config, self.local, self.dns).await;
+        self.found.findings.push(mx);
     }
 
     /// Whether the return path of the domain is an alias of ours, and covers us.
@@ -239,26 +240,6 @@ impl Check<'_> {
     fn dmarc_to_publish(&self) -> Option<DnsRecord> {
         records::dmarc(self.domain).ok()
     }
-
-    /// Where mail for the domain goes says nothing about mail from it: information only.
-    async fn mx(&mut self) {
-        let text = match self.dns.mx(self.domain).await {
-            Answer::Records(records) => {
-                let hosts: Vec<&Domain> = records.iter().filter_map(|record| record.host.as_ref()).collect();
-                match hosts.contains(&&self.config.hostname) {
-                    true => format!("mail for it comes to {}", self.config.hostname),
-                    false if hosts.is_empty() => "it takes no mail (a null MX)".to_owned(),
-                    false => {
-                        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-                        format!("mail for it goes to {}, not to {}", hosts.join(", "), self.config.hostname)
-                    }
-                }
-            }
-            Answer::NoRecords | Answer::NoSuchName => "it has no MX record".to_owned(),
-            Answer::TryLater(why) => format!("DNS did not say where mail for it goes: {why}"),
-        };
-        self.found.add(Weight::Note, MX, text, None);
-    }
 }
 
 /// The tags of a record (RFC 6376 §3.2), names in lower case. `Err` is what is no tag.
@@ -336,7 +317,7 @@ fn dmarc_policy(record: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use postern_policy::verification::Outcome;
+    use postern_policy::verification::{Finding, Outcome};
     use postern_runtime::dns::StaticDns;
 
     use super::*;
@@ -402,6 +383,17 @@ mod tests {
             matches!(&wrong[..], [only] if only.starts_with(subject) && only.contains(text)),
             "expected {subject} ... {text}, found {wrong:#?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_missing_mx_is_warned_of_and_says_nothing_about_sending() {
+        let found = looked(StaticDns::new()).await;
+        let mx = found.findings.iter().find(|finding| finding.subject == "MX").unwrap();
+        assert_eq!(mx.weight, Weight::Warning);
+        assert_eq!(mx.publish.as_ref().unwrap().zone_line(), "adatum.test. IN MX 10 mail.proseware.test.");
+        let only_mx =
+            LookUp { findings: vec![mx.clone(), Finding { weight: Weight::Trouble, ..mx.clone() }] };
+        assert_eq!(only_mx.outcome(), Outcome::InOrder);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use postern_config::relay::Scope;
 use postern_smtp::{Address, ForwardPath};
 
 use super::rules::GrantRule;
-use super::{Question, Reason, Stage, Trace, counted};
+use super::{Question, Reason, Stage, Trace, not_among};
 use crate::Policy;
 use crate::facts::Wanted;
 
@@ -165,8 +165,8 @@ fn by_network(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Op
         trace.rule("trusted network", true, fact);
         return Some(Reason::TrustedNetwork { label: trusted.label.clone() });
     }
-    let count = counted(rules.trusted.len(), "trusted network");
-    trace.rule("trusted network", false, format!("{client} is in none of {count}"));
+    let fact = not_among(&client.to_string(), "in ", rules.trusted.len(), "trusted network");
+    trace.rule("trusted network", false, fact);
     if !rules.temporary {
         return None;
     }
@@ -205,10 +205,10 @@ fn by_grant(
             }
             Err(reason) => {
                 let fact = match &reason {
-                    Reason::GrantTooNarrow { what, .. } => format!("does not cover the {what}"),
-                    _ => format!("its rate of {} is used up", grant.rate),
+                    Reason::GrantTooNarrow { what, .. } => format!("which does not cover the {what}"),
+                    _ => format!("whose rate of {} is used up", grant.rate),
                 };
-                trace.rule(RULE, false, format!("{client} is in {} ({label}), which {fact}", grant.network));
+                trace.rule(RULE, false, format!("{client} is in {} ({label}), {fact}", grant.network));
                 // What would pass in a while is the better answer.
                 if refused.is_none() || matches!(reason, Reason::Rate { .. }) {
                     refused = Some(Err(reason));
@@ -217,7 +217,8 @@ fn by_grant(
         }
     }
     if refused.is_none() {
-        trace.rule(RULE, false, format!("{client} is in none of {}", counted(rules.grants.len(), "grant")));
+        let fact = not_among(&client.to_string(), "in the network of ", rules.grants.len(), "grant");
+        trace.rule(RULE, false, fact);
     }
     refused
 }
@@ -248,8 +249,8 @@ fn by_host_name(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> 
         return None;
     }
     let Some(name) = host_name(question, policy) else {
-        let count = counted(hosts.len(), "host name");
-        trace.rule("host name", false, format!("{client} is the address of none of {count} now"));
+        let fact = not_among(&client.to_string(), "the address of ", hosts.len(), "host name");
+        trace.rule("host name", false, format!("{fact} now"));
         return None;
     };
     trace.rule("host name", true, format!("{client} is an address of {name} now"));

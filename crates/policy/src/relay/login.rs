@@ -3,7 +3,7 @@
 use postern_config::{ListenerKind, LoginState};
 use postern_smtp::ForwardPath;
 
-use super::{Answer, Decision, Question, Reason, Trace};
+use super::{Answer, Decision, Question, Reason, Trace, not_among};
 use crate::Policy;
 use crate::accounts::{Login, holds};
 use crate::standing::usage::{Exceeded, Load};
@@ -75,20 +75,21 @@ fn usable(question: &Question<'_>, login: &Login, policy: &Policy, trace: &mut T
         return Ok(());
     }
     let client = question.client.to_canonical();
-    let count = super::counted(access.networks.len(), "network");
+    let count = access.networks.len();
     if !holds(&access.networks, client) {
         trace.rule(
             "networks of login",
             false,
-            format!("{client} is in none of {count} that {name} may be used from"),
+            format!(
+                "{} that {name} may be used from",
+                not_among(&client.to_string(), "in ", count, "network")
+            ),
         );
         return Err(Reason::ClientAddressNotAllowed { login: name.clone(), client: client.to_string() });
     }
-    trace.rule(
-        "networks of login",
-        true,
-        format!("{client} is in one of {count} that {name} may be used from"),
-    );
+    let which =
+        if count == 1 { "the one network".to_owned() } else { format!("one of the {count} networks") };
+    trace.rule("networks of login", true, format!("{client} is in {which} that {name} may be used from"));
     Ok(())
 }
 

@@ -227,6 +227,45 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The words of all of them.
+    pub const WORDS: [&str; 35] = [
+        "local-recipient",
+        "relay-domain",
+        "trusted-network",
+        "address-grant",
+        "temporary-grant",
+        "host-name",
+        "client-certificate",
+        "authenticated",
+        "login-allowed",
+        "sender-allowed",
+        "not-authenticated",
+        "not-trusted-not-local",
+        "grant-too-narrow",
+        "host-name-unknown",
+        "rate",
+        "quota",
+        "sender-domain-not-listed",
+        "login-lacks-permission",
+        "domain-not-verified",
+        "owners-lock",
+        "dns-trouble",
+        "spf-does-not-cover",
+        "header-from-mismatch",
+        "header-from-unusable",
+        "wrong-password",
+        "login-not-offered",
+        "login-suspended",
+        "client-address-not-allowed",
+        "unknown-recipient",
+        "alias-loop",
+        "bad-destination",
+        "recipient-policy",
+        "blocklisted",
+        "standing-rule",
+        "header-blocked-sender",
+    ];
+
     /// The word in logs, metrics and JSON.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -339,5 +378,26 @@ impl Reason {
             Self::Rate { .. } | Self::Quota { .. } => Class::Rate,
             Self::DnsTrouble { .. } | Self::HostNameUnknown { .. } => Class::Dns,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_the_variants() {
+        // Records name variants by the same words; what such a variant needs beside its word shows that it is one.
+        for word in Reason::WORDS {
+            let read = serde_json::from_value::<Reason>(serde_json::json!({ "kind": word }));
+            match read {
+                Ok(reason) => assert_eq!(reason.as_str(), word),
+                Err(error) => assert!(error.to_string().starts_with("missing field"), "{word}: {error}"),
+            }
+        }
+        let unknown = serde_json::from_value::<Reason>(serde_json::json!({ "kind": "x" })).unwrap_err();
+        let all = unknown.to_string().matches('`').count() / 2 - 1;
+        assert_eq!(all, Reason::WORDS.len(), "{unknown}");
     }
 }

@@ -7,7 +7,7 @@ use postern_smtp::{Address, Domain, ForwardPath, Host, ReversePath};
 
 use super::client::{require_client, right_of_client};
 use super::rules::WhoExists;
-use super::{Answer, Question, Reason, Stage, Trace, counted};
+use super::{Answer, Question, Reason, Stage, Trace, not_among};
 use crate::Policy;
 use crate::directory::Resolution;
 use crate::facts::Wanted;
@@ -88,8 +88,8 @@ fn relay_domain(
     const RULE: &str = "relay domain";
     let rules = &policy.relay;
     let Some(recipients) = rules.relay_domains.get(domain) else {
-        let count = counted(rules.relay_domains.len(), "relay domain");
-        trace.rule(RULE, false, format!("{domain} is none of {count}"));
+        let fact = not_among(domain.as_str(), "", rules.relay_domains.len(), "relay domain");
+        trace.rule(RULE, false, fact);
         return Ok(None);
     };
     let local = recipient.local.as_str().to_lowercase();
@@ -99,12 +99,8 @@ fn relay_domain(
             trace.rule(RULE, true, format!("{recipient} is a recipient of the relay domain {domain}"));
         }
         WhoExists::Listed(list) => {
-            let count = counted(list.len(), "recipient");
-            trace.rule(
-                RULE,
-                false,
-                format!("{recipient} is none of the {count} of the relay domain {domain}"),
-            );
+            let fact = not_among(&recipient.to_string(), "", list.len(), "recipient");
+            trace.rule(RULE, false, format!("{fact} of the relay domain {domain}"));
             return Err(Reason::UnknownRecipient);
         }
         // The primary may read these as routes and pass the mail on to a third party, as if it came from us.
@@ -190,7 +186,12 @@ fn refusing_route(
 ) -> Result<(), Reason> {
     let routes = &policy.relay.routes;
     let Some(at) = routes.iter().position(|route| route.matches(sender, recipient)) else {
-        trace.rule("route", false, format!("none of {} matches", counted(routes.len(), "route")));
+        let fact = match routes.len() {
+            0 => "no route is configured".to_owned(),
+            1 => "the one route does not match".to_owned(),
+            count => format!("none of the {count} routes matches"),
+        };
+        trace.rule("route", false, fact);
         return Ok(());
     };
     let route = &routes[at];

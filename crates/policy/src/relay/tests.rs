@@ -363,8 +363,8 @@ fn the_trace_names_every_rule_and_its_fact() {
         steps,
         [
             ("local recipient", false, "the domain of bob@adatum.test is not local"),
-            ("relay domain", false, "adatum.test is none of 2 relay domains"),
-            ("trusted network", false, "198.51.100.9 is in none of 2 trusted networks"),
+            ("relay domain", false, "adatum.test is none of the 2 relay domains"),
+            ("trusted network", false, "198.51.100.9 is in none of the 2 trusted networks"),
             ("login", false, "not logged in"),
         ]
     );

@@ -1,12 +1,12 @@
 //! What a refusal by the policy says: cause and advice for each reason, in the wording that `[replies]` asks for.
 
-use postern_config::Config;
 use postern_config::replies::{Class, Wording};
+use postern_config::{Config, LoginPorts};
 use postern_policy::record::{Name, Told};
 use postern_policy::relay::{Decision, Question, Reason, Stage, Verdict};
 use postern_smtp::{EnhancedStatus, ForwardPath, Reply};
 
-use super::{LOG_IN, families};
+use super::{families, log_in};
 
 /// Octets of one name or address in a reply: the longest path there is (RFC 5321 §4.5.3.1.3).
 const MOST_OF_NAME: usize = 256;
@@ -27,7 +27,7 @@ pub struct Refused<'a> {
 /// Puts a decision of the policy that is not "accept" into words. The reference leads to the record of it.
 pub fn refused(refused: &Refused<'_>) -> (Reply, Told) {
     let Refused { question, decision, name, config } = *refused;
-    let words = words(question, &decision.reason);
+    let words = words(question, &decision.reason, &LoginPorts::of(&config.listeners));
     let class = decision.reason.class().unwrap_or(Class::Rule);
     let facts = Facts::new(question, &words, name, config);
     let wording = config.replies.wording(class);
@@ -225,17 +225,14 @@ impl Words {
     }
 }
 
-fn words(question: &Question<'_>, reason: &Reason) -> Words {
+fn words(question: &Question<'_>, reason: &Reason, ports: &LoginPorts) -> Words {
     match reason {
         Reason::NotAuthenticated if question.tls => {
             Words::new(530, 7, 0, "authentication required: log in with AUTH first, on this port")
         }
-        Reason::NotAuthenticated => Words::new(
-            530,
-            7,
-            0,
-            "authentication required: use STARTTLS and log in here on port 587, or use TLS on port 465",
-        ),
+        Reason::NotAuthenticated => {
+            Words::new(530, 7, 0, format!("authentication required: {}", starttls(ports)))
+        }
         Reason::NotTrustedNotLocal => {
             let who = match question.login {
                 Some(login) => format!("{} may not relay", login.name),
@@ -243,7 +240,7 @@ fn words(question: &Question<'_>, reason: &Reason) -> Words {
                     format!("{} is not logged in and not a trusted network", question.client.to_canonical())
                 }
             };
-            Words::of_address(550, 7, 1, format!("relay not permitted: {who}")).advice(LOG_IN)
+            Words::of_address(550, 7, 1, format!("relay not permitted: {who}")).advice(log_in(ports))
         }
         // How we call the grant is nobody else's business.
         Reason::GrantTooNarrow { what, .. } => {
@@ -276,9 +273,20 @@ fn words(question: &Question<'_>, reason: &Reason) -> Words {
         Reason::WrongPassword { .. }
         | Reason::LoginNotOffered { .. }
         | Reason::LoginSuspended { .. }
-        | Reason::ClientAddressNotAllowed { .. } => login_words(question, reason),
+        | Reason::ClientAddressNotAllowed { .. } => login_words(question, reason, ports),
         _ => sender_words(question, reason).unwrap_or_else(|| Words::of_address(550, 7, 1, "not permitted")),
     }
+}
+
+/// How to log in where TLS is still missing. The port is named where there is but one: which of several the client came to, it
+/// knows itself.
+fn starttls(ports: &LoginPorts) -> String {
+    let here = match &ports.starttls[..] {
+        [port] => format!(" on port {port}"),
+        _ => String::new(),
+    };
+    let or = ports.tls_words().map(|ports| format!(", or use TLS on port {ports}")).unwrap_or_default();
+    format!("use STARTTLS and log in here{here}{or}")
 }
 
 /// What a listed client can do: postmaster takes its mail (RFC 5321 §4.5.1).
@@ -292,16 +300,17 @@ fn delisting(question: &Question<'_>) -> String {
 }
 
 /// AUTH. Unknown login and wrong password are answered alike.
-fn login_words(question: &Question<'_>, reason: &Reason) -> Words {
+fn login_words(question: &Question<'_>, reason: &Reason, ports: &LoginPorts) -> Words {
     // What AUTH fails with (RFC 4954 §6), and commands of an open session later.
     let code = if matches!(question.stage, Stage::Login) { 535 } else { 550 };
     match reason {
         Reason::LoginNotOffered { .. } if question.listener.is_submission() => {
             // RFC 4954 §4, RFC 5248.
-            Words::new(538, 7, 11, "encryption required for authentication: use STARTTLS first, or port 465")
+            let or = ports.tls_words().map(|ports| format!(", or port {ports}")).unwrap_or_default();
+            Words::new(538, 7, 11, format!("encryption required for authentication: use STARTTLS first{or}"))
         }
         Reason::LoginNotOffered { .. } => {
-            Words::new(503, 5, 1, format!("no authentication on this port: {LOG_IN}"))
+            Words::new(503, 5, 1, format!("no authentication on this port: {}", log_in(ports)))
         }
         Reason::LoginSuspended { login, state, .. } => {
             Words::new(code, 7, 13, format!("{login} is {state}")).advice("ask postmaster")

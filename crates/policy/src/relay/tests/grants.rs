@@ -216,10 +216,10 @@ fn the_trace_says_why_each_right_does_not_apply() {
     assert_eq!(
         rules[2..],
         [
-            ("trusted network", "198.51.100.9 is in none of 0 trusted networks"),
+            ("trusted network", "no trusted network is configured"),
             ("temporary grant", "198.51.100.9 has none now"),
-            ("address grant", "198.51.100.9 is in none of 2 grants"),
-            ("host name", "198.51.100.9 is the address of none of 1 host name now"),
+            ("address grant", "198.51.100.9 is in the network of none of the 2 grants"),
+            ("host name", "198.51.100.9 is not the address of the one host name now"),
             ("client certificate", "the client showed none"),
             ("login", "not logged in"),
         ]

@@ -83,6 +83,23 @@ fn a_relay_refusal_names_address_cause_and_way_out() {
 }
 
 #[test]
+fn ports_are_those_of_the_listeners() {
+    let listener =
+        |kind: &str, port: u16| format!("[[listener]]\nkind = \"{kind}\"\naddress = \"0.0.0.0:{port}\"\n");
+    let own = listener("submission", 2587) + &listener("submissions", 2465);
+    assert!(reply(&own, Reason::NotTrustedNotLocal).contains("; log in on port 2587 or 2465 (ref"));
+    let only_tls = listener("mx", 25) + &listener("submissions", 465);
+    assert!(reply(&only_tls, Reason::NotTrustedNotLocal).contains("; log in on port 465 (ref"));
+    let only_starttls = listener("submission", 587);
+    let clear = reply(&only_starttls, Reason::NotAuthenticated);
+    assert!(clear.contains("log in here on port 587 (ref"), "{clear}");
+    let none = listener("mx", 25);
+    assert!(reply(&none, Reason::NotTrustedNotLocal).contains("; this server takes no logins (ref"));
+    let auth = reply(&none, Reason::LoginNotOffered { missing: "a submission port".to_owned() });
+    assert!(auth.contains("503 5.5.1 no authentication on this port: this server takes no logins"), "{auth}");
+}
+
+#[test]
 fn with_a_page_the_reply_names_its_address() {
     let config = config("[report]\nlisten = \"127.0.0.1:0\"\nurl = \"https://mail.proseware.test/r/\"");
     let name = name(&config);
