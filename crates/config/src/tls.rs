@@ -48,7 +48,7 @@ pub struct Tls {
     pub reload_interval: Duration,
     /// A certificate that ends within this time is warned of: in the log once a day, in `posternctl status` and `doctor`. Those
     /// of 90 days are renewed a month before; with two weeks left that has failed more than once, and there is time to mend it.
-    #[serde(default = "default_expiry_warning", deserialize_with = "units::duration")]
+    #[serde(default = "Tls::default_expiry_warning", deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub expiry_warning: Duration,
     /// Further certificates.
@@ -95,10 +95,6 @@ fn default_reload_interval() -> Duration {
     Duration::from_secs(60)
 }
 
-fn default_expiry_warning() -> Duration {
-    Duration::from_secs(14 * 86_400)
-}
-
 impl Tls {
     /// One certificate, and the defaults.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
@@ -111,9 +107,14 @@ impl Tls {
             groups: default_algorithms(),
             session_tickets: true,
             reload_interval: default_reload_interval(),
-            expiry_warning: default_expiry_warning(),
+            expiry_warning: Self::default_expiry_warning(),
             certificates: Vec::new(),
         }
+    }
+
+    /// `expiry_warning` where nothing is said.
+    pub fn default_expiry_warning() -> Duration {
+        Duration::from_secs(14 * 86_400)
     }
 
     /// The cipher suites that may be used, in the order of the configuration.
