@@ -114,7 +114,7 @@ fn clients_get_the_certificate_of_the_name_that_they_ask_for() {
             ("mx.ADATUM.test", &adatum),
             ("adatum.test", &adatum),
             ("in.thephone-company.test", &wild),
-            // A star is one label, and at least one (RFC 6125 §6.4.3).
+            // A star is one label, and at least one (RFC 9525 §6.3).
             ("a.b.thephone-company.test", &default),
             ("thephone-company.test", &default),
             ("given.test", &named),
