@@ -1,11 +1,11 @@
 //! Other people's programs, where they are installed: clients that submit, and Postfix on both sides.
 
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use tempfile::TempDir;
 

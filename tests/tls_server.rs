@@ -1,6 +1,7 @@
 //! TLS of the server: which certificate a client gets, how renewed ones come into use, who may resume, what is spoken.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,7 +12,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustls::{ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
-use std::io::Write as _;
 
 use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
