@@ -12,6 +12,7 @@
 //! | [`rules`] | standing rules: what becomes of mail that arrives and matches |
 //! | [`relay_grants`] | who may relay without a login: grants for a while, host names, certificates, relay domains |
 //! | [`store`] | the spool itself: checks, room, backups, what was set aside |
+//! | [`tls_server`] | TLS of the server: names, renewal, tickets, ends of certificates, STARTTLS |
 //! | [`outbound`] | MX, TLS, smarthosts, LMTP, signatures, failing next hops |
 //! | [`blocklists`] | lists of clients in DNS |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
@@ -65,3 +66,4 @@ mod sasl;
 mod start;
 mod store;
 mod tidy;
+mod tls_server;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use rustls_pki_types::ServerName;
 
 use super::{PATIENCE, tls};
@@ -106,6 +106,14 @@ impl Client {
         client
     }
 
+    /// Connects with TLS from the first byte, asks for this name, and reads the greeting.
+    pub fn connect_tls_with(address: SocketAddr, config: Arc<ClientConfig>, name: &str) -> Self {
+        let mut client = Self::open(address);
+        client.handshake_for(config, name);
+        client.expect_reply(220);
+        client
+    }
+
     fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -141,11 +149,16 @@ impl Client {
         self.handshake_with(tls::client_config());
     }
 
-    fn handshake_with(&mut self, config: Arc<ClientConfig>) {
+    /// The handshake alone, as this client.
+    pub fn handshake_with(&mut self, config: Arc<ClientConfig>) {
+        self.handshake_for(config, "mail.proseware.test");
+    }
+
+    fn handshake_for(&mut self, config: Arc<ClientConfig>, name: &str) {
         let Stream::Clear(tcp) = std::mem::replace(&mut self.stream, Stream::Gone) else {
             panic!("TLS in TLS")
         };
-        let name = ServerName::try_from("mail.proseware.test").unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
         let session = ClientConnection::new(config, name).unwrap();
         let mut stream = Box::new(StreamOwned::new(session, tcp));
         stream.conn.complete_io(&mut stream.sock).unwrap();
@@ -291,6 +304,11 @@ impl Client {
     /// The certificate of the server.
     pub fn server_certificate(&self) -> Vec<u8> {
         self.tls().peer_certificates().unwrap()[0].to_vec()
+    }
+
+    /// Whether the TLS session is one of before.
+    pub fn is_resumed(&self) -> bool {
+        self.tls().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     fn tls(&self) -> &ClientConnection {

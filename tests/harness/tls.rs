@@ -1,11 +1,15 @@
 //! A certificate authority for the tests.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::aws_lc_rs::digest::{SHA256, digest};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -23,6 +27,22 @@ impl Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, authority()).unwrap();
         Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// The same with so much time left.
+    pub fn ending(names: &[&str], left: Duration) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        params.not_after = date_time_ymd(1970, 1, 1) + now + left;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, authority()).unwrap();
+        Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// The certificate itself.
+    pub fn der(&self) -> Vec<u8> {
+        CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).unwrap().to_vec()
     }
 
     /// SHA-256 over the certificate, as `openssl x509 -fingerprint -sha256` prints it.
@@ -66,6 +86,37 @@ pub fn client_config_showing(identity: &Identity) -> Arc<ClientConfig> {
     let builder =
         ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap())
+}
+
+/// A client without a certificate that knows whether it was asked for one.
+#[derive(Debug, Default)]
+pub struct Asked(AtomicBool);
+
+impl Asked {
+    /// The client.
+    pub fn client_config(self: &Arc<Self>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority().der().clone()).unwrap();
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_root_certificates(roots).with_client_cert_resolver(Arc::clone(self) as _))
+    }
+
+    /// Whether it was.
+    pub fn was_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {

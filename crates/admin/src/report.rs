@@ -41,7 +41,7 @@ pub struct Shared {
     pub records: Arc<Records>,
     /// The configuration in force.
     pub config: Arc<ArcSwap<Config>>,
-    /// Hands out the certificate in force, for `report.tls`.
+    /// Hands out the certificates in force, for `report.tls`; browsers are not asked for one of theirs.
     pub tls: Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>,
 }
 

@@ -157,9 +157,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether clients are asked for a certificate: a right to relay or a login may hang on it.
-    pub fn asks_for_certificates(&self) -> bool {
-        let is_listed = self.accounts.iter().any(|account| !account.certificates.is_empty());
-        is_listed || !self.relay.certificates.is_empty()
+    /// Whether clients of such a listener are asked for a certificate: a right to relay hangs on it on every listener, a login
+    /// where logins are taken. Nobody is asked in vain: mail programs and browsers bother their users with the question.
+    pub fn asks_for_certificates(&self, listener: ListenerKind) -> bool {
+        let is_listed = || self.accounts.iter().any(|account| !account.certificates.is_empty());
+        !self.relay.certificates.is_empty() || (listener.is_submission() && is_listed())
     }
 }

@@ -126,6 +126,9 @@ pub enum ListenerKind {
 }
 
 impl ListenerKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Mx, Self::Submission, Self::Submissions];
+
     /// The word in the configuration, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -196,9 +196,7 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     config.policy.tests.iter_mut().for_each(resolve);
     config.outbound.ca_file.as_mut().into_iter().for_each(resolve);
     if let Some(tls) = &mut config.tls {
-        resolve(&mut tls.certificate);
-        resolve(&mut tls.key);
-        tls.client_ca.as_mut().into_iter().for_each(resolve);
+        tls.files_mut().for_each(resolve);
     }
     for domain in &mut config.domains {
         domain.maildir.as_mut().into_iter().for_each(resolve);
@@ -718,6 +716,7 @@ mod tests {
             "{HOST}[auth]\naccounts = \"logins.toml\"\n[queue]\npath = \"spool\"\n[queue.history]\npath = \"history\"\n\
              [admin]\nsocket = \"control.sock\"\n[policy]\ntests = [\"table.toml\"]\n[outbound]\nca_file = \"sub/ca.pem\"\n\
              [tls]\ncertificate = \"sub/cert.pem\"\nkey = \"sub/key.pem\"\nclient_ca = \"sub/clients.pem\"\n\
+             [[tls.certificates]]\ncertificate = \"sub/cert.pem\"\nkey = \"sub/key.pem\"\n\
              [[domain]]\nname = \"proseware.test\"\nmailboxes = [\"a\"]\nmaildir = \"mail/{{local}}\"\n\
              dkim = [{{ selector = \"a\", key = \"sub/key.pem\" }}]\n\
              [[route]]\ndomain = \"a.test\"\nvia = \"maildir\"\nmaildir = \"mail/{{domain}}\"\n\
@@ -746,6 +745,8 @@ mod tests {
             tls.certificate,
             tls.key,
             tls.client_ca.unwrap(),
+            tls.certificates[0].certificate.clone(),
+            tls.certificates[0].key.clone(),
             config.domains[0].maildir.clone().unwrap(),
             config.domains[0].dkim[0].key.clone(),
             config.routes[0].maildir.clone().unwrap(),
@@ -796,6 +797,31 @@ mod tests {
         one(&tls("junk.pem", "key.pem"), "3:15", "holds no certificate");
         one(&tls("cert.pem", "junk.pem"), "4:7", "holds no private key");
         one(&tls("cert.pem", "open.pem"), "4:7", "warning: the key");
+        let further = |certificate: &str, key: &str| {
+            let pair = format!("[[tls.certificates]]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+            tls("cert.pem", "key.pem") + &pair
+        };
+        fine(&(further("cert.pem", "key.pem") + "names = [\"mail.a.test\", \"*.b.test\"]\n"));
+        one(&further("none.pem", "key.pem"), "6:15", "none.pem cannot be read: No such file");
+        one(&further("cert.pem", "junk.pem"), "7:7", "holds no private key");
+        let named = further("cert.pem", "key.pem") + "names = [\"mail.a.test\", \"a.*.test\"]\n";
+        one(&named, "8:25", "is not a name that clients ask for");
+    }
+
+    #[test]
+    fn versions_ciphers_and_groups_of_tls_go_together() {
+        let tls = |keys: &str| format!("[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{keys}\n");
+        fine(&tls("min_version = \"1.3\"\nciphers = [\"strong\"]\ngroups = [\"post-quantum\"]"));
+        fine(&tls("ciphers = [\"TLS_AES_128_GCM_SHA256\"]\ngroups = [\"X25519MLKEM768\"]"));
+        fine(&tls(
+            "ciphers = [\"ECDHE-RSA-AES128-GCM-SHA256\"]\ngroups = [\"P-256\"]\nsession_tickets = false",
+        ));
+        one(&tls("min_version = \"1.1\""), "5:15", "cannot be \"1.1\"");
+        one(&tls("ciphers = [\"RC4-SHA\"]"), "5:11", "\"RC4-SHA\" is not known");
+        one(&tls("groups = []"), "5:10", "the list is empty");
+        let old = "min_version = \"1.3\"\nciphers = [\"ECDHE-RSA-AES128-GCM-SHA256\"]";
+        one(&tls(old), "6:11", "none of these cipher suites is for TLS 1.3");
+        one(&tls("groups = [\"post-quantum\"]"), "5:10", "TLS 1.2 has none of these groups");
     }
 
     #[test]

@@ -87,10 +87,11 @@ impl Verb {
     }
 }
 
-/// Also the answers that the operator expects must be right.
+/// Also the answers that the operator expects must be right, and certificates and keys belong together.
 fn checked_answers(loaded: &Loaded) -> (Vec<Diagnostic>, Option<String>) {
     let problems = policy_test::problems(&loaded.config, &words(&loaded.config), SystemTime::now());
-    let wrong = problems.errors();
+    let mut wrong = problems.errors();
+    wrong.extend(postern_smtp_inbound::tls::problems(&loaded.config));
     let summary = wrong.is_empty().then(|| summary(loaded));
     ([loaded.warnings.clone(), problems.locked, wrong].concat(), summary)
 }

@@ -6,6 +6,7 @@
 //! | how is the queue loaded beside them? | [`loading`] |
 //! | what does a reload change, and what not? | [`reload`] |
 //! | do the rules answer as their operator expects? | [`expectations`] |
+//! | who takes renewed certificates into use? | [`certificates`] |
 //! | who looks after logins that are guessed or stolen? | [`guard`]; over a restart: [`state_file`] |
 //! | at which addresses is this machine? | [`interfaces`] |
 //! | who are we after start as root? | [`privileges`] |
@@ -22,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use expectations::Checked;
 use postern_config::ConfigError;
 
+pub mod certificates;
 pub mod demo;
 pub mod expectations;
 pub mod guard;
@@ -120,7 +122,7 @@ fn serve(path: &Path) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    match shown(expectations::load(path)) {
+    match shown(expectations::load(path).and_then(with_certificates)) {
         Ok(checked) => {
             let config = &checked.loaded.config;
             let counts = [
@@ -135,6 +137,14 @@ fn check(path: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(code) => code,
+    }
+}
+
+/// Certificates and keys are tried too: whoever asks wants to know whether it would start.
+fn with_certificates(checked: Checked) -> Result<Checked, ConfigError> {
+    match postern_smtp_inbound::tls::problems(&checked.loaded.config) {
+        problems if problems.is_empty() => Ok(checked),
+        diagnostics => Err(ConfigError { diagnostics }),
     }
 }
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use postern_admin::api::{self, Delivery};
 use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport};
-use postern_config::{Config, Listener, Loaded, Resolver};
+use postern_config::{Config, Listener, ListenerKind, Loaded, Resolver};
 use postern_outbound::checkup::Checkup;
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
@@ -30,12 +30,13 @@ use postern_runtime::clock::Pending;
 use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::{Address, Domain};
 use postern_smtp_inbound::replies::{self, Refused};
-use postern_smtp_inbound::tls::ServerTls;
+use postern_smtp_inbound::tls::{ServerTls, Tickets, TlsError};
 use postern_smtp_inbound::{BoundListener, Inbound};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificates::Certificates;
 use crate::expectations;
 use crate::logging::{self, LogHandle};
 
@@ -51,16 +52,22 @@ pub struct Generation {
 
 impl Generation {
     /// Reads everything that the configuration names. `own` are the addresses this server listens at; `standing` is what holds
-    /// beside every configuration. Blocking; inside a runtime.
+    /// beside every configuration, as do `tickets`. Blocking; inside a runtime.
     ///
     /// # Errors
     /// The first thing that cannot be used.
-    pub fn prepare(loaded: Loaded, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Self> {
+    pub fn prepare(
+        loaded: Loaded,
+        own: &[SocketAddr],
+        standing: Arc<Standing>,
+        tickets: &Arc<Tickets>,
+    ) -> anyhow::Result<Self> {
         let config = Arc::new(loaded.config);
         logging::check_level(&config.log.level).context("log.level")?;
         let policy = Arc::new(Policy::over(&config, standing));
-        let asks_clients = config.asks_for_certificates();
-        let tls = config.tls.as_ref().map(|tls| postern_smtp_inbound::tls::load(tls, asks_clients));
+        let asked =
+            ListenerKind::ALL.into_iter().filter(|kind| config.asks_for_certificates(*kind)).collect();
+        let tls = config.tls.as_ref().map(|tls| postern_smtp_inbound::tls::load(tls, asked, tickets));
         let tls = tls.transpose().context("[tls]")?.map(Arc::new);
         let dns = Arc::new(HickoryDns::new(&name_servers(&config.resolver)).context("[resolver]")?);
         let settings = Settings::new(config.clone(), policy.clone(), dns, own)?;
@@ -81,7 +88,7 @@ pub struct Live {
     pub config: Arc<ArcSwap<Config>>,
     /// Its rules.
     pub policy: Arc<ArcSwap<Policy>>,
-    /// Its certificate.
+    /// Its certificates.
     pub tls: Arc<ArcSwapOption<ServerTls>>,
     /// What delivery needs of it.
     pub settings: Arc<ArcSwap<Settings>>,
@@ -132,6 +139,8 @@ pub struct Services {
     pub records: Arc<Records>,
     /// Counters of decisions.
     pub decisions: postern_policy::metrics::Metrics,
+    /// Looks after our certificates.
+    pub certificates: Arc<Certificates>,
 }
 
 /// A listener that is open.
@@ -229,19 +238,24 @@ impl Reloader {
         let own = self.addresses();
         let handle = tokio::runtime::Handle::current();
         let standing = self.services.standing.clone();
+        let tickets = self.services.certificates.tickets.clone();
         let prepare = move || {
             let _runtime = handle.enter();
-            prepare(&path, &own, standing)
+            prepare(&path, &own, standing, &tickets)
         };
         let prepared = tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|panic| Err(panic.into()));
+        if prepared.as_ref().is_err_and(|error| error.chain().any(|cause| cause.is::<TlsError>())) {
+            self.services.certificates.refused();
+        }
         let generation = prepared.map_err(|error| format!("{error:#}"))?;
         let added = self.bind_added(&generation.config.listeners).map_err(|error| format!("{error:#}"))?;
-        let report = ReloadReport {
+        let mut report = ReloadReport {
             path: old.path.clone(),
             warnings: generation.warnings.clone(),
             needs_restart: needs_restart(&self.at_start, &generation.config),
         };
         self.take_into_force(generation, added);
+        report.warnings.extend(self.services.certificates.warnings(&self.live));
         Ok(report)
     }
 
@@ -285,6 +299,7 @@ impl Reloader {
         // With a wrong answer it would not have come into force.
         self.services.decisions.set_failed_tests(0);
         self.services.keeper.reloaded();
+        self.services.certificates.take_into_force(self.live.tls.load().as_deref());
         self.reloaded.notify_one();
         for (listener, bound) in added {
             if let Err(error) = self.listen(listener, bound) {
@@ -306,11 +321,16 @@ impl Reloader {
     }
 }
 
-fn prepare(path: &Path, own: &[SocketAddr], standing: Arc<Standing>) -> anyhow::Result<Generation> {
+fn prepare(
+    path: &Path,
+    own: &[SocketAddr],
+    standing: Arc<Standing>,
+    tickets: &Arc<Tickets>,
+) -> anyhow::Result<Generation> {
     let loaded = expectations::load(path)?.loaded;
     let own: Vec<SocketAddr> =
         own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
-    Generation::prepare(loaded, &own, standing)
+    Generation::prepare(loaded, &own, standing, tickets)
 }
 
 /// Settings that are read at start only, and differ from what was read then.
@@ -421,6 +441,7 @@ impl Daemon for Reloader {
             .chain(pending)
             .chain(domains)
             .chain(lists)
+            .chain(self.services.certificates.warnings(&self.live))
             .collect()
     }
 

@@ -19,13 +19,14 @@ use postern_policy::record::{Records, Settings};
 use postern_policy::standing::Standing;
 use postern_queue::Door;
 use postern_runtime::{Clock, SystemClock};
-use postern_smtp_inbound::{BoundListener, Inbound};
+use postern_smtp_inbound::{BoundListener, Inbound, tls};
 use prometheus::Registry;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificates::Certificates;
 use crate::expectations::Checked;
 use crate::guard::Guard;
 use crate::loading::Loading;
@@ -134,9 +135,13 @@ impl Server {
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
         let standing = Arc::new(Standing::default());
-        let live = Live::from(Generation::prepare(checked.loaded, &addresses, standing.clone())?);
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let certificates = Certificates::new(tls::Metrics::register(&registry)?, clock.clone())?;
+        let generation =
+            Generation::prepare(checked.loaded, &addresses, standing.clone(), &certificates.tickets)?;
+        let live = Live::from(generation);
+        certificates.take_into_force(live.tls.load().as_deref());
         let (door, loading) = Loading::new(&live, clock.clone(), &registry)?;
         // The spool is ours now, and what lies beside it.
         admin::relay::restore(&live.config.load().queue.path, &standing, clock.now());
@@ -161,15 +166,21 @@ impl Server {
             decisions: decisions.clone(),
             clock: clock.clone(),
         });
-        let services =
-            Services { inbound, keeper: keeper.clone(), standing, records: records.clone(), decisions };
+        let services = Services {
+            inbound,
+            keeper: keeper.clone(),
+            standing,
+            records: records.clone(),
+            decisions,
+            certificates: certificates.clone(),
+        };
         let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
         let report = admin::report::Shared {
             records: records.clone(),
             config: live.config.clone(),
             tls: {
                 let tls = live.tls.clone();
-                Arc::new(move || Some(tls.load_full()?.config()))
+                Arc::new(move || Some(tls.load_full()?.page_config()))
             },
         };
         serve_report(report, &stop, &tasks)?;
@@ -197,6 +208,7 @@ impl Server {
         }
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(guard.clone().run(stop.clone()));
+        tasks.spawn(certificates.run(live.clone(), stop.clone()));
         Ok((Self { door, live, reloader, records, deliveries, guard, clock, tasks, stop }, loading))
     }
 

@@ -125,13 +125,14 @@ async fn under_tls(
         return Ok(());
     };
     let patience = handshake_patience(&house, peer);
-    let handshake = timeout(patience, TlsAcceptor::from(tls.config()).accept(stream));
-    let handshake = tokio::select! {
+    let handshake = tls.handshake(peer.listener);
+    let accepting = timeout(patience, TlsAcceptor::from(handshake.config()).accept(stream));
+    let accepted = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        handshake = handshake => handshake,
+        accepted = accepting => accepted,
     };
-    let stream = match handshake {
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             metrics.handshake("failed");
@@ -146,7 +147,7 @@ async fn under_tls(
     metrics.handshake("ok");
     let protection = Protection::of(stream.get_ref().1);
     let certificate = tls.client_certificate(stream.get_ref().1, house.shared.clock.now());
-    let bindings = tls.channel_bindings(stream.get_ref().1);
+    let bindings = tls.channel_bindings(stream.get_ref().1, &handshake);
     let session = Session::new(Arc::clone(&house.shared), peer, Some(protection))
         .with_certificate(certificate)
         .with_channel_bindings(bindings);

@@ -599,8 +599,9 @@ impl Session {
             (_, Command::Helo(name)) => self.ehlo(Hello { name, extended: false }),
             (_, Command::Data) if ahead == Ahead::Input => Action::Close(replies::spoke_too_early()),
             (_, Command::Bdat(chunk)) => self.bdat(chunk),
+            // Without EHLO too, as Postfix does: some clients know what a server offers, and all is forgotten anyway.
+            (State::Connected | State::Greeted(_), Command::StartTls) => self.start_tls(),
             (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
-            (State::Greeted(_), Command::StartTls) => self.start_tls(),
             (State::Greeted(hello), Command::Auth(command)) => {
                 let hello = Arc::clone(hello);
                 self.auth(hello, &command)

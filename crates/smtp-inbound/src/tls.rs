@@ -1,117 +1,258 @@
-//! Certificate and key of this server; certificates of clients in `clients`, what logins can be bound to in `binding`.
+//! TLS of the server.
+//!
+//! | question | module |
+//! |---|---|
+//! | which certificate does a client get, and until when is it good? | `certificates` |
+//! | what is spoken: versions, cipher suites, groups? | `algorithms` |
+//! | who may resume a session? | `tickets` |
+//! | what do certificates of clients say? | `clients` |
+//! | what can logins be bound to? | `binding` |
+//! | what is wrong with the files? | `error` |
+//! | what is counted? | `metrics` |
 
+mod algorithms;
 mod binding;
+mod certificates;
 mod clients;
+mod error;
+mod metrics;
+mod tickets;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use postern_config::Tls;
+use postern_config::{Diagnostic, ListenerKind, Tls, diagnostic::Severity};
 use postern_policy::relay::Certificate;
 use postern_policy::scram::ChannelBindings;
 use rustls::crypto::aws_lc_rs;
-use rustls::{ServerConfig, ServerConnection};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ClientHello;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::CertifiedKey;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
+pub use certificates::{Shown, Standing, not_after};
+pub use error::TlsError;
+pub use metrics::Metrics;
+pub use tickets::Tickets;
+
+use certificates::{Certificates, Stamps};
 use clients::{AnyCertificate, Judge};
 
-/// Why certificate and key cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file that cannot be read, or is not PEM.
-    #[error("{path}: {source}")]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: pem::Error,
-    },
-    /// A file without a certificate.
-    #[error("{0}: no certificate in it")]
-    NoCertificate(PathBuf),
-    /// An authority of clients that cannot be used.
-    #[error("{path}: {source}")]
-    Authority {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: rustls::Error,
-    },
-    /// Key and certificate do not belong together, or are of a kind that is not supported.
-    #[error("certificate and key cannot be used: {0}")]
-    Unusable(#[from] rustls::Error),
-}
-
-/// What handshakes need.
+/// What handshakes need: one for every configuration, and a new one where files have been renewed.
 #[derive(Debug)]
 pub struct ServerTls {
+    /// What it was made from.
+    settings: Settings,
+    /// For listeners whose clients are not asked for a certificate, and for everything that is not SMTP.
+    unasked: Arc<ServerConfig>,
+    /// For the others, where there are any.
+    asking: Option<Asking>,
+    certificates: Arc<Certificates>,
+    /// How the files looked before they were read.
+    stamps: Stamps,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    config: Tls,
+    asked: Vec<ListenerKind>,
+    tickets: Arc<Tickets>,
+}
+
+#[derive(Debug)]
+struct Asking {
     config: Arc<ServerConfig>,
-    /// Where certificates of clients are asked for.
-    clients: Option<Judge>,
-    /// Our certificate as a kind of channel binding.
-    end_point: Option<Vec<u8>>,
+    judge: Arc<Judge>,
 }
 
-impl ServerTls {
-    /// For the handshakes.
-    pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
-    }
-
-    /// What counts of the certificate that the client has shown in a handshake with [`ServerTls::config`]. A session that is
-    /// resumed has that of its first handshake.
-    pub fn client_certificate(&self, connection: &ServerConnection, now: SystemTime) -> Option<Certificate> {
-        self.clients.as_ref()?.certificate(connection.peer_certificates()?, now)
-    }
-
-    /// What a login can be bound to of a session whose handshake went with [`ServerTls::config`].
-    pub fn channel_bindings(&self, connection: &ServerConnection) -> ChannelBindings {
-        binding::bindings(connection, self.end_point.as_ref())
-    }
+/// What came of reading the files of a [`ServerTls`] once more.
+#[derive(Debug)]
+pub struct Renewal {
+    /// What takes its place; `None` if nothing that is used has changed.
+    pub server: Option<ServerTls>,
+    /// What could not be used: for each of these the old one stays in use.
+    pub failures: Vec<TlsError>,
 }
 
-/// Reads certificate and key, and, where clients are asked for their certificates, the authorities that sign those. Blocking:
-/// they are files.
+/// Reads certificates and keys, and the authorities that sign the certificates of clients, where those are asked for one: on
+/// listeners of the kinds `asked`. Blocking: they are files.
 ///
 /// # Errors
 /// See [`TlsError`]. At a reload the old ones stay in force then.
-pub fn load(config: &Tls, asks_clients: bool) -> Result<ServerTls, TlsError> {
-    let chain = certificates(&config.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|source| bad_pem(&config.key, source))?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    // Who is not asked is not kept from a handshake by a certificate that we cannot read.
-    let (builder, clients) = match asks_clients {
-        false => (builder.with_no_client_auth(), None),
-        true => {
-            let verifier = Arc::new(AnyCertificate::new(&provider));
-            let judge = Judge::load(config.client_ca.as_deref(), provider)?;
-            (builder.with_client_cert_verifier(verifier), Some(judge))
-        }
+pub fn load(config: &Tls, asked: Vec<ListenerKind>, tickets: &Arc<Tickets>) -> Result<ServerTls, TlsError> {
+    let settings = Settings { config: config.clone(), asked, tickets: Arc::clone(tickets) };
+    let stamps = Stamps::take(config);
+    let certificates = Certificates::load(config)?;
+    let judge = match settings.asked.is_empty() {
+        true => None,
+        false => Some(Arc::new(Judge::load(config.client_ca.as_deref())?)),
     };
-    let end_point = chain.first().and_then(binding::server_end_point);
-    let mut server = builder.with_single_cert(chain, key)?;
-    server.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(ServerTls { config: Arc::new(server), clients, end_point })
+    settings.serve(certificates, judge, stamps)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
-    match chain {
-        Ok(chain) if chain.is_empty() => Err(TlsError::NoCertificate(path.to_owned())),
-        Ok(chain) => Ok(chain),
-        Err(source) => Err(bad_pem(path, source)),
+/// What keeps the certificates of a configuration from being used, for a check of the configuration. Blocking.
+pub fn problems(config: &postern_config::Config) -> Vec<Diagnostic> {
+    let Some(tls) = &config.tls else { return Vec::new() };
+    let loaded = Tickets::new().and_then(|tickets| load(tls, ListenerKind::ALL.to_vec(), &Arc::new(tickets)));
+    let problem = |error: TlsError| Diagnostic {
+        severity: Severity::Error,
+        file: config.path.clone(),
+        place: None,
+        message: format!("[tls]: {error}"),
+        help: error.help(),
+    };
+    loaded.err().map(problem).into_iter().collect()
+}
+
+impl Settings {
+    fn serve(
+        self,
+        certificates: Certificates,
+        judge: Option<Arc<Judge>>,
+        stamps: Stamps,
+    ) -> Result<ServerTls, TlsError> {
+        self.tickets.note(&certificates);
+        let certificates = Arc::new(certificates);
+        let unasked = Arc::new(self.server_config(&certificates, None)?);
+        let asking = match judge {
+            None => None,
+            Some(judge) => {
+                let verifier = AnyCertificate::new(&aws_lc_rs::default_provider());
+                Some(Asking { config: Arc::new(self.server_config(&certificates, Some(verifier))?), judge })
+            }
+        };
+        Ok(ServerTls { settings: self, unasked, asking, certificates, stamps })
+    }
+
+    fn server_config(
+        &self,
+        certificates: &Arc<Certificates>,
+        verifier: Option<AnyCertificate>,
+    ) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(algorithms::provider(&self.config)?);
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(algorithms::versions(self.config.min_version))?;
+        let asks = verifier.is_some();
+        let builder = match verifier {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(Arc::new(verifier)),
+        };
+        let mut server = builder.with_cert_resolver(Arc::clone(certificates) as Arc<dyn ResolvesServerCert>);
+        server.ignore_client_order = self.config.orders_ciphers();
+        self.tickets.give(&mut server, self.config.session_tickets, asks);
+        Ok(server)
     }
 }
 
-fn bad_pem(path: &Path, source: pem::Error) -> TlsError {
-    TlsError::Pem { path: path.to_owned(), source }
+impl ServerTls {
+    /// For one handshake with a client of such a listener.
+    pub fn handshake(&self, listener: ListenerKind) -> Handshake {
+        let asking = self.asking.as_ref().filter(|_| self.settings.asked.contains(&listener));
+        let config = asking.map_or(&self.unasked, |asking| &asking.config);
+        let chosen = Arc::new(OnceLock::new());
+        let certificates = Arc::clone(&self.certificates);
+        let resolver = Arc::new(Choice { certificates, chosen: Arc::clone(&chosen) });
+        // All that is in it is shared: this costs some counters.
+        let mut config = ServerConfig::clone(config);
+        config.cert_resolver = resolver;
+        Handshake { config: Arc::new(config), chosen }
+    }
+
+    /// For handshakes with browsers, which are never asked for a certificate.
+    pub fn page_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.unasked)
+    }
+
+    /// What counts of the certificate that the client has shown in a handshake. A session that is resumed has that of its
+    /// first handshake.
+    pub fn client_certificate(&self, connection: &ServerConnection, now: SystemTime) -> Option<Certificate> {
+        self.asking.as_ref()?.judge.certificate(connection.peer_certificates()?, now)
+    }
+
+    /// What a login can be bound to of a session after this handshake.
+    pub fn channel_bindings(&self, connection: &ServerConnection, handshake: &Handshake) -> ChannelBindings {
+        // Resumed, it is bound to the certificate of its first handshake: nobody knows which that was if there have been
+        // several.
+        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let is_certain = !is_resumed || !self.settings.tickets.certificates_changed();
+        let shown = handshake.chosen.get().filter(|_| is_certain);
+        binding::bindings(connection, shown.and_then(|at| self.certificates.end_point(*at)))
+    }
+
+    /// The certificates, the default first.
+    pub fn certificates(&self) -> impl Iterator<Item = &Shown> {
+        self.certificates.shown()
+    }
+
+    /// What its reader should know of these certificates, though they can be used.
+    pub fn warnings(&self) -> Vec<String> {
+        self.certificates.warnings()
+    }
+
+    /// Whether a file is another than the one that was read, as far as its size, its times and its place on the disk say.
+    /// Blocking.
+    pub fn files_changed(&self) -> bool {
+        self.stamps != Stamps::take(&self.settings.config)
+    }
+
+    /// Reads all files once more. Blocking.
+    pub fn renew(&self) -> Renewal {
+        let config = &self.settings.config;
+        let stamps = Stamps::take(config);
+        let (certificates, mut failures) = self.certificates.renew(config);
+        let judge = self.asking.as_ref().map(|asking| {
+            let judge = Judge::load(config.client_ca.as_deref()).map(Arc::new);
+            judge.unwrap_or_else(|error| {
+                failures.push(error);
+                Arc::clone(&asking.judge)
+            })
+        });
+        // What could not be read is looked at again, whether or not it changes.
+        let stamps = if failures.is_empty() { stamps } else { Stamps::default() };
+        let server = self.settings.clone().serve(certificates, judge, stamps);
+        match server {
+            Ok(server) => Renewal { server: Some(server), failures },
+            Err(error) => {
+                failures.push(error);
+                Renewal { server: None, failures }
+            }
+        }
+    }
+
+    /// Whether the other one shows the same certificates.
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        self.certificates.fingerprints() == other.certificates.fingerprints()
+    }
+}
+
+/// One handshake: afterwards it tells which certificate was shown.
+#[derive(Debug)]
+pub struct Handshake {
+    config: Arc<ServerConfig>,
+    chosen: Arc<OnceLock<usize>>,
+}
+
+impl Handshake {
+    /// For the handshake.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
+/// Remembers what was chosen: the library does not tell.
+#[derive(Debug)]
+struct Choice {
+    certificates: Arc<Certificates>,
+    chosen: Arc<OnceLock<usize>>,
+}
+
+impl ResolvesServerCert for Choice {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let at = self.certificates.choose(&hello)?;
+        // Asked a second time, after HelloRetryRequest, the answer is the same.
+        let _ = self.chosen.set(at);
+        self.certificates.key(at)
+    }
 }
 
 /// How a session is protected, as Received fields and logs name it.
@@ -130,38 +271,12 @@ impl Protection {
             Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
             _ => "TLS",
         };
-        let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let cipher = connection.negotiated_cipher_suite().and_then(algorithms::name);
         Self { version, cipher: cipher.unwrap_or("unknown") }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::*;
-
-    fn files(directory: &Path, certificate: &str, key: &str) -> Tls {
-        let tls =
-            Tls { certificate: directory.join("cert.pem"), key: directory.join("key.pem"), client_ca: None };
-        std::fs::write(&tls.certificate, certificate).unwrap();
-        std::fs::write(&tls.key, key).unwrap();
-        tls
-    }
-
-    #[test]
-    fn only_a_key_that_fits_its_certificate_is_taken() {
-        let directory = tempfile::tempdir().unwrap();
-        let own = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
-        let other = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
-        let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-        assert!(load(&files(directory.path(), &certificate, &key), false).is_ok());
-
-        let other_key = other.signing_key.serialize_pem();
-        let mixed = load(&files(directory.path(), &certificate, &other_key), false);
-        assert!(matches!(mixed, Err(TlsError::Unusable(_))), "{mixed:?}");
-        let empty = load(&files(directory.path(), "", &key), false);
-        assert!(matches!(empty, Err(TlsError::NoCertificate(_))), "{empty:?}");
-        let no_key = load(&files(directory.path(), &certificate, "not PEM"), false);
-        assert!(matches!(no_key, Err(TlsError::Pem { .. })), "{no_key:?}");
-    }
-}
+mod testing;
+#[cfg(test)]
+mod tests;

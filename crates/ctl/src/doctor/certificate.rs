@@ -1,23 +1,20 @@
 //! The certificate that a listener shows: for whom it is, and until when.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use postern_admin::api::doctor::Finding;
+use postern_config::Tls;
 use postern_smtp::date::rfc3339;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
-
-/// Certificates of 90 days are renewed when a third of their life is left; with so little left, nobody has renewed it.
-const SOON: Duration = Duration::from_secs(14 * 86_400);
-/// After the end of every certificate: 9999-12-31 is how one says "never" (RFC 5280 §4.1.2.5).
-const NEVER: Duration = Duration::from_secs(253_402_300_800);
+use postern_smtp_inbound::tls::not_after;
+use rustls_pki_types::{CertificateDer, ServerName};
+use webpki::EndEntityCert;
 
 /// What is to be said of a certificate for this name.
 pub(super) fn look(
     leaf: &CertificateDer<'_>,
     hostname: &str,
     is_verified: bool,
-    now: SystemTime,
+    expiry: &Expiry,
 ) -> Vec<Finding> {
     const PLACE: &str = "tls.certificate";
     let certificate = match EndEntityCert::try_from(leaf) {
@@ -33,16 +30,7 @@ pub(super) fn look(
         let text = format!("it is for {names}, not for {hostname}: mail programs refuse it");
         found.push(Finding::error(PLACE, text).mend(renew(hostname)));
     }
-    found.push(match end(&certificate) {
-        None => Finding::note(PLACE, "it does not expire"),
-        Some(end) if end <= now => {
-            Finding::error(PLACE, format!("it expired at {}", rfc3339(end))).mend(renew(hostname))
-        }
-        Some(end) if end <= now + SOON => {
-            Finding::warning(PLACE, format!("it expires soon, at {}", rfc3339(end))).mend(renew(hostname))
-        }
-        Some(end) => Finding::note(PLACE, format!("it is good until {}", rfc3339(end))),
-    });
+    found.push(expiry.look(PLACE, leaf, hostname));
     if !is_verified && !found.iter().any(Finding::is_concern) {
         let text = "no authority that this system knows has signed it (or the chain is not whole): mail programs warn of it";
         found.push(Finding::warning(PLACE, text).mend(
@@ -50,6 +38,34 @@ pub(super) fn look(
         ));
     }
     found
+}
+
+/// When a certificate is one that expires soon.
+pub(super) struct Expiry {
+    /// `tls.expiry_warning`.
+    pub(super) warning: Duration,
+    pub(super) now: SystemTime,
+}
+
+impl Expiry {
+    /// As the configuration has it, if there is one.
+    pub(super) fn new(tls: Option<&Tls>, now: SystemTime) -> Self {
+        Self { warning: tls.map_or_else(Tls::default_expiry_warning, |tls| tls.expiry_warning), now }
+    }
+
+    /// What is to be said of the end of this certificate for this name.
+    pub(super) fn look(&self, place: &str, leaf: &CertificateDer<'_>, name: &str) -> Finding {
+        match not_after(leaf) {
+            None => Finding::note(place, "it does not expire"),
+            Some(end) if end <= self.now => {
+                Finding::error(place, format!("it expired at {}", rfc3339(end))).mend(renew(name))
+            }
+            Some(end) if end <= self.now + self.warning => {
+                Finding::warning(place, format!("it expires soon, at {}", rfc3339(end))).mend(renew(name))
+            }
+            Some(end) => Finding::note(place, format!("it is good until {}", rfc3339(end))),
+        }
+    }
 }
 
 fn renew(hostname: &str) -> String {
@@ -63,30 +79,20 @@ fn is_for(certificate: &EndEntityCert<'_>, hostname: &str) -> bool {
         .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
-/// When it ends. The library tells it of certificates that have: so it is asked about a day after all of them, before it
-/// comes to look for an authority.
-fn end(certificate: &EndEntityCert<'_>) -> Option<SystemTime> {
-    let never = UnixTime::since_unix_epoch(NEVER);
-    let result = certificate.verify_for_usage(&[], &[], &[], never, KeyUsage::server_auth(), None, None);
-    match result {
-        Err(webpki::Error::CertExpired { not_after, .. }) => {
-            UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::UNIX_EPOCH;
+
     use postern_admin::api::doctor::Weight;
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
 
-    /// 2026-11-21T18:05:25Z.
-    fn now() -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(1_795_284_325)
+    /// 2026-11-21T18:05:25Z, and two weeks.
+    fn expiry() -> Expiry {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_325);
+        Expiry { warning: Duration::from_secs(14 * 86_400), now }
     }
 
     fn found(names: &[&str], end: (i32, u8, u8), is_verified: bool) -> Vec<Finding> {
@@ -94,7 +100,7 @@ mod tests {
         let mut params = CertificateParams::new(names).unwrap();
         params.not_after = date_time_ymd(end.0, end.1, end.2);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        look(certificate.der(), "mail.proseware.test", is_verified, now())
+        look(certificate.der(), "mail.proseware.test", is_verified, &expiry())
     }
 
     fn only(found: &[Finding]) -> (Weight, &str) {
@@ -128,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_is_said_to_be_none() {
-        let found = look(&CertificateDer::from(vec![1, 2, 3]), "mail.proseware.test", true, now());
+        let found = look(&CertificateDer::from(vec![1, 2, 3]), "mail.proseware.test", true, &expiry());
         assert!(only(&found).1.contains("cannot be read"));
     }
 }

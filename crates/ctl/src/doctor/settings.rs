@@ -1,15 +1,16 @@
 //! Step 1: the listeners as a client sees them, the certificate, and the host name in DNS.
 
+use std::path::Path;
 use std::time::Duration;
 
 use postern_admin::api::doctor::{Check, Finding};
-use postern_config::ListenerKind;
+use postern_config::{ListenerKind, Tls};
 use postern_outbound::tls::ClientTls;
 use postern_smtp::ehlo::Capabilities;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::certificate;
+use super::certificate::{self, Expiry};
 use super::client::{Client, Lost, Target};
 use super::own::{Listener, Site};
 use super::sources::Sources;
@@ -52,17 +53,12 @@ pub(super) async fn look(
         found.append(&mut told);
         shown.extend(certificate.filter(|new| shown.iter().all(|known| known.leaf != new.leaf)));
     }
+    let tls = config.as_ref().ok().and_then(|config| config.tls.as_ref());
+    let expiry = Expiry::new(tls, session.now);
     for Shown { leaf, is_verified } in &shown {
-        found.extend(certificate::look(leaf, &site.hostname, *is_verified, session.now));
+        found.extend(certificate::look(leaf, &site.hostname, *is_verified, &expiry));
     }
-    if let Ok(config) = &config {
-        let file = config.tls.as_ref().map(|tls| tls.certificate.as_path());
-        found.extend(
-            file.and_then(|file| {
-                not_reloaded(&CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?, &shown)
-            }),
-        );
-    }
+    found.extend(tls.map(|tls| in_files(tls, &shown, &expiry)).unwrap_or_default());
     found.extend(sources.check(Check::Names).await?);
     Ok(found)
 }
@@ -73,9 +69,25 @@ struct Shown {
     is_verified: bool,
 }
 
-/// Whoever renews a certificate must have it read.
-fn not_reloaded(in_file: &CertificateDer<'_>, shown: &[Shown]) -> Option<Finding> {
-    let is_shown = shown.is_empty() || shown.iter().any(|shown| shown.leaf == *in_file);
+/// What the files hold beside the certificates that were shown.
+fn in_files(tls: &Tls, shown: &[Shown], expiry: &Expiry) -> Vec<Finding> {
+    let leaf = |path: &Path| CertificateDer::pem_file_iter(path).ok()?.next()?.ok();
+    let files: Vec<_> = tls.pairs().filter_map(|pair| Some((pair, leaf(pair.certificate)?))).collect();
+    let mut found: Vec<Finding> =
+        not_reloaded(files.iter().map(|(_, leaf)| leaf), shown).into_iter().collect();
+    // Those for other names are not shown to whoever asks for the name of the host.
+    for (pair, leaf) in files.iter().filter(|(_, leaf)| shown.iter().all(|shown| shown.leaf != *leaf)) {
+        found.push(expiry.look(&format!("tls {}", pair.certificate.display()), leaf, "its names"));
+    }
+    found
+}
+
+/// Whoever renews a certificate must have it read, where the server does not look by itself.
+fn not_reloaded<'a>(
+    mut in_files: impl Iterator<Item = &'a CertificateDer<'static>>,
+    shown: &[Shown],
+) -> Option<Finding> {
+    let is_shown = shown.is_empty() || in_files.any(|leaf| shown.iter().any(|shown| shown.leaf == *leaf));
     (!is_shown).then(|| {
         Finding::warning("tls.certificate", "the file holds another certificate than the listeners show")
             .mend("posternctl reload")
@@ -268,8 +280,8 @@ mod tests {
     fn a_certificate_that_waits_in_its_file_is_found() {
         let shown = |octets: &[u8]| Shown { leaf: CertificateDer::from(octets.to_vec()), is_verified: true };
         let file = CertificateDer::from(vec![1]);
-        assert!(not_reloaded(&file, &[shown(&[2])]).is_some());
-        assert!(not_reloaded(&file, &[shown(&[2]), shown(&[1])]).is_none());
-        assert!(not_reloaded(&file, &[]).is_none());
+        assert!(not_reloaded([&file].into_iter(), &[shown(&[2])]).is_some());
+        assert!(not_reloaded([&file].into_iter(), &[shown(&[2]), shown(&[1])]).is_none());
+        assert!(not_reloaded([&file].into_iter(), &[]).is_none());
     }
 }

@@ -7,18 +7,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use ::aws_lc_rs::digest::{SHA256, digest};
 use postern_policy::relay::Certificate;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{TlsError, certificates};
+use super::TlsError;
+use super::certificates::certificates;
 
 /// Takes any certificate. Whether the client has its key is verified by the signatures: a handshake without that proof fails,
 /// as a session that is resumed later would bring the certificate along unproved.
@@ -84,12 +85,13 @@ pub(super) struct Judge {
 
 impl Judge {
     /// Blocking: the authorities are a file.
-    pub(super) fn load(client_ca: Option<&Path>, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
+    pub(super) fn load(client_ca: Option<&Path>) -> Result<Self, TlsError> {
         let Some(path) = client_ca else { return Ok(Self { authorities: None }) };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(path)? {
             roots.add(certificate).map_err(|source| TlsError::Authority { path: path.to_owned(), source })?;
         }
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
         // It fails without roots only, and a file without certificates was refused.
         Ok(Self { authorities: Some(verifier.map_err(|_| TlsError::NoCertificate(path.to_owned()))?) })
@@ -122,20 +124,19 @@ mod tests {
     use std::io::{Read, Write};
     use std::time::Duration;
 
+    use postern_config::{ListenerKind, Tls};
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
         date_time_ymd,
     };
-    use rustls::client::Resumption;
-    use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::aws_lc_rs;
-    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::sign::CertifiedKey;
     use rustls::version::{TLS12, TLS13};
-    use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConnection, SupportedProtocolVersion};
-    use rustls_pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
+    use rustls_pki_types::PrivateKeyDer;
     use tempfile::TempDir;
 
-    use super::super::{ServerTls, load};
+    use super::super::testing::{client, handshake, pass};
+    use super::super::{ServerTls, Tickets, load};
     use super::*;
 
     /// Within the life of certificates that have no other.
@@ -174,67 +175,11 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let tls = postern_config::Tls {
-            certificate: file("cert.pem", own.cert.pem()),
-            key: file("key.pem", own.signing_key.serialize_pem()),
+        let tls = Tls {
             client_ca: Some(file("ca.pem", ca.pem())),
+            ..Tls::new(file("cert.pem", own.cert.pem()), file("key.pem", own.signing_key.serialize_pem()))
         };
-        load(&tls, true).unwrap()
-    }
-
-    /// Trusts every server.
-    #[derive(Debug)]
-    struct Trusting(WebPkiSupportedAlgorithms);
-
-    impl ServerCertVerifier for Trusting {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.supported_schemes()
-        }
-    }
-
-    fn client(version: &'static SupportedProtocolVersion, shown: Option<CertifiedKey>) -> Arc<ClientConfig> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Trusting(algorithms)));
-        let mut config = match shown {
-            Some(shown) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown))),
-            None => builder.with_no_client_auth(),
-        };
-        config.resumption = Resumption::in_memory_sessions(8);
-        Arc::new(config)
+        load(&tls, vec![ListenerKind::Mx], &Arc::new(Tickets::new().unwrap())).unwrap()
     }
 
     fn proved(shown: &Shown) -> CertifiedKey {
@@ -242,44 +187,32 @@ mod tests {
         CertifiedKey::new(shown.chain.clone(), key)
     }
 
-    /// A handshake, and what the server knows of the client behind it.
+    /// A handshake at the MX port, and what the server knows of the client behind it.
     fn shake(
         server: &ServerTls,
         client: &Arc<ClientConfig>,
         now: SystemTime,
     ) -> Result<(Option<Certificate>, HandshakeKind), rustls::Error> {
-        let name = ServerName::try_from("mail.proseware.test").unwrap();
-        let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
-        let mut ours = ServerConnection::new(server.config()).unwrap();
-        // Twice around is enough for every handshake; tickets come behind it.
-        for _ in 0..8 {
-            pass(&mut |out| client.write_tls(out), &mut |mut input| ours.read_tls(&mut input));
-            ours.process_new_packets()?;
-            pass(&mut |out| ours.write_tls(out), &mut |mut input| client.read_tls(&mut input));
-            client.process_new_packets()?;
-        }
-        assert!(!ours.is_handshaking() && !client.is_handshaking());
+        shake_at(ListenerKind::Mx, server, client, now)
+    }
+
+    fn shake_at(
+        listener: ListenerKind,
+        server: &ServerTls,
+        client: &Arc<ClientConfig>,
+        now: SystemTime,
+    ) -> Result<(Option<Certificate>, HandshakeKind), rustls::Error> {
+        let (mut theirs, mut ours) = handshake(server.handshake(listener).config(), client, NAME)?;
         // Data shows that both mean the same keys.
-        client.writer().write_all(b"EHLO").unwrap();
-        pass(&mut |out| client.write_tls(out), &mut |mut input| ours.read_tls(&mut input));
+        theirs.writer().write_all(b"EHLO").unwrap();
+        pass(&mut |out| theirs.write_tls(out), &mut |mut input| ours.read_tls(&mut input));
         ours.process_new_packets()?;
         let mut said = [0; 4];
         ours.reader().read_exact(&mut said).unwrap();
         Ok((server.client_certificate(&ours, now), ours.handshake_kind().unwrap()))
     }
 
-    fn pass(
-        write: &mut dyn FnMut(&mut Vec<u8>) -> std::io::Result<usize>,
-        read: &mut dyn FnMut(&[u8]) -> std::io::Result<usize>,
-    ) {
-        let mut octets = Vec::new();
-        while write(&mut octets).unwrap() > 0 {}
-        let mut rest = &octets[..];
-        while !rest.is_empty() {
-            let taken = read(rest).unwrap();
-            rest = &rest[taken..];
-        }
-    }
+    const NAME: &str = "mail.proseware.test";
 
     const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -361,15 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn without_certificates_in_the_configuration_none_is_asked_for() {
+    fn certificates_are_asked_for_on_listeners_where_they_are_of_use() {
         let (folder, ca) = (TempDir::new().unwrap(), authority());
-        drop(server(&folder, &ca));
-        let path = |name: &str| folder.path().join(name);
-        let tls =
-            postern_config::Tls { certificate: path("cert.pem"), key: path("key.pem"), client_ca: None };
-        let server = load(&tls, false).unwrap();
+        let server = server(&folder, &ca);
         let gateway = issued(&ca, |_| {});
-        let (shown, _) = shake(&server, &client(&TLS13, Some(proved(&gateway))), now()).unwrap();
-        assert_eq!(shown, None);
+        for version in VERSIONS {
+            let client = client(version, Some(proved(&gateway)));
+            let (shown, _) = shake_at(ListenerKind::Submission, &server, &client, now()).unwrap();
+            assert_eq!(shown, None);
+            // A session in which nobody asked is not resumed where one asks: the client would not be known.
+            let (shown, kind) = shake(&server, &client, now()).unwrap();
+            assert!(shown.is_some() && kind != HandshakeKind::Resumed, "{kind:?}");
+        }
     }
 }

@@ -115,12 +115,9 @@ pub fn now() -> SystemTime {
 
 fn certificate(directory: &TempDir) -> Arc<tls::ServerTls> {
     let issued = rcgen::generate_simple_self_signed(["mail.proseware.test".to_owned()]).unwrap();
-    let files = config::Tls {
-        certificate: directory.path().join("cert.pem"),
-        key: directory.path().join("key.pem"),
-        client_ca: None,
-    };
+    let files = config::Tls::new(directory.path().join("cert.pem"), directory.path().join("key.pem"));
     std::fs::write(&files.certificate, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();
-    Arc::new(tls::load(&files, false).unwrap())
+    let tickets = Arc::new(tls::Tickets::new().unwrap());
+    Arc::new(tls::load(&files, Vec::new(), &tickets).unwrap())
 }
