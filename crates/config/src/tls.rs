@@ -47,7 +47,7 @@ pub struct Tls {
     #[schemars(with = "String")]
     pub reload_interval: Duration,
     /// A certificate that ends within this time is warned of: in the log once a day, in `posternctl status` and `doctor`. Those
-    /// of 90 days are renewed a month before; with two weeks left that has failed more than once, and there is time to mend it.
+    /// of 90 days are renewed a month before; with three weeks left that has failed more than once, and there is time to mend it.
     #[serde(default = "Tls::default_expiry_warning", deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub expiry_warning: Duration,
@@ -114,7 +114,7 @@ impl Tls {
 
     /// `expiry_warning` where nothing is said.
     pub fn default_expiry_warning() -> Duration {
-        Duration::from_secs(14 * 86_400)
+        Duration::from_secs(21 * 86_400)
     }
 
     /// The cipher suites that may be used, in the order of the configuration.

@@ -180,7 +180,7 @@ impl Server {
             config: live.config.clone(),
             tls: {
                 let tls = live.tls.clone();
-                Arc::new(move || Some(tls.load_full()?.page_config()))
+                Arc::new(move || Some(tls.load_full()?.unasked_config()))
             },
         };
         serve_report(report, &stop, &tasks)?;

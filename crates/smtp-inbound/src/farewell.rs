@@ -62,7 +62,7 @@ pub(crate) async fn say(stream: TcpStream, house: Arc<House>, reply: Reply, perm
     let mut text = Vec::new();
     reply.write_to(&mut text);
     let told = async {
-        let mut stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+        let mut stream = TlsAcceptor::from(tls.unasked_config()).accept(stream).await?;
         stream.write_all(&text).await?;
         stream.shutdown().await
     };

@@ -158,8 +158,8 @@ impl ServerTls {
         Handshake { config: Arc::new(config), chosen }
     }
 
-    /// For handshakes with browsers, which are never asked for a certificate.
-    pub fn page_config(&self) -> Arc<ServerConfig> {
+    /// For handshakes in which no certificate is asked for: with browsers, and with clients that are only told to leave.
+    pub fn unasked_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.unasked)
     }
 
