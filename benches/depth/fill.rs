@@ -217,6 +217,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         notify: Notify::default(),
         original: None,
         via: None,
+        expanded: false,
     };
     Ok(Envelope {
         reverse_path: ReversePath::parse(&sender(number)).map_err(|e| e.to_string())?,

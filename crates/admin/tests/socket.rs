@@ -198,6 +198,7 @@ impl Running {
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         };
         let envelope = Envelope {
             reverse_path: ReversePath::parse(from).unwrap(),

@@ -80,6 +80,9 @@ pub struct Smtp {
     pub stress: Stress,
     /// How long each state may last.
     pub timeouts: Timeouts,
+    /// Who is offered DSN, with which a sender can ask to be told that mail was delivered. Whoever is not must ask the next host
+    /// on the way, which then says that the mail was relayed here.
+    pub dsn: OfferDsn,
     /// Networks whose messages may have bare LF line ends: they are rewritten to CRLF instead of refused.
     #[schemars(with = "Vec<String>")]
     pub normalise_line_ends_from: Vec<ipnet::IpNet>,
@@ -110,9 +113,25 @@ impl Default for Smtp {
             pregreet: Pregreet::default(),
             stress: Stress::default(),
             timeouts: Timeouts::default(),
+            dsn: OfferDsn::default(),
             normalise_line_ends_from: Vec::new(),
         }
     }
+}
+
+/// Who may ask for reports of success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferDsn {
+    /// Every client: what RFC 3461 expects. A report tells a stranger no more than the reply to RCPT did, except when the mail
+    /// was delivered and what an alias stands for if that is one recipient. It goes to the sender's address, with the header only.
+    #[default]
+    Everyone,
+    /// Logins and trusted networks. Strangers learn nothing of what becomes of their mail, and forged senders get no reports of
+    /// success.
+    Known,
+    /// Nobody.
+    Nobody,
 }
 
 /// How long a client may be silent in each state (RFC 5321 §4.5.3.2.7 asks servers for 5 minutes).

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use postern_queue::{Outcome, Report, StoreError};
+use postern_queue::{Handover, Outcome, Report, StoreError};
 use postern_smtp::reply::ReplyError;
 use postern_smtp::{EnhancedStatus, Reply, ReplyClass};
 
@@ -234,6 +234,8 @@ pub struct Circumstances {
     pub tls: Option<String>,
     /// When.
     pub at: SystemTime,
+    /// Who reports success from here on.
+    pub handover: Handover,
 }
 
 /// The outcome that goes to the queue.
@@ -248,13 +250,15 @@ pub fn outcome(verdict: Verdict, circumstances: &Circumstances) -> Outcome {
     };
     match verdict {
         Verdict::Ours { status, text } => match status.class {
-            2 => Outcome::Delivered(report(status, text, false)),
+            2 => Outcome::Delivered(report(status, text, false), circumstances.handover),
             4 => Outcome::Deferred(report(status, text, false), None),
             _ => Outcome::Failed(report(status, text, false)),
         },
         Verdict::Later(reply) => deferred(&reply, report),
         Verdict::Reply(reply) => match reply.class() {
-            ReplyClass::Success => Outcome::Delivered(report(status(&reply, 2), reply.to_string(), true)),
+            ReplyClass::Success => {
+                Outcome::Delivered(report(status(&reply, 2), reply.to_string(), true), circumstances.handover)
+            }
             ReplyClass::Permanent => Outcome::Failed(report(status(&reply, 5), reply.to_string(), true)),
             // A 3yz has no sense where an outcome is due: nothing is lost by trying again.
             ReplyClass::Transient | ReplyClass::Intermediate => deferred(&reply, report),
@@ -317,8 +321,12 @@ mod tests {
     use super::*;
 
     fn decide(verdict: Verdict) -> Outcome {
-        let circumstances =
-            Circumstances { host: Some("mx.adatum.test".to_owned()), tls: None, at: SystemTime::UNIX_EPOCH };
+        let circumstances = Circumstances {
+            host: Some("mx.adatum.test".to_owned()),
+            tls: None,
+            at: SystemTime::UNIX_EPOCH,
+            handover: Handover::Relayed,
+        };
         outcome(verdict, &circumstances)
     }
 
@@ -329,7 +337,9 @@ mod tests {
     #[test]
     fn the_first_digit_decides() {
         let delivered = decide(Verdict::Reply(Reply::plain(250, "ok")));
-        assert!(matches!(delivered, Outcome::Delivered(report) if report.status.to_string() == "2.0.0"));
+        assert!(
+            matches!(delivered, Outcome::Delivered(report, Handover::Relayed) if report.status.to_string() == "2.0.0")
+        );
         let status = EnhancedStatus::new(5, 1, 1);
         let failed = decide(Verdict::Reply(Reply::new(550, status, "unknown\nreally")));
         assert!(matches!(&failed, Outcome::Failed(report) if report.status == status));

@@ -104,6 +104,7 @@ pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
         notify: Notify::default(),
         original: None,
         via: None,
+        expanded: false,
     };
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),

@@ -305,22 +305,36 @@ fn rcpt_command(out: &mut String, capabilities: &Capabilities, to: &To<'_>) {
     let Some(details) = to.details.filter(|_| capabilities.has("DSN")) else { return };
     if details.notify != Notify::default() {
         out.push_str(" NOTIFY=");
-        out.push_str(notify(details.notify));
+        out.push_str(&notify(details.notify));
     }
-    // An address of UTF-8 would need the encoding of RFC 6533 §3; the parameter is optional.
-    if let Some(original) = details.original.as_ref().filter(|original| original.address.is_ascii()) {
-        put(out, format_args!(" ORCPT={};{}", original.kind, xtext(&original.address)));
+    if let Some(original) = &details.original {
+        let address = match original.kind.as_str() {
+            "utf-8" => utf8_address(&original.address),
+            _ => xtext(&original.address),
+        };
+        put(out, format_args!(" ORCPT={};{address}", original.kind));
     }
 }
 
-/// The NOTIFY value. SUCCESS stays here: our queue reports that the message was relayed, and the sender should not get two.
-fn notify(notify: Notify) -> &'static str {
-    match (notify.failure, notify.delay) {
-        (true, true) => "FAILURE,DELAY",
-        (true, false) => "FAILURE",
-        (false, true) => "DELAY",
-        (false, false) => "NEVER",
+/// The NOTIFY value. Who gets SUCCESS reports it, and our queue does not (RFC 3461 §5.2.1).
+fn notify(notify: Notify) -> String {
+    let Notify { success, failure, delay } = notify;
+    let wanted = [("SUCCESS", success), ("FAILURE", failure), ("DELAY", delay)];
+    let words: Vec<&str> = wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(word, _)| word).collect();
+    if words.is_empty() { "NEVER".to_owned() } else { words.join(",") }
+}
+
+/// An address of the type `utf-8` in ASCII (RFC 6533 §3), which every host can take.
+fn utf8_address(address: &str) -> String {
+    let mut encoded = String::with_capacity(address.len());
+    for character in address.chars() {
+        match character {
+            '+' | '=' | '\\' => put(&mut encoded, format_args!("\\x{{{:02X}}}", u32::from(character))),
+            '!'..='~' => encoded.push(character),
+            _ => put(&mut encoded, format_args!("\\x{{{:02X}}}", u32::from(character))),
+        }
     }
+    encoded
 }
 
 /// RFC 3461 §4.
@@ -578,8 +592,17 @@ mod tests {
         assert_eq!(outcome.lines[1], mail);
         assert_eq!(
             outcome.lines[2],
-            "RCPT TO:<bob@adatum.test> NOTIFY=FAILURE ORCPT=rfc822;b+3Db@adatum.test"
+            "RCPT TO:<bob@adatum.test> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;b+3Db@adatum.test"
         );
+    }
+
+    #[test]
+    fn reports_are_asked_for_in_the_words_of_the_standard() {
+        let said = |success, failure, delay| notify(Notify { success, failure, delay });
+        assert_eq!(said(true, true, true), "SUCCESS,FAILURE,DELAY");
+        assert_eq!(said(false, false, true), "DELAY");
+        assert_eq!(said(false, false, false), "NEVER");
+        assert_eq!(utf8_address("žofie+x@adatum.test"), "\\x{17E}ofie\\x{2B}x@adatum.test");
     }
 
     #[tokio::test]

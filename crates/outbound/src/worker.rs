@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use postern_queue::{
-    Destination, Feedback, Lease, LeasedRecipient, Origin, Outcome, Progress, Queue, Recipient,
+    Destination, Feedback, Handover, Lease, LeasedRecipient, Origin, Outcome, Progress, Queue, Recipient,
 };
 use postern_runtime::Clock;
 use postern_smtp::EnhancedStatus;
@@ -503,6 +503,7 @@ impl<'a> Attempt<'a> {
                 host: Some(connection.host.clone()),
                 tls: Some(connection.protection.to_string()),
                 at: self.now(),
+                handover: connection.handover(),
             };
             self.address = connection.endpoint.to_string();
             if self.feedback == Feedback::Nothing {
@@ -627,7 +628,13 @@ impl<'a> Attempt<'a> {
     }
 
     fn circumstances(&self, target: Option<&Target>) -> Circumstances {
-        Circumstances { host: target.map(|target| target.host.clone()), tls: None, at: self.now() }
+        Circumstances {
+            host: target.map(|target| target.host.clone()),
+            tls: None,
+            at: self.now(),
+            // No host has taken anything: only a mailbox can have.
+            handover: Handover::Final,
+        }
     }
 
     fn now(&self) -> SystemTime {
@@ -664,7 +671,7 @@ impl<'a> Attempt<'a> {
     fn log(&self, recipient: &LeasedRecipient, address: &str, outcome: &Outcome, now: SystemTime) {
         let report = outcome.report();
         let event = match outcome {
-            Outcome::Delivered(_) => "delivered",
+            Outcome::Delivered(..) => "delivered",
             Outcome::Deferred(..) => "deferred",
             Outcome::Failed(_) => "failed",
         };

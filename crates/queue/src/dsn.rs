@@ -28,8 +28,12 @@ pub enum Action {
     Failed,
     /// It is late, and still being tried.
     Delayed,
+    /// The mailbox has it.
+    Delivered,
     /// The next hop took it, and does not report further.
     Relayed,
+    /// It is an alias: the message goes to each of those behind it.
+    Expanded,
 }
 
 impl Action {
@@ -38,7 +42,9 @@ impl Action {
         match self {
             Self::Failed => "failed",
             Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
             Self::Relayed => "relayed",
+            Self::Expanded => "expanded",
         }
     }
 }
@@ -70,9 +76,11 @@ pub enum Original {
 }
 
 impl Original {
-    /// Whether the whole message of this envelope may be returned.
-    pub fn is_full_wanted(envelope: &Envelope) -> bool {
-        envelope.ret != Some(Ret::Headers) && envelope.size <= FULL_RETURN_LIMIT
+    /// Whether the whole message of this envelope may be returned. RET is about failures: who hears of nothing else still has
+    /// the message, and gets its header (RFC 3461 §4.3).
+    pub fn is_full_wanted(envelope: &Envelope, told: &[Told]) -> bool {
+        let fails = told.iter().any(|told| told.action == Action::Failed);
+        fails && envelope.ret != Some(Ret::Headers) && envelope.size <= FULL_RETURN_LIMIT
     }
 
     /// Takes what may be returned from the content, or from its beginning if `is_whole` is false.
@@ -198,8 +206,10 @@ fn subject(told: &[Told]) -> String {
         "Not delivered"
     } else if told.iter().any(|t| t.action == Action::Delayed) {
         "Delayed, still being tried"
-    } else {
+    } else if told.iter().all(|t| t.action == Action::Relayed) {
         "Relayed"
+    } else {
+        "Delivered"
     };
     match told {
         [one] if !shown_address(&one.recipient).needs_utf8() => {
@@ -229,6 +239,12 @@ fn human_part(facts: &Facts<'_>, international: bool) -> String {
             Action::Delayed,
             "Your message has not yet been delivered to the following recipients. You need not do \
              anything: it is tried again and again, and you are told if it fails for good.",
+        ),
+        (Action::Delivered, "Your message was delivered to the mailboxes of the following recipients."),
+        (
+            Action::Expanded,
+            "The following addresses stand for several recipients. Your message goes to each of them; of those you \
+             hear only if something fails.",
         ),
         (
             Action::Relayed,
@@ -280,10 +296,11 @@ fn describe(text: &mut Text, facts: &Facts<'_>, told: &Told, international: bool
             );
         }
         (None, true) => text.paragraph("    ", &format!("On {when}:")),
+        (_, false) if told.action == Action::Expanded => {}
         (_, false) => text.paragraph("    ", "Why:"),
     }
     text.paragraph("        ", &said);
-    if told.action != Action::Relayed {
+    if matches!(told.action, Action::Failed | Action::Delayed) {
         text.paragraph("    ", &format!("What this means: {}", meaning(told)));
     }
     if told.action == Action::Delayed {
@@ -503,6 +520,7 @@ mod tests {
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         }
     }
 
@@ -653,6 +671,25 @@ mod tests {
     }
 
     #[test]
+    fn success_is_told_without_advice() {
+        for (action, subject) in
+            [(Action::Delivered, "Delivered"), (Action::Relayed, "Relayed"), (Action::Expanded, "Delivered")]
+        {
+            let mut told = told("bob@adatum.test", action);
+            told.report.status = EnhancedStatus::new(2, 0, 0);
+            told.attempted = action != Action::Expanded;
+            let composed = report(&envelope(), &[told], full());
+            assert_eq!(field(&composed.content, "Subject").unwrap(), format!("{subject}: bob@adatum.test"));
+            let parts = parts(&composed.content);
+            let per_recipient = &parts[1].1[body_offset(&parts[1].1)..];
+            assert_eq!(field(per_recipient, "Action").as_deref(), Some(action.as_str()));
+            assert_eq!(field(per_recipient, "Status").as_deref(), Some("2.0.0"));
+            let text = String::from_utf8(parts[0].1.clone()).unwrap();
+            assert!(!text.contains("What this means") && !text.contains("Why:"), "{text}");
+        }
+    }
+
+    #[test]
     fn a_delay_notice_says_until_when_it_is_tried() {
         let mut told = told("bob@adatum.test", Action::Delayed);
         told.report.is_reply = false;
@@ -687,13 +724,12 @@ mod tests {
 
     #[test]
     fn only_the_header_returns_when_asked_or_when_the_body_cannot() {
-        assert!(Original::is_full_wanted(&envelope()));
-        assert!(!Original::is_full_wanted(&Envelope { ret: Some(Ret::Headers), ..envelope() }));
-        assert!(!Original::is_full_wanted(&Envelope {
-            size: FULL_RETURN_LIMIT + 1,
-            ret: Some(Ret::Full),
-            ..envelope()
-        }));
+        let failed = [told("bob@adatum.test", Action::Delivered), told("carol@adatum.test", Action::Failed)];
+        assert!(Original::is_full_wanted(&envelope(), &failed));
+        let full = Envelope { ret: Some(Ret::Full), ..envelope() };
+        assert!(!Original::is_full_wanted(&full, &failed[..1]), "nothing has failed");
+        assert!(!Original::is_full_wanted(&Envelope { ret: Some(Ret::Headers), ..envelope() }, &failed));
+        assert!(!Original::is_full_wanted(&Envelope { size: FULL_RETURN_LIMIT + 1, ..full }, &failed));
         let long = format!("A: b\r\n\r\n{}\r\n", "x".repeat(1000));
         assert_eq!(
             Original::from_content(long.into_bytes(), true),

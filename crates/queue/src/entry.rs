@@ -12,7 +12,7 @@ use crate::domains::DomainNumber;
 use crate::dsn::{Action, Told};
 use crate::envelope::{Envelope, Recipient};
 use crate::lease::LeasedRecipient;
-use crate::message::{Destination, Outcome, QueueId, Report};
+use crate::message::{Destination, Handover, Outcome, QueueId, Report};
 use crate::messages::{Context, Leased, PAUSE};
 use crate::reports::{NewReport, Owed};
 use crate::retry;
@@ -84,7 +84,7 @@ impl Texts {
         let mut envelope = Envelope::decode(meta)?;
         let recipients = envelope.recipients.len();
         let state = if state.is_empty() {
-            MessageState::fresh(recipients)
+            MessageState::of(&envelope)
         } else {
             MessageState::decode(state, recipients)?
         };
@@ -269,7 +269,7 @@ impl Entry {
             return;
         };
         // The spool has no state of a message with which nothing has happened.
-        let is_fresh = self.saved == 0 && work.state.is_fresh();
+        let is_fresh = self.saved == 0 && work.state.is_fresh(&work.envelope);
         let state = if is_fresh { Vec::new() } else { work.state.encode() };
         if texts.parts().1 != state {
             self.texts = Some(Texts::new(texts.meta(), &state));
@@ -425,13 +425,14 @@ impl Work {
         recipient.attempts = recipient.attempts.saturating_add(1);
         self.dirty = true;
         match outcome {
-            Outcome::Delivered(report) => {
+            Outcome::Delivered(report, handover) => {
                 // Whatever an operator wanted instead: it is there.
                 recipient.ending = None;
-                let report_owed = notify.success && !null_sender;
+                let report_owed = notify.success && !null_sender && handover != Handover::Reporting;
                 recipient.end(Phase::Delivered { report_owed });
                 // Every later outcome writes this state again: what nobody will ask for is not part of it.
                 recipient.last = report_owed.then(|| kept(report));
+                recipient.is_final = report_owed && handover == Handover::Final;
             }
             Outcome::Failed(report) => {
                 // What the other side said tells the sender more than what an operator did.
@@ -756,12 +757,17 @@ impl Work {
             let recipient = &self.envelope.recipients[index];
             let (action, expired) = match state.phase {
                 Phase::Failed { expired, report_owed: true } => (Action::Failed, expired),
+                Phase::Delivered { report_owed: true } if recipient.expanded => (Action::Expanded, false),
+                Phase::Delivered { report_owed: true } if state.is_final => (Action::Delivered, false),
                 Phase::Delivered { report_owed: true } => (Action::Relayed, false),
                 Phase::Waiting { .. } if delayed && recipient.notify.delay => (Action::Delayed, false),
                 _ => continue,
             };
             let attempted = state.attempts > 0;
-            let report = self.last_words(index, cx);
+            let report = match action {
+                Action::Expanded => expanded(self.envelope.received),
+                _ => self.last_words(index, cx),
+            };
             // A delay is told, not owed: what such a recipient comes to owe meanwhile is told by another report.
             if state.phase.owes_report() {
                 owed.indices.push(index as u32);
@@ -788,6 +794,12 @@ impl Work {
         }
         status
     }
+}
+
+/// The evidence that an alias was expanded.
+fn expanded(at: SystemTime) -> Report {
+    let text = "the address stands for several recipients, and the message goes to each of them".to_owned();
+    Report { status: EnhancedStatus::new(2, 0, 0), text, is_reply: false, host: None, tls: None, at }
 }
 
 /// The phase of a recipient that ended without delivery and without a word to anybody.

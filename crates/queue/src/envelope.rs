@@ -81,6 +81,9 @@ pub struct Recipient {
     /// A route that an operator has chosen for it, in words; without one the configuration in force decides. It is part of
     /// the message's state and not of the encoded envelope.
     pub via: Option<Arc<str>>,
+    /// An alias for several, whose sender wants to hear of success: nothing goes there, and a report that it was expanded is
+    /// owed from the beginning (RFC 3461 §5.2.7). Those behind it are recipients of their own, without NOTIFY=SUCCESS.
+    pub expanded: bool,
 }
 
 mod tag {
@@ -113,6 +116,8 @@ mod tag {
         pub(in super::super) const NOTIFY: u8 = 3;
         pub(in super::super) const ORIGINAL_KIND: u8 = 4;
         pub(in super::super) const ORIGINAL_ADDRESS: u8 = 5;
+        /// A release that does not know it takes the alias for one more recipient.
+        pub(in super::super) const EXPANDED: u8 = 6;
     }
 }
 
@@ -241,6 +246,7 @@ impl Recipient {
             writer.text(tag::recipient::ORIGINAL_KIND, &original.kind);
             writer.text(tag::recipient::ORIGINAL_ADDRESS, &original.address);
         }
+        writer.flag(tag::recipient::EXPANDED, self.expanded);
     }
 
     /// Reads what [`Recipient::encode`] wrote.
@@ -252,6 +258,7 @@ impl Recipient {
         let mut given = None;
         let mut notify = Notify::default();
         let (mut kind, mut original) = (None, None);
+        let mut expanded = false;
         while let Some(field) = reader.field()? {
             match field.tag {
                 tag::recipient::ADDRESS => found = Some(address(field)?),
@@ -262,12 +269,13 @@ impl Recipient {
                 }
                 tag::recipient::ORIGINAL_KIND => kind = Some(field.owned_text()?),
                 tag::recipient::ORIGINAL_ADDRESS => original = Some(field.owned_text()?),
+                tag::recipient::EXPANDED => expanded = true,
                 _ => {}
             }
         }
         let original = kind.zip(original).map(|(kind, address)| OriginalRecipient { kind, address });
         let address = found.ok_or(Damaged::Value("recipient"))?;
-        Ok(Self { address, given, notify, original, via: None })
+        Ok(Self { address, given, notify, original, via: None, expanded })
     }
 }
 
@@ -337,6 +345,25 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
+    /// What the first releases wrote: alice@proseware.test to bob@adatum.test.
+    const OLD: &[u8] =
+        b"\x01\x01\x06\x03\xdc\x7f\xa9\xa1\x01\x02\x01\x2a\x03\x14alice@proseware.test\x04\x05alice\
+        \x09\x01\x01\x0b\x01\x02\x0c\x03abc\x0e\x14\x01\x0fbob@adatum.test\x03\x01\x01";
+
+    #[test]
+    fn an_envelope_of_a_former_release_is_read() {
+        let envelope = Envelope::decode(OLD).unwrap();
+        assert_eq!(envelope.reverse_path.to_string(), "alice@proseware.test");
+        assert_eq!((envelope.size, envelope.body), (42, Body::EightBitMime));
+        assert_eq!(
+            (envelope.ret, envelope.envelope_id),
+            (Some(Ret::Headers), Some(EnvelopeId("abc".to_owned())))
+        );
+        let [bob] = &envelope.recipients[..] else { panic!("{:?}", envelope.recipients) };
+        assert_eq!((bob.address.to_string().as_str(), bob.expanded), ("bob@adatum.test", false));
+        assert_eq!(bob.notify, Notify { success: true, failure: false, delay: false });
+    }
+
     fn full() -> Envelope {
         Envelope {
             reverse_path: ReversePath::parse("\"odd one\"@proseware.test").unwrap(),
@@ -361,6 +388,7 @@ mod tests {
                         address: "Bob@adatum.test".to_owned(),
                     }),
                     via: None,
+                    expanded: false,
                 },
                 Recipient {
                     address: Address::parse("žofie@adatum.test").unwrap(),
@@ -368,6 +396,7 @@ mod tests {
                     notify: Notify::default(),
                     original: None,
                     via: None,
+                    expanded: true,
                 },
             ],
         }

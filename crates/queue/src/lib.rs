@@ -81,6 +81,7 @@ use postern_config as config;
 use postern_runtime::Clock;
 use postern_smtp::{Address, Domain, ReversePath};
 use spool::{Found, News, Recovered};
+use state::MessageState;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -90,7 +91,7 @@ pub use door::{Door, Opener};
 pub use envelope::{Envelope, Origin, Recipient};
 pub use incoming::{AcceptError, Incoming};
 pub use lease::{Content, Lease, LeasedRecipient};
-pub use message::{Destination, Feedback, Outcome, QueueId, Report};
+pub use message::{Destination, Feedback, Handover, Outcome, QueueId, Report};
 pub use operate::{Change, Filter, MessageView, RecipientView};
 pub use progress::{AttemptView, Progress};
 pub use spool::{Spool, StoreError};
@@ -603,15 +604,18 @@ fn held_as_damaged(
     damage: codec::Damaged,
     cx: &messages::Context<'_>,
 ) -> Result<messages::Arrival, codec::Damaged> {
-    let (meta, recipients, reason) = match Envelope::decode(&meta) {
+    let (meta, state, reason) = match Envelope::decode(&meta) {
         Ok(envelope) => {
             let reason = format!("its state cannot be read ({damage}): some recipients may have it already");
-            (meta, envelope.recipients.len(), reason)
+            (meta, MessageState::of(&envelope), reason)
         }
-        Err(_) => (Envelope::unreadable(id).encode(), 0, format!("its envelope cannot be read ({damage})")),
+        Err(_) => {
+            let reason = format!("its envelope cannot be read ({damage})");
+            (Envelope::unreadable(id).encode(), MessageState::default(), reason)
+        }
     };
     error!(id = %id, reason, "message held");
-    let state = state::MessageState { held: Some(reason), ..state::MessageState::fresh(recipients) };
+    let state = MessageState { held: Some(reason), ..state };
     messages::Arrival::new(id, &meta, &state.encode(), cx).map(messages::Arrival::kept)
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Owed {
 /// A report that is composed and not yet written.
 #[derive(Debug)]
 pub(crate) struct NewReport {
-    /// For metrics and the log: `failed`, `delayed` or `relayed`.
+    /// For metrics and the log: one of [`Action::as_str`].
     pub(crate) kind: &'static str,
     /// How many recipients it tells of.
     pub(crate) recipients: usize,
@@ -111,7 +111,8 @@ fn new_report(
         info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
         return Some(report);
     }
-    let original = read_original(spool, about, &envelope).unwrap_or_else(|error| {
+    let is_full_wanted = Original::is_full_wanted(&envelope, &told);
+    let original = read_original(spool, about, is_full_wanted).unwrap_or_else(|error| {
         warn!(id = %about, %error, "the message cannot be read for its report");
         Original::Unreadable
     });
@@ -161,24 +162,25 @@ fn new_report(
 }
 
 fn kind(told: &[Told]) -> &'static str {
-    let action = [Action::Failed, Action::Delayed].into_iter().find(|a| told.iter().any(|t| t.action == *a));
-    action.unwrap_or(Action::Relayed).as_str()
+    let order = [Action::Failed, Action::Delayed, Action::Relayed, Action::Delivered];
+    let action = order.into_iter().find(|action| told.iter().any(|told| told.action == *action));
+    action.unwrap_or(Action::Expanded).as_str()
 }
 
 /// RFC 3461 §6.1: nobody is told when a report fails.
 fn report_recipient(address: Address) -> Recipient {
-    Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None }
+    Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None, expanded: false }
 }
 
 /// Reads what a report returns: never more than [`FULL_RETURN_LIMIT`].
-fn read_original(spool: &dyn Spool, id: QueueId, envelope: &Envelope) -> Result<Original, StoreError> {
+fn read_original(spool: &dyn Spool, id: QueueId, is_full_wanted: bool) -> Result<Original, StoreError> {
     let most = FULL_RETURN_LIMIT as usize;
     let mut body = spool.read(id)?;
     let mut content = Vec::new();
     while content.len() <= most {
         match body.next()? {
             Some(piece) => content.extend_from_slice(&piece),
-            None => return Ok(Original::from_content(content, Original::is_full_wanted(envelope))),
+            None => return Ok(Original::from_content(content, is_full_wanted)),
         }
     }
     content.truncate(most);

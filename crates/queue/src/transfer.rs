@@ -118,6 +118,12 @@ pub struct TransferRecipient {
     /// Whether others took its place when the message was rewritten.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
+    /// Whether it is an alias of which only a report is owed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expanded: bool,
+    /// Whether the report that is owed says that it was delivered, not relayed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_final: bool,
     /// The route that an operator has chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
@@ -263,6 +269,8 @@ fn describe_recipient(recipient: &Recipient, state: &RecipientState) -> Transfer
         wish_granted: state.wish_granted,
         forgiven: state.forgiven,
         replaced: state.replaced,
+        expanded: recipient.expanded,
+        is_final: state.is_final,
         via: recipient.via.as_deref().map(str::to_owned),
         last: state.last.as_ref().map(|report| TransferReport {
             status: report.status.to_string(),
@@ -345,6 +353,7 @@ fn read_recipient(recipient: &TransferRecipient) -> Result<Recipient, String> {
         notify,
         original: original.transpose()?,
         via: optional_line(recipient.via.as_deref())?.map(Arc::from),
+        expanded: recipient.expanded,
     })
 }
 
@@ -368,6 +377,7 @@ fn read_state(recipient: &TransferRecipient) -> Result<RecipientState, String> {
         forgiven: recipient.forgiven,
         wish_granted: recipient.wish_granted,
         replaced: recipient.replaced,
+        is_final: recipient.is_final,
         ending: None,
         last: recipient.last.as_ref().map(read_report).transpose()?,
         leased: false,
@@ -464,6 +474,7 @@ mod tests {
             attempts: 3,
             forgiven: 2,
             wish_granted: true,
+            is_final: false,
             replaced: true,
             ending: None,
             last: Some(last.clone()),

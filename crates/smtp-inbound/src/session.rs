@@ -23,11 +23,11 @@ use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
-use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
+use postern_smtp::{Address, Body, EnvelopeId, ForwardPath, Reply, Ret, ReversePath};
 
 use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange, Mechanism, Proved};
-use crate::commands::{data, ehlo, mail, rcpt};
+use crate::commands::{data, ehlo, mail, parameters, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
 use crate::tls::Protection;
@@ -222,6 +222,8 @@ pub(crate) struct Transaction {
     pub reverse_path: ReversePath,
     pub body: Body,
     pub smtputf8: bool,
+    pub ret: Option<Ret>,
+    pub envelope_id: Option<EnvelopeId>,
     /// Final recipients, aliases expanded, without duplicates.
     pub recipients: Vec<Recipient>,
     /// Whether somebody was logged in at MAIL: a login that is taken back ends the transaction.
@@ -523,7 +525,7 @@ impl Session {
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
             Err(error) => {
                 let not_offered =
-                    error.parameter().filter(|keyword| !mail::is_offered(&self.context, keyword));
+                    error.parameter().filter(|keyword| !parameters::is_offered(&self.context, keyword));
                 self.no_command(match not_offered {
                     Some(keyword) => replies::unsupported_parameter(keyword),
                     None => replies::bad_command(&error),

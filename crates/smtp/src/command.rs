@@ -333,7 +333,8 @@ fn mail(argument: &str) -> Result<Mail, CommandError> {
 fn rcpt(argument: &str) -> Result<Rcpt, CommandError> {
     let (inner, rest) = split_path(argument, "TO:").ok_or(CommandError::Syntax(RCPT_USAGE))?;
     let path = ForwardPath::parse(inner).map_err(CommandError::BadRecipient)?;
-    Ok(Rcpt { path, utf8: !inner.is_ascii(), parameters: rcpt_parameters(rest)? })
+    // RFC 6533 §3: the ORCPT parameter may have such characters too, then likewise.
+    Ok(Rcpt { path, utf8: !inner.is_ascii() || !rest.is_ascii(), parameters: rcpt_parameters(rest)? })
 }
 
 /// `FROM:<inner> rest`: the first ">" outside quotes ends the path. Without brackets, as devices write it, the first space
@@ -453,7 +454,7 @@ fn ret(value: Option<&str>) -> Result<Ret, CommandError> {
     match word("RET", value)?.to_ascii_uppercase().as_str() {
         "FULL" => Ok(Ret::Full),
         "HDRS" => Ok(Ret::Headers),
-        _ => Err(CommandError::UnknownValue("RET")),
+        _ => Err(CommandError::BadParameter("RET")),
     }
 }
 
@@ -493,7 +494,38 @@ fn original_recipient(value: Option<&str>) -> Option<OriginalRecipient> {
     if !is_atom || address.is_empty() {
         return None;
     }
-    Some(OriginalRecipient { kind: kind.to_ascii_lowercase(), address: decode_xtext(address)? })
+    let kind = kind.to_ascii_lowercase();
+    let address = match kind.as_str() {
+        "utf-8" => decode_utf8_address(address)?,
+        _ => decode_xtext(address)?,
+    };
+    Some(OriginalRecipient { kind, address })
+}
+
+/// Decodes the address of the type `utf-8` (RFC 6533 §3), in either of its forms: characters beyond ASCII as they are, or as
+/// `\x{17E}`. `None`: neither, or it hides a control character.
+fn decode_utf8_address(text: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        match first {
+            '\\' => {
+                let (digits, tail) = rest.strip_prefix("\\x{")?.split_once('}')?;
+                // HEXPOINT: two to six digits, of upper case.
+                let is_point =
+                    (2..=6).contains(&digits.len()) && digits.bytes().all(|b| hex_digit(b).is_some());
+                let point = u32::from_str_radix(digits, 16).ok().filter(|_| is_point)?;
+                decoded.push(char::from_u32(point)?);
+                rest = tail;
+            }
+            '+' | '=' | ' ' => return None,
+            other => {
+                decoded.push(other);
+                rest = &rest[other.len_utf8()..];
+            }
+        }
+    }
+    (!decoded.chars().any(char::is_control)).then_some(decoded)
 }
 
 /// Decodes xtext (RFC 3461 §4): `+2B` stands for "+". `None`: not xtext, or it hides a control character, which would
@@ -703,16 +735,25 @@ mod tests {
         ] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {twice}")), "501 5.5.4", "{twice}");
         }
-        for bad in
-            ["BODY=", "BODY", "SMTPUTF8=yes", "RET", "RET=", "ENVID=a=b", "ENVID=", "AUTH=", "AUTH=+0g"]
-        {
+        for bad in [
+            "BODY=",
+            "BODY",
+            "SMTPUTF8=yes",
+            "RET",
+            "RET=",
+            "RET=SOME",
+            "ENVID=a=b",
+            "ENVID=",
+            "AUTH=",
+            "AUTH=+0g",
+        ] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
         }
     }
 
     #[test]
     fn values_that_we_do_not_know_get_504() {
-        for unknown in ["BODY=9BIT", "BODY=8BIT", "RET=SOME"] {
+        for unknown in ["BODY=9BIT", "BODY=8BIT"] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {unknown}")), "504 5.5.4", "{unknown}");
         }
     }
@@ -740,6 +781,39 @@ mod tests {
         ] {
             assert_eq!(reply_to(format!("RCPT TO:<a@b.test> {bad}")), "501 5.5.4", "{bad}");
         }
+    }
+
+    #[test]
+    fn original_recipients_may_be_of_utf8() {
+        for (written, address) in [
+            (r"utf-8;\x{17E}ofie\x{2B}x@adatum.test", "žofie+x@adatum.test"),
+            ("UTF-8;žofie@adatum.test", "žofie@adatum.test"),
+            ("utf-8;plain@adatum.test", "plain@adatum.test"),
+        ] {
+            let read = rcpt(&format!("RCPT TO:<a@b.test> ORCPT={written}"));
+            assert_eq!(read.parameters.original.unwrap().to_string(), format!("utf-8;{address}"));
+            assert_eq!(read.utf8, !written.is_ascii(), "{written}");
+        }
+        for bad in [
+            r"\x{}",
+            r"\x{E}",
+            r"\x{0D}",
+            r"\x{D800}",
+            r"\x{110000}",
+            r"\x{1234567}",
+            r"\x{e9}",
+            r"\y",
+            "a+2Bb",
+            "a=b",
+        ] {
+            assert_eq!(reply_to(format!("RCPT TO:<a@b.test> ORCPT=utf-8;{bad}")), "501 5.5.4", "{bad}");
+        }
+        assert_eq!(reply_to("RCPT TO:<a@b.test> ORCPT=rfc822;žofie@adatum.test"), "501 5.5.4");
+        let long = "a".repeat(MAX_ORCPT - "rfc822;".len());
+        assert!(parse(&format!("RCPT TO:<a@b.test> ORCPT=rfc822;{long}")).is_ok());
+        assert_eq!(reply_to(format!("RCPT TO:<a@b.test> ORCPT=rfc822;{long}a")), "501 5.5.4");
+        assert!(parse(&format!("MAIL FROM:<> ENVID={}", "a".repeat(MAX_ENVID))).is_ok());
+        assert_eq!(reply_to(format!("MAIL FROM:<> ENVID={}", "a".repeat(MAX_ENVID + 1))), "501 5.5.4");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use postern_smtp::Reply;
 
-use crate::commands::auth;
+use crate::commands::{auth, parameters};
 use crate::replies;
 use crate::session::{Context, Hello};
 
@@ -23,6 +23,9 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         "ENHANCEDSTATUSCODES".to_owned(),
         "CHUNKING".to_owned(),
     ];
+    if parameters::offers_dsn(context) {
+        extensions.push("DSN".to_owned());
+    }
     extensions.extend(limits(context));
     if context.tls.is_none() && context.shared.tls.load().is_some() {
         extensions.push("STARTTLS".to_owned());
