@@ -231,6 +231,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         envelope_id: None,
         message_id: Some(format!("{number}@proseware.test")),
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: vec![recipient],
     })

@@ -282,6 +282,7 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
         envelope_id: None,
         message_id: message_id(message.as_bytes()),
         priority: 0,
+        terms: Default::default(),
         size: request.size.max(message.len() as u64),
         recipients,
     })

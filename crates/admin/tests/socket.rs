@@ -212,6 +212,7 @@ impl Running {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Default::default(),
             size: body.len() as u64,
             recipients: vec![recipient],
         };

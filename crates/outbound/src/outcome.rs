@@ -130,6 +130,9 @@ pub enum Failure {
     /// TLS is required here and not offered there.
     #[error("TLS is required, and the host does not offer STARTTLS")]
     TlsNotOffered,
+    /// The message demands REQUIRETLS of every host (RFC 8689 §4.2.1), and this one does not promise it.
+    #[error("REQUIRETLS support required: the host does not offer it")]
+    RequireTlsNotOffered,
     /// The smarthost does not take our login.
     #[error("login refused: {0}")]
     LoginRefused(String),
@@ -148,7 +151,7 @@ impl Failure {
             | Self::NotSmtp { stage, .. }
             | Self::Refused { stage, .. }
             | Self::Unexpected { stage, .. } => *stage,
-            Self::Handshake(_) | Self::TlsNotOffered => Stage::Tls,
+            Self::Handshake(_) | Self::TlsNotOffered | Self::RequireTlsNotOffered => Stage::Tls,
             Self::LoginRefused(_) => Stage::Login,
             Self::Content(_) => Stage::Content,
         }
@@ -181,6 +184,7 @@ impl Failure {
                 return Verdict::Later(reply.clone());
             }
             Self::Refused { reply, .. } => return Verdict::Reply(reply.clone()),
+            Self::RequireTlsNotOffered => return Verdict::never(7, 30, self.to_string()),
             Self::Unreachable(_) => (4, 1),
             Self::Lost { .. } | Self::Timeout(_) => (4, 2),
             Self::NotSmtp { .. } | Self::Unexpected { .. } => (5, 0),

@@ -134,6 +134,7 @@ pub async fn tell(
         envelope_id: None,
         message_id: Some(message_id),
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: postmaster.into_iter().map(recipient).collect(),
     };

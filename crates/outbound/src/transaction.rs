@@ -288,6 +288,9 @@ fn mail_command(out: &mut String, capabilities: &Capabilities, mail: &Mail<'_>) 
     if envelope.smtputf8 && capabilities.has("SMTPUTF8") {
         out.push_str(" SMTPUTF8");
     }
+    if envelope.terms.require_tls && capabilities.has("REQUIRETLS") {
+        out.push_str(" REQUIRETLS");
+    }
     if capabilities.has("DSN") {
         match envelope.ret {
             Some(Ret::Full) => out.push_str(" RET=FULL"),

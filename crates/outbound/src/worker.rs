@@ -392,7 +392,10 @@ impl<'a> Attempt<'a> {
     /// Sends to one host: over an idle connection, or if that has died meanwhile or there is none, over a new one.
     async fn host(&mut self, hop: &Hop<'_>, target: &Target, ours: &[usize]) -> Result<(), Failure> {
         let longest = self.settings.config.outbound.idle_connection;
-        let idle = self.outbound.pool.take(&self.lease.destination, &target.endpoint, longest);
+        // Idle connections were made under the policy of other messages.
+        let idle = (!self.requires_tls())
+            .then(|| self.outbound.pool.take(&self.lease.destination, &target.endpoint, longest))
+            .flatten();
         if let Some(mut connection) = idle {
             self.reused = true;
             connection.progress = self.progress.clone();
@@ -407,6 +410,13 @@ impl<'a> Attempt<'a> {
         self.reused = false;
         let connection = self.connect(hop, target).await?;
         self.feedback = Feedback::Reached;
+        if self.requires_tls()
+            && connection.protocol == Protocol::Smtp
+            && !connection.capabilities.has("REQUIRETLS")
+        {
+            self.keep(connection);
+            return Err(Failure::RequireTlsNotOffered);
+        }
         self.deliver(connection, ours).await
     }
 
@@ -416,6 +426,7 @@ impl<'a> Attempt<'a> {
             Hop::Relay(relay) => (relay.protocol, relay.tls, relay.credentials.as_ref()),
             _ => (Protocol::Smtp, TlsPolicy::May, None),
         };
+        let policy = if self.requires_tls() { policy.for_require_tls() } else { policy };
         let dial = Dial {
             hostname: &config.hostname,
             source_addresses: &config.outbound.source_addresses,
@@ -440,6 +451,11 @@ impl<'a> Attempt<'a> {
             self.outbound.learn(&self.lease.destination, opened.as_ref().err());
         }
         opened
+    }
+
+    /// Whether the message goes over verified TLS only (RFC 8689).
+    fn requires_tls(&self) -> bool {
+        self.lease.envelope.terms.require_tls
     }
 
     fn took(&mut self, phase: Phase, time: Duration) {
@@ -565,6 +581,11 @@ impl<'a> Attempt<'a> {
     fn blame(&mut self, failure: &Failure) {
         // A host that turns us away before MAIL, be it with a 421, serves nobody; nor does one that falls silent on everybody.
         let nobody_decided = self.outcomes.iter().all(Option::is_none);
+        // What a host cannot do for this message says nothing of its other mail.
+        if self.requires_tls() && failure.stage() == Stage::Tls {
+            self.feedback = Feedback::Reached;
+            return;
+        }
         if failure.stage() < Stage::Mail || (failure.is_no_answer() && nobody_decided) {
             self.feedback = Feedback::Unreachable(failure.to_string());
         } else if failure.closing().is_some() {

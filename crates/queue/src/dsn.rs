@@ -77,10 +77,13 @@ pub enum Original {
 
 impl Original {
     /// Whether the whole message of this envelope may be returned. RET is about failures: who hears of nothing else still has
-    /// the message, and gets its header (RFC 3461 §4.3).
+    /// the message, and gets its header (RFC 3461 §4.3). So does everybody whose message demands secrecy (RFC 8689 §5).
     pub fn is_full_wanted(envelope: &Envelope, told: &[Told]) -> bool {
         let fails = told.iter().any(|told| told.action == Action::Failed);
-        fails && envelope.ret != Some(Ret::Headers) && envelope.size <= FULL_RETURN_LIMIT
+        fails
+            && !envelope.terms.require_tls
+            && envelope.ret != Some(Ret::Headers)
+            && envelope.size <= FULL_RETURN_LIMIT
     }
 
     /// Takes what may be returned from the content, or from its beginning if `is_whole` is false.
@@ -503,6 +506,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::envelope::Origin;
+    use crate::terms::Terms;
     use postern_smtp::header::fields;
     use postern_smtp::{EnvelopeId, Notify, ReversePath};
     use std::time::Duration;
@@ -549,6 +553,7 @@ mod tests {
             envelope_id: Some(EnvelopeId("QQ314159".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
             priority: 0,
+            terms: Default::default(),
             size: MESSAGE.len() as u64,
             recipients: Vec::new(),
         }
@@ -729,6 +734,8 @@ mod tests {
         let full = Envelope { ret: Some(Ret::Full), ..envelope() };
         assert!(!Original::is_full_wanted(&full, &failed[..1]), "nothing has failed");
         assert!(!Original::is_full_wanted(&Envelope { ret: Some(Ret::Headers), ..envelope() }, &failed));
+        let secret = Envelope { terms: Terms { require_tls: true, ..Terms::default() }, ..full.clone() };
+        assert!(!Original::is_full_wanted(&secret, &failed), "it must not be read on the way");
         assert!(!Original::is_full_wanted(&Envelope { size: FULL_RETURN_LIMIT + 1, ..full }, &failed));
         let long = format!("A: b\r\n\r\n{}\r\n", "x".repeat(1000));
         assert_eq!(

@@ -9,6 +9,7 @@ use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, Re
 
 use crate::codec::{Damaged, Field, Reader, Writer};
 use crate::message::QueueId;
+use crate::terms::Terms;
 
 /// How far a message can be brought forward in the lines of its destinations: the range of RFC 6710 §2. Below 0 others are
 /// let pass.
@@ -39,6 +40,8 @@ pub struct Envelope {
     pub message_id: Option<String>,
     /// How far it is brought forward in the lines of its destinations: one of [`PRIORITIES`], 0 for most.
     pub priority: i8,
+    /// What its sender demands of every server on the way.
+    pub terms: Terms,
     /// Octets of the content, our header fields included.
     pub size: u64,
     /// The final recipients, aliases expanded, without duplicates.
@@ -107,6 +110,8 @@ mod tag {
     pub(super) const PRIORITY: u8 = 15;
     /// A release that does not know it takes the message for an outsider's.
     pub(super) const GRANTED: u8 = 16;
+    /// The demands, as fields. Absent: none. A release that does not know them does not heed them.
+    pub(super) const TERMS: u8 = 17;
 
     /// Fields of a recipient.
     pub(super) mod recipient {
@@ -155,6 +160,9 @@ impl Envelope {
         if self.priority != 0 {
             write_priority(tag::PRIORITY, self.priority, &mut writer);
         }
+        if self.terms != Terms::default() {
+            writer.nested(tag::TERMS, |writer| self.terms.encode(writer));
+        }
         for recipient in &self.recipients {
             writer.nested(tag::RECIPIENT, |writer| recipient.encode(writer));
         }
@@ -178,6 +186,7 @@ impl Envelope {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Terms::default(),
             size: 0,
             recipients: Vec::new(),
         };
@@ -199,6 +208,7 @@ impl Envelope {
                 tag::ENVELOPE_ID => envelope.envelope_id = Some(EnvelopeId(field.owned_text()?)),
                 tag::MESSAGE_ID => envelope.message_id = Some(field.owned_text()?),
                 tag::PRIORITY => envelope.priority = priority(field)?,
+                tag::TERMS => envelope.terms = Terms::decode(field)?,
                 tag::RECIPIENT => envelope.recipients.push(Recipient::decode(field.fields())?),
                 _ => {}
             }
@@ -221,6 +231,7 @@ impl Envelope {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Terms::default(),
             size: 0,
             recipients: Vec::new(),
         }
@@ -355,6 +366,7 @@ mod tests {
         let envelope = Envelope::decode(OLD).unwrap();
         assert_eq!(envelope.reverse_path.to_string(), "alice@proseware.test");
         assert_eq!((envelope.size, envelope.body), (42, Body::EightBitMime));
+        assert_eq!(envelope.terms, Terms::default());
         assert_eq!(
             (envelope.ret, envelope.envelope_id),
             (Some(Ret::Headers), Some(EnvelopeId("abc".to_owned())))
@@ -377,6 +389,7 @@ mod tests {
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
             priority: -9,
+            terms: Terms::default(),
             size: 70_000,
             recipients: vec![
                 Recipient {

@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`envelope`] | what is kept of a message beside its content, and its encoding |
+//! | [`terms`] | what a sender demands of every server on the way |
 //! | `state` | what became of its recipients so far, and its encoding |
 //! | `codec` | tag, length, value |
 //! | [`message`] | states, outcomes, views |
@@ -67,6 +68,7 @@ pub mod scheduler;
 pub mod spool;
 mod state;
 pub mod store;
+pub mod terms;
 pub mod transfer;
 pub mod upkeep;
 mod watch;
@@ -96,6 +98,7 @@ pub use operate::{Change, Filter, MessageView, RecipientView};
 pub use progress::{AttemptView, Progress};
 pub use spool::{Spool, StoreError};
 pub use store::Claim;
+pub use terms::{DeliverBy, Late, Terms};
 pub use transfer::Transfer;
 
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.

@@ -1210,6 +1210,7 @@ pub(crate) mod tests {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Default::default(),
             size: 100,
             recipients: (0..recipients).map(recipient).collect(),
         }

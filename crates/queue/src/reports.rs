@@ -18,6 +18,7 @@ use crate::messages::{Arrival, Context};
 use crate::rules::{Fate, Rules};
 use crate::spool::{Change, NewBody, Spool, StoreError};
 use crate::state::{MessageState, Phase};
+use crate::terms::Terms;
 
 /// What a message owes its sender.
 #[derive(Debug)]
@@ -140,6 +141,8 @@ fn new_report(
         envelope_id: None,
         message_id: Some(composed.message_id),
         priority: 0,
+        // RFC 8689 §5: what must not be read on the way is not told in clear either.
+        terms: Terms { require_tls: envelope.terms.require_tls, ..Terms::default() },
         size: composed.content.len() as u64,
         recipients: recipients.into_iter().map(report_recipient).collect(),
     };

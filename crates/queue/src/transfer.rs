@@ -18,6 +18,7 @@ use crate::envelope::{Envelope, Origin, Recipient, checked_priority};
 use crate::incoming::{AcceptError, Incoming};
 use crate::message::{QueueId, Report};
 use crate::state::{MessageState, Phase, RecipientState, shortened};
+use crate::terms::{DeliverBy, Late, Terms};
 
 /// The version of [`Transfer`].
 pub const FORMAT: u32 = 1;
@@ -61,6 +62,9 @@ pub struct Transfer {
     /// How far it is brought forward: -9 to 9.
     #[serde(default)]
     pub priority: i8,
+    /// What its sender demands of every server on the way.
+    #[serde(default, skip_serializing_if = "TransferTerms::is_none")]
+    pub terms: TransferTerms,
     /// Why it is held.
     pub held: Option<String>,
     /// When the hold ends by itself.
@@ -72,6 +76,57 @@ pub struct Transfer {
     pub delay_told: bool,
     /// All recipients, those that are done included.
     pub recipients: Vec<TransferRecipient>,
+}
+
+/// What a sender demands: [`Terms`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferTerms {
+    /// REQUIRETLS.
+    pub require_tls: bool,
+    /// `TLS-Required: No`.
+    pub tls_optional: bool,
+    /// Nothing is tried before.
+    pub release: Option<u64>,
+    /// When it is to be delivered.
+    pub deliver_by: Option<u64>,
+    /// Whether it is tried on when it is late, and does not return.
+    pub tried_when_late: bool,
+    /// Whether each host that takes it is reported.
+    pub trace: bool,
+    /// MT-PRIORITY.
+    pub priority: Option<i8>,
+}
+
+impl TransferTerms {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn describe(terms: &Terms) -> Self {
+        let by = terms.deliver_by;
+        Self {
+            require_tls: terms.require_tls,
+            tls_optional: terms.tls_optional,
+            release: terms.release.map(milliseconds),
+            deliver_by: by.map(|by| milliseconds(by.at)),
+            tried_when_late: by.is_some_and(|by| by.late == Late::Notify),
+            trace: by.is_some_and(|by| by.trace),
+            priority: terms.priority,
+        }
+    }
+
+    fn read(&self) -> Result<Terms, String> {
+        let late = if self.tried_when_late { Late::Notify } else { Late::Return };
+        let by = |at| Ok::<_, String>(DeliverBy { at: time(at)?, late, trace: self.trace });
+        Ok(Terms {
+            require_tls: self.require_tls,
+            tls_optional: self.tls_optional,
+            release: self.release.map(time).transpose()?,
+            deliver_by: self.deliver_by.map(by).transpose()?,
+            priority: self.priority.map(checked_priority).transpose()?,
+        })
+    }
 }
 
 /// By which right a message came.
@@ -237,6 +292,7 @@ pub(crate) fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -
         envelope_id: envelope.envelope_id.as_ref().map(|id| id.0.clone()),
         message_id: envelope.message_id.clone(),
         priority: envelope.priority,
+        terms: TransferTerms::describe(&envelope.terms),
         held: state.held.clone(),
         held_until: state.held_until.map(milliseconds),
         strikes: state.strikes,
@@ -318,6 +374,7 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
         envelope_id: optional_line(transfer.envelope_id.as_deref())?.map(EnvelopeId),
         message_id: optional_line(transfer.message_id.as_deref())?,
         priority: checked_priority(transfer.priority)?,
+        terms: transfer.terms.read()?,
         size: transfer.size,
         recipients,
     };
@@ -451,6 +508,17 @@ mod tests {
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
             priority: 3,
+            terms: Terms {
+                require_tls: true,
+                tls_optional: false,
+                release: Some(now() + Duration::from_secs(40)),
+                deliver_by: Some(DeliverBy {
+                    at: now() + Duration::from_secs(90),
+                    late: Late::Notify,
+                    trace: true,
+                }),
+                priority: Some(-2),
+            },
             size: 123,
             recipients: crate::messages::tests::envelope(4).recipients,
         };

@@ -89,6 +89,7 @@ impl World {
             envelope_id: None,
             message_id: Some("1@proseware.test".to_owned()),
             priority: 0,
+            terms: Default::default(),
             size: 0,
             recipients: to.iter().map(recipient).collect(),
         };

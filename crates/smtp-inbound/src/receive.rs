@@ -419,6 +419,8 @@ pub(crate) struct Header {
     pub has_date: bool,
     /// It says itself that it went to many: `Precedence: bulk`, `list` or `junk`.
     pub is_bulk: bool,
+    /// `TLS-Required: No` (RFC 8689 §3).
+    pub tls_optional: bool,
     /// There is no field at all: what came is a body.
     pub is_missing: bool,
 }
@@ -437,6 +439,8 @@ impl Header {
                 let value = field.value.trim_ascii();
                 read.is_bulk |=
                     [&b"bulk"[..], b"list", b"junk"].iter().any(|b| value.eq_ignore_ascii_case(b));
+            } else if is(b"TLS-Required") {
+                read.tls_optional = field.value.trim_ascii().eq_ignore_ascii_case(b"no");
             } else if is(b"Message-ID") {
                 read.has_message_id = true;
                 read.message_id = read.message_id.or_else(|| message_id(field.value));

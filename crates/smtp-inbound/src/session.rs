@@ -21,7 +21,7 @@ use postern_policy::scram::ChannelBindings;
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
-use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
+use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::{Address, Body, EnvelopeId, ForwardPath, Reply, Ret, ReversePath};
 
@@ -224,6 +224,7 @@ pub(crate) struct Transaction {
     pub smtputf8: bool,
     pub ret: Option<Ret>,
     pub envelope_id: Option<EnvelopeId>,
+    pub terms: Terms,
     /// Final recipients, aliases expanded, without duplicates.
     pub recipients: Vec<Recipient>,
     /// Whether somebody was logged in at MAIL: a login that is taken back ends the transaction.

@@ -65,6 +65,8 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID (RFC 3461 §4.4).
     pub envelope_id: Option<EnvelopeId>,
+    /// REQUIRETLS (RFC 8689 §2).
+    pub require_tls: bool,
     /// Whether AUTH was given. Its value is checked and dropped: nobody is trusted to vouch for others (RFC 4954 §5).
     pub auth: bool,
 }
@@ -369,7 +371,7 @@ fn split_path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'a str)
 fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
     let mut parameters = MailParameters::default();
     let mut submitter = None;
-    let mut utf8 = None;
+    let (mut utf8, mut require_tls) = (None, None);
     for (keyword, value) in words(text) {
         match keyword.to_ascii_uppercase().as_str() {
             "SIZE" => once("SIZE", &mut parameters.size, size(value)?)?,
@@ -380,11 +382,13 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
                 let id = envelope_id(value).ok_or(CommandError::BadParameter("ENVID"))?;
                 once("ENVID", &mut parameters.envelope_id, id)?;
             }
+            "REQUIRETLS" => once("REQUIRETLS", &mut require_tls, no_value("REQUIRETLS", value)?)?,
             "AUTH" => once("AUTH", &mut submitter, check_submitter(value)?)?,
             _ => return Err(unknown(keyword)),
         }
     }
     parameters.smtputf8 = utf8.is_some();
+    parameters.require_tls = require_tls.is_some();
     parameters.auth = submitter.is_some();
     Ok(parameters)
 }
@@ -716,19 +720,23 @@ mod tests {
 
     #[test]
     fn parameters_are_read_once_each() {
-        let mail = mail("MAIL FROM:<a@b.test> size=10 BODY=8bitmime  SMTPUTF8 RET=hdrs ENVID=a+2Bb AUTH=<>");
+        let mail = mail(
+            "MAIL FROM:<a@b.test> size=10 BODY=8bitmime  SMTPUTF8 RET=hdrs ENVID=a+2Bb REQUIRETLS AUTH=<>",
+        );
         let expected = MailParameters {
             size: Some(10),
             body: Some(Body::EightBitMime),
             smtputf8: true,
             ret: Some(Ret::Headers),
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
+            require_tls: true,
             auth: true,
         };
         assert_eq!(mail.parameters, expected);
         for twice in [
             "SIZE=1 SIZE=2",
             "SMTPUTF8 SMTPUTF8",
+            "REQUIRETLS REQUIRETLS",
             "BODY=7BIT BODY=7BIT",
             "AUTH=<> AUTH=<>",
             "RET=FULL ret=FULL",
@@ -739,6 +747,7 @@ mod tests {
             "BODY=",
             "BODY",
             "SMTPUTF8=yes",
+            "REQUIRETLS=yes",
             "RET",
             "RET=",
             "RET=SOME",

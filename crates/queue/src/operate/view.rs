@@ -33,6 +33,9 @@ pub struct MessageView {
     /// How far it is brought forward in the lines of its destinations: one of [`super::PRIORITIES`], 0 for most.
     #[serde(default)]
     pub priority: i8,
+    /// What its sender demands of every server on the way, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<String>,
     /// MAIL FROM; empty is the null sender.
     pub sender: String,
     /// `login alice`, `trusted network office`, `outsider`, `own`.
@@ -175,6 +178,7 @@ fn view(found: &Found<'_>) -> MessageView {
         expires: seconds(expires),
         size: envelope.size,
         priority: envelope.priority,
+        terms: envelope.terms.in_words(),
         sender: envelope.reverse_path.to_string(),
         origin: origin(&envelope.origin),
         client: envelope.client.map(|ip| ip.to_string()),

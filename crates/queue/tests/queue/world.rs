@@ -244,6 +244,7 @@ pub fn envelope(world: &World<impl Backing>, sender: &str, recipients: &[&str]) 
         envelope_id: None,
         message_id: Some("1@proseware.test".to_owned()),
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: recipients.iter().map(recipient).collect(),
     }

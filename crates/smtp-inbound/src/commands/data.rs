@@ -4,7 +4,7 @@ use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::{HeaderSenders, Stage};
 use postern_policy::sender::header_senders;
 use postern_policy::session_check::SessionCheck;
-use postern_queue::{AcceptError, Envelope, Origin};
+use postern_queue::{AcceptError, Envelope, Origin, Terms};
 use postern_smtp::Body;
 use postern_smtp::data::Findings;
 use postern_smtp::header::is_well_formed;
@@ -89,6 +89,11 @@ pub(crate) fn finish(
         envelope_id: transaction.envelope_id.clone(),
         message_id: fields.message_id,
         priority: fields.priority,
+        // RFC 8689 §4.1: REQUIRETLS overrules the field.
+        terms: Terms {
+            tls_optional: header.tls_optional && !transaction.terms.require_tls,
+            ..transaction.terms
+        },
         size: transaction.size,
         recipients,
     };

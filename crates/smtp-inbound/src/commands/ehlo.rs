@@ -27,6 +27,9 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         extensions.push("DSN".to_owned());
     }
     extensions.extend(limits(context));
+    if parameters::is_offered(context, "REQUIRETLS") {
+        extensions.push("REQUIRETLS".to_owned());
+    }
     if context.tls.is_none() && context.shared.tls.load().is_some() {
         extensions.push("STARTTLS".to_owned());
     }

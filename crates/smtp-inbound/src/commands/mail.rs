@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use postern_policy::relay::Stage;
-use postern_queue::Queue;
+use postern_queue::{Queue, Terms};
 use postern_smtp::command::Mail;
 
 use super::data::not_stored;
@@ -38,6 +38,7 @@ pub(crate) fn begin(
         smtputf8: wanted.smtputf8,
         ret: wanted.ret,
         envelope_id: wanted.envelope_id,
+        terms: Terms { require_tls: wanted.require_tls, ..Terms::default() },
         recipients: Vec::new(),
         of_login: context.login.is_some(),
         met: None,

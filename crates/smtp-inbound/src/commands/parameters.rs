@@ -20,6 +20,7 @@ pub(crate) fn offers_dsn(context: &Context) -> bool {
 pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
     match keyword {
         "RET" | "ENVID" | "NOTIFY" | "ORCPT" => offers_dsn(context),
+        "REQUIRETLS" => context.tls.is_some(),
         "BODY=BINARYMIME" => false,
         "AUTH" => context.peer.listener.is_submission(),
         _ => true,
@@ -32,6 +33,7 @@ pub(crate) fn not_offered_to_mail(context: &Context, parameters: &MailParameters
         ("RET", parameters.ret.is_some()),
         ("ENVID", parameters.envelope_id.is_some()),
         ("BODY=BINARYMIME", parameters.body == Some(Body::BinaryMime)),
+        ("REQUIRETLS", parameters.require_tls),
         ("AUTH", parameters.auth),
     ];
     first_not_offered(context, &given)
