@@ -178,7 +178,7 @@ fn reports_that_are_owed_survive_a_crash() {
     hop.wait_for_command("RCPT", 1);
     daemon.kill();
     hop.set_script(Script::default());
-    daemon.restart();
+    daemon.start();
     hop.wait_for_message();
     daemon.wait_for_empty_queue();
     let reports: Vec<Dsn> = daemon.maildir(ALICE).messages().iter().map(Dsn::parse).collect();

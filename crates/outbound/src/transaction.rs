@@ -3,9 +3,9 @@
 //! Where the other side offers PIPELINING, everything up to DATA goes out in one write (RFC 2920 §3.1).
 
 use std::fmt::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use postern_queue::{Envelope, Recipient};
+use postern_queue::{DeliverBy, Envelope, Late, Recipient};
 use postern_smtp::data::DotStuffer;
 use postern_smtp::ehlo::Capabilities;
 use postern_smtp::{Address, Body, Notify, Reply, Ret};
@@ -32,6 +32,19 @@ pub(crate) struct Mail<'a> {
     pub(crate) envelope: &'a Envelope,
     pub(crate) to: Vec<To<'a>>,
     pub(crate) outgoing: &'a Outgoing<'a>,
+    /// The time: what is left until the message is to be delivered is told to the next hop.
+    pub(crate) now: SystemTime,
+}
+
+impl Mail<'_> {
+    /// What is left until it is to be delivered, in seconds, rounded up: not above zero only if that is over.
+    fn seconds_left(&self, by: DeliverBy) -> i64 {
+        let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        match by.at.duration_since(self.now) {
+            Ok(left) => seconds(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
+            Err(over) => -seconds(over.duration().as_secs()),
+        }
+    }
 }
 
 /// What became of it.
@@ -56,7 +69,7 @@ struct Transaction<'c, 'm> {
 impl Connection {
     /// Sends a message to its recipients, as many as the other side takes at once.
     pub(crate) async fn transact(&mut self, mail: &Mail<'_>) -> Sent {
-        let verdicts = mail.to.iter().map(|to| unsendable(&self.capabilities, mail, to)).collect();
+        let verdicts = mail.to.iter().map(|to| unsendable(self, mail, to)).collect();
         let mut transaction = Transaction { connection: self, mail, verdicts, slow_down: None };
         let failure = transaction.run().await.err();
         if let Some(reply) = failure.as_ref().and_then(Failure::closing) {
@@ -291,6 +304,15 @@ fn mail_command(out: &mut String, capabilities: &Capabilities, mail: &Mail<'_>) 
     if envelope.terms.require_tls && capabilities.has("REQUIRETLS") {
         out.push_str(" REQUIRETLS");
     }
+    if let Some(by) = envelope.terms.deliver_by.filter(|_| capabilities.has("DELIVERBY")) {
+        // RFC 2852 §4: at most nine digits.
+        let left = mail.seconds_left(by).clamp(-999_999_999, 999_999_999);
+        let mode = if by.late == Late::Return { 'R' } else { 'N' };
+        put(out, format_args!(" BY={left};{mode}{}", if by.trace { "T" } else { "" }));
+    }
+    if let Some(priority) = envelope.terms.priority.filter(|_| capabilities.has("MT-PRIORITY")) {
+        put(out, format_args!(" MT-PRIORITY={priority}"));
+    }
     if capabilities.has("DSN") {
         match envelope.ret {
             Some(Ret::Full) => out.push_str(" RET=FULL"),
@@ -354,7 +376,8 @@ fn xtext(text: &str) -> String {
 }
 
 /// What can be known to fail before a word is said.
-fn unsendable(capabilities: &Capabilities, mail: &Mail<'_>, to: &To<'_>) -> Option<Verdict> {
+fn unsendable(connection: &Connection, mail: &Mail<'_>, to: &To<'_>) -> Option<Verdict> {
+    let capabilities = &connection.capabilities;
     let size = mail.outgoing.len();
     if let Some(limit) = capabilities.size_limit().filter(|limit| size > *limit) {
         let text = format!("message of {size} octets is larger than the {limit} that the host takes");
@@ -363,12 +386,31 @@ fn unsendable(capabilities: &Capabilities, mail: &Mail<'_>, to: &To<'_>) -> Opti
     if mail.envelope.body == Body::BinaryMime {
         return Some(Verdict::never(6, 3, "the message is BINARYMIME and cannot be converted"));
     }
+    if connection.protocol == Protocol::Smtp
+        && let Some(verdict) = too_late(capabilities, mail)
+    {
+        return Some(verdict);
+    }
     let utf8_sender = mail.envelope.reverse_path.address().is_some_and(Address::needs_utf8);
     let needs_utf8 = to.address.needs_utf8() || utf8_sender || mail.outgoing.utf8_header;
     if needs_utf8 && !capabilities.has("SMTPUTF8") {
         return Some(Verdict::never(6, 7, "the message needs SMTPUTF8, and the host does not offer it"));
     }
     None
+}
+
+/// A message that its sender wants back after a time must not go where nobody would return it (RFC 2852 §4.1).
+fn too_late(capabilities: &Capabilities, mail: &Mail<'_>) -> Option<Verdict> {
+    let by = mail.envelope.terms.deliver_by.filter(|by| by.late == Late::Return)?;
+    let left = mail.seconds_left(by);
+    let Some(shortest) = capabilities.shortest_deliver_by() else {
+        let text = "the message is to return after a time, and the host does not offer DELIVERBY";
+        return Some(Verdict::never(3, 3, text));
+    };
+    let is_too_late = left < i64::try_from(shortest).unwrap_or(i64::MAX).max(1);
+    let text =
+        || format!("{left} seconds are left to deliver the message, and the host wants {shortest} at least");
+    is_too_late.then(|| Verdict::never(4, 7, text()))
 }
 
 /// "Too many recipients": the rest is sent in another transaction (RFC 5321 §4.5.3.1.10, which knows 552 for it too).
@@ -419,7 +461,7 @@ mod tests {
         let source = Source::Whole(Bytes::copy_from_slice(text.as_bytes()));
         let outgoing = Outgoing::new(source, Vec::new(), envelope.smtputf8).await.unwrap();
         let to = envelope.recipients.iter().map(|r| To { address: &r.address, details: Some(r) }).collect();
-        let mail = Mail { envelope: &envelope, to, outgoing: &outgoing };
+        let mail = Mail { envelope: &envelope, to, outgoing: &outgoing, now: SystemTime::UNIX_EPOCH };
         let sent = connection.transact(&mail).await;
         drop(connection);
         let verdicts = sent.verdicts.iter().map(|verdict| match verdict {
@@ -608,6 +650,41 @@ mod tests {
         assert_eq!(utf8_address("žofie+x@adatum.test"), "\\x{17E}ofie\\x{2B}x@adatum.test");
     }
 
+    fn deliver_by(seconds: u64, late: Late, trace: bool) -> Option<DeliverBy> {
+        Some(DeliverBy { at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), late, trace })
+    }
+
+    #[tokio::test]
+    async fn demands_go_where_they_are_offered() {
+        let offers = "250-hi\r\n250-PIPELINING\r\n250-DELIVERBY 10\r\n250-MT-PRIORITY\r\n250 REQUIRETLS\r\n";
+        let script =
+            ["220 hi\r\n", "EHLO", offers, "DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 ok\r\n"];
+        let outcome = send(Server::start(&script).await, &["bob@adatum.test"], TEXT, |envelope| {
+            envelope.terms.require_tls = true;
+            envelope.terms.deliver_by = deliver_by(90, Late::Return, true);
+            envelope.terms.priority = Some(-3);
+        });
+        let expected = "MAIL FROM:<alice@proseware.test> REQUIRETLS BY=90;RT MT-PRIORITY=-3";
+        assert_eq!(outcome.await.lines[1], expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_return_goes_only_where_it_would() {
+        let offers = ["220 hi\r\n", "EHLO", "250-hi\r\n250 DELIVERBY 100\r\n"];
+        for (script, expected) in [(&GREET[..], "5.3.3"), (&offers[..], "5.4.7")] {
+            let outcome = send(Server::start(script).await, &["bob@adatum.test"], TEXT, |envelope| {
+                envelope.terms.deliver_by = deliver_by(90, Late::Return, false);
+            });
+            assert_eq!(outcome.await.verdicts, [expected]);
+        }
+        let answers = ["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"];
+        let script = [&GREET[..], &answers].concat();
+        let outcome = send(Server::start(&script).await, &["bob@adatum.test"], TEXT, |envelope| {
+            envelope.terms.deliver_by = deliver_by(90, Late::Notify, false);
+        });
+        assert_eq!(outcome.await.verdicts, ["250"]);
+    }
+
     #[tokio::test]
     async fn what_the_server_cannot_take_is_not_tried() {
         let small = ["220 hi\r\n", "EHLO", "250-hi\r\n250 SIZE 10\r\n"];
@@ -653,7 +730,9 @@ mod tests {
             Outgoing::new(Source::Whole(Bytes::from_static(b"")), Vec::new(), false).await.unwrap();
         for expected in [550, 250] {
             let to = vec![To { address: &envelope.recipients[0].address, details: None }];
-            let sent = connection.transact(&Mail { envelope: &envelope, to, outgoing: &outgoing }).await;
+            let sent = connection
+                .transact(&Mail { envelope: &envelope, to, outgoing: &outgoing, now: SystemTime::UNIX_EPOCH })
+                .await;
             assert!(matches!(&sent.verdicts[0], Some(Verdict::Reply(reply)) if reply.code == expected));
         }
         assert!(!connection.needs_reset);

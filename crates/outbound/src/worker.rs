@@ -513,7 +513,7 @@ impl<'a> Attempt<'a> {
                 let recipient = &lease.recipients[*at];
                 To { address: &recipient.address, details: details(lease, recipient) }
             });
-            let mail = Mail { envelope: &lease.envelope, to: to.collect(), outgoing };
+            let mail = Mail { envelope: &lease.envelope, to: to.collect(), outgoing, now: self.now() };
             let sent = connection.transact(&mail).await;
             let circumstances = Circumstances {
                 host: Some(connection.host.clone()),

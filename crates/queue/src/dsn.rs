@@ -325,6 +325,9 @@ fn in_words(seconds: u64) -> String {
 
 /// What an enhanced status code means to somebody who never saw one (RFC 3463 §3).
 fn meaning(told: &Told) -> &'static str {
+    if told.expired && told.report.status.class == 5 {
+        return "you wanted it delivered by a time that is over now. It will not be delivered any more.";
+    }
     if told.expired {
         return "the other side could not be reached, or kept asking to be tried later, until this server's patience \
                 ended. Send the message again later, or reach the recipient another way.";
@@ -340,12 +343,19 @@ fn meaning(told: &Told) -> &'static str {
         (2, 2) => "the mailbox is full. Only the recipient can change that.",
         (2, 3) | (3, 4) => "the message is too large for the recipient. Send a smaller one, or a link.",
         (2, _) => "something is wrong with the mailbox. Only the other side can change that.",
+        (3, 3) => {
+            "the other side's mail server cannot do what you asked for. Send the message again without that."
+        }
         (3, _) => "the other side's mail server has a problem of its own.",
         (4, 4 | 6) => "the way to the recipient's mail server is set up wrongly.",
         (4, _) => "the recipient's mail server could not be reached.",
         (5, 3) => "the message has too many recipients. Send it in smaller groups.",
         (5, _) => "the two mail servers did not understand each other. Tell the administrators.",
         (6, _) => "the other side cannot handle the form of this message.",
+        (7, 30) => {
+            "you asked that nobody can read the message on its way, and the other side does not promise that. Send it again \
+             without that demand, if you may."
+        }
         (7, _) if class == 5 && !told.report.is_reply => {
             "an administrator of this server, or a rule of its own, has ended it. Ask there if you need it delivered."
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use postern_smtp::{Address, EnhancedStatus, ReversePath};
+use postern_smtp::{Address, EnhancedStatus, Notify, ReversePath};
 use tokio::sync::oneshot;
 
 use crate::codec::{Damaged, milliseconds};
@@ -18,6 +18,7 @@ use crate::reports::{NewReport, Owed};
 use crate::retry;
 use crate::spool::StoreError;
 use crate::state::{Ending, EndingKind, MessageState, Phase, RecipientState, shortened};
+use crate::terms::{DeliverBy, Late};
 use crate::watch::Watch;
 
 /// The state of a message as a whole.
@@ -428,7 +429,9 @@ impl Work {
             Outcome::Delivered(report, handover) => {
                 // Whatever an operator wanted instead: it is there.
                 recipient.ending = None;
-                let report_owed = notify.success && !null_sender && handover != Handover::Reporting;
+                let is_told = (notify.success && handover != Handover::Reporting)
+                    || (wants_trace(self.envelope.terms.deliver_by, handover) && notify != Notify::NEVER);
+                let report_owed = is_told && !null_sender;
                 recipient.end(Phase::Delivered { report_owed });
                 // Every later outcome writes this state again: what nobody will ask for is not part of it.
                 recipient.last = report_owed.then(|| kept(report));
@@ -488,7 +491,7 @@ impl Work {
 
     /// When its recipients are given up.
     pub(crate) fn expires(&self, cx: &Context<'_>) -> SystemTime {
-        retry::expires(&cx.schedule, self.envelope.received, self.envelope.has_null_sender())
+        self.envelope.expires(&cx.schedule)
     }
 
     /// The domain of its only recipient; none if it has several, or came by another domain.
@@ -511,10 +514,12 @@ impl Work {
         if self.discarded || cx.now < self.expires(cx) {
             return Vec::new();
         }
+        // RFC 2852 §4.1: what its sender wants back will not be tried again, by anybody.
+        let class = if self.envelope.returns_at().is_some_and(|returns| returns <= cx.now) { 5 } else { 4 };
         let waiting: Vec<usize> = self.waiting().collect();
         for index in &waiting {
             let report = self.last_words(*index, cx);
-            let expired = Report { status: EnhancedStatus::new(4, 4, 7), ..report };
+            let expired = Report { status: EnhancedStatus::new(class, 4, 7), ..report };
             self.fail(*index, expired, true);
         }
         waiting
@@ -652,7 +657,7 @@ impl Work {
         let is_over = self.state.held_until.is_some_and(|until| until <= cx.now);
         if is_over && !self.discarded {
             // Not in line before that is durable: what is due by its time is put there then.
-            self.release(Some(cx.now));
+            self.release(Some(self.envelope.starts().max(cx.now)));
         }
         is_over && !self.discarded
     }
@@ -679,7 +684,8 @@ impl Work {
         if self.state.held.is_some() || self.discarded {
             return due;
         }
-        let horizon = milliseconds(cx.now + retry::horizon(&cx.schedule.retry));
+        let horizon = (cx.now + retry::horizon(&cx.schedule.retry)).max(self.envelope.starts());
+        let horizon = milliseconds(horizon);
         self.looked = milliseconds(cx.now);
         for (index, recipient) in self.state.recipients.iter_mut().enumerate() {
             let Phase::Waiting { next: Some(next) } = recipient.phase else {
@@ -726,7 +732,8 @@ impl Work {
     /// When the sender is told of a delay, if he still is to be told.
     fn delay_notice_due(&self, cx: &Context<'_>) -> Option<SystemTime> {
         let after = cx.schedule.delay_notice;
-        if after.is_zero()
+        let late = self.envelope.tells_late_at();
+        if (after.is_zero() && late.is_none())
             || self.state.delay_told
             || self.state.held.is_some()
             || self.envelope.has_null_sender()
@@ -734,7 +741,8 @@ impl Work {
             return None;
         }
         self.waiting().find(|index| self.envelope.recipients[*index].notify.delay)?;
-        Some(self.envelope.received + after)
+        // Once: at the time that the sender has named, or at ours.
+        Some(late.unwrap_or(self.envelope.starts() + after))
     }
 
     /// Whether a report must be written now. It waits for attempts under way: one report collects what they end with.
@@ -794,6 +802,16 @@ impl Work {
         }
         status
     }
+}
+
+/// Whether the sender of a message with a time wants to hear that a host has taken it: of each, or of one that may not know of
+/// the time any more (RFC 2852 §4.1).
+fn wants_trace(by: Option<DeliverBy>, handover: Handover) -> bool {
+    by.is_some_and(|by| match handover {
+        Handover::Final => false,
+        Handover::Relayed => by.trace || by.late == Late::Notify,
+        Handover::Reporting => by.trace,
+    })
 }
 
 /// The evidence that an alias was expanded.

@@ -5,11 +5,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use postern_config as config;
 use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
 
 use crate::codec::{Damaged, Field, Reader, Writer};
 use crate::message::QueueId;
-use crate::terms::Terms;
+use crate::retry;
+use crate::terms::{Late, Terms};
 
 /// How far a message can be brought forward in the lines of its destinations: the range of RFC 6710 §2. Below 0 others are
 /// let pass.
@@ -235,6 +237,28 @@ impl Envelope {
             size: 0,
             recipients: Vec::new(),
         }
+    }
+
+    /// When it may be tried first: the delays and the lifetime of the schedule count from here.
+    pub(crate) fn starts(&self) -> SystemTime {
+        self.terms.release.map_or(self.received, |release| release.max(self.received))
+    }
+
+    /// When its recipients are given up: at the end of the lifetime, or when its sender wants it back.
+    pub(crate) fn expires(&self, schedule: &config::Queue) -> SystemTime {
+        let expires = retry::expires(schedule, self.starts(), self.has_null_sender());
+        self.returns_at().map_or(expires, |returns| expires.min(returns))
+    }
+
+    /// When its sender wants it back.
+    pub(crate) fn returns_at(&self) -> Option<SystemTime> {
+        self.terms.deliver_by.filter(|by| by.late == Late::Return).map(|by| by.at)
+    }
+
+    /// When its sender wants to be told that it is late, if he does; not if that was so already before it came here.
+    pub(crate) fn tells_late_at(&self) -> Option<SystemTime> {
+        let by = self.terms.deliver_by.filter(|by| by.late == Late::Notify)?;
+        (by.at > self.received).then_some(by.at)
     }
 
     /// Whether nobody is told when delivery fails (RFC 5321 §4.5.5).

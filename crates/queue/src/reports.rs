@@ -126,7 +126,7 @@ fn new_report(
         to,
         told: &told,
         original: &original,
-        retried_until: crate::retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender()),
+        retried_until: envelope.expires(&cx.schedule),
         now: cx.now,
     });
     let mut envelope = Envelope {
@@ -140,9 +140,13 @@ fn new_report(
         ret: None,
         envelope_id: None,
         message_id: Some(composed.message_id),
-        priority: 0,
+        priority: envelope.terms.priority.unwrap_or(0),
         // RFC 8689 §5: what must not be read on the way is not told in clear either.
-        terms: Terms { require_tls: envelope.terms.require_tls, ..Terms::default() },
+        terms: Terms {
+            require_tls: envelope.terms.require_tls,
+            priority: envelope.terms.priority,
+            ..Terms::default()
+        },
         size: composed.content.len() as u64,
         recipients: recipients.into_iter().map(report_recipient).collect(),
     };

@@ -203,7 +203,7 @@ mod tag {
 }
 
 impl MessageState {
-    /// The state of a message that was just accepted. Aliases that were expanded get nothing, and a report is owed of them.
+    /// The state of a message that was just accepted, which may wait for its time. Aliases that were expanded get nothing, and a report is owed of them.
     pub(crate) fn of(envelope: &Envelope) -> Self {
         let recipients = envelope.recipients.iter().map(|recipient| RecipientState::of(envelope, recipient));
         Self { recipients: recipients.collect(), ..Self::default() }
@@ -336,7 +336,7 @@ impl RecipientState {
     fn of(envelope: &Envelope, recipient: &Recipient) -> Self {
         let phase = match recipient.expanded {
             true => Phase::Delivered { report_owed: recipient.notify.success && !envelope.has_null_sender() },
-            false => Phase::default(),
+            false => Phase::Waiting { next: envelope.terms.release },
         };
         Self { phase, ..Self::default() }
     }

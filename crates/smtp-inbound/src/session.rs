@@ -950,15 +950,20 @@ impl Session {
         }
         self.utf8 |= command.parameters.smtputf8;
         let sender = command.path.to_string();
+        let priority = command.parameters.priority;
         let answer = match self.is_short_of_memory {
             true => Err(no_memory()),
             false => mail::begin(&self.context, hello, command, queue),
         };
         match answer {
             Ok(transaction) => {
+                let granted = transaction.terms.priority;
                 self.state = State::Transaction(Box::new(transaction));
                 self.progress();
-                Action::Reply(replies::sender_ok())
+                Action::Reply(match granted.filter(|_| granted != priority) {
+                    Some(lower) => replies::priority_lowered(lower),
+                    None => replies::sender_ok(),
+                })
             }
             Err(refusal) => {
                 self.log_refusal("mail", &refusal, &sender, None);

@@ -3,10 +3,12 @@
 //! without angle brackets, and any printable words behind EHLO.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::address::AddressError;
 use crate::chunk::Chunk;
-use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
+use crate::date;
+use crate::envelope::{Body, By, EnvelopeId, Hold, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
 use crate::status::EnhancedStatus;
 
@@ -67,6 +69,12 @@ pub struct MailParameters {
     pub envelope_id: Option<EnvelopeId>,
     /// REQUIRETLS (RFC 8689 §2).
     pub require_tls: bool,
+    /// HOLDFOR or HOLDUNTIL (RFC 4865).
+    pub hold: Option<Hold>,
+    /// BY (RFC 2852).
+    pub by: Option<By>,
+    /// MT-PRIORITY, from -9 to 9 (RFC 6710).
+    pub priority: Option<i8>,
     /// Whether AUTH was given. Its value is checked and dropped: nobody is trusted to vouch for others (RFC 4954 §5).
     pub auth: bool,
 }
@@ -383,6 +391,23 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
                 once("ENVID", &mut parameters.envelope_id, id)?;
             }
             "REQUIRETLS" => once("REQUIRETLS", &mut require_tls, no_value("REQUIRETLS", value)?)?,
+            "HOLDFOR" => {
+                let hold = hold_for(value).ok_or(CommandError::BadParameter("HOLDFOR"))?;
+                once("HOLDFOR", &mut parameters.hold, hold)?;
+            }
+            "HOLDUNTIL" => {
+                let hold = value.and_then(date::parse_rfc3339_utc).map(Hold::Until);
+                let hold = hold.ok_or(CommandError::BadParameter("HOLDUNTIL"))?;
+                once("HOLDUNTIL", &mut parameters.hold, hold)?;
+            }
+            "BY" => {
+                let by = by(value).ok_or(CommandError::BadParameter("BY"))?;
+                once("BY", &mut parameters.by, by)?;
+            }
+            "MT-PRIORITY" => {
+                let priority = priority(value).ok_or(CommandError::BadParameter("MT-PRIORITY"))?;
+                once("MT-PRIORITY", &mut parameters.priority, priority)?;
+            }
             "AUTH" => once("AUTH", &mut submitter, check_submitter(value)?)?,
             _ => return Err(unknown(keyword)),
         }
@@ -465,6 +490,43 @@ fn ret(value: Option<&str>) -> Result<Ret, CommandError> {
 fn envelope_id(value: Option<&str>) -> Option<EnvelopeId> {
     let value = value.filter(|v| !v.is_empty() && v.len() <= MAX_ENVID)?;
     decode_xtext(value).map(EnvelopeId)
+}
+
+/// Up to nine digits, none of them a zero in front (RFC 4865 §4).
+fn hold_for(value: Option<&str>) -> Option<Hold> {
+    let digits = value.filter(|value| !value.starts_with('0'))?;
+    Some(Hold::For(Duration::from_secs(nine_digits(digits)?)))
+}
+
+/// `120;R`, `-5;NT` (RFC 2852 §4). What is to return needs a time that is not over.
+fn by(value: Option<&str>) -> Option<By> {
+    let (time, mode) = value?.split_once(';')?;
+    let (sign, digits) = match time.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, time.strip_prefix('+').unwrap_or(time)),
+    };
+    let seconds = sign * i64::try_from(nine_digits(digits)?).ok()?;
+    let (returns, trace) = match mode.to_ascii_uppercase().as_str() {
+        "R" => (true, false),
+        "RT" => (true, true),
+        "N" => (false, false),
+        "NT" => (false, true),
+        _ => return None,
+    };
+    (seconds > 0 || !returns).then_some(By { seconds, returns, trace })
+}
+
+fn nine_digits(text: &str) -> Option<u64> {
+    let is_written_so = (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_written_so)
+}
+
+/// One digit, and perhaps a minus in front of it (RFC 6710 §3).
+fn priority(value: Option<&str>) -> Option<i8> {
+    let value = value?;
+    let digit = value.strip_prefix('-').unwrap_or(value);
+    let is_written_so = digit.len() == 1 && value != "-0" && digit.as_bytes()[0].is_ascii_digit();
+    value.parse().ok().filter(|_| is_written_so)
 }
 
 fn check_submitter(value: Option<&str>) -> Result<(), CommandError> {
@@ -730,6 +792,9 @@ mod tests {
             ret: Some(Ret::Headers),
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             require_tls: true,
+            hold: None,
+            by: None,
+            priority: None,
             auth: true,
         };
         assert_eq!(mail.parameters, expected);
@@ -755,6 +820,52 @@ mod tests {
             "ENVID=",
             "AUTH=",
             "AUTH=+0g",
+        ] {
+            assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
+        }
+    }
+
+    #[test]
+    fn holds_times_and_priorities_follow_their_grammar() {
+        let read = |text: &str| mail(&format!("MAIL FROM:<> {text}")).parameters;
+        assert_eq!(read("HOLDFOR=86400").hold, Some(Hold::For(Duration::from_secs(86_400))));
+        let until = date::parse_end("2026-12-31T18:00:00Z").map(Hold::Until);
+        assert!(until.is_some() && read("HOLDUNTIL=2026-12-31T18:00:00Z").hold == until);
+        let by = |seconds, returns, trace| Some(By { seconds, returns, trace });
+        for (text, expected) in [
+            ("BY=120;R", by(120, true, false)),
+            ("by=+120;rt", by(120, true, true)),
+            ("BY=-5;N", by(-5, false, false)),
+            ("BY=0;NT", by(0, false, true)),
+        ] {
+            assert_eq!(read(text).by, expected, "{text}");
+        }
+        for (text, expected) in [("9", 9), ("-9", -9), ("0", 0)] {
+            assert_eq!(read(&format!("MT-PRIORITY={text}")).priority, Some(expected));
+        }
+        for bad in [
+            "HOLDFOR",
+            "HOLDFOR=0",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=tomorrow",
+            "HOLDUNTIL=2026-12-31",
+            "HOLDUNTIL=2026-12-31T18:00:00+01:00",
+            "HOLDFOR=1 HOLDUNTIL=2026-12-31T18:00:00Z",
+            "BY=120",
+            "BY=;R",
+            "BY=0;R",
+            "BY=-1;R",
+            "BY=1;X",
+            "BY=1;TR",
+            "BY=1234567890;N",
+            "BY=--1;N",
+            "BY=1;R BY=1;R",
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=-0",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=x",
         ] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
         }

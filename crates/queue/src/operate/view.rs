@@ -10,7 +10,7 @@ use crate::filter::Found;
 use crate::message::QueueId;
 use crate::progress::AttemptView;
 use crate::state::{MessageState, Phase, RecipientState};
-use crate::{Content, Queue, retry};
+use crate::{Content, Queue};
 
 /// A queued message as operators see it. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,7 +167,7 @@ impl Queue {
 
 fn view(found: &Found<'_>) -> MessageView {
     let Found { id, status, envelope, state, cx, .. } = found;
-    let expires = retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender());
+    let expires = envelope.expires(&cx.schedule);
     let recipients = envelope.recipients.iter().zip(&state.recipients).enumerate();
     MessageView {
         id: id.to_string(),

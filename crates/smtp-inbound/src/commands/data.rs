@@ -88,7 +88,7 @@ pub(crate) fn finish(
         ret: transaction.ret,
         envelope_id: transaction.envelope_id.clone(),
         message_id: fields.message_id,
-        priority: fields.priority,
+        priority: transaction.terms.priority.unwrap_or(fields.priority),
         // RFC 8689 §4.1: REQUIRETLS overrules the field.
         terms: Terms {
             tls_optional: header.tls_optional && !transaction.terms.require_tls,

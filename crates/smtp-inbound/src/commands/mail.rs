@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use postern_policy::relay::Stage;
-use postern_queue::{Queue, Terms};
+use postern_queue::Queue;
 use postern_smtp::command::Mail;
 
 use super::data::not_stored;
@@ -23,6 +23,7 @@ pub(crate) fn begin(
     if let Some(parameter) = parameters::not_offered_to_mail(context, &wanted) {
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
     }
+    let terms = parameters::terms(context, &wanted)?;
     context.ask(Matter { hello: &hello, reverse_path: &path, recipients: 0 }, Stage::Mail)?;
     let limit = context.config.smtp.max_message_size;
     let size = wanted.size.unwrap_or(0);
@@ -38,7 +39,7 @@ pub(crate) fn begin(
         smtputf8: wanted.smtputf8,
         ret: wanted.ret,
         envelope_id: wanted.envelope_id,
-        terms: Terms { require_tls: wanted.require_tls, ..Terms::default() },
+        terms,
         recipients: Vec::new(),
         of_login: context.login.is_some(),
         met: None,

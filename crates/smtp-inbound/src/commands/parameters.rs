@@ -1,10 +1,14 @@
 //! Which parameters of MAIL and RCPT a client may use: those of extensions that it was offered.
 
-use postern_config::smtp::OfferDsn;
-use postern_smtp::Body;
-use postern_smtp::command::{MailParameters, RcptParameters};
+use std::time::Duration;
 
-use crate::session::Context;
+use postern_config::smtp::OfferDsn;
+use postern_queue::{DeliverBy, Late, Terms};
+use postern_smtp::command::{MailParameters, RcptParameters};
+use postern_smtp::{Body, Hold};
+
+use crate::replies;
+use crate::session::{Context, Refusal};
 
 /// Whether DSN is offered (RFC 3461). Whoever can use a submission listener has a login, or soon will.
 pub(crate) fn offers_dsn(context: &Context) -> bool {
@@ -15,12 +19,56 @@ pub(crate) fn offers_dsn(context: &Context) -> bool {
     }
 }
 
+/// Whether FUTURERELEASE is offered: to whom submits (RFC 4865 §3).
+pub(crate) fn offers_hold(context: &Context) -> bool {
+    context.peer.listener.is_submission() && !context.config.smtp.max_hold.is_zero()
+}
+
+/// Whether MT-PRIORITY is offered: strangers must not overtake others (RFC 6710 §8).
+pub(crate) fn offers_priority(context: &Context) -> bool {
+    context.peer.listener.is_submission() || context.is_trusted()
+}
+
+/// What the parameters of MAIL demand of every server on the way, as far as it is granted.
+///
+/// # Errors
+/// A time that is too far ahead, or too near.
+pub(crate) fn terms(context: &Context, wanted: &MailParameters) -> Result<Terms, Refusal> {
+    let now = context.shared.clock.now();
+    let limits = &context.config.smtp;
+    let release = wanted.hold.map(|hold| match hold {
+        Hold::For(time) => now + time,
+        Hold::Until(time) => time,
+    });
+    if release.is_some_and(|release| release > now + limits.max_hold) {
+        return Err(Refusal::new("held-too-long", replies::held_too_long(limits.max_hold)));
+    }
+    let shortest = limits.min_deliver_by;
+    if wanted.by.is_some_and(|by| by.returns && by.seconds.unsigned_abs() < shortest.as_secs()) {
+        return Err(Refusal::new("too-urgent", replies::too_urgent(shortest)));
+    }
+    let deliver_by = wanted.by.map(|by| {
+        let time = Duration::from_secs(by.seconds.unsigned_abs());
+        let at = if by.seconds < 0 { now - time } else { now + time };
+        DeliverBy { at, late: if by.returns { Late::Return } else { Late::Notify }, trace: by.trace }
+    });
+    Ok(Terms {
+        require_tls: wanted.require_tls,
+        tls_optional: false,
+        release: release.filter(|release| *release > now),
+        deliver_by,
+        priority: wanted.priority.map(|priority| priority.min(limits.max_priority)),
+    })
+}
+
 /// Whether a parameter of MAIL or RCPT belongs to an extension that is offered: what is wrong with the value of one that is
 /// not does not matter.
 pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
     match keyword {
         "RET" | "ENVID" | "NOTIFY" | "ORCPT" => offers_dsn(context),
         "REQUIRETLS" => context.tls.is_some(),
+        "HOLDFOR" | "HOLDUNTIL" => offers_hold(context),
+        "MT-PRIORITY" => offers_priority(context),
         "BODY=BINARYMIME" => false,
         "AUTH" => context.peer.listener.is_submission(),
         _ => true,
@@ -34,6 +82,9 @@ pub(crate) fn not_offered_to_mail(context: &Context, parameters: &MailParameters
         ("ENVID", parameters.envelope_id.is_some()),
         ("BODY=BINARYMIME", parameters.body == Some(Body::BinaryMime)),
         ("REQUIRETLS", parameters.require_tls),
+        ("HOLDFOR", matches!(parameters.hold, Some(Hold::For(_)))),
+        ("HOLDUNTIL", matches!(parameters.hold, Some(Hold::Until(_)))),
+        ("MT-PRIORITY", parameters.priority.is_some()),
         ("AUTH", parameters.auth),
     ];
     first_not_offered(context, &given)
