@@ -209,8 +209,9 @@ const SHORTEST_COMMAND_LINE: usize = 512;
 const SHORTEST_DATA_LINE: u64 = 1000;
 /// A client that waits for longer has given up, and the server only holds its place.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
-/// So that the time stays one that can be written: HOLDFOR has nine digits.
-const LONGEST_HOLD: Duration = Duration::from_secs(365 * 86_400);
+/// The queue counts the times of a message from its acceptance in 32 bits of milliseconds: 49 days, and its lifetime comes behind
+/// the hold.
+const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
 /// One session has a few times 64 KiB; less than some of them would let nobody in.
 const SMALLEST_BUFFERS: u64 = 1024 * 1024;
 
@@ -248,8 +249,8 @@ impl Smtp {
             findings.error(&node.key("max_error_delay"), message, "each delay holds a place; 10s is usual");
         }
         if self.max_hold > LONGEST_HOLD {
-            let help = "set \"365d\" or less, or \"0s\" for none";
-            findings.error(&node.key("max_hold"), "nobody can say now what is to be sent after years", help);
+            let help = "set \"30d\" or less, or \"0s\" for none";
+            findings.error(&node.key("max_hold"), "mail cannot be held for so long", help);
         }
         if !(0..=9).contains(&self.max_priority) {
             let message = format!("{} is no priority that could be the highest", self.max_priority);
