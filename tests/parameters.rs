@@ -44,16 +44,18 @@ fn a_message_that_demands_tls_goes_to_a_proved_host_that_promises_the_same() {
 
 #[test]
 fn a_message_that_demands_tls_returns_from_a_host_that_does_not_promise_it() {
-    let hop = hop("mx.adatum.test", &[]);
-    let daemon = Setup::new().next_hop("adatum.test", &hop).start();
-    submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS RET=FULL", "secret");
-    let dsn = report(&daemon, "secret");
-    assert_eq!(dsn.recipients[0].field("Status"), "5.7.30");
-    assert!(!contains(&dsn.returned, "the body"), "the header only");
-    // Other mail goes on at once.
-    submit(&daemon, &format!("<{CAROL}>"), "", "no secret");
-    assert!(contains(&hop.wait_for_message().mail.0, "no secret"));
-    assert_eq!(hop.received().len(), 1);
+    let in_clear = Script { extensions: vec!["REQUIRETLS".to_owned()], ..Script::default() };
+    for hop in [hop("mx.adatum.test", &[]), NextHop::start(in_clear)] {
+        let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+        submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS RET=FULL", "secret");
+        let dsn = report(&daemon, "secret");
+        assert_eq!(dsn.recipients[0].field("Status"), "5.7.30");
+        assert!(!contains(&dsn.returned, "the body"), "the header only");
+        // Other mail goes on at once.
+        submit(&daemon, &format!("<{CAROL}>"), "", "nothing special");
+        assert!(contains(&hop.wait_for_message().mail.0, "nothing special"));
+        assert_eq!(hop.received().len(), 1);
+    }
 }
 
 #[test]

@@ -364,7 +364,10 @@ impl<'a> Attempt<'a> {
                         self.tell_postmaster(answer).await;
                     }
                     let goes_on = failure.suggests_next_host();
-                    last = Some((failure, target));
+                    // It returns only where no host at all promises it: one that failed otherwise may do so later.
+                    if last.is_none() || !matches!(failure, Failure::RequireTlsNotOffered) {
+                        last = Some((failure, target));
+                    }
                     if !goes_on {
                         break;
                     }
@@ -408,7 +411,10 @@ impl<'a> Attempt<'a> {
             }
         }
         self.reused = false;
-        let connection = self.connect(hop, target).await?;
+        let connection = self.connect(hop, target).await.map_err(|failure| match failure {
+            Failure::TlsNotOffered if self.requires_tls() => Failure::RequireTlsNotOffered,
+            failure => failure,
+        })?;
         self.feedback = Feedback::Reached;
         if self.requires_tls()
             && connection.protocol == Protocol::Smtp
@@ -446,7 +452,10 @@ impl<'a> Attempt<'a> {
             }
             Err(_) => self.outbound.shared.metrics.connection_failed(),
         }
-        self.outbound.pool.note(&target.endpoint, opened.is_ok());
+        // What a host cannot do for this message says nothing of its other mail.
+        if !opened.as_ref().is_err_and(|failure| self.is_refused_by_demand(failure)) {
+            self.outbound.pool.note(&target.endpoint, opened.is_ok());
+        }
         if matches!(hop, Hop::Mx(_)) {
             self.outbound.learn(&self.lease.destination, opened.as_ref().err());
         }
@@ -456,6 +465,11 @@ impl<'a> Attempt<'a> {
     /// Whether the message goes over verified TLS only (RFC 8689).
     fn requires_tls(&self) -> bool {
         self.lease.envelope.terms.require_tls
+    }
+
+    /// Whether a host would do for mail that demands no REQUIRETLS.
+    fn is_refused_by_demand(&self, failure: &Failure) -> bool {
+        self.requires_tls() && failure.stage() == Stage::Tls
     }
 
     fn took(&mut self, phase: Phase, time: Duration) {
@@ -581,8 +595,7 @@ impl<'a> Attempt<'a> {
     fn blame(&mut self, failure: &Failure) {
         // A host that turns us away before MAIL, be it with a 421, serves nobody; nor does one that falls silent on everybody.
         let nobody_decided = self.outcomes.iter().all(Option::is_none);
-        // What a host cannot do for this message says nothing of its other mail.
-        if self.requires_tls() && failure.stage() == Stage::Tls {
+        if self.is_refused_by_demand(failure) {
             self.feedback = Feedback::Reached;
             return;
         }

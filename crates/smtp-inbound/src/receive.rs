@@ -590,6 +590,14 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_optional_only_where_the_field_says_no() {
+        let optional = |header: &[u8]| Header::read(header).tls_optional;
+        assert!(optional(b"Subject: x\r\ntls-required:  NO \r\n\r\n"));
+        assert!(!optional(b"TLS-Required: yes\r\n\r\n") && !optional(b"TLS-Required:\r\n\r\n"));
+        assert!(!optional(b"Subject: TLS-Required: No\r\n\r\n"));
+    }
+
+    #[test]
     fn received_tells_the_whole_hop() {
         let (hostname, hello) = (Domain::parse("mail.proseware.test").unwrap(), hello("client.test"));
         let hop = Hop {
