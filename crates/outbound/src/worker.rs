@@ -356,7 +356,7 @@ impl<'a> Attempt<'a> {
         };
         let mut last = None;
         for target in &targets {
-            match self.host(hop, target, ours).await {
+            match Box::pin(self.host(hop, target, ours)).await {
                 Ok(()) => return,
                 Err(failure) => {
                     self.note(target, &failure);
