@@ -8,6 +8,8 @@
 //! | [`relay`] | who may send what to whom: the six cases, tables of answers, explanations |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
+//! | [`notifications`] | what senders ask to be told, and are |
+//! | [`parameters`] | what senders demand of every server on the way |
 //! | [`history`] | what became of messages, and what happens to them |
 //! | [`rules`] | standing rules: what becomes of mail that arrives and matches |
 //! | [`relay_grants`] | who may relay without a login: grants for a while, host names, certificates, relay domains |
@@ -54,7 +56,9 @@ mod inbound;
 mod logins;
 mod loss;
 mod manual;
+mod notifications;
 mod outbound;
+mod parameters;
 mod peers;
 mod queue;
 mod queue_verbs;

@@ -305,6 +305,43 @@ fn postfix_is_a_next_hop() {
 }
 
 #[test]
+fn postfix_reports_success_in_our_place_and_we_in_its_place() {
+    let Some(postfix) =
+        Postfix::start(|address| Setup::new().with(&format!("[outbound]\nport = {}", address.port())))
+    else {
+        return;
+    };
+    let daemon = &postfix.daemon;
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    client.expect(&format!("MAIL FROM:<{ALICE}> RET=HDRS ENVID=ours+2B1"), 250);
+    client.expect(&format!("RCPT TO:<{CAROL}> NOTIFY=SUCCESS ORCPT=rfc822;c@elsewhere.test"), 250);
+    assert_eq!(client.content(&message(ALICE, CAROL, "ask-postfix", "hello")).code, 250);
+    let report = daemon.maildir(ALICE).wait_for("ask-postfix");
+    for text in [
+        "Reporting-MTA: dns; mx.adatum.test",
+        "Action: delivered",
+        "rfc822;c@elsewhere.test",
+        "Original-Envelope-Id: ours+1",
+    ] {
+        assert!(contains(&report.0, text), "{text} in {}", String::from_utf8_lossy(&report.0));
+    }
+    daemon.wait_for_empty_queue();
+    assert_eq!(daemon.maildir(ALICE).messages().len(), 1, "and no report of ours");
+
+    let mut client = Client::connect(postfix.address);
+    assert!(client.ehlo().offers("DSN"));
+    client.expect(&format!("MAIL FROM:<{CAROL}> ENVID=theirs"), 250);
+    client.expect(&format!("RCPT TO:<{ALICE}> NOTIFY=SUCCESS"), 250);
+    assert_eq!(client.content(&message(CAROL, ALICE, "ask-us", "hello")).code, 250);
+    let report = postfix.mailbox("carol").wait_for("ask-us");
+    for text in
+        ["Reporting-MTA: dns; mail.proseware.test", "Action: delivered", "Original-Envelope-Id: theirs"]
+    {
+        assert!(contains(&report.0, text), "{text} in {}", String::from_utf8_lossy(&report.0));
+    }
+}
+
+#[test]
 fn postfix_sends_to_us() {
     let Some(postfix) = Postfix::start(|_| Setup::new()) else { return };
     let mut client = Client::connect(postfix.address);

@@ -217,6 +217,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         notify: Notify::default(),
         original: None,
         via: None,
+        expanded: false,
     };
     Ok(Envelope {
         reverse_path: ReversePath::parse(&sender(number)).map_err(|e| e.to_string())?,
@@ -230,6 +231,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         envelope_id: None,
         message_id: Some(format!("{number}@proseware.test")),
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: vec![recipient],
     })

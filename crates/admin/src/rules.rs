@@ -282,6 +282,7 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
         envelope_id: None,
         message_id: message_id(message.as_bytes()),
         priority: 0,
+        terms: Default::default(),
         size: request.size.max(message.len() as u64),
         recipients,
     })
@@ -319,7 +320,7 @@ pub(crate) fn final_recipients(path: &ForwardPath, local: Option<IpAddr>, policy
     };
     let recipient = |address: Address| {
         let given = given.filter(|given| **given != address).cloned();
-        Recipient { address, given, notify: Default::default(), original: None, via: None }
+        Recipient { address, given, notify: Default::default(), original: None, via: None, expanded: false }
     };
     addresses.into_iter().map(recipient).collect()
 }

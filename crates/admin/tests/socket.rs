@@ -198,6 +198,7 @@ impl Running {
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         };
         let envelope = Envelope {
             reverse_path: ReversePath::parse(from).unwrap(),
@@ -211,6 +212,7 @@ impl Running {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Default::default(),
             size: body.len() as u64,
             recipients: vec![recipient],
         };

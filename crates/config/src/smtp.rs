@@ -80,6 +80,22 @@ pub struct Smtp {
     pub stress: Stress,
     /// How long each state may last.
     pub timeouts: Timeouts,
+    /// Who is offered DSN, with which a sender can ask to be told that mail was delivered. Whoever is not must ask the next host
+    /// on the way, which then says that the mail was relayed here.
+    pub dsn: OfferDsn,
+    /// How far ahead a submitting client may set the time of its message (FUTURERELEASE); "0s": not at all. A week: for the next
+    /// Monday morning, and no longer than a login that was stolen goes unnoticed.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub max_hold: Duration,
+    /// The shortest time in which a client may have its message delivered or returned (DELIVERBY). A minute: one attempt may
+    /// take as long.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub min_deliver_by: Duration,
+    /// The highest priority that a login or a trusted network may give its mail (MT-PRIORITY), 0 to 9; a higher one is lowered
+    /// to it. The default leaves room above for what operators bring forward.
+    pub max_priority: i8,
     /// Networks whose messages may have bare LF line ends: they are rewritten to CRLF instead of refused.
     #[schemars(with = "Vec<String>")]
     pub normalise_line_ends_from: Vec<ipnet::IpNet>,
@@ -110,9 +126,28 @@ impl Default for Smtp {
             pregreet: Pregreet::default(),
             stress: Stress::default(),
             timeouts: Timeouts::default(),
+            dsn: OfferDsn::default(),
+            max_hold: Duration::from_secs(7 * 86_400),
+            min_deliver_by: Duration::from_secs(60),
+            max_priority: 4,
             normalise_line_ends_from: Vec::new(),
         }
     }
+}
+
+/// Who may ask for reports of success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferDsn {
+    /// Every client: what RFC 3461 expects. A report tells a stranger no more than the reply to RCPT did, except when the mail
+    /// was delivered and what an alias stands for if that is one recipient. It goes to the sender's address, with the header only.
+    #[default]
+    Everyone,
+    /// Logins and trusted networks. Strangers learn nothing of what becomes of their mail, and forged senders get no reports of
+    /// success.
+    Known,
+    /// Nobody.
+    Nobody,
 }
 
 /// How long a client may be silent in each state (RFC 5321 §4.5.3.2.7 asks servers for 5 minutes).
@@ -174,6 +209,9 @@ const SHORTEST_COMMAND_LINE: usize = 512;
 const SHORTEST_DATA_LINE: u64 = 1000;
 /// A client that waits for longer has given up, and the server only holds its place.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// The queue counts the times of a message from its acceptance in 32 bits of milliseconds: 49 days, and its lifetime comes behind
+/// the hold.
+const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
 /// One session has a few times 64 KiB; less than some of them would let nobody in.
 const SMALLEST_BUFFERS: u64 = 1024 * 1024;
 
@@ -209,6 +247,14 @@ impl Smtp {
         if self.max_error_delay > LONGEST_DELAY {
             let message = format!("`max_error_delay` is longer than {} s", LONGEST_DELAY.as_secs());
             findings.error(&node.key("max_error_delay"), message, "each delay holds a place; 10s is usual");
+        }
+        if self.max_hold > LONGEST_HOLD {
+            let help = "set \"30d\" or less, or \"0s\" for none";
+            findings.error(&node.key("max_hold"), "mail cannot be held for so long", help);
+        }
+        if !(0..=9).contains(&self.max_priority) {
+            let message = format!("{} is no priority that could be the highest", self.max_priority);
+            findings.error(&node.key("max_priority"), message, "set 0 to 9 (RFC 6710)");
         }
         self.clients.check(&node.key("clients"), findings);
         self.pregreet.check(&node.key("pregreet"), findings);

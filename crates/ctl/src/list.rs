@@ -299,7 +299,11 @@ ID             AGE   SIZE      STATE     TRIES  NEXT    SENDER                  
     fn a_template_can_name_every_field() {
         let all =
             RecipientView { via: Some("mx".to_owned()), ending: Some("failed".to_owned()), ..deferred() };
-        let message = MessageView { held_until: Some(1), ..message("held", vec![all.clone()]) };
+        let message = MessageView {
+            held_until: Some(1),
+            terms: vec!["by noon".to_owned()],
+            ..message("held", vec![all.clone()])
+        };
         let as_json = [serde_json::to_value(&message), serde_json::to_value(row(&message, &all))];
         for (object, fields) in as_json.into_iter().zip([&template::OF_MESSAGE[..], &template::OF_RECIPIENT])
         {

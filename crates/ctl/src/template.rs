@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::output;
 
 /// The fields of a message, as `--json` names them. `recipients` are their addresses.
-pub const OF_MESSAGE: [&str; 13] = [
+pub const OF_MESSAGE: [&str; 14] = [
     "id",
     "state",
     "held",
@@ -15,6 +15,7 @@ pub const OF_MESSAGE: [&str; 13] = [
     "expires",
     "size",
     "priority",
+    "terms",
     "sender",
     "origin",
     "client",
@@ -118,8 +119,8 @@ fn shown(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Array(list) => {
-            let addresses = list.iter().filter_map(|recipient| recipient["address"].as_str());
-            addresses.collect::<Vec<_>>().join(",")
+            let words = list.iter().filter_map(|item| item.as_str().or(item["address"].as_str()));
+            words.collect::<Vec<_>>().join(",")
         }
         other => other.to_string(),
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mail_send::SmtpClient;
 use postern_config::outbound::Timeouts;
-use postern_queue::Progress;
+use postern_queue::{Handover, Progress};
 use postern_runtime::dial;
 use postern_smtp::ehlo::Capabilities;
 use postern_smtp::{Domain, Reply};
@@ -277,6 +277,15 @@ impl Connection {
             Ok(Err(WireError::Io(source))) => Err(Failure::Lost { stage, source }),
             Ok(Err(WireError::NotSmtp(source))) => Err(Failure::NotSmtp { stage, source }),
             Err(_) => Err(Failure::Timeout(stage)),
+        }
+    }
+
+    /// Who reports success of what is sent over it (RFC 3461 §5.2.2). LMTP ends at the mailbox.
+    pub(crate) fn handover(&self) -> Handover {
+        match self.protocol {
+            _ if self.capabilities.has("DSN") => Handover::Reporting,
+            Protocol::Smtp => Handover::Relayed,
+            Protocol::Lmtp => Handover::Final,
         }
     }
 

@@ -96,7 +96,7 @@ impl Metrics {
     /// `kind` is the first word of the destination.
     pub(crate) fn outcome(&self, kind: &str, outcome: &Outcome) {
         let result = match outcome {
-            Outcome::Delivered(_) => "delivered",
+            Outcome::Delivered(..) => "delivered",
             Outcome::Deferred(..) => "deferred",
             Outcome::Failed(_) => "failed",
         };

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use postern_queue::{Outcome, Report, StoreError};
+use postern_queue::{Handover, Outcome, Report, StoreError};
 use postern_smtp::reply::ReplyError;
 use postern_smtp::{EnhancedStatus, Reply, ReplyClass};
 
@@ -130,6 +130,9 @@ pub enum Failure {
     /// TLS is required here and not offered there.
     #[error("TLS is required, and the host does not offer STARTTLS")]
     TlsNotOffered,
+    /// The message demands REQUIRETLS of every host (RFC 8689 §4.2.1), and this one does not promise it.
+    #[error("REQUIRETLS support required: the host does not offer it")]
+    RequireTlsNotOffered,
     /// The smarthost does not take our login.
     #[error("login refused: {0}")]
     LoginRefused(String),
@@ -148,7 +151,7 @@ impl Failure {
             | Self::NotSmtp { stage, .. }
             | Self::Refused { stage, .. }
             | Self::Unexpected { stage, .. } => *stage,
-            Self::Handshake(_) | Self::TlsNotOffered => Stage::Tls,
+            Self::Handshake(_) | Self::TlsNotOffered | Self::RequireTlsNotOffered => Stage::Tls,
             Self::LoginRefused(_) => Stage::Login,
             Self::Content(_) => Stage::Content,
         }
@@ -181,6 +184,7 @@ impl Failure {
                 return Verdict::Later(reply.clone());
             }
             Self::Refused { reply, .. } => return Verdict::Reply(reply.clone()),
+            Self::RequireTlsNotOffered => return Verdict::never(7, 30, self.to_string()),
             Self::Unreachable(_) => (4, 1),
             Self::Lost { .. } | Self::Timeout(_) => (4, 2),
             Self::NotSmtp { .. } | Self::Unexpected { .. } => (5, 0),
@@ -234,6 +238,8 @@ pub struct Circumstances {
     pub tls: Option<String>,
     /// When.
     pub at: SystemTime,
+    /// Who reports success from here on.
+    pub handover: Handover,
 }
 
 /// The outcome that goes to the queue.
@@ -248,13 +254,15 @@ pub fn outcome(verdict: Verdict, circumstances: &Circumstances) -> Outcome {
     };
     match verdict {
         Verdict::Ours { status, text } => match status.class {
-            2 => Outcome::Delivered(report(status, text, false)),
+            2 => Outcome::Delivered(report(status, text, false), circumstances.handover),
             4 => Outcome::Deferred(report(status, text, false), None),
             _ => Outcome::Failed(report(status, text, false)),
         },
         Verdict::Later(reply) => deferred(&reply, report),
         Verdict::Reply(reply) => match reply.class() {
-            ReplyClass::Success => Outcome::Delivered(report(status(&reply, 2), reply.to_string(), true)),
+            ReplyClass::Success => {
+                Outcome::Delivered(report(status(&reply, 2), reply.to_string(), true), circumstances.handover)
+            }
             ReplyClass::Permanent => Outcome::Failed(report(status(&reply, 5), reply.to_string(), true)),
             // A 3yz has no sense where an outcome is due: nothing is lost by trying again.
             ReplyClass::Transient | ReplyClass::Intermediate => deferred(&reply, report),
@@ -317,8 +325,12 @@ mod tests {
     use super::*;
 
     fn decide(verdict: Verdict) -> Outcome {
-        let circumstances =
-            Circumstances { host: Some("mx.adatum.test".to_owned()), tls: None, at: SystemTime::UNIX_EPOCH };
+        let circumstances = Circumstances {
+            host: Some("mx.adatum.test".to_owned()),
+            tls: None,
+            at: SystemTime::UNIX_EPOCH,
+            handover: Handover::Relayed,
+        };
         outcome(verdict, &circumstances)
     }
 
@@ -329,7 +341,9 @@ mod tests {
     #[test]
     fn the_first_digit_decides() {
         let delivered = decide(Verdict::Reply(Reply::plain(250, "ok")));
-        assert!(matches!(delivered, Outcome::Delivered(report) if report.status.to_string() == "2.0.0"));
+        assert!(
+            matches!(delivered, Outcome::Delivered(report, Handover::Relayed) if report.status.to_string() == "2.0.0")
+        );
         let status = EnhancedStatus::new(5, 1, 1);
         let failed = decide(Verdict::Reply(Reply::new(550, status, "unknown\nreally")));
         assert!(matches!(&failed, Outcome::Failed(report) if report.status == status));

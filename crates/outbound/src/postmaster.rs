@@ -114,8 +114,14 @@ pub async fn tell(
     let text = format!("This is the mail server {hostname}. {}", notice.body);
     let body = if text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     incoming.write(Bytes::from(text)).await?;
-    let recipient =
-        |address| Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None };
+    let recipient = |address| Recipient {
+        address,
+        given: None,
+        notify: Notify::NEVER,
+        original: None,
+        via: None,
+        expanded: false,
+    };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         origin: Origin::Own,
@@ -128,6 +134,7 @@ pub async fn tell(
         envelope_id: None,
         message_id: Some(message_id),
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: postmaster.into_iter().map(recipient).collect(),
     };

@@ -389,7 +389,14 @@ mod tests {
         let tls = tls();
         let mut connection = Connection::open(&server.target("mx.adatum.test"), &dial(&tls)).await.unwrap();
         let to = vec![To { address: &envelope.recipients[0].address, details: None }];
-        let sent = connection.transact(&Mail { envelope: &envelope, to, outgoing: &outgoing }).await;
+        let sent = connection
+            .transact(&Mail {
+                envelope: &envelope,
+                to,
+                outgoing: &outgoing,
+                now: std::time::SystemTime::UNIX_EPOCH,
+            })
+            .await;
         assert!(matches!(&sent.verdicts[0], Some(Verdict::Reply(reply)) if reply.is_success()));
         let wire = server.received();
         let marker = b"\r\nDATA\r\n";

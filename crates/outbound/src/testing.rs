@@ -104,6 +104,7 @@ pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
         notify: Notify::default(),
         original: None,
         via: None,
+        expanded: false,
     };
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),
@@ -117,6 +118,7 @@ pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
         envelope_id: None,
         message_id: None,
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: to.iter().map(recipient).collect(),
     }

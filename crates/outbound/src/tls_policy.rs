@@ -50,6 +50,16 @@ impl TlsPolicy {
         }
     }
 
+    /// The policy for a message that demands REQUIRETLS: the host must prove its name (RFC 8689 §4.2.1). A local LMTP server
+    /// without TLS is where the way ends, and stays what it is.
+    #[must_use]
+    pub fn for_require_tls(self) -> Self {
+        match self {
+            Self::May | Self::Encrypt => Self::Verify,
+            Self::Never | Self::Verify | Self::Implicit => self,
+        }
+    }
+
     /// Whether STARTTLS is to be used if it is offered.
     pub fn wants_starttls(self) -> bool {
         matches!(self, Self::May | Self::Encrypt | Self::Verify)
@@ -91,5 +101,13 @@ mod tests {
             assert!(strict.requires_tls());
         }
         assert!(!TlsPolicy::Encrypt.verifies());
+    }
+
+    #[test]
+    fn a_message_that_demands_it_goes_to_proved_hosts_only() {
+        for policy in [TlsPolicy::May, TlsPolicy::Encrypt, TlsPolicy::Verify, TlsPolicy::Implicit] {
+            assert!(policy.for_require_tls().verifies());
+        }
+        assert_eq!(TlsPolicy::Never.for_require_tls(), TlsPolicy::Never);
     }
 }

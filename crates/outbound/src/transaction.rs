@@ -3,9 +3,9 @@
 //! Where the other side offers PIPELINING, everything up to DATA goes out in one write (RFC 2920 §3.1).
 
 use std::fmt::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use postern_queue::{Envelope, Recipient};
+use postern_queue::{DeliverBy, Envelope, Late, Recipient};
 use postern_smtp::data::DotStuffer;
 use postern_smtp::ehlo::Capabilities;
 use postern_smtp::{Address, Body, Notify, Reply, Ret};
@@ -32,6 +32,19 @@ pub(crate) struct Mail<'a> {
     pub(crate) envelope: &'a Envelope,
     pub(crate) to: Vec<To<'a>>,
     pub(crate) outgoing: &'a Outgoing<'a>,
+    /// The time: what is left until the message is to be delivered is told to the next hop.
+    pub(crate) now: SystemTime,
+}
+
+impl Mail<'_> {
+    /// What is left until it is to be delivered, in seconds, rounded up: not above zero only if that is over.
+    fn seconds_left(&self, by: DeliverBy) -> i64 {
+        let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        match by.at.duration_since(self.now) {
+            Ok(left) => seconds(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
+            Err(over) => -seconds(over.duration().as_secs()),
+        }
+    }
 }
 
 /// What became of it.
@@ -56,7 +69,7 @@ struct Transaction<'c, 'm> {
 impl Connection {
     /// Sends a message to its recipients, as many as the other side takes at once.
     pub(crate) async fn transact(&mut self, mail: &Mail<'_>) -> Sent {
-        let verdicts = mail.to.iter().map(|to| unsendable(&self.capabilities, mail, to)).collect();
+        let verdicts = mail.to.iter().map(|to| unsendable(self, mail, to)).collect();
         let mut transaction = Transaction { connection: self, mail, verdicts, slow_down: None };
         let failure = transaction.run().await.err();
         if let Some(reply) = failure.as_ref().and_then(Failure::closing) {
@@ -288,6 +301,18 @@ fn mail_command(out: &mut String, capabilities: &Capabilities, mail: &Mail<'_>) 
     if envelope.smtputf8 && capabilities.has("SMTPUTF8") {
         out.push_str(" SMTPUTF8");
     }
+    if envelope.terms.require_tls && capabilities.has("REQUIRETLS") {
+        out.push_str(" REQUIRETLS");
+    }
+    if let Some(by) = envelope.terms.deliver_by.filter(|_| capabilities.has("DELIVERBY")) {
+        // RFC 2852 §4: at most nine digits.
+        let left = mail.seconds_left(by).clamp(-999_999_999, 999_999_999);
+        let mode = if by.late == Late::Return { 'R' } else { 'N' };
+        put(out, format_args!(" BY={left};{mode}{}", if by.trace { "T" } else { "" }));
+    }
+    if let Some(priority) = envelope.terms.priority.filter(|_| capabilities.has("MT-PRIORITY")) {
+        put(out, format_args!(" MT-PRIORITY={priority}"));
+    }
     if capabilities.has("DSN") {
         match envelope.ret {
             Some(Ret::Full) => out.push_str(" RET=FULL"),
@@ -305,22 +330,36 @@ fn rcpt_command(out: &mut String, capabilities: &Capabilities, to: &To<'_>) {
     let Some(details) = to.details.filter(|_| capabilities.has("DSN")) else { return };
     if details.notify != Notify::default() {
         out.push_str(" NOTIFY=");
-        out.push_str(notify(details.notify));
+        out.push_str(&notify(details.notify));
     }
-    // An address of UTF-8 would need the encoding of RFC 6533 §3; the parameter is optional.
-    if let Some(original) = details.original.as_ref().filter(|original| original.address.is_ascii()) {
-        put(out, format_args!(" ORCPT={};{}", original.kind, xtext(&original.address)));
+    if let Some(original) = &details.original {
+        let address = match original.kind.as_str() {
+            "utf-8" => utf8_address(&original.address),
+            _ => xtext(&original.address),
+        };
+        put(out, format_args!(" ORCPT={};{address}", original.kind));
     }
 }
 
-/// The NOTIFY value. SUCCESS stays here: our queue reports that the message was relayed, and the sender should not get two.
-fn notify(notify: Notify) -> &'static str {
-    match (notify.failure, notify.delay) {
-        (true, true) => "FAILURE,DELAY",
-        (true, false) => "FAILURE",
-        (false, true) => "DELAY",
-        (false, false) => "NEVER",
+/// The NOTIFY value. Who gets SUCCESS reports it, and our queue does not (RFC 3461 §5.2.1).
+fn notify(notify: Notify) -> String {
+    let Notify { success, failure, delay } = notify;
+    let wanted = [("SUCCESS", success), ("FAILURE", failure), ("DELAY", delay)];
+    let words: Vec<&str> = wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(word, _)| word).collect();
+    if words.is_empty() { "NEVER".to_owned() } else { words.join(",") }
+}
+
+/// An address of the type `utf-8` in ASCII (RFC 6533 §3), which every host can take.
+fn utf8_address(address: &str) -> String {
+    let mut encoded = String::with_capacity(address.len());
+    for character in address.chars() {
+        match character {
+            '+' | '=' | '\\' => put(&mut encoded, format_args!("\\x{{{:02X}}}", u32::from(character))),
+            '!'..='~' => encoded.push(character),
+            _ => put(&mut encoded, format_args!("\\x{{{:02X}}}", u32::from(character))),
+        }
     }
+    encoded
 }
 
 /// RFC 3461 §4.
@@ -337,7 +376,8 @@ fn xtext(text: &str) -> String {
 }
 
 /// What can be known to fail before a word is said.
-fn unsendable(capabilities: &Capabilities, mail: &Mail<'_>, to: &To<'_>) -> Option<Verdict> {
+fn unsendable(connection: &Connection, mail: &Mail<'_>, to: &To<'_>) -> Option<Verdict> {
+    let capabilities = &connection.capabilities;
     let size = mail.outgoing.len();
     if let Some(limit) = capabilities.size_limit().filter(|limit| size > *limit) {
         let text = format!("message of {size} octets is larger than the {limit} that the host takes");
@@ -346,12 +386,31 @@ fn unsendable(capabilities: &Capabilities, mail: &Mail<'_>, to: &To<'_>) -> Opti
     if mail.envelope.body == Body::BinaryMime {
         return Some(Verdict::never(6, 3, "the message is BINARYMIME and cannot be converted"));
     }
+    if connection.protocol == Protocol::Smtp
+        && let Some(verdict) = too_late(capabilities, mail)
+    {
+        return Some(verdict);
+    }
     let utf8_sender = mail.envelope.reverse_path.address().is_some_and(Address::needs_utf8);
     let needs_utf8 = to.address.needs_utf8() || utf8_sender || mail.outgoing.utf8_header;
     if needs_utf8 && !capabilities.has("SMTPUTF8") {
         return Some(Verdict::never(6, 7, "the message needs SMTPUTF8, and the host does not offer it"));
     }
     None
+}
+
+/// A message that its sender wants back after a time must not go where nobody would return it (RFC 2852 §4.1).
+fn too_late(capabilities: &Capabilities, mail: &Mail<'_>) -> Option<Verdict> {
+    let by = mail.envelope.terms.deliver_by.filter(|by| by.late == Late::Return)?;
+    let left = mail.seconds_left(by);
+    let Some(shortest) = capabilities.shortest_deliver_by() else {
+        let text = "the message is to return after a time, and the host does not offer DELIVERBY";
+        return Some(Verdict::never(3, 3, text));
+    };
+    let is_too_late = left < i64::try_from(shortest).unwrap_or(i64::MAX).max(1);
+    let text =
+        || format!("{left} seconds are left to deliver the message, and the host wants {shortest} at least");
+    is_too_late.then(|| Verdict::never(4, 7, text()))
 }
 
 /// "Too many recipients": the rest is sent in another transaction (RFC 5321 §4.5.3.1.10, which knows 552 for it too).
@@ -402,7 +461,7 @@ mod tests {
         let source = Source::Whole(Bytes::copy_from_slice(text.as_bytes()));
         let outgoing = Outgoing::new(source, Vec::new(), envelope.smtputf8).await.unwrap();
         let to = envelope.recipients.iter().map(|r| To { address: &r.address, details: Some(r) }).collect();
-        let mail = Mail { envelope: &envelope, to, outgoing: &outgoing };
+        let mail = Mail { envelope: &envelope, to, outgoing: &outgoing, now: SystemTime::UNIX_EPOCH };
         let sent = connection.transact(&mail).await;
         drop(connection);
         let verdicts = sent.verdicts.iter().map(|verdict| match verdict {
@@ -578,8 +637,52 @@ mod tests {
         assert_eq!(outcome.lines[1], mail);
         assert_eq!(
             outcome.lines[2],
-            "RCPT TO:<bob@adatum.test> NOTIFY=FAILURE ORCPT=rfc822;b+3Db@adatum.test"
+            "RCPT TO:<bob@adatum.test> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;b+3Db@adatum.test"
         );
+    }
+
+    #[test]
+    fn reports_are_asked_for_in_the_words_of_the_standard() {
+        let said = |success, failure, delay| notify(Notify { success, failure, delay });
+        assert_eq!(said(true, true, true), "SUCCESS,FAILURE,DELAY");
+        assert_eq!(said(false, false, true), "DELAY");
+        assert_eq!(said(false, false, false), "NEVER");
+        assert_eq!(utf8_address("žofie+x@adatum.test"), "\\x{17E}ofie\\x{2B}x@adatum.test");
+    }
+
+    fn deliver_by(seconds: u64, late: Late, trace: bool) -> Option<DeliverBy> {
+        Some(DeliverBy { at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), late, trace })
+    }
+
+    #[tokio::test]
+    async fn demands_go_where_they_are_offered() {
+        let offers = "250-hi\r\n250-PIPELINING\r\n250-DELIVERBY 10\r\n250-MT-PRIORITY\r\n250 REQUIRETLS\r\n";
+        let script =
+            ["220 hi\r\n", "EHLO", offers, "DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 ok\r\n"];
+        let outcome = send(Server::start(&script).await, &["bob@adatum.test"], TEXT, |envelope| {
+            envelope.terms.require_tls = true;
+            envelope.terms.deliver_by = deliver_by(90, Late::Return, true);
+            envelope.terms.priority = Some(-3);
+        });
+        let expected = "MAIL FROM:<alice@proseware.test> REQUIRETLS BY=90;RT MT-PRIORITY=-3";
+        assert_eq!(outcome.await.lines[1], expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_return_goes_only_where_it_would() {
+        let offers = ["220 hi\r\n", "EHLO", "250-hi\r\n250 DELIVERBY 100\r\n"];
+        for (script, expected) in [(&GREET[..], "5.3.3"), (&offers[..], "5.4.7")] {
+            let outcome = send(Server::start(script).await, &["bob@adatum.test"], TEXT, |envelope| {
+                envelope.terms.deliver_by = deliver_by(90, Late::Return, false);
+            });
+            assert_eq!(outcome.await.verdicts, [expected]);
+        }
+        let answers = ["DATA", "250 ok\r\n250 ok\r\n354 go\r\n", ".", "250 queued\r\n"];
+        let script = [&GREET[..], &answers].concat();
+        let outcome = send(Server::start(&script).await, &["bob@adatum.test"], TEXT, |envelope| {
+            envelope.terms.deliver_by = deliver_by(90, Late::Notify, false);
+        });
+        assert_eq!(outcome.await.verdicts, ["250"]);
     }
 
     #[tokio::test]
@@ -627,7 +730,9 @@ mod tests {
             Outgoing::new(Source::Whole(Bytes::from_static(b"")), Vec::new(), false).await.unwrap();
         for expected in [550, 250] {
             let to = vec![To { address: &envelope.recipients[0].address, details: None }];
-            let sent = connection.transact(&Mail { envelope: &envelope, to, outgoing: &outgoing }).await;
+            let sent = connection
+                .transact(&Mail { envelope: &envelope, to, outgoing: &outgoing, now: SystemTime::UNIX_EPOCH })
+                .await;
             assert!(matches!(&sent.verdicts[0], Some(Verdict::Reply(reply)) if reply.code == expected));
         }
         assert!(!connection.needs_reset);

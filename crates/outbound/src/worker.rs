@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use postern_queue::{
-    Destination, Feedback, Lease, LeasedRecipient, Origin, Outcome, Progress, Queue, Recipient,
+    Destination, Feedback, Handover, Lease, LeasedRecipient, Origin, Outcome, Progress, Queue, Recipient,
 };
 use postern_runtime::Clock;
 use postern_smtp::EnhancedStatus;
@@ -356,7 +356,7 @@ impl<'a> Attempt<'a> {
         };
         let mut last = None;
         for target in &targets {
-            match self.host(hop, target, ours).await {
+            match Box::pin(self.host(hop, target, ours)).await {
                 Ok(()) => return,
                 Err(failure) => {
                     self.note(target, &failure);
@@ -364,7 +364,10 @@ impl<'a> Attempt<'a> {
                         self.tell_postmaster(answer).await;
                     }
                     let goes_on = failure.suggests_next_host();
-                    last = Some((failure, target));
+                    // It returns only where no host at all promises it: one that failed otherwise may do so later.
+                    if last.is_none() || !matches!(failure, Failure::RequireTlsNotOffered) {
+                        last = Some((failure, target));
+                    }
                     if !goes_on {
                         break;
                     }
@@ -392,7 +395,10 @@ impl<'a> Attempt<'a> {
     /// Sends to one host: over an idle connection, or if that has died meanwhile or there is none, over a new one.
     async fn host(&mut self, hop: &Hop<'_>, target: &Target, ours: &[usize]) -> Result<(), Failure> {
         let longest = self.settings.config.outbound.idle_connection;
-        let idle = self.outbound.pool.take(&self.lease.destination, &target.endpoint, longest);
+        // Idle connections were made under the policy of other messages.
+        let idle = (!self.requires_tls())
+            .then(|| self.outbound.pool.take(&self.lease.destination, &target.endpoint, longest))
+            .flatten();
         if let Some(mut connection) = idle {
             self.reused = true;
             connection.progress = self.progress.clone();
@@ -405,8 +411,18 @@ impl<'a> Attempt<'a> {
             }
         }
         self.reused = false;
-        let connection = self.connect(hop, target).await?;
+        let connection = self.connect(hop, target).await.map_err(|failure| match failure {
+            Failure::TlsNotOffered if self.requires_tls() => Failure::RequireTlsNotOffered,
+            failure => failure,
+        })?;
         self.feedback = Feedback::Reached;
+        if self.requires_tls()
+            && connection.protocol == Protocol::Smtp
+            && !connection.capabilities.has("REQUIRETLS")
+        {
+            self.keep(connection);
+            return Err(Failure::RequireTlsNotOffered);
+        }
         self.deliver(connection, ours).await
     }
 
@@ -416,6 +432,7 @@ impl<'a> Attempt<'a> {
             Hop::Relay(relay) => (relay.protocol, relay.tls, relay.credentials.as_ref()),
             _ => (Protocol::Smtp, TlsPolicy::May, None),
         };
+        let policy = if self.requires_tls() { policy.for_require_tls() } else { policy };
         let dial = Dial {
             hostname: &config.hostname,
             source_addresses: &config.outbound.source_addresses,
@@ -435,11 +452,24 @@ impl<'a> Attempt<'a> {
             }
             Err(_) => self.outbound.shared.metrics.connection_failed(),
         }
-        self.outbound.pool.note(&target.endpoint, opened.is_ok());
+        // What a host cannot do for this message says nothing of its other mail.
+        if !opened.as_ref().is_err_and(|failure| self.is_refused_by_demand(failure)) {
+            self.outbound.pool.note(&target.endpoint, opened.is_ok());
+        }
         if matches!(hop, Hop::Mx(_)) {
             self.outbound.learn(&self.lease.destination, opened.as_ref().err());
         }
         opened
+    }
+
+    /// Whether the message goes over verified TLS only (RFC 8689).
+    fn requires_tls(&self) -> bool {
+        self.lease.envelope.terms.require_tls
+    }
+
+    /// Whether a host would do for mail that demands no REQUIRETLS.
+    fn is_refused_by_demand(&self, failure: &Failure) -> bool {
+        self.requires_tls() && failure.stage() == Stage::Tls
     }
 
     fn took(&mut self, phase: Phase, time: Duration) {
@@ -497,12 +527,13 @@ impl<'a> Attempt<'a> {
                 let recipient = &lease.recipients[*at];
                 To { address: &recipient.address, details: details(lease, recipient) }
             });
-            let mail = Mail { envelope: &lease.envelope, to: to.collect(), outgoing };
+            let mail = Mail { envelope: &lease.envelope, to: to.collect(), outgoing, now: self.now() };
             let sent = connection.transact(&mail).await;
             let circumstances = Circumstances {
                 host: Some(connection.host.clone()),
                 tls: Some(connection.protection.to_string()),
                 at: self.now(),
+                handover: connection.handover(),
             };
             self.address = connection.endpoint.to_string();
             if self.feedback == Feedback::Nothing {
@@ -564,6 +595,10 @@ impl<'a> Attempt<'a> {
     fn blame(&mut self, failure: &Failure) {
         // A host that turns us away before MAIL, be it with a 421, serves nobody; nor does one that falls silent on everybody.
         let nobody_decided = self.outcomes.iter().all(Option::is_none);
+        if self.is_refused_by_demand(failure) {
+            self.feedback = Feedback::Reached;
+            return;
+        }
         if failure.stage() < Stage::Mail || (failure.is_no_answer() && nobody_decided) {
             self.feedback = Feedback::Unreachable(failure.to_string());
         } else if failure.closing().is_some() {
@@ -627,7 +662,13 @@ impl<'a> Attempt<'a> {
     }
 
     fn circumstances(&self, target: Option<&Target>) -> Circumstances {
-        Circumstances { host: target.map(|target| target.host.clone()), tls: None, at: self.now() }
+        Circumstances {
+            host: target.map(|target| target.host.clone()),
+            tls: None,
+            at: self.now(),
+            // No host has taken anything: only a mailbox can have.
+            handover: Handover::Final,
+        }
     }
 
     fn now(&self) -> SystemTime {
@@ -664,7 +705,7 @@ impl<'a> Attempt<'a> {
     fn log(&self, recipient: &LeasedRecipient, address: &str, outcome: &Outcome, now: SystemTime) {
         let report = outcome.report();
         let event = match outcome {
-            Outcome::Delivered(_) => "delivered",
+            Outcome::Delivered(..) => "delivered",
             Outcome::Deferred(..) => "deferred",
             Outcome::Failed(_) => "failed",
         };

@@ -28,8 +28,12 @@ pub enum Action {
     Failed,
     /// It is late, and still being tried.
     Delayed,
+    /// The mailbox has it.
+    Delivered,
     /// The next hop took it, and does not report further.
     Relayed,
+    /// It is an alias: the message goes to each of those behind it.
+    Expanded,
 }
 
 impl Action {
@@ -38,7 +42,9 @@ impl Action {
         match self {
             Self::Failed => "failed",
             Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
             Self::Relayed => "relayed",
+            Self::Expanded => "expanded",
         }
     }
 }
@@ -70,9 +76,14 @@ pub enum Original {
 }
 
 impl Original {
-    /// Whether the whole message of this envelope may be returned.
-    pub fn is_full_wanted(envelope: &Envelope) -> bool {
-        envelope.ret != Some(Ret::Headers) && envelope.size <= FULL_RETURN_LIMIT
+    /// Whether the whole message of this envelope may be returned. RET is about failures: who hears of nothing else still has
+    /// the message, and gets its header (RFC 3461 §4.3). So does everybody whose message demands secrecy (RFC 8689 §5).
+    pub fn is_full_wanted(envelope: &Envelope, told: &[Told]) -> bool {
+        let fails = told.iter().any(|told| told.action == Action::Failed);
+        fails
+            && !envelope.terms.require_tls
+            && envelope.ret != Some(Ret::Headers)
+            && envelope.size <= FULL_RETURN_LIMIT
     }
 
     /// Takes what may be returned from the content, or from its beginning if `is_whole` is false.
@@ -198,8 +209,10 @@ fn subject(told: &[Told]) -> String {
         "Not delivered"
     } else if told.iter().any(|t| t.action == Action::Delayed) {
         "Delayed, still being tried"
-    } else {
+    } else if told.iter().all(|t| t.action == Action::Relayed) {
         "Relayed"
+    } else {
+        "Delivered"
     };
     match told {
         [one] if !shown_address(&one.recipient).needs_utf8() => {
@@ -229,6 +242,12 @@ fn human_part(facts: &Facts<'_>, international: bool) -> String {
             Action::Delayed,
             "Your message has not yet been delivered to the following recipients. You need not do \
              anything: it is tried again and again, and you are told if it fails for good.",
+        ),
+        (Action::Delivered, "Your message was delivered to the mailboxes of the following recipients."),
+        (
+            Action::Expanded,
+            "The following addresses stand for several recipients. Your message goes to each of them; of those you \
+             hear only if something fails.",
         ),
         (
             Action::Relayed,
@@ -280,10 +299,11 @@ fn describe(text: &mut Text, facts: &Facts<'_>, told: &Told, international: bool
             );
         }
         (None, true) => text.paragraph("    ", &format!("On {when}:")),
+        (_, false) if told.action == Action::Expanded => {}
         (_, false) => text.paragraph("    ", "Why:"),
     }
     text.paragraph("        ", &said);
-    if told.action != Action::Relayed {
+    if matches!(told.action, Action::Failed | Action::Delayed) {
         text.paragraph("    ", &format!("What this means: {}", meaning(told)));
     }
     if told.action == Action::Delayed {
@@ -305,6 +325,9 @@ fn in_words(seconds: u64) -> String {
 
 /// What an enhanced status code means to somebody who never saw one (RFC 3463 §3).
 fn meaning(told: &Told) -> &'static str {
+    if told.expired && told.report.status.class == 5 {
+        return "you wanted it delivered by a time that is over now. It will not be delivered any more.";
+    }
     if told.expired {
         return "the other side could not be reached, or kept asking to be tried later, until this server's patience \
                 ended. Send the message again later, or reach the recipient another way.";
@@ -320,12 +343,19 @@ fn meaning(told: &Told) -> &'static str {
         (2, 2) => "the mailbox is full. Only the recipient can change that.",
         (2, 3) | (3, 4) => "the message is too large for the recipient. Send a smaller one, or a link.",
         (2, _) => "something is wrong with the mailbox. Only the other side can change that.",
+        (3, 3) => {
+            "the other side's mail server cannot do what you asked for. Send the message again without that."
+        }
         (3, _) => "the other side's mail server has a problem of its own.",
         (4, 4 | 6) => "the way to the recipient's mail server is set up wrongly.",
         (4, _) => "the recipient's mail server could not be reached.",
         (5, 3) => "the message has too many recipients. Send it in smaller groups.",
         (5, _) => "the two mail servers did not understand each other. Tell the administrators.",
         (6, _) => "the other side cannot handle the form of this message.",
+        (7, 30) => {
+            "you asked that nobody can read the message on its way, and the other side does not promise that. Send it again \
+             without that demand, if you may."
+        }
         (7, _) if class == 5 && !told.report.is_reply => {
             "an administrator of this server, or a rule of its own, has ended it. Ask there if you need it delivered."
         }
@@ -486,6 +516,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::envelope::Origin;
+    use crate::terms::Terms;
     use postern_smtp::header::fields;
     use postern_smtp::{EnvelopeId, Notify, ReversePath};
     use std::time::Duration;
@@ -503,6 +534,7 @@ mod tests {
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         }
     }
 
@@ -531,6 +563,7 @@ mod tests {
             envelope_id: Some(EnvelopeId("QQ314159".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
             priority: 0,
+            terms: Default::default(),
             size: MESSAGE.len() as u64,
             recipients: Vec::new(),
         }
@@ -653,6 +686,25 @@ mod tests {
     }
 
     #[test]
+    fn success_is_told_without_advice() {
+        for (action, subject) in
+            [(Action::Delivered, "Delivered"), (Action::Relayed, "Relayed"), (Action::Expanded, "Delivered")]
+        {
+            let mut told = told("bob@adatum.test", action);
+            told.report.status = EnhancedStatus::new(2, 0, 0);
+            told.attempted = action != Action::Expanded;
+            let composed = report(&envelope(), &[told], full());
+            assert_eq!(field(&composed.content, "Subject").unwrap(), format!("{subject}: bob@adatum.test"));
+            let parts = parts(&composed.content);
+            let per_recipient = &parts[1].1[body_offset(&parts[1].1)..];
+            assert_eq!(field(per_recipient, "Action").as_deref(), Some(action.as_str()));
+            assert_eq!(field(per_recipient, "Status").as_deref(), Some("2.0.0"));
+            let text = String::from_utf8(parts[0].1.clone()).unwrap();
+            assert!(!text.contains("What this means") && !text.contains("Why:"), "{text}");
+        }
+    }
+
+    #[test]
     fn a_delay_notice_says_until_when_it_is_tried() {
         let mut told = told("bob@adatum.test", Action::Delayed);
         told.report.is_reply = false;
@@ -687,13 +739,14 @@ mod tests {
 
     #[test]
     fn only_the_header_returns_when_asked_or_when_the_body_cannot() {
-        assert!(Original::is_full_wanted(&envelope()));
-        assert!(!Original::is_full_wanted(&Envelope { ret: Some(Ret::Headers), ..envelope() }));
-        assert!(!Original::is_full_wanted(&Envelope {
-            size: FULL_RETURN_LIMIT + 1,
-            ret: Some(Ret::Full),
-            ..envelope()
-        }));
+        let failed = [told("bob@adatum.test", Action::Delivered), told("carol@adatum.test", Action::Failed)];
+        assert!(Original::is_full_wanted(&envelope(), &failed));
+        let full = Envelope { ret: Some(Ret::Full), ..envelope() };
+        assert!(!Original::is_full_wanted(&full, &failed[..1]), "nothing has failed");
+        assert!(!Original::is_full_wanted(&Envelope { ret: Some(Ret::Headers), ..envelope() }, &failed));
+        let secret = Envelope { terms: Terms { require_tls: true, ..Terms::default() }, ..full.clone() };
+        assert!(!Original::is_full_wanted(&secret, &failed), "it must not be read on the way");
+        assert!(!Original::is_full_wanted(&Envelope { size: FULL_RETURN_LIMIT + 1, ..full }, &failed));
         let long = format!("A: b\r\n\r\n{}\r\n", "x".repeat(1000));
         assert_eq!(
             Original::from_content(long.into_bytes(), true),

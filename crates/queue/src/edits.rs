@@ -129,7 +129,14 @@ mod tests {
 
     fn recipient(address: &str) -> Recipient {
         let address = Address::parse(address).unwrap();
-        Recipient { address, given: None, notify: Notify::default(), original: None, via: None }
+        Recipient {
+            address,
+            given: None,
+            notify: Notify::default(),
+            original: None,
+            via: None,
+            expanded: false,
+        }
     }
 
     fn sample() -> Edits {

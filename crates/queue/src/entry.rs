@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use postern_smtp::{Address, EnhancedStatus, ReversePath};
+use postern_smtp::{Address, EnhancedStatus, Notify, ReversePath};
 use tokio::sync::oneshot;
 
 use crate::codec::{Damaged, milliseconds};
@@ -12,12 +12,13 @@ use crate::domains::DomainNumber;
 use crate::dsn::{Action, Told};
 use crate::envelope::{Envelope, Recipient};
 use crate::lease::LeasedRecipient;
-use crate::message::{Destination, Outcome, QueueId, Report};
+use crate::message::{Destination, Handover, Outcome, QueueId, Report};
 use crate::messages::{Context, Leased, PAUSE};
 use crate::reports::{NewReport, Owed};
 use crate::retry;
 use crate::spool::StoreError;
 use crate::state::{Ending, EndingKind, MessageState, Phase, RecipientState, shortened};
+use crate::terms::{DeliverBy, Late};
 use crate::watch::Watch;
 
 /// The state of a message as a whole.
@@ -84,7 +85,7 @@ impl Texts {
         let mut envelope = Envelope::decode(meta)?;
         let recipients = envelope.recipients.len();
         let state = if state.is_empty() {
-            MessageState::fresh(recipients)
+            MessageState::of(&envelope)
         } else {
             MessageState::decode(state, recipients)?
         };
@@ -269,7 +270,7 @@ impl Entry {
             return;
         };
         // The spool has no state of a message with which nothing has happened.
-        let is_fresh = self.saved == 0 && work.state.is_fresh();
+        let is_fresh = self.saved == 0 && work.state.is_fresh(&work.envelope);
         let state = if is_fresh { Vec::new() } else { work.state.encode() };
         if texts.parts().1 != state {
             self.texts = Some(Texts::new(texts.meta(), &state));
@@ -425,13 +426,16 @@ impl Work {
         recipient.attempts = recipient.attempts.saturating_add(1);
         self.dirty = true;
         match outcome {
-            Outcome::Delivered(report) => {
+            Outcome::Delivered(report, handover) => {
                 // Whatever an operator wanted instead: it is there.
                 recipient.ending = None;
-                let report_owed = notify.success && !null_sender;
+                let is_told = (notify.success && handover != Handover::Reporting)
+                    || (wants_trace(self.envelope.terms.deliver_by, handover) && notify != Notify::NEVER);
+                let report_owed = is_told && !null_sender;
                 recipient.end(Phase::Delivered { report_owed });
                 // Every later outcome writes this state again: what nobody will ask for is not part of it.
                 recipient.last = report_owed.then(|| kept(report));
+                recipient.is_final = report_owed && handover == Handover::Final;
             }
             Outcome::Failed(report) => {
                 // What the other side said tells the sender more than what an operator did.
@@ -487,7 +491,7 @@ impl Work {
 
     /// When its recipients are given up.
     pub(crate) fn expires(&self, cx: &Context<'_>) -> SystemTime {
-        retry::expires(&cx.schedule, self.envelope.received, self.envelope.has_null_sender())
+        self.envelope.expires(&cx.schedule)
     }
 
     /// The domain of its only recipient; none if it has several, or came by another domain.
@@ -510,10 +514,12 @@ impl Work {
         if self.discarded || cx.now < self.expires(cx) {
             return Vec::new();
         }
+        // RFC 2852 §4.1: what its sender wants back will not be tried again, by anybody.
+        let class = if self.envelope.returns_at().is_some_and(|returns| returns <= cx.now) { 5 } else { 4 };
         let waiting: Vec<usize> = self.waiting().collect();
         for index in &waiting {
             let report = self.last_words(*index, cx);
-            let expired = Report { status: EnhancedStatus::new(4, 4, 7), ..report };
+            let expired = Report { status: EnhancedStatus::new(class, 4, 7), ..report };
             self.fail(*index, expired, true);
         }
         waiting
@@ -651,7 +657,7 @@ impl Work {
         let is_over = self.state.held_until.is_some_and(|until| until <= cx.now);
         if is_over && !self.discarded {
             // Not in line before that is durable: what is due by its time is put there then.
-            self.release(Some(cx.now));
+            self.release(Some(self.envelope.starts().max(cx.now)));
         }
         is_over && !self.discarded
     }
@@ -678,7 +684,8 @@ impl Work {
         if self.state.held.is_some() || self.discarded {
             return due;
         }
-        let horizon = milliseconds(cx.now + retry::horizon(&cx.schedule.retry));
+        let horizon = (cx.now + retry::horizon(&cx.schedule.retry)).max(self.envelope.starts());
+        let horizon = milliseconds(horizon);
         self.looked = milliseconds(cx.now);
         for (index, recipient) in self.state.recipients.iter_mut().enumerate() {
             let Phase::Waiting { next: Some(next) } = recipient.phase else {
@@ -725,7 +732,8 @@ impl Work {
     /// When the sender is told of a delay, if he still is to be told.
     fn delay_notice_due(&self, cx: &Context<'_>) -> Option<SystemTime> {
         let after = cx.schedule.delay_notice;
-        if after.is_zero()
+        let late = self.envelope.tells_late_at();
+        if (after.is_zero() && late.is_none())
             || self.state.delay_told
             || self.state.held.is_some()
             || self.envelope.has_null_sender()
@@ -733,7 +741,8 @@ impl Work {
             return None;
         }
         self.waiting().find(|index| self.envelope.recipients[*index].notify.delay)?;
-        Some(self.envelope.received + after)
+        // Once: at the time that the sender has named, or at ours.
+        Some(late.unwrap_or(self.envelope.starts() + after))
     }
 
     /// Whether a report must be written now. It waits for attempts under way: one report collects what they end with.
@@ -756,12 +765,17 @@ impl Work {
             let recipient = &self.envelope.recipients[index];
             let (action, expired) = match state.phase {
                 Phase::Failed { expired, report_owed: true } => (Action::Failed, expired),
+                Phase::Delivered { report_owed: true } if recipient.expanded => (Action::Expanded, false),
+                Phase::Delivered { report_owed: true } if state.is_final => (Action::Delivered, false),
                 Phase::Delivered { report_owed: true } => (Action::Relayed, false),
                 Phase::Waiting { .. } if delayed && recipient.notify.delay => (Action::Delayed, false),
                 _ => continue,
             };
             let attempted = state.attempts > 0;
-            let report = self.last_words(index, cx);
+            let report = match action {
+                Action::Expanded => expanded(self.envelope.received),
+                _ => self.last_words(index, cx),
+            };
             // A delay is told, not owed: what such a recipient comes to owe meanwhile is told by another report.
             if state.phase.owes_report() {
                 owed.indices.push(index as u32);
@@ -788,6 +802,22 @@ impl Work {
         }
         status
     }
+}
+
+/// Whether the sender of a message with a time wants to hear that a host has taken it: of each, or of one that may not know of
+/// the time any more (RFC 2852 §4.1).
+fn wants_trace(by: Option<DeliverBy>, handover: Handover) -> bool {
+    by.is_some_and(|by| match handover {
+        Handover::Final => false,
+        Handover::Relayed => by.trace || by.late == Late::Notify,
+        Handover::Reporting => by.trace,
+    })
+}
+
+/// The evidence that an alias was expanded.
+fn expanded(at: SystemTime) -> Report {
+    let text = "the address stands for several recipients, and the message goes to each of them".to_owned();
+    Report { status: EnhancedStatus::new(2, 0, 0), text, is_reply: false, host: None, tls: None, at }
 }
 
 /// The phase of a recipient that ended without delivery and without a word to anybody.

@@ -5,10 +5,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use postern_config as config;
 use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
 
 use crate::codec::{Damaged, Field, Reader, Writer};
 use crate::message::QueueId;
+use crate::retry;
+use crate::terms::{Late, Terms};
 
 /// How far a message can be brought forward in the lines of its destinations: the range of RFC 6710 §2. Below 0 others are
 /// let pass.
@@ -39,6 +42,8 @@ pub struct Envelope {
     pub message_id: Option<String>,
     /// How far it is brought forward in the lines of its destinations: one of [`PRIORITIES`], 0 for most.
     pub priority: i8,
+    /// What its sender demands of every server on the way.
+    pub terms: Terms,
     /// Octets of the content, our header fields included.
     pub size: u64,
     /// The final recipients, aliases expanded, without duplicates.
@@ -81,6 +86,9 @@ pub struct Recipient {
     /// A route that an operator has chosen for it, in words; without one the configuration in force decides. It is part of
     /// the message's state and not of the encoded envelope.
     pub via: Option<Arc<str>>,
+    /// An alias for several, whose sender wants to hear of success: nothing goes there, and a report that it was expanded is
+    /// owed from the beginning (RFC 3461 §5.2.7). Those behind it are recipients of their own, without NOTIFY=SUCCESS.
+    pub expanded: bool,
 }
 
 mod tag {
@@ -104,6 +112,8 @@ mod tag {
     pub(super) const PRIORITY: u8 = 15;
     /// A release that does not know it takes the message for an outsider's.
     pub(super) const GRANTED: u8 = 16;
+    /// The demands, as fields. Absent: none. A release that does not know them does not heed them.
+    pub(super) const TERMS: u8 = 17;
 
     /// Fields of a recipient.
     pub(super) mod recipient {
@@ -113,6 +123,8 @@ mod tag {
         pub(in super::super) const NOTIFY: u8 = 3;
         pub(in super::super) const ORIGINAL_KIND: u8 = 4;
         pub(in super::super) const ORIGINAL_ADDRESS: u8 = 5;
+        /// A release that does not know it takes the alias for one more recipient.
+        pub(in super::super) const EXPANDED: u8 = 6;
     }
 }
 
@@ -150,6 +162,9 @@ impl Envelope {
         if self.priority != 0 {
             write_priority(tag::PRIORITY, self.priority, &mut writer);
         }
+        if self.terms != Terms::default() {
+            writer.nested(tag::TERMS, |writer| self.terms.encode(writer));
+        }
         for recipient in &self.recipients {
             writer.nested(tag::RECIPIENT, |writer| recipient.encode(writer));
         }
@@ -173,6 +188,7 @@ impl Envelope {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Terms::default(),
             size: 0,
             recipients: Vec::new(),
         };
@@ -194,6 +210,7 @@ impl Envelope {
                 tag::ENVELOPE_ID => envelope.envelope_id = Some(EnvelopeId(field.owned_text()?)),
                 tag::MESSAGE_ID => envelope.message_id = Some(field.owned_text()?),
                 tag::PRIORITY => envelope.priority = priority(field)?,
+                tag::TERMS => envelope.terms = Terms::decode(field)?,
                 tag::RECIPIENT => envelope.recipients.push(Recipient::decode(field.fields())?),
                 _ => {}
             }
@@ -216,9 +233,32 @@ impl Envelope {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Terms::default(),
             size: 0,
             recipients: Vec::new(),
         }
+    }
+
+    /// When it may be tried first: the delays and the lifetime of the schedule count from here.
+    pub(crate) fn starts(&self) -> SystemTime {
+        self.terms.release.map_or(self.received, |release| release.max(self.received))
+    }
+
+    /// When its recipients are given up: at the end of the lifetime, or when its sender wants it back.
+    pub(crate) fn expires(&self, schedule: &config::Queue) -> SystemTime {
+        let expires = retry::expires(schedule, self.starts(), self.has_null_sender());
+        self.returns_at().map_or(expires, |returns| expires.min(returns))
+    }
+
+    /// When its sender wants it back.
+    pub(crate) fn returns_at(&self) -> Option<SystemTime> {
+        self.terms.deliver_by.filter(|by| by.late == Late::Return).map(|by| by.at)
+    }
+
+    /// When its sender wants to be told that it is late, if he does; not if that was so already before it came here.
+    pub(crate) fn tells_late_at(&self) -> Option<SystemTime> {
+        let by = self.terms.deliver_by.filter(|by| by.late == Late::Notify)?;
+        (by.at > self.received).then_some(by.at)
     }
 
     /// Whether nobody is told when delivery fails (RFC 5321 §4.5.5).
@@ -241,6 +281,7 @@ impl Recipient {
             writer.text(tag::recipient::ORIGINAL_KIND, &original.kind);
             writer.text(tag::recipient::ORIGINAL_ADDRESS, &original.address);
         }
+        writer.flag(tag::recipient::EXPANDED, self.expanded);
     }
 
     /// Reads what [`Recipient::encode`] wrote.
@@ -252,6 +293,7 @@ impl Recipient {
         let mut given = None;
         let mut notify = Notify::default();
         let (mut kind, mut original) = (None, None);
+        let mut expanded = false;
         while let Some(field) = reader.field()? {
             match field.tag {
                 tag::recipient::ADDRESS => found = Some(address(field)?),
@@ -262,12 +304,13 @@ impl Recipient {
                 }
                 tag::recipient::ORIGINAL_KIND => kind = Some(field.owned_text()?),
                 tag::recipient::ORIGINAL_ADDRESS => original = Some(field.owned_text()?),
+                tag::recipient::EXPANDED => expanded = true,
                 _ => {}
             }
         }
         let original = kind.zip(original).map(|(kind, address)| OriginalRecipient { kind, address });
         let address = found.ok_or(Damaged::Value("recipient"))?;
-        Ok(Self { address, given, notify, original, via: None })
+        Ok(Self { address, given, notify, original, via: None, expanded })
     }
 }
 
@@ -337,6 +380,26 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
+    /// What the first releases wrote: alice@proseware.test to bob@adatum.test.
+    const OLD: &[u8] =
+        b"\x01\x01\x06\x03\xdc\x7f\xa9\xa1\x01\x02\x01\x2a\x03\x14alice@proseware.test\x04\x05alice\
+        \x09\x01\x01\x0b\x01\x02\x0c\x03abc\x0e\x14\x01\x0fbob@adatum.test\x03\x01\x01";
+
+    #[test]
+    fn an_envelope_of_a_former_release_is_read() {
+        let envelope = Envelope::decode(OLD).unwrap();
+        assert_eq!(envelope.reverse_path.to_string(), "alice@proseware.test");
+        assert_eq!((envelope.size, envelope.body), (42, Body::EightBitMime));
+        assert_eq!(envelope.terms, Terms::default());
+        assert_eq!(
+            (envelope.ret, envelope.envelope_id),
+            (Some(Ret::Headers), Some(EnvelopeId("abc".to_owned())))
+        );
+        let [bob] = &envelope.recipients[..] else { panic!("{:?}", envelope.recipients) };
+        assert_eq!((bob.address.to_string().as_str(), bob.expanded), ("bob@adatum.test", false));
+        assert_eq!(bob.notify, Notify { success: true, failure: false, delay: false });
+    }
+
     fn full() -> Envelope {
         Envelope {
             reverse_path: ReversePath::parse("\"odd one\"@proseware.test").unwrap(),
@@ -350,6 +413,7 @@ mod tests {
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
             priority: -9,
+            terms: Terms::default(),
             size: 70_000,
             recipients: vec![
                 Recipient {
@@ -361,6 +425,7 @@ mod tests {
                         address: "Bob@adatum.test".to_owned(),
                     }),
                     via: None,
+                    expanded: false,
                 },
                 Recipient {
                     address: Address::parse("žofie@adatum.test").unwrap(),
@@ -368,6 +433,7 @@ mod tests {
                     notify: Notify::default(),
                     original: None,
                     via: None,
+                    expanded: true,
                 },
             ],
         }

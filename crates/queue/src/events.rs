@@ -245,7 +245,7 @@ impl Noted {
         cx: &Context<'_>,
     ) {
         let kind = match outcome {
-            Outcome::Delivered(_) => EventKind::Delivered,
+            Outcome::Delivered(..) => EventKind::Delivered,
             Outcome::Deferred(..) => EventKind::Deferred,
             Outcome::Failed(_) => EventKind::Failed,
         };

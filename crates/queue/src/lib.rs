@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`envelope`] | what is kept of a message beside its content, and its encoding |
+//! | [`terms`] | what a sender demands of every server on the way |
 //! | `state` | what became of its recipients so far, and its encoding |
 //! | `codec` | tag, length, value |
 //! | [`message`] | states, outcomes, views |
@@ -67,6 +68,7 @@ pub mod scheduler;
 pub mod spool;
 mod state;
 pub mod store;
+pub mod terms;
 pub mod transfer;
 pub mod upkeep;
 mod watch;
@@ -81,6 +83,7 @@ use postern_config as config;
 use postern_runtime::Clock;
 use postern_smtp::{Address, Domain, ReversePath};
 use spool::{Found, News, Recovered};
+use state::MessageState;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -90,11 +93,12 @@ pub use door::{Door, Opener};
 pub use envelope::{Envelope, Origin, Recipient};
 pub use incoming::{AcceptError, Incoming};
 pub use lease::{Content, Lease, LeasedRecipient};
-pub use message::{Destination, Feedback, Outcome, QueueId, Report};
+pub use message::{Destination, Feedback, Handover, Outcome, QueueId, Report};
 pub use operate::{Change, Filter, MessageView, RecipientView};
 pub use progress::{AttemptView, Progress};
 pub use spool::{Spool, StoreError};
 pub use store::Claim;
+pub use terms::{DeliverBy, Late, Terms};
 pub use transfer::Transfer;
 
 /// What the queue asks of its surroundings; answered by the daemon from the configuration in force.
@@ -603,15 +607,18 @@ fn held_as_damaged(
     damage: codec::Damaged,
     cx: &messages::Context<'_>,
 ) -> Result<messages::Arrival, codec::Damaged> {
-    let (meta, recipients, reason) = match Envelope::decode(&meta) {
+    let (meta, state, reason) = match Envelope::decode(&meta) {
         Ok(envelope) => {
             let reason = format!("its state cannot be read ({damage}): some recipients may have it already");
-            (meta, envelope.recipients.len(), reason)
+            (meta, MessageState::of(&envelope), reason)
         }
-        Err(_) => (Envelope::unreadable(id).encode(), 0, format!("its envelope cannot be read ({damage})")),
+        Err(_) => {
+            let reason = format!("its envelope cannot be read ({damage})");
+            (Envelope::unreadable(id).encode(), MessageState::default(), reason)
+        }
     };
     error!(id = %id, reason, "message held");
-    let state = state::MessageState { held: Some(reason), ..state::MessageState::fresh(recipients) };
+    let state = MessageState { held: Some(reason), ..state };
     messages::Arrival::new(id, &meta, &state.encode(), cx).map(messages::Arrival::kept)
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn hold(id: QueueId, meta: &[u8], state: Vec<u8>) -> Vec<u8> {
         "the content of a message is gone: its sender and recipients should be told"
     );
     let decoded = match state.is_empty() {
-        true => Ok(MessageState::fresh(recipients.len())),
+        true => Ok(MessageState::of(&envelope)),
         false => MessageState::decode(&state, recipients.len()),
     };
     let Ok(mut decoded) = decoded else { return state };
@@ -54,6 +54,7 @@ mod tests {
 
     use super::*;
     use crate::messages::tests::envelope;
+    use crate::state::tests::fresh;
 
     #[test]
     fn what_is_lost_is_held_whatever_it_was_before() {
@@ -64,10 +65,10 @@ mod tests {
             state.held.unwrap()
         };
         assert_eq!(held(Vec::new()), REASON);
-        let by_hand = MessageState { held: Some("spam?".to_owned()), ..MessageState::fresh(2) };
+        let by_hand = MessageState { held: Some("spam?".to_owned()), ..fresh(2) };
         let text = held(by_hand.encode());
         assert!(text.starts_with(REASON) && text.ends_with("(held before: spam?)"), "{text}");
-        let again = MessageState { held: Some(text.clone()), ..MessageState::fresh(2) };
+        let again = MessageState { held: Some(text.clone()), ..fresh(2) };
         assert!(held(again.encode()).len() <= text.len(), "it does not grow with every start");
         assert_eq!(hold(QueueId(7), b"what?", b"that".to_vec()), b"that");
     }

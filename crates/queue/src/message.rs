@@ -70,7 +70,7 @@ impl fmt::Display for Destination {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The next hop took responsibility, or the mailbox has it.
-    Delivered(Report),
+    Delivered(Report, Handover),
     /// To be tried again: by the schedule, or after the time the other side asked for.
     Deferred(Report, Option<Duration>),
     /// Never: the sender is told.
@@ -81,9 +81,20 @@ impl Outcome {
     /// The evidence.
     pub fn report(&self) -> &Report {
         match self {
-            Self::Delivered(report) | Self::Deferred(report, _) | Self::Failed(report) => report,
+            Self::Delivered(report, _) | Self::Deferred(report, _) | Self::Failed(report) => report,
         }
     }
+}
+
+/// Who can tell a sender more who asked for a report of success (RFC 3461 §5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// Nobody: the mailbox has it. That it was delivered is reported here.
+    Final,
+    /// Nobody: the next hop does not know what was asked for. That it was relayed is reported here.
+    Relayed,
+    /// The next hop, which was asked to.
+    Reporting,
 }
 
 /// The evidence of an outcome, for operators and reports.

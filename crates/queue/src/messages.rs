@@ -1146,10 +1146,11 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::envelope::{Origin, Recipient};
-    use crate::message::Report;
+    use crate::message::{Handover, Report};
     use crate::owing::AT_A_TIME;
     use crate::reports::NewReport;
     use crate::state::Phase;
+    use crate::state::tests::fresh;
     use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
 
     /// Every domain is its own destination.
@@ -1195,6 +1196,7 @@ pub(crate) mod tests {
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         };
         Envelope {
             reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),
@@ -1208,6 +1210,7 @@ pub(crate) mod tests {
             envelope_id: None,
             message_id: None,
             priority: 0,
+            terms: Default::default(),
             size: 100,
             recipients: (0..recipients).map(recipient).collect(),
         }
@@ -1340,7 +1343,7 @@ pub(crate) mod tests {
     fn a_delivery_that_cannot_be_written_is_kept_and_written_again() {
         let mut bench = Bench::with_message(1);
         let leased = bench.lease().unwrap();
-        bench.settle(leased, &Outcome::Delivered(report()));
+        bench.settle(leased, &Outcome::Delivered(report(), Handover::Relayed));
         assert_eq!(bench.written(false), "delete");
         assert!(bench.lease().is_none(), "delivered is delivered, written or not");
         bench.pass(WRITE_AGAIN);
@@ -1393,8 +1396,8 @@ pub(crate) mod tests {
         let mut bench = Bench::with_message(150);
         let (first, second) = (bench.lease().unwrap(), bench.lease().unwrap());
         assert_eq!((first.recipients.len(), second.recipients.len()), (100, 50));
-        bench.settle(first, &Outcome::Delivered(report()));
-        bench.settle(second, &Outcome::Delivered(report()));
+        bench.settle(first, &Outcome::Delivered(report(), Handover::Relayed));
+        bench.settle(second, &Outcome::Delivered(report(), Handover::Relayed));
         assert_eq!(bench.written(true), "state");
         assert_eq!(bench.written(true), "delete");
         assert_eq!(bench.messages.len(), 0);
@@ -1445,7 +1448,7 @@ pub(crate) mod tests {
     #[test]
     fn some_reports_are_made_at_a_time_however_many_are_owed() {
         let mut bench = Bench::with_message(1);
-        let mut state = MessageState::fresh(1);
+        let mut state = fresh(1);
         state.recipients[0].phase = Phase::Failed { expired: false, report_owed: true };
         insert_more(&mut bench, AT_A_TIME + 3, &state);
         bench.pass(Duration::from_secs(1));
@@ -1482,7 +1485,7 @@ pub(crate) mod tests {
     #[test]
     fn the_timer_waits_while_many_changes_are_on_their_way() {
         let mut bench = Bench::with_message(1);
-        insert_more(&mut bench, MAX_WRITING + 500, &MessageState::fresh(1));
+        insert_more(&mut bench, MAX_WRITING + 500, &fresh(1));
         bench.pass(Duration::from_secs(30 * 24 * 3600));
         bench.pass(DOUBT);
         assert!((MAX_WRITING..MAX_WRITING + 10).contains(&bench.writes.len()), "{}", bench.writes.len());
@@ -1501,7 +1504,7 @@ pub(crate) mod tests {
         let leased = bench.lease().unwrap();
         bench.pass(Duration::from_secs(4 * 3600));
         assert!(bench.reports.is_empty());
-        bench.settle(leased, &Outcome::Delivered(report()));
+        bench.settle(leased, &Outcome::Delivered(report(), Handover::Relayed));
         assert_eq!(bench.written(true), "state");
         bench.compose();
         assert_eq!(bench.written(true), "state");
@@ -1541,7 +1544,7 @@ pub(crate) mod tests {
         let mut bench = Bench::with_message(150);
         let leased = bench.lease().unwrap();
         let destination = leased.destination.clone();
-        bench.settle(leased, &Outcome::Delivered(report()));
+        bench.settle(leased, &Outcome::Delivered(report(), Handover::Relayed));
         assert_eq!(bench.written(false), "state");
         assert!(!bench.messages.has_next() && bench.lease().is_none());
         assert!(bench.with(|messages, cx, fx| messages.lease_for(&destination, cx, fx)).is_none());
@@ -1700,7 +1703,7 @@ pub(crate) mod tests {
     fn the_timer_waits_while_many_messages_are_being_loaded() {
         let mut bench = Bench::with_message(1);
         let later = Phase::Waiting { next: Some(START + Duration::from_secs(60)) };
-        let mut state = MessageState::fresh(1);
+        let mut state = fresh(1);
         state.recipients[0].phase = later;
         insert_more(&mut bench, MAX_LOADING + 500, &state);
         bench.messages.entries.iter_mut().for_each(|(_, entry)| entry.cool());
@@ -1788,7 +1791,7 @@ pub(crate) mod tests {
     fn what_must_not_be_in_the_queue_is_deleted_however_little_memory_there_is() {
         let mut bench = Bench::with_message(1);
         bench.surroundings.schedule = Arc::new(config::Queue { memory: 0, ..config::Queue::default() });
-        let state = MessageState { held: Some("a rule".to_owned()), ..MessageState::fresh(1) }.encode();
+        let state = MessageState { held: Some("a rule".to_owned()), ..fresh(1) }.encode();
         let meta = envelope(1).encode();
         bench.with(|messages, cx, fx| {
             messages.discard(Arrival::new(QueueId(8), &meta, &state, cx).unwrap(), cx, fx);
@@ -1828,7 +1831,7 @@ pub(crate) mod tests {
         let mut bench = Bench::with_message(200);
         let long = Report { text: "x".repeat(2000), ..report() };
         let first = bench.lease().unwrap();
-        bench.settle(first, &Outcome::Delivered(long.clone()));
+        bench.settle(first, &Outcome::Delivered(long.clone(), Handover::Relayed));
         let Some(Change::State { state, .. }) = bench.writes[0].changes.first() else { panic!() };
         assert!(state.len() < 200 * 8, "{}", state.len());
         bench.written(true);

@@ -190,7 +190,7 @@ impl Metrics {
 
     pub(crate) fn outcome(&self, outcome: &Outcome) {
         let label = match outcome {
-            Outcome::Delivered(_) => "delivered",
+            Outcome::Delivered(..) => "delivered",
             Outcome::Deferred(..) => "deferred",
             Outcome::Failed(_) => "failed",
         };

@@ -18,6 +18,7 @@ use crate::messages::{Arrival, Context};
 use crate::rules::{Fate, Rules};
 use crate::spool::{Change, NewBody, Spool, StoreError};
 use crate::state::{MessageState, Phase};
+use crate::terms::Terms;
 
 /// What a message owes its sender.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(crate) struct Owed {
 /// A report that is composed and not yet written.
 #[derive(Debug)]
 pub(crate) struct NewReport {
-    /// For metrics and the log: `failed`, `delayed` or `relayed`.
+    /// For metrics and the log: one of [`Action::as_str`].
     pub(crate) kind: &'static str,
     /// How many recipients it tells of.
     pub(crate) recipients: usize,
@@ -111,7 +112,8 @@ fn new_report(
         info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
         return Some(report);
     }
-    let original = read_original(spool, about, &envelope).unwrap_or_else(|error| {
+    let is_full_wanted = Original::is_full_wanted(&envelope, &told);
+    let original = read_original(spool, about, is_full_wanted).unwrap_or_else(|error| {
         warn!(id = %about, %error, "the message cannot be read for its report");
         Original::Unreadable
     });
@@ -124,7 +126,7 @@ fn new_report(
         to,
         told: &told,
         original: &original,
-        retried_until: crate::retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender()),
+        retried_until: envelope.expires(&cx.schedule),
         now: cx.now,
     });
     let mut envelope = Envelope {
@@ -138,7 +140,13 @@ fn new_report(
         ret: None,
         envelope_id: None,
         message_id: Some(composed.message_id),
-        priority: 0,
+        priority: envelope.terms.priority.unwrap_or(0),
+        // RFC 8689 §5: what must not be read on the way is not told in clear either.
+        terms: Terms {
+            require_tls: envelope.terms.require_tls,
+            priority: envelope.terms.priority,
+            ..Terms::default()
+        },
         size: composed.content.len() as u64,
         recipients: recipients.into_iter().map(report_recipient).collect(),
     };
@@ -161,24 +169,25 @@ fn new_report(
 }
 
 fn kind(told: &[Told]) -> &'static str {
-    let action = [Action::Failed, Action::Delayed].into_iter().find(|a| told.iter().any(|t| t.action == *a));
-    action.unwrap_or(Action::Relayed).as_str()
+    let order = [Action::Failed, Action::Delayed, Action::Relayed, Action::Delivered];
+    let action = order.into_iter().find(|action| told.iter().any(|told| told.action == *action));
+    action.unwrap_or(Action::Expanded).as_str()
 }
 
 /// RFC 3461 §6.1: nobody is told when a report fails.
 fn report_recipient(address: Address) -> Recipient {
-    Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None }
+    Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None, expanded: false }
 }
 
 /// Reads what a report returns: never more than [`FULL_RETURN_LIMIT`].
-fn read_original(spool: &dyn Spool, id: QueueId, envelope: &Envelope) -> Result<Original, StoreError> {
+fn read_original(spool: &dyn Spool, id: QueueId, is_full_wanted: bool) -> Result<Original, StoreError> {
     let most = FULL_RETURN_LIMIT as usize;
     let mut body = spool.read(id)?;
     let mut content = Vec::new();
     while content.len() <= most {
         match body.next()? {
             Some(piece) => content.extend_from_slice(&piece),
-            None => return Ok(Original::from_content(content, Original::is_full_wanted(envelope))),
+            None => return Ok(Original::from_content(content, is_full_wanted)),
         }
     }
     content.truncate(most);

@@ -732,7 +732,7 @@ impl Standing {
     /// The state of a message that is held from the beginning.
     fn held(&self, envelope: &Envelope) -> Vec<u8> {
         let held = Some(held_reason(&self.rule));
-        MessageState { held, ..MessageState::fresh(envelope.recipients.len()) }.encode()
+        MessageState { held, ..MessageState::of(envelope) }.encode()
     }
 
     /// The state of a message of which some recipients, or all, failed before they were tried.
@@ -746,9 +746,9 @@ impl Standing {
             tls: None,
             at: now,
         };
-        let mut state = MessageState::fresh(envelope.recipients.len());
+        let mut state = MessageState::of(envelope);
         for (recipient, state) in envelope.recipients.iter().zip(&mut state.recipients) {
-            if self.pick.is_named(recipient) {
+            if !recipient.expanded && self.pick.is_named(recipient) {
                 state.phase = Phase::Failed { expired: false, report_owed: recipient.notify.failure };
                 state.last = Some(report.clone());
             }

@@ -8,6 +8,7 @@ use postern_smtp::EnhancedStatus;
 
 use crate::codec::{Damaged, Reader, Writer};
 use crate::edits::{self, Edits};
+use crate::envelope::{Envelope, Recipient};
 use crate::events::EventKind;
 use crate::message::Report;
 
@@ -41,6 +42,8 @@ pub(crate) struct RecipientState {
     pub(crate) forgiven: u32,
     /// Whether an interval asked for by the other side was granted: once is enough.
     pub(crate) wish_granted: bool,
+    /// Whether delivery ended here: a mailbox has it, and no other host will tell the sender of it.
+    pub(crate) is_final: bool,
     /// Whether others took its place when the message was rewritten. Its phase is that of a failure of which nobody is told.
     pub(crate) replaced: bool,
     /// The evidence of the last attempt.
@@ -184,6 +187,7 @@ mod tag {
         pub(in super::super) const ENDING: u8 = 12;
         /// The number of a shared report.
         pub(in super::super) const ENDING_REPORT: u8 = 13;
+        pub(in super::super) const FINAL: u8 = 14;
     }
 
     /// Fields of the evidence.
@@ -199,15 +203,19 @@ mod tag {
 }
 
 impl MessageState {
-    /// The state of a message that was just accepted.
-    pub(crate) fn fresh(recipients: usize) -> Self {
-        Self { recipients: vec![RecipientState::default(); recipients], ..Self::default() }
+    /// The state of a message that was just accepted, which may wait for its time. Aliases that were expanded get nothing, and a report is owed of them.
+    pub(crate) fn of(envelope: &Envelope) -> Self {
+        let recipients = envelope.recipients.iter().map(|recipient| RecipientState::of(envelope, recipient));
+        Self { recipients: recipients.collect(), ..Self::default() }
     }
 
     /// Whether nothing has happened yet.
-    pub(crate) fn is_fresh(&self) -> bool {
-        let is_fresh = |recipient: &RecipientState| *recipient == RecipientState::default();
-        self.held.is_none() && self.strikes == 0 && !self.delay_told && self.recipients.iter().all(is_fresh)
+    pub(crate) fn is_fresh(&self, envelope: &Envelope) -> bool {
+        let mut recipients = self.recipients.iter().zip(&envelope.recipients);
+        let is_fresh = |(state, recipient): (&RecipientState, &Recipient)| {
+            *state == RecipientState::of(envelope, recipient)
+        };
+        self.held.is_none() && self.strikes == 0 && !self.delay_told && recipients.all(is_fresh)
     }
 
     /// Whether nothing remains to be done: no recipient waits and no report is owed. A message whose envelope cannot be read
@@ -324,6 +332,15 @@ fn shared_report(shared: &[Report], number: u64) -> Result<Report, Damaged> {
 }
 
 impl RecipientState {
+    /// When nothing has happened to it yet.
+    fn of(envelope: &Envelope, recipient: &Recipient) -> Self {
+        let phase = match recipient.expanded {
+            true => Phase::Delivered { report_owed: recipient.notify.success && !envelope.has_null_sender() },
+            false => Phase::Waiting { next: envelope.terms.release },
+        };
+        Self { phase, ..Self::default() }
+    }
+
     fn encode(&self, shared: &Shared<'_>, writer: &mut Writer) {
         match self.phase {
             Phase::Waiting { next: None } => {}
@@ -343,6 +360,7 @@ impl RecipientState {
             writer.number(tag::recipient::FORGIVEN, self.forgiven.into());
         }
         writer.flag(tag::recipient::REPLACED, self.replaced);
+        writer.flag(tag::recipient::FINAL, self.is_final);
         if let Some(report) = &self.last {
             match shared.number(report) {
                 Some(number) => writer.number(tag::recipient::SHARED_LAST, number),
@@ -375,6 +393,7 @@ impl RecipientState {
                 tag::recipient::SHARED_LAST => state.last = Some(shared_report(shared, field.number()?)?),
                 tag::recipient::FORGIVEN => state.forgiven = field.small_number()?,
                 tag::recipient::REPLACED => state.replaced = true,
+                tag::recipient::FINAL => state.is_final = true,
                 tag::recipient::ENDING => ending = Some(EndingKind::decode(field.number()?)?),
                 tag::recipient::ENDING_REPORT => {
                     ending_report = Some(shared_report(shared, field.number()?)?);
@@ -441,11 +460,16 @@ pub(crate) fn shortened(text: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
+
+    /// The state of a message that was just accepted, by the number of its recipients.
+    pub(crate) fn fresh(recipients: usize) -> MessageState {
+        MessageState { recipients: vec![RecipientState::default(); recipients], ..MessageState::default() }
+    }
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -473,6 +497,7 @@ mod tests {
             attempts: 300,
             forgiven: 299,
             wish_granted: true,
+            is_final: false,
             replaced: true,
             last: Some(report.clone()),
             ending: None,
@@ -492,7 +517,7 @@ mod tests {
     #[test]
     fn a_state_is_read_back_as_it_was_written() {
         assert_eq!(MessageState::decode(&sample().encode(), 6), Ok(sample()));
-        let fresh = MessageState::fresh(3);
+        let fresh = fresh(3);
         assert_eq!(MessageState::decode(&fresh.encode(), 3), Ok(fresh));
     }
 
@@ -500,7 +525,7 @@ mod tests {
     fn evidence_that_recipients_share_is_written_once() {
         let text = format!("450 4.2.1 {}", "x".repeat(390));
         let last = sample().recipients[0].last.clone().map(|report| Report { text, ..report });
-        let mut state = MessageState::fresh(1000);
+        let mut state = fresh(1000);
         for recipient in &mut state.recipients {
             recipient.phase = Phase::Waiting { next: Some(at(1_795_284_325)) };
             recipient.attempts = 3;
@@ -542,7 +567,7 @@ mod tests {
 
     #[test]
     fn added_recipients_count_beside_those_of_the_envelope() {
-        let mut state = MessageState::fresh(3);
+        let mut state = fresh(3);
         state.edits.added = crate::messages::tests::envelope(1).recipients;
         assert!(MessageState::decode(&state.encode(), 3).is_err());
         assert_eq!(MessageState::decode(&state.encode(), 2), Ok(state));
@@ -555,7 +580,7 @@ mod tests {
 
     #[test]
     fn evidence_is_cut_at_a_whole_character() {
-        let mut state = MessageState::fresh(1);
+        let mut state = fresh(1);
         let text = "ä".repeat(MAX_EVIDENCE);
         let report = sample().recipients[0].last.clone().map(|report| Report { text, ..report });
         state.recipients[0].last = report;
@@ -566,8 +591,8 @@ mod tests {
 
     #[test]
     fn a_message_is_over_when_nobody_waits_and_nothing_is_owed() {
-        assert!(!MessageState::fresh(1).is_over());
-        let mut state = MessageState::fresh(2);
+        assert!(!fresh(1).is_over());
+        let mut state = fresh(2);
         state.recipients[0].phase = Phase::Delivered { report_owed: false };
         state.recipients[1].phase = Phase::Failed { expired: false, report_owed: true };
         assert!(!state.is_over());
@@ -605,6 +630,7 @@ mod tests {
                 forgiven,
                 wish_granted,
                 replaced,
+                is_final: forgiven % 2 == 1,
                 last,
                 ending,
                 leased: false,

@@ -18,6 +18,7 @@ use crate::envelope::{Envelope, Origin, Recipient, checked_priority};
 use crate::incoming::{AcceptError, Incoming};
 use crate::message::{QueueId, Report};
 use crate::state::{MessageState, Phase, RecipientState, shortened};
+use crate::terms::{DeliverBy, Late, Terms};
 
 /// The version of [`Transfer`].
 pub const FORMAT: u32 = 1;
@@ -61,6 +62,9 @@ pub struct Transfer {
     /// How far it is brought forward: -9 to 9.
     #[serde(default)]
     pub priority: i8,
+    /// What its sender demands of every server on the way.
+    #[serde(default, skip_serializing_if = "TransferTerms::is_none")]
+    pub terms: TransferTerms,
     /// Why it is held.
     pub held: Option<String>,
     /// When the hold ends by itself.
@@ -72,6 +76,57 @@ pub struct Transfer {
     pub delay_told: bool,
     /// All recipients, those that are done included.
     pub recipients: Vec<TransferRecipient>,
+}
+
+/// What a sender demands: [`Terms`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferTerms {
+    /// REQUIRETLS.
+    pub require_tls: bool,
+    /// `TLS-Required: No`.
+    pub tls_optional: bool,
+    /// Nothing is tried before.
+    pub release: Option<u64>,
+    /// When it is to be delivered.
+    pub deliver_by: Option<u64>,
+    /// Whether it is tried on when it is late, and does not return.
+    pub tried_when_late: bool,
+    /// Whether each host that takes it is reported.
+    pub trace: bool,
+    /// MT-PRIORITY.
+    pub priority: Option<i8>,
+}
+
+impl TransferTerms {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn describe(terms: &Terms) -> Self {
+        let by = terms.deliver_by;
+        Self {
+            require_tls: terms.require_tls,
+            tls_optional: terms.tls_optional,
+            release: terms.release.map(milliseconds),
+            deliver_by: by.map(|by| milliseconds(by.at)),
+            tried_when_late: by.is_some_and(|by| by.late == Late::Notify),
+            trace: by.is_some_and(|by| by.trace),
+            priority: terms.priority,
+        }
+    }
+
+    fn read(&self) -> Result<Terms, String> {
+        let late = if self.tried_when_late { Late::Notify } else { Late::Return };
+        let by = |at| Ok::<_, String>(DeliverBy { at: time(at)?, late, trace: self.trace });
+        Ok(Terms {
+            require_tls: self.require_tls,
+            tls_optional: self.tls_optional,
+            release: self.release.map(time).transpose()?,
+            deliver_by: self.deliver_by.map(by).transpose()?,
+            priority: self.priority.map(checked_priority).transpose()?,
+        })
+    }
 }
 
 /// By which right a message came.
@@ -118,6 +173,12 @@ pub struct TransferRecipient {
     /// Whether others took its place when the message was rewritten.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
+    /// Whether it is an alias of which only a report is owed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expanded: bool,
+    /// Whether the report that is owed says that it was delivered, not relayed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_final: bool,
     /// The route that an operator has chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
@@ -231,6 +292,7 @@ pub(crate) fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -
         envelope_id: envelope.envelope_id.as_ref().map(|id| id.0.clone()),
         message_id: envelope.message_id.clone(),
         priority: envelope.priority,
+        terms: TransferTerms::describe(&envelope.terms),
         held: state.held.clone(),
         held_until: state.held_until.map(milliseconds),
         strikes: state.strikes,
@@ -263,6 +325,8 @@ fn describe_recipient(recipient: &Recipient, state: &RecipientState) -> Transfer
         wish_granted: state.wish_granted,
         forgiven: state.forgiven,
         replaced: state.replaced,
+        expanded: recipient.expanded,
+        is_final: state.is_final,
         via: recipient.via.as_deref().map(str::to_owned),
         last: state.last.as_ref().map(|report| TransferReport {
             status: report.status.to_string(),
@@ -310,6 +374,7 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
         envelope_id: optional_line(transfer.envelope_id.as_deref())?.map(EnvelopeId),
         message_id: optional_line(transfer.message_id.as_deref())?,
         priority: checked_priority(transfer.priority)?,
+        terms: transfer.terms.read()?,
         size: transfer.size,
         recipients,
     };
@@ -345,6 +410,7 @@ fn read_recipient(recipient: &TransferRecipient) -> Result<Recipient, String> {
         notify,
         original: original.transpose()?,
         via: optional_line(recipient.via.as_deref())?.map(Arc::from),
+        expanded: recipient.expanded,
     })
 }
 
@@ -368,6 +434,7 @@ fn read_state(recipient: &TransferRecipient) -> Result<RecipientState, String> {
         forgiven: recipient.forgiven,
         wish_granted: recipient.wish_granted,
         replaced: recipient.replaced,
+        is_final: recipient.is_final,
         ending: None,
         last: recipient.last.as_ref().map(read_report).transpose()?,
         leased: false,
@@ -441,6 +508,17 @@ mod tests {
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
             message_id: Some("1@proseware.test".to_owned()),
             priority: 3,
+            terms: Terms {
+                require_tls: true,
+                tls_optional: false,
+                release: Some(now() + Duration::from_secs(40)),
+                deliver_by: Some(DeliverBy {
+                    at: now() + Duration::from_secs(90),
+                    late: Late::Notify,
+                    trace: true,
+                }),
+                priority: Some(-2),
+            },
             size: 123,
             recipients: crate::messages::tests::envelope(4).recipients,
         };
@@ -464,6 +542,7 @@ mod tests {
             attempts: 3,
             forgiven: 2,
             wish_granted: true,
+            is_final: false,
             replaced: true,
             ending: None,
             last: Some(last.clone()),

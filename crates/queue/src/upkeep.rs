@@ -135,7 +135,7 @@ impl Queue {
         envelope.received = self.inner.clock.now();
         envelope.size = body.len();
         let held = format!("put back from damaged/{name}, was {id}: some recipients may have it already");
-        let state = MessageState { held: Some(held), ..MessageState::fresh(envelope.recipients.len()) };
+        let state = MessageState { held: Some(held), ..MessageState::of(&envelope) };
         let transfer = describe(self.inner.spool.next_id(), &envelope, &state);
         let (mut incoming, envelope) = self.incoming_transfer(&transfer)?;
         loop {
@@ -175,6 +175,7 @@ fn envelope_of(
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         };
         envelope.reverse_path = sender;
         envelope.recipients = recipients.into_iter().map(recipient).collect();

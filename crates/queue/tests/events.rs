@@ -11,8 +11,8 @@ use postern_queue::events::{EventFilter, EventKind, EventView, MAX_WATCHERS, Wat
 use postern_queue::history::{History, Query};
 use postern_queue::operate::{RecipientPick, Retry};
 use postern_queue::{
-    Destination, Envelope, Feedback, Filter, Lease, Origin, Outcome, Queue, QueueId, Recipient, Report,
-    Surroundings, metrics,
+    Destination, Envelope, Feedback, Filter, Handover, Lease, Origin, Outcome, Queue, QueueId, Recipient,
+    Report, Surroundings, metrics,
 };
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
@@ -75,6 +75,7 @@ impl World {
             notify: Notify::default(),
             original: None,
             via: None,
+            expanded: false,
         };
         let envelope = Envelope {
             reverse_path: ReversePath::parse(ALICE).unwrap(),
@@ -88,6 +89,7 @@ impl World {
             envelope_id: None,
             message_id: Some("1@proseware.test".to_owned()),
             priority: 0,
+            terms: Default::default(),
             size: 0,
             recipients: to.iter().map(recipient).collect(),
         };
@@ -118,7 +120,7 @@ impl World {
     }
 
     fn delivered(&self) -> Outcome {
-        Outcome::Delivered(self.report((2, 0, 0), "250 2.0.0 Ok: queued as 12345"))
+        Outcome::Delivered(self.report((2, 0, 0), "250 2.0.0 Ok: queued as 12345"), Handover::Relayed)
     }
 
     fn deferred(&self) -> Outcome {

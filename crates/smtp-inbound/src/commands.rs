@@ -5,4 +5,5 @@ pub(crate) mod bdat;
 pub(crate) mod data;
 pub(crate) mod ehlo;
 pub(crate) mod mail;
+pub(crate) mod parameters;
 pub(crate) mod rcpt;

@@ -419,6 +419,8 @@ pub(crate) struct Header {
     pub has_date: bool,
     /// It says itself that it went to many: `Precedence: bulk`, `list` or `junk`.
     pub is_bulk: bool,
+    /// `TLS-Required: No` (RFC 8689 §3).
+    pub tls_optional: bool,
     /// There is no field at all: what came is a body.
     pub is_missing: bool,
 }
@@ -437,6 +439,8 @@ impl Header {
                 let value = field.value.trim_ascii();
                 read.is_bulk |=
                     [&b"bulk"[..], b"list", b"junk"].iter().any(|b| value.eq_ignore_ascii_case(b));
+            } else if is(b"TLS-Required") {
+                read.tls_optional = field.value.trim_ascii().eq_ignore_ascii_case(b"no");
             } else if is(b"Message-ID") {
                 read.has_message_id = true;
                 read.message_id = read.message_id.or_else(|| message_id(field.value));
@@ -583,6 +587,14 @@ mod tests {
 
     fn text_of(hop: &Hop<'_>, header: &str) -> String {
         String::from_utf8(fields_of(hop, header).text).unwrap()
+    }
+
+    #[test]
+    fn tls_is_optional_only_where_the_field_says_no() {
+        let optional = |header: &[u8]| Header::read(header).tls_optional;
+        assert!(optional(b"Subject: x\r\ntls-required:  NO \r\n\r\n"));
+        assert!(!optional(b"TLS-Required: yes\r\n\r\n") && !optional(b"TLS-Required:\r\n\r\n"));
+        assert!(!optional(b"Subject: TLS-Required: No\r\n\r\n"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! What a refusal by the policy says, and how `[replies]` changes it, is in `refusal`; the words of other systems in
 //! `families`.
 
+use std::time::Duration;
+
 use postern_config::LoginPorts;
 use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, QueueId};
@@ -57,6 +59,21 @@ pub fn ok() -> Reply {
 /// MAIL was taken.
 pub fn sender_ok() -> Reply {
     reply(250, 1, 0, "Ok")
+}
+
+/// MAIL was taken, with a lower priority than was asked for (RFC 6710 §4.1).
+pub fn priority_lowered(priority: i8) -> Reply {
+    reply(250, 3, 6, format!("Ok, with priority {priority}"))
+}
+
+/// HOLDFOR or HOLDUNTIL is too far ahead (RFC 4865 §4).
+pub fn held_too_long(most: Duration) -> Reply {
+    reply(501, 5, 4, format!("mail is held for {} seconds at most", most.as_secs()))
+}
+
+/// BY leaves too little time (RFC 2852 §4).
+pub fn too_urgent(shortest: Duration) -> Reply {
+    reply(555, 5, 4, format!("mail is returned after {} seconds, not sooner", shortest.as_secs()))
 }
 
 /// RCPT was taken.

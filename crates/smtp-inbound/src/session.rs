@@ -21,14 +21,14 @@ use postern_policy::scram::ChannelBindings;
 use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
-use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
+use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::date::rfc3339;
-use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
+use postern_smtp::{Address, Body, EnvelopeId, ForwardPath, Reply, Ret, ReversePath};
 
 use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange, Mechanism, Proved};
-use crate::commands::{data, ehlo, mail, rcpt};
+use crate::commands::{data, ehlo, mail, parameters, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
 use crate::tls::Protection;
@@ -223,6 +223,9 @@ pub(crate) struct Transaction {
     pub reverse_path: ReversePath,
     pub body: Body,
     pub smtputf8: bool,
+    pub ret: Option<Ret>,
+    pub envelope_id: Option<EnvelopeId>,
+    pub terms: Terms,
     /// Final recipients, aliases expanded, without duplicates.
     pub recipients: Vec<Recipient>,
     /// Whether somebody was logged in at MAIL: a login that is taken back ends the transaction.
@@ -524,7 +527,7 @@ impl Session {
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
             Err(error) => {
                 let not_offered =
-                    error.parameter().filter(|keyword| !mail::is_offered(&self.context, keyword));
+                    error.parameter().filter(|keyword| !parameters::is_offered(&self.context, keyword));
                 self.no_command(match not_offered {
                     Some(keyword) => replies::unsupported_parameter(keyword),
                     None => replies::bad_command(&error),
@@ -958,15 +961,20 @@ impl Session {
         }
         self.utf8 |= command.parameters.smtputf8;
         let sender = command.path.to_string();
+        let priority = command.parameters.priority;
         let answer = match self.is_short_of_memory {
             true => Err(no_memory()),
             false => mail::begin(&self.context, hello, command, queue),
         };
         match answer {
             Ok(transaction) => {
+                let granted = transaction.terms.priority;
                 self.state = State::Transaction(Box::new(transaction));
                 self.progress();
-                Action::Reply(replies::sender_ok())
+                Action::Reply(match granted.filter(|_| granted != priority) {
+                    Some(lower) => replies::priority_lowered(lower),
+                    None => replies::sender_ok(),
+                })
             }
             Err(refusal) => {
                 self.log_refusal("mail", &refusal, &sender, None);

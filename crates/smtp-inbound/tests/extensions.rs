@@ -82,6 +82,9 @@ fn is_offered(place: &str, listener: ListenerKind, tls: bool) -> bool {
     match place.split(';').next().unwrap() {
         "everywhere" => true,
         "in clear, when there is a certificate" => !tls,
+        "under TLS" => tls,
+        // This client is in no trusted network.
+        "submission listeners" | "submission listeners, and to trusted networks" => listener.is_submission(),
         "submission listeners, under TLS" => listener.is_submission() && tls,
         other => panic!("{other:?} in docs/smtp.md: say here what it means"),
     }

@@ -3,10 +3,12 @@
 //! without angle brackets, and any printable words behind EHLO.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::address::AddressError;
 use crate::chunk::Chunk;
-use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
+use crate::date;
+use crate::envelope::{Body, By, EnvelopeId, Hold, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
 use crate::status::EnhancedStatus;
 
@@ -65,6 +67,14 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID (RFC 3461 §4.4).
     pub envelope_id: Option<EnvelopeId>,
+    /// REQUIRETLS (RFC 8689 §2).
+    pub require_tls: bool,
+    /// HOLDFOR or HOLDUNTIL (RFC 4865).
+    pub hold: Option<Hold>,
+    /// BY (RFC 2852).
+    pub by: Option<By>,
+    /// MT-PRIORITY, from -9 to 9 (RFC 6710).
+    pub priority: Option<i8>,
     /// Whether AUTH was given. Its value is checked and dropped: nobody is trusted to vouch for others (RFC 4954 §5).
     pub auth: bool,
 }
@@ -333,7 +343,8 @@ fn mail(argument: &str) -> Result<Mail, CommandError> {
 fn rcpt(argument: &str) -> Result<Rcpt, CommandError> {
     let (inner, rest) = split_path(argument, "TO:").ok_or(CommandError::Syntax(RCPT_USAGE))?;
     let path = ForwardPath::parse(inner).map_err(CommandError::BadRecipient)?;
-    Ok(Rcpt { path, utf8: !inner.is_ascii(), parameters: rcpt_parameters(rest)? })
+    // RFC 6533 §3: the ORCPT parameter may have such characters too, then likewise.
+    Ok(Rcpt { path, utf8: !inner.is_ascii() || !rest.is_ascii(), parameters: rcpt_parameters(rest)? })
 }
 
 /// `FROM:<inner> rest`: the first ">" outside quotes ends the path. Without brackets, as devices write it, the first space
@@ -368,7 +379,7 @@ fn split_path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'a str)
 fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
     let mut parameters = MailParameters::default();
     let mut submitter = None;
-    let mut utf8 = None;
+    let (mut utf8, mut require_tls) = (None, None);
     for (keyword, value) in words(text) {
         match keyword.to_ascii_uppercase().as_str() {
             "SIZE" => once("SIZE", &mut parameters.size, size(value)?)?,
@@ -379,11 +390,30 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
                 let id = envelope_id(value).ok_or(CommandError::BadParameter("ENVID"))?;
                 once("ENVID", &mut parameters.envelope_id, id)?;
             }
+            "REQUIRETLS" => once("REQUIRETLS", &mut require_tls, no_value("REQUIRETLS", value)?)?,
+            "HOLDFOR" => {
+                let hold = hold_for(value).ok_or(CommandError::BadParameter("HOLDFOR"))?;
+                once("HOLDFOR", &mut parameters.hold, hold)?;
+            }
+            "HOLDUNTIL" => {
+                let hold = value.and_then(date::parse_rfc3339_utc).map(Hold::Until);
+                let hold = hold.ok_or(CommandError::BadParameter("HOLDUNTIL"))?;
+                once("HOLDUNTIL", &mut parameters.hold, hold)?;
+            }
+            "BY" => {
+                let by = by(value).ok_or(CommandError::BadParameter("BY"))?;
+                once("BY", &mut parameters.by, by)?;
+            }
+            "MT-PRIORITY" => {
+                let priority = priority(value).ok_or(CommandError::BadParameter("MT-PRIORITY"))?;
+                once("MT-PRIORITY", &mut parameters.priority, priority)?;
+            }
             "AUTH" => once("AUTH", &mut submitter, check_submitter(value)?)?,
             _ => return Err(unknown(keyword)),
         }
     }
     parameters.smtputf8 = utf8.is_some();
+    parameters.require_tls = require_tls.is_some();
     parameters.auth = submitter.is_some();
     Ok(parameters)
 }
@@ -453,13 +483,50 @@ fn ret(value: Option<&str>) -> Result<Ret, CommandError> {
     match word("RET", value)?.to_ascii_uppercase().as_str() {
         "FULL" => Ok(Ret::Full),
         "HDRS" => Ok(Ret::Headers),
-        _ => Err(CommandError::UnknownValue("RET")),
+        _ => Err(CommandError::BadParameter("RET")),
     }
 }
 
 fn envelope_id(value: Option<&str>) -> Option<EnvelopeId> {
     let value = value.filter(|v| !v.is_empty() && v.len() <= MAX_ENVID)?;
     decode_xtext(value).map(EnvelopeId)
+}
+
+/// Up to nine digits, none of them a zero in front (RFC 4865 §4).
+fn hold_for(value: Option<&str>) -> Option<Hold> {
+    let digits = value.filter(|value| !value.starts_with('0'))?;
+    Some(Hold::For(Duration::from_secs(nine_digits(digits)?)))
+}
+
+/// `120;R`, `-5;NT` (RFC 2852 §4). What is to return needs a time that is not over.
+fn by(value: Option<&str>) -> Option<By> {
+    let (time, mode) = value?.split_once(';')?;
+    let (sign, digits) = match time.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, time.strip_prefix('+').unwrap_or(time)),
+    };
+    let seconds = sign * i64::try_from(nine_digits(digits)?).ok()?;
+    let (returns, trace) = match mode.to_ascii_uppercase().as_str() {
+        "R" => (true, false),
+        "RT" => (true, true),
+        "N" => (false, false),
+        "NT" => (false, true),
+        _ => return None,
+    };
+    (seconds > 0 || !returns).then_some(By { seconds, returns, trace })
+}
+
+fn nine_digits(text: &str) -> Option<u64> {
+    let is_written_so = (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_written_so)
+}
+
+/// One digit, and perhaps a minus in front of it (RFC 6710 §3).
+fn priority(value: Option<&str>) -> Option<i8> {
+    let value = value?;
+    let digit = value.strip_prefix('-').unwrap_or(value);
+    let is_written_so = digit.len() == 1 && value != "-0" && digit.as_bytes()[0].is_ascii_digit();
+    value.parse().ok().filter(|_| is_written_so)
 }
 
 fn check_submitter(value: Option<&str>) -> Result<(), CommandError> {
@@ -493,7 +560,38 @@ fn original_recipient(value: Option<&str>) -> Option<OriginalRecipient> {
     if !is_atom || address.is_empty() {
         return None;
     }
-    Some(OriginalRecipient { kind: kind.to_ascii_lowercase(), address: decode_xtext(address)? })
+    let kind = kind.to_ascii_lowercase();
+    let address = match kind.as_str() {
+        "utf-8" => decode_utf8_address(address)?,
+        _ => decode_xtext(address)?,
+    };
+    Some(OriginalRecipient { kind, address })
+}
+
+/// Decodes the address of the type `utf-8` (RFC 6533 §3), in either of its forms: characters beyond ASCII as they are, or as
+/// `\x{17E}`. `None`: neither, or it hides a control character.
+fn decode_utf8_address(text: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        match first {
+            '\\' => {
+                let (digits, tail) = rest.strip_prefix("\\x{")?.split_once('}')?;
+                // HEXPOINT: two to six digits, of upper case.
+                let is_point =
+                    (2..=6).contains(&digits.len()) && digits.bytes().all(|b| hex_digit(b).is_some());
+                let point = u32::from_str_radix(digits, 16).ok().filter(|_| is_point)?;
+                decoded.push(char::from_u32(point)?);
+                rest = tail;
+            }
+            '+' | '=' | ' ' => return None,
+            other => {
+                decoded.push(other);
+                rest = &rest[other.len_utf8()..];
+            }
+        }
+    }
+    (!decoded.chars().any(char::is_control)).then_some(decoded)
 }
 
 /// Decodes xtext (RFC 3461 §4): `+2B` stands for "+". `None`: not xtext, or it hides a control character, which would
@@ -684,35 +782,98 @@ mod tests {
 
     #[test]
     fn parameters_are_read_once_each() {
-        let mail = mail("MAIL FROM:<a@b.test> size=10 BODY=8bitmime  SMTPUTF8 RET=hdrs ENVID=a+2Bb AUTH=<>");
+        let mail = mail(
+            "MAIL FROM:<a@b.test> size=10 BODY=8bitmime  SMTPUTF8 RET=hdrs ENVID=a+2Bb REQUIRETLS AUTH=<>",
+        );
         let expected = MailParameters {
             size: Some(10),
             body: Some(Body::EightBitMime),
             smtputf8: true,
             ret: Some(Ret::Headers),
             envelope_id: Some(EnvelopeId("a+b".to_owned())),
+            require_tls: true,
+            hold: None,
+            by: None,
+            priority: None,
             auth: true,
         };
         assert_eq!(mail.parameters, expected);
         for twice in [
             "SIZE=1 SIZE=2",
             "SMTPUTF8 SMTPUTF8",
+            "REQUIRETLS REQUIRETLS",
             "BODY=7BIT BODY=7BIT",
             "AUTH=<> AUTH=<>",
             "RET=FULL ret=FULL",
         ] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {twice}")), "501 5.5.4", "{twice}");
         }
-        for bad in
-            ["BODY=", "BODY", "SMTPUTF8=yes", "RET", "RET=", "ENVID=a=b", "ENVID=", "AUTH=", "AUTH=+0g"]
-        {
+        for bad in [
+            "BODY=",
+            "BODY",
+            "SMTPUTF8=yes",
+            "REQUIRETLS=yes",
+            "RET",
+            "RET=",
+            "RET=SOME",
+            "ENVID=a=b",
+            "ENVID=",
+            "AUTH=",
+            "AUTH=+0g",
+        ] {
+            assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
+        }
+    }
+
+    #[test]
+    fn holds_times_and_priorities_follow_their_grammar() {
+        let read = |text: &str| mail(&format!("MAIL FROM:<> {text}")).parameters;
+        assert_eq!(read("HOLDFOR=86400").hold, Some(Hold::For(Duration::from_secs(86_400))));
+        let until = date::parse_end("2026-12-31T18:00:00Z").map(Hold::Until);
+        assert!(until.is_some() && read("HOLDUNTIL=2026-12-31T18:00:00Z").hold == until);
+        let by = |seconds, returns, trace| Some(By { seconds, returns, trace });
+        for (text, expected) in [
+            ("BY=120;R", by(120, true, false)),
+            ("by=+120;rt", by(120, true, true)),
+            ("BY=-5;N", by(-5, false, false)),
+            ("BY=0;NT", by(0, false, true)),
+        ] {
+            assert_eq!(read(text).by, expected, "{text}");
+        }
+        for (text, expected) in [("9", 9), ("-9", -9), ("0", 0)] {
+            assert_eq!(read(&format!("MT-PRIORITY={text}")).priority, Some(expected));
+        }
+        for bad in [
+            "HOLDFOR",
+            "HOLDFOR=0",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=tomorrow",
+            "HOLDUNTIL=2026-12-31",
+            "HOLDUNTIL=2026-12-31T18:00:00+01:00",
+            "HOLDFOR=1 HOLDUNTIL=2026-12-31T18:00:00Z",
+            "BY=120",
+            "BY=;R",
+            "BY=0;R",
+            "BY=-1;R",
+            "BY=1;X",
+            "BY=1;TR",
+            "BY=1234567890;N",
+            "BY=--1;N",
+            "BY=1;R BY=1;R",
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=-0",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=x",
+        ] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {bad}")), "501 5.5.4", "{bad}");
         }
     }
 
     #[test]
     fn values_that_we_do_not_know_get_504() {
-        for unknown in ["BODY=9BIT", "BODY=8BIT", "RET=SOME"] {
+        for unknown in ["BODY=9BIT", "BODY=8BIT"] {
             assert_eq!(reply_to(format!("MAIL FROM:<> {unknown}")), "504 5.5.4", "{unknown}");
         }
     }
@@ -740,6 +901,39 @@ mod tests {
         ] {
             assert_eq!(reply_to(format!("RCPT TO:<a@b.test> {bad}")), "501 5.5.4", "{bad}");
         }
+    }
+
+    #[test]
+    fn original_recipients_may_be_of_utf8() {
+        for (written, address) in [
+            (r"utf-8;\x{17E}ofie\x{2B}x@adatum.test", "žofie+x@adatum.test"),
+            ("UTF-8;žofie@adatum.test", "žofie@adatum.test"),
+            ("utf-8;plain@adatum.test", "plain@adatum.test"),
+        ] {
+            let read = rcpt(&format!("RCPT TO:<a@b.test> ORCPT={written}"));
+            assert_eq!(read.parameters.original.unwrap().to_string(), format!("utf-8;{address}"));
+            assert_eq!(read.utf8, !written.is_ascii(), "{written}");
+        }
+        for bad in [
+            r"\x{}",
+            r"\x{E}",
+            r"\x{0D}",
+            r"\x{D800}",
+            r"\x{110000}",
+            r"\x{1234567}",
+            r"\x{e9}",
+            r"\y",
+            "a+2Bb",
+            "a=b",
+        ] {
+            assert_eq!(reply_to(format!("RCPT TO:<a@b.test> ORCPT=utf-8;{bad}")), "501 5.5.4", "{bad}");
+        }
+        assert_eq!(reply_to("RCPT TO:<a@b.test> ORCPT=rfc822;žofie@adatum.test"), "501 5.5.4");
+        let long = "a".repeat(MAX_ORCPT - "rfc822;".len());
+        assert!(parse(&format!("RCPT TO:<a@b.test> ORCPT=rfc822;{long}")).is_ok());
+        assert_eq!(reply_to(format!("RCPT TO:<a@b.test> ORCPT=rfc822;{long}a")), "501 5.5.4");
+        assert!(parse(&format!("MAIL FROM:<> ENVID={}", "a".repeat(MAX_ENVID))).is_ok());
+        assert_eq!(reply_to(format!("MAIL FROM:<> ENVID={}", "a".repeat(MAX_ENVID + 1))), "501 5.5.4");
     }
 
     #[test]

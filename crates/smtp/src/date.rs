@@ -19,6 +19,13 @@ pub fn rfc3339(time: SystemTime) -> String {
     timestamp.unwrap_or_default().to_string()
 }
 
+/// A time as FUTURERELEASE writes it, in UTC: `2026-12-31T18:00:00Z` (RFC 4865 §4, RFC 3339 §5.6).
+pub fn parse_rfc3339_utc(text: &str) -> Option<SystemTime> {
+    let is_written_so = text.is_ascii() && text.as_bytes().get(10) == Some(&b'T') && text.ends_with('Z');
+    let time: jiff::Timestamp = text.parse().ok().filter(|_| is_written_so)?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(time.as_second()).ok()?))
+}
+
 /// The end that `2026-12-31` (the whole day counts, in UTC) or `2026-12-31T18:00:00Z` names. `None`: neither of them, or
 /// before 1970.
 pub fn parse_end(text: &str) -> Option<SystemTime> {

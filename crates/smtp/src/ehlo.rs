@@ -31,6 +31,12 @@ impl Capabilities {
         parameters.first()?.parse().ok().filter(|limit| *limit > 0)
     }
 
+    /// The shortest time that DELIVERBY takes for what is to return, in seconds; 0 if none was said. `None`: not announced.
+    pub fn shortest_deliver_by(&self) -> Option<u64> {
+        let (_, parameters) = self.keywords.iter().find(|(known, _)| known == "DELIVERBY")?;
+        Some(parameters.first().and_then(|shortest| shortest.parse().ok()).unwrap_or(0))
+    }
+
     /// The SASL mechanisms, in upper case; also those of the old `AUTH=` form.
     pub fn auth_mechanisms(&self) -> Vec<String> {
         let mut mechanisms = Vec::new();
@@ -52,10 +58,14 @@ mod tests {
 
     #[test]
     fn capabilities_are_read_in_any_case() {
-        let reply = Reply::plain(250, "mx.test Hello\nPIPELINING\nsize 1000\nAUTH plain LOGIN\n8bitmime");
+        let reply = Reply::plain(
+            250,
+            "mx.test Hello\nPIPELINING\nsize 1000\nAUTH plain LOGIN\ndeliverby 60\n8bitmime",
+        );
         let capabilities = Capabilities::parse(&reply);
         assert!(capabilities.has("8BITMIME") && !capabilities.has("MX.TEST"));
         assert_eq!(capabilities.size_limit(), Some(1000));
+        assert_eq!(capabilities.shortest_deliver_by(), Some(60));
         assert_eq!(capabilities.auth_mechanisms(), ["PLAIN", "LOGIN"]);
     }
 }

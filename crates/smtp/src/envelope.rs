@@ -1,6 +1,7 @@
 //! Parameters of MAIL and RCPT that travel with a message from hop to hop.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use crate::address::Address;
 
@@ -57,6 +58,26 @@ impl Default for Notify {
     fn default() -> Self {
         Self { success: false, failure: true, delay: true }
     }
+}
+
+/// The HOLDFOR or HOLDUNTIL parameter: nothing is sent before (RFC 4865 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// So long from now on.
+    For(Duration),
+    /// Until then.
+    Until(SystemTime),
+}
+
+/// The BY parameter: when the message is to be delivered, and what follows if it is not (RFC 2852 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct By {
+    /// From now on; not above zero only where the message does not return.
+    pub seconds: i64,
+    /// `R`: it returns. Otherwise, by `N`, the sender is told.
+    pub returns: bool,
+    /// `T`: the sender wants to hear of each host that takes it.
+    pub trace: bool,
 }
 
 /// The ENVID parameter, decoded from xtext: the sender's own name for the message (RFC 3461 §4.4).

@@ -33,7 +33,7 @@ pub mod status;
 
 pub use address::{Address, AddressError, Domain, Host, LocalPart};
 pub use chunk::Chunk;
-pub use envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
+pub use envelope::{Body, By, EnvelopeId, Hold, Notify, OriginalRecipient, Ret};
 pub use path::{ForwardPath, ReversePath};
 pub use reply::{Reply, ReplyClass};
 pub use status::EnhancedStatus;

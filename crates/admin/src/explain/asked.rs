@@ -132,6 +132,7 @@ impl Asked {
             envelope_id: None,
             message_id: header.and_then(message_id),
             priority: 0,
+            terms: Default::default(),
             size: header.map_or(0, |header| header.len() as u64),
             recipients: final_recipients(&self.forward_path, self.local, policy),
         };

@@ -406,6 +406,7 @@ fn recipient(address: Address, given: &Address, like: Option<&Recipient>) -> Rec
         notify: like.map_or_else(Notify::default, |like| like.notify),
         original: like.and_then(|like| like.original.clone()),
         via: None,
+        expanded: false,
     }
 }
 

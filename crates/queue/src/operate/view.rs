@@ -10,7 +10,7 @@ use crate::filter::Found;
 use crate::message::QueueId;
 use crate::progress::AttemptView;
 use crate::state::{MessageState, Phase, RecipientState};
-use crate::{Content, Queue, retry};
+use crate::{Content, Queue};
 
 /// A queued message as operators see it. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct MessageView {
     /// How far it is brought forward in the lines of its destinations: one of [`super::PRIORITIES`], 0 for most.
     #[serde(default)]
     pub priority: i8,
+    /// What its sender demands of every server on the way, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<String>,
     /// MAIL FROM; empty is the null sender.
     pub sender: String,
     /// `login alice`, `trusted network office`, `outsider`, `own`.
@@ -164,7 +167,7 @@ impl Queue {
 
 fn view(found: &Found<'_>) -> MessageView {
     let Found { id, status, envelope, state, cx, .. } = found;
-    let expires = retry::expires(&cx.schedule, envelope.received, envelope.has_null_sender());
+    let expires = envelope.expires(&cx.schedule);
     let recipients = envelope.recipients.iter().zip(&state.recipients).enumerate();
     MessageView {
         id: id.to_string(),
@@ -175,6 +178,7 @@ fn view(found: &Found<'_>) -> MessageView {
         expires: seconds(expires),
         size: envelope.size,
         priority: envelope.priority,
+        terms: envelope.terms.in_words(),
         sender: envelope.reverse_path.to_string(),
         origin: origin(&envelope.origin),
         client: envelope.client.map(|ip| ip.to_string()),

@@ -4,5 +4,7 @@ type World = crate::world::World<crate::world::OnDisk>;
 
 #[path = "life.rs"]
 mod life;
+#[path = "terms.rs"]
+mod terms;
 #[path = "verbs.rs"]
 mod verbs;

@@ -9,6 +9,8 @@ type World = crate::world::World<crate::world::InMemory>;
 
 #[path = "life.rs"]
 mod life;
+#[path = "terms.rs"]
+mod terms;
 #[path = "verbs.rs"]
 mod verbs;
 

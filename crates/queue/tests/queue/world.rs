@@ -9,8 +9,8 @@ use bytes::Bytes;
 use postern_config as config;
 use postern_queue::memory::Memory;
 use postern_queue::{
-    Change, Content, Destination, Envelope, Feedback, Lease, MessageView, Origin, Outcome, Queue, QueueId,
-    Recipient, Recovery, Report, StoreError, Surroundings, metrics,
+    Change, Content, Destination, Envelope, Feedback, Handover, Lease, MessageView, Origin, Outcome, Queue,
+    QueueId, Recipient, Recovery, Report, StoreError, Surroundings, metrics,
 };
 use postern_runtime::{Clock, ManualClock};
 use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
@@ -230,6 +230,7 @@ pub fn envelope(world: &World<impl Backing>, sender: &str, recipients: &[&str]) 
         notify: Notify::default(),
         original: None,
         via: None,
+        expanded: false,
     };
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),
@@ -243,6 +244,7 @@ pub fn envelope(world: &World<impl Backing>, sender: &str, recipients: &[&str]) 
         envelope_id: None,
         message_id: Some("1@proseware.test".to_owned()),
         priority: 0,
+        terms: Default::default(),
         size: 0,
         recipients: recipients.iter().map(recipient).collect(),
     }
@@ -288,7 +290,7 @@ pub fn report(world: &World<impl Backing>, status: (u8, u16, u16), text: &str) -
 }
 
 pub fn delivered(world: &World<impl Backing>) -> Outcome {
-    Outcome::Delivered(report(world, (2, 0, 0), "250 2.0.0 Ok"))
+    Outcome::Delivered(report(world, (2, 0, 0), "250 2.0.0 Ok"), Handover::Relayed)
 }
 
 pub fn deferred(world: &World<impl Backing>) -> Outcome {

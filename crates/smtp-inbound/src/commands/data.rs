@@ -4,7 +4,7 @@ use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::{HeaderSenders, Stage};
 use postern_policy::sender::header_senders;
 use postern_policy::session_check::SessionCheck;
-use postern_queue::{AcceptError, Envelope, Origin};
+use postern_queue::{AcceptError, Envelope, Origin, Terms};
 use postern_smtp::Body;
 use postern_smtp::data::Findings;
 use postern_smtp::header::is_well_formed;
@@ -66,7 +66,7 @@ pub(crate) fn finish(
     if let Some(login) = &context.login {
         // Before the message is durable, so that other sessions of the login see it; given back where it is not stored.
         let (usage, limits) = (&context.policy.standing.usage, &login.access.limits);
-        usage.reserve(&login.name, limits, transaction.recipients.len(), now).map_err(|exceeded| {
+        usage.reserve(&login.name, limits, transaction.distinct.len(), now).map_err(|exceeded| {
             let senders = HeaderSenders::default();
             context.over_limit(login, transaction.matter(), Stage::Message(&senders), exceeded)
         })?;
@@ -85,10 +85,15 @@ pub(crate) fn finish(
         // A client that sends 8 bits without saying so has said so now.
         body: if findings.eight_bit { Body::EightBitMime } else { transaction.body },
         smtputf8,
-        ret: None,
-        envelope_id: None,
+        ret: transaction.ret,
+        envelope_id: transaction.envelope_id.clone(),
         message_id: fields.message_id,
-        priority: fields.priority,
+        priority: transaction.terms.priority.unwrap_or(fields.priority),
+        // RFC 8689 §4.1: REQUIRETLS overrules the field.
+        terms: Terms {
+            tls_optional: header.tls_optional && !transaction.terms.require_tls,
+            ..transaction.terms
+        },
         size: transaction.size,
         recipients,
     };

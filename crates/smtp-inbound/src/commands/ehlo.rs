@@ -1,8 +1,8 @@
 //! EHLO and HELO (RFC 5321 §4.1.1.1).
 
-use postern_smtp::Reply;
+use postern_smtp::{Reply, date};
 
-use crate::commands::auth;
+use crate::commands::{auth, parameters};
 use crate::replies;
 use crate::session::{Context, Hello};
 
@@ -23,7 +23,11 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         "ENHANCEDSTATUSCODES".to_owned(),
         "CHUNKING".to_owned(),
     ];
+    if parameters::offers_dsn(context) {
+        extensions.push("DSN".to_owned());
+    }
     extensions.extend(limits(context));
+    extensions.extend(demands(context));
     if context.tls.is_none() && context.shared.tls.load().is_some() {
         extensions.push("STARTTLS".to_owned());
     }
@@ -33,6 +37,23 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         extensions.push(format!("AUTH {}", names.join(" ")));
     }
     replies::extended_hello(hostname, &extensions)
+}
+
+/// What a client may demand of us and of those behind us.
+fn demands(context: &Context) -> Vec<String> {
+    let limits = &context.config.smtp;
+    let mut extensions = vec![format!("DELIVERBY {}", limits.min_deliver_by.as_secs())];
+    if parameters::offers_hold(context) {
+        let latest = date::rfc3339(context.shared.clock.now() + limits.max_hold);
+        extensions.push(format!("FUTURERELEASE {} {latest}", limits.max_hold.as_secs()));
+    }
+    if parameters::offers_priority(context) {
+        extensions.push("MT-PRIORITY".to_owned());
+    }
+    if parameters::is_offered(context, "REQUIRETLS") {
+        extensions.push("REQUIRETLS".to_owned());
+    }
+    extensions
 }
 
 /// LIMITS (RFC 9422): what would be refused for its number alone. Recipient domains are not counted, so RCPTDOMAINMAX is

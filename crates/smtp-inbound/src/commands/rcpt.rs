@@ -5,17 +5,18 @@ use postern_policy::relay::Stage;
 use postern_policy::standing::usage::FirstMet;
 use postern_queue::Recipient;
 use postern_smtp::command::{Rcpt, RcptParameters};
-use postern_smtp::{Address, ForwardPath, LocalPart};
+use postern_smtp::{Address, ForwardPath, LocalPart, Notify};
 
 use super::data::origin;
+use super::parameters;
 use crate::replies;
 use crate::session::{Context, Refusal, Transaction};
 
 /// Adds a recipient, if mail from here may go there.
 pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcpt) -> Result<(), Refusal> {
     transaction.tried = true;
-    let Rcpt { path, utf8, parameters } = command;
-    if let Some(parameter) = not_announced(&parameters) {
+    let Rcpt { path, utf8, parameters: wanted } = command;
+    if let Some(parameter) = parameters::not_offered_to_rcpt(context, &wanted) {
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
     }
     if utf8 && !transaction.smtputf8 {
@@ -28,7 +29,7 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     let mut recipients = Vec::new();
     let rules = transaction.queue.rules();
     context.ask_with_rules(transaction.matter(), Stage::Rcpt(&path), || {
-        recipients = final_recipients(context, &path);
+        recipients = final_recipients(context, &path, &wanted);
         if rules.is_empty() {
             return None;
         }
@@ -56,24 +57,45 @@ fn meet(context: &Context, transaction: &mut Transaction, path: &ForwardPath) ->
     result.map_err(|exceeded| context.over_limit(login, transaction.matter(), Stage::Rcpt(path), exceeded))
 }
 
-/// Who gets the mail for a recipient that is accepted: aliases expanded.
-fn final_recipients(context: &Context, path: &ForwardPath) -> Vec<Recipient> {
+/// Who gets the mail for a recipient that is accepted: aliases expanded. One that stands for several is among them if the sender
+/// wants to hear of success: that it was expanded is reported, and what becomes of those behind it is not (RFC 3461 §5.2.7).
+fn final_recipients(context: &Context, path: &ForwardPath, wanted: &RcptParameters) -> Vec<Recipient> {
     let given = given(context, path);
     let addresses = match context.policy.directory.resolve(path, Some(context.peer.local)) {
         Resolution::Recipients(addresses) => addresses,
         // What is not ours goes where the client said. Unknown names and loops are refused before.
         Resolution::NotLocal | Resolution::Unknown | Resolution::AliasLoop => given.iter().cloned().collect(),
     };
+    let notify = wanted.notify.unwrap_or_default();
+    let original = &wanted.original;
+    let alias =
+        given.as_ref().filter(|given| notify.success && addresses.len() > 1 && !addresses.contains(given));
+    let each = Notify { success: notify.success && alias.is_none(), ..notify };
     let recipient = |address: Address| {
         let given = given.as_ref().filter(|given| **given != address).cloned();
-        Recipient { address, given, notify: Default::default(), original: None, via: None }
+        Recipient { address, given, notify: each, original: original.clone(), via: None, expanded: false }
     };
-    addresses.into_iter().map(recipient).collect()
+    let expanded = alias.map(|alias| Recipient {
+        address: alias.clone(),
+        given: None,
+        notify,
+        original: original.clone(),
+        via: None,
+        expanded: true,
+    });
+    addresses.into_iter().map(recipient).chain(expanded).collect()
 }
 
-/// A recipient given twice, or with its alias, gets one copy. Mailboxes of ours come in lower case; whether case matters
+/// A recipient given twice, or with its alias, gets one copy, by the parameters that came first. Mailboxes of ours come in lower case; whether case matters
 /// elsewhere only their hosts know (RFC 5321 §2.4).
 fn merge(transaction: &mut Transaction, recipient: Recipient) {
+    if recipient.expanded {
+        let is_known = transaction.recipients.iter().any(|r| r.expanded && r.address == recipient.address);
+        if !is_known {
+            transaction.recipients.push(recipient);
+        }
+        return;
+    }
     if transaction.distinct.insert(recipient.address.clone()) {
         transaction.recipients.push(recipient);
     }
@@ -87,14 +109,5 @@ fn given(context: &Context, path: &ForwardPath) -> Option<Address> {
             let local = LocalPart::parse("postmaster").ok()?;
             Some(Address::new(local, context.config.hostname.clone()))
         }
-    }
-}
-
-/// DSN can be read but is not offered.
-fn not_announced(parameters: &RcptParameters) -> Option<&'static str> {
-    match parameters {
-        RcptParameters { notify: Some(_), .. } => Some("NOTIFY"),
-        RcptParameters { original: Some(_), .. } => Some("ORCPT"),
-        _ => None,
     }
 }
