@@ -174,6 +174,11 @@ impl Policy {
         ban
     }
 
+    /// Forgets what grants have used that the configuration no longer has.
+    pub fn forget_gone_grants(&self) {
+        self.standing.rates.keep(|label| self.relay.has_grant(label));
+    }
+
     /// Forgets logins that the configuration no longer has.
     pub fn forget_gone_logins(&self) {
         let is_kept = |login: &str| self.accounts.login(login).is_some();
