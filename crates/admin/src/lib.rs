@@ -40,6 +40,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::facts::Finder;
 use postern_policy::record::Records;
@@ -135,6 +136,9 @@ pub trait Daemon: Send + Sync {
 
     /// Makes a check with the rules and the name servers in force. Changes nothing; bounded in time.
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>>;
+
+    /// Reads the reports of others, where the configuration in force says that they stand. Changes nothing; bounded in time.
+    fn reports(&self) -> Pending<'_, Reports>;
 }
 
 /// A listener that is open.

@@ -32,6 +32,7 @@ use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared
 use postern_config::replies::Class;
 use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
+use postern_policy::checkup::reports::{Complaints, Reports};
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Record, Records, Settings, Told, Transcript};
 use postern_policy::relay::{Decision, Question, Stage, decide};
@@ -143,6 +144,12 @@ impl Daemon for TestDaemon {
 
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         Box::pin(std::future::ready(vec![Finding::note(check.as_str(), "looked at")]))
+    }
+
+    fn reports(&self) -> Pending<'_, Reports> {
+        let complaints =
+            vec![Complaints { provider: "adatum.test".to_owned(), count: 3, ..Complaints::default() }];
+        Box::pin(std::future::ready(Reports { complaints, ..Reports::default() }))
     }
 }
 
@@ -1401,6 +1408,10 @@ async fn the_checks_of_the_daemon_are_asked_for_by_name() {
     }
     let tally: Tally = running.client.get("/v1/doctor/reputation").await.unwrap();
     assert_eq!(tally.domains, []);
+    let tally: Tally = running.client.get("/v1/doctor/reputation?since=7").await.unwrap();
+    assert_eq!(tally.since, 7);
+    let reports: Reports = running.client.get("/v1/doctor/reports").await.unwrap();
+    assert_eq!((reports.complaints[0].count, reports.complaints[0].delivered), (3, None));
     let problem = running.client.get::<Findings>("/v1/doctor/everything").await.unwrap_err();
     assert!(problem.to_string().contains("names, senders, dns, blocklists"), "{problem}");
     running.stop().await;

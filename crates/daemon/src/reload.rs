@@ -20,6 +20,7 @@ use postern_outbound::checkup::Checkup;
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
+use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Records, Settings as RecordSettings};
 use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
@@ -430,5 +431,10 @@ impl Daemon for Reloader {
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         let checkup = Checkup::of(&self.live.settings.load());
         Box::pin(async move { checkup.run(check, SystemTime::now()).await })
+    }
+
+    fn reports(&self) -> Pending<'_, Reports> {
+        let checkup = Checkup::of(&self.live.settings.load());
+        Box::pin(async move { checkup.reports(None, SystemTime::now()).await })
     }
 }
