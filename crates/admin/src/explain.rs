@@ -4,7 +4,6 @@
 //! explanation cannot differ from what happens.
 
 mod asked;
-mod session_check;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +14,6 @@ use postern_policy::Policy;
 use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
 use postern_policy::remedies::{self, remedies};
-use postern_policy::session_check::SessionCheck;
 use postern_queue::rules::{Forecast, Refused, RuleAction};
 use postern_queue::{Envelope, Origin, Recipient};
 use postern_smtp::{Address, Reply, ReversePath};
@@ -49,9 +47,6 @@ pub trait Beyond {
     /// See [`crate::Daemon::reply`].
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
 
-    /// See [`crate::Daemon::session_reply`].
-    fn session_reply(&self, check: SessionCheck) -> Option<String>;
-
     /// See [`postern_queue::rules::Rules::would_refuse_recipient`].
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused>;
 
@@ -74,10 +69,6 @@ impl Beyond for RulesOnly {
         None
     }
 
-    fn session_reply(&self, _check: SessionCheck) -> Option<String> {
-        None
-    }
-
     fn refused(&self, _question: &Question<'_>, _recipients: &[Recipient]) -> Option<Refused> {
         None
     }
@@ -85,17 +76,14 @@ impl Beyond for RulesOnly {
 
 /// The rules and the words of replies, where there is no daemon to ask.
 #[derive(Debug, Clone, Copy)]
-pub struct Words<D, S> {
+pub struct Words<D> {
     /// The reply to a decision that is no yes.
     pub refused: D,
-    /// The reply of a session that refuses by itself.
-    pub session_check: S,
 }
 
-impl<D, S> Beyond for Words<D, S>
+impl<D> Beyond for Words<D>
 where
     D: Fn(&Question<'_>, &Decision) -> Reply,
-    S: Fn(SessionCheck) -> Reply,
 {
     fn delivery(&self, _mail: &Mail<'_>, _recipient: &Address) -> Option<Delivery> {
         None
@@ -104,10 +92,6 @@ where
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
         refused.then(|| (self.refused)(question, decision).to_string())
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> Option<String> {
-        Some((self.session_check)(check).to_string())
     }
 
     fn refused(&self, _question: &Question<'_>, _recipients: &[Recipient]) -> Option<Refused> {
@@ -122,10 +106,6 @@ impl Beyond for crate::Shared {
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         self.daemon.reply(question, decision)
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> Option<String> {
-        Some(self.daemon.session_reply(check))
     }
 
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused> {
@@ -151,16 +131,17 @@ pub fn explain(
     beyond: &(impl Beyond + ?Sized),
 ) -> Result<Explanation, BadQuestion> {
     let asked = Asked::read(request, policy)?;
-    let mut stages = Vec::new();
-    if let Some(first) = session_check::first(&asked, policy, beyond) {
-        stages.push(first);
-    }
+    let mut stages: Vec<StageView> = Vec::new();
     for (name, stage) in asked.stages() {
         if !stages.last().is_none_or(goes_on) {
             break;
         }
         let question = asked.question(stage, policy);
         let decision = after_rules(decide(&question, policy), &question, policy, beyond);
+        // That a client may speak is worth no words.
+        if decision.reason == Reason::ConnectionAllowed {
+            continue;
+        }
         let (client, recipient) = (question.client.to_canonical().to_string(), recipient(&question));
         let remedies = remedies(&remedies::Asked {
             reason: &decision.reason,
@@ -173,9 +154,6 @@ pub fn explain(
             reply: beyond.reply(&question, &decision),
             decision: view(&decision, remedies),
         });
-    }
-    if stages.last().is_none_or(goes_on) {
-        stages.extend(session_check::header(&asked, policy, beyond));
     }
     if !stages.last().is_none_or(goes_on) {
         return Ok(Explanation { stages, deliveries: Vec::new(), fate: None });

@@ -36,7 +36,6 @@ use postern_policy::checkup::reports::{Complaints, Reports};
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Record, Records, Settings, Told, Transcript};
 use postern_policy::relay::{Decision, Question, Stage, decide};
-use postern_policy::session_check::SessionCheck;
 use postern_queue::events::MAX_WATCHERS;
 use postern_queue::{
     Destination, Door, Envelope, Feedback, Opener, Origin, Queue, QueueId, Recipient, Surroundings,
@@ -120,10 +119,6 @@ impl Daemon for TestDaemon {
 
     fn reply(&self, _question: &Question<'_>, decision: &Decision) -> Option<String> {
         Some(format!("said because of {}", decision.reason.as_str()))
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> String {
-        format!("said because of {}", check.as_str())
     }
 
     fn listening(&self) -> Vec<Listening> {

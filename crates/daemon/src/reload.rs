@@ -24,7 +24,6 @@ use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Records, Settings as RecordSettings};
 use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
-use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::verification;
 use postern_runtime::clock::Pending;
@@ -377,10 +376,6 @@ impl Daemon for Reloader {
             let refused = Refused { question, decision, name: None, config: &config };
             replies::refused(&refused).0.to_string()
         })
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> String {
-        postern_smtp_inbound::replies::session_check(check).to_string()
     }
 
     fn load(&self) -> api::load::Load {

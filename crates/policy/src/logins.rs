@@ -62,7 +62,7 @@ impl Policy {
                 let is_new = self.standing.usage.is_new(login, recipient);
                 signs.recipient(login, is_new, rules, now)
             }
-            Stage::Rcpt(ForwardPath::Postmaster) | Stage::Message(_) => None,
+            Stage::Connect | Stage::Rcpt(ForwardPath::Postmaster) | Stage::Message(_) => None,
         };
         self.note_sign(login, sign, now);
     }

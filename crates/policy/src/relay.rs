@@ -61,6 +61,29 @@ impl Decision {
         Self { verdict: reason.verdict(), reason, trace }
     }
 
+    /// An address beyond ASCII, and a client that has not said SMTPUTF8.
+    pub fn needs_smtputf8() -> Self {
+        Self::by_session(
+            Reason::NeedsSmtputf8,
+            "SMTPUTF8",
+            "the address is not ASCII, and MAIL came without SMTPUTF8",
+        )
+    }
+
+    /// A transaction has as many recipients as it may have.
+    pub fn too_many_recipients(limit: usize) -> Self {
+        let fact =
+            format!("the transaction has {limit} recipients already, as many as smtp.max_recipients allows");
+        Self::by_session(Reason::TooManyRecipients { limit }, "recipients of a transaction", fact)
+    }
+
+    /// What only the session knows enough for.
+    fn by_session(reason: Reason, rule: &str, fact: impl Into<String>) -> Self {
+        let mut trace = Trace::default();
+        trace.rule(rule, false, fact);
+        Self { verdict: reason.verdict(), reason, trace }
+    }
+
     /// The same where the rule looks at the senders that the header names.
     pub fn as_header_blocked_sender(self) -> Self {
         match self.reason {
@@ -148,6 +171,7 @@ impl Trace {
 pub fn decide(question: &Question<'_>, policy: &Policy) -> Decision {
     let mut trace = Trace::default();
     let answer = match question.stage {
+        Stage::Connect => client::connect(question, policy, &mut trace),
         Stage::Login => login::login(question, policy, &mut trace),
         Stage::Mail => mail(question, policy, &mut trace),
         Stage::Rcpt(path) => rcpt(question, path, policy, &mut trace),
@@ -209,6 +233,7 @@ fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, tr
     client::require_client(question, policy, trace)?;
     login::still_usable(question, policy, trace)?;
     let reason = senders::message(question, senders, policy, trace)?;
+    senders::well_formed(question, senders, policy, trace)?;
     login::room_for_message(question, policy, trace)?;
     Ok(reason)
 }

@@ -18,7 +18,6 @@ use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
 };
 use postern_policy::scram::ChannelBindings;
-use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
@@ -232,6 +231,8 @@ pub(crate) struct Transaction {
     pub distinct: HashSet<Address>,
     /// RCPT commands that were accepted; their limit counts also duplicates.
     pub accepted: usize,
+    /// What the first recipient beyond the limit was told.
+    pub too_many: Option<Refusal>,
     /// The only accepted RCPT as it was written, for the Received field.
     pub only: Option<String>,
     /// Whether a RCPT was tried at all.
@@ -260,7 +261,7 @@ impl Transaction {
 }
 
 /// Why a sender, a recipient or a message is not taken.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub reply: Reply,
     /// For logs and metrics.
@@ -344,6 +345,11 @@ impl Context {
         exceeded: Exceeded,
     ) -> Refusal {
         self.refusal(&self.question(matter, stage), &over_limit(login, exceeded))
+    }
+
+    /// What only the session knows enough for.
+    pub fn refused_by_session(&self, matter: Matter<'_>, stage: Stage<'_>, decision: &Decision) -> Refusal {
+        self.refusal(&self.question(matter, stage), decision)
     }
 
     /// A standing rule refuses the whole message.
@@ -880,11 +886,14 @@ impl Session {
         // A password changed by a reload counts from the next login on.
         self.context.refresh();
         let Context { peer, policy, shared, .. } = &self.context;
-        if let Some(ban) = policy.ban(peer.client, peer.local, true, shared.clock.now()) {
+        // Asked twice: only of those who are banned is anything kept.
+        if policy.ban(peer.client, peer.local, true, shared.clock.now()).is_some()
+            && let Err(refusal) = self.context.ask_login(&hello)
+        {
             let (client, listener) = (peer.client, peer.listener.as_str());
-            let check = SessionCheck::of(&ban);
-            tracing::info!(event = "turned-away", listener, %client, limit = check.as_str());
-            return Action::Close(replies::session_check(check));
+            let reference = refusal.reference.map(|reference| reference.to_string());
+            tracing::info!(event = "turned-away", listener, %client, limit = refusal.reason, reference);
+            return Action::Close(refusal.reply);
         }
         let step = auth::begin(&self.context, command);
         self.auth_step(hello, step)

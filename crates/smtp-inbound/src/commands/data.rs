@@ -3,11 +3,9 @@
 use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::{HeaderSenders, Stage};
 use postern_policy::sender::header_senders;
-use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, Envelope, Origin};
 use postern_smtp::Body;
 use postern_smtp::data::Findings;
-use postern_smtp::header::is_well_formed;
 
 use crate::receive::{By, Failure, Header, Hop, Received, Receiver};
 use crate::replies;
@@ -54,11 +52,6 @@ pub(crate) fn finish(
     if binds || transaction.of_login {
         let senders = header_senders(&content.header);
         context.ask(transaction.matter(), Stage::Message(&senders))?;
-        // What we do not see as a From field, another reader may.
-        if !is_well_formed(&content.header) {
-            let check = SessionCheck::MalformedHeader;
-            return Err(Refusal::new(check.as_str(), replies::session_check(check)));
-        }
     }
     let now = context.shared.clock.now();
     let fields = hop(context, transaction).own_fields(&header, content.incoming.id(), now);

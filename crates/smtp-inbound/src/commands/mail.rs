@@ -41,6 +41,7 @@ pub(crate) fn begin(
         met: None,
         distinct: HashSet::new(),
         accepted: 0,
+        too_many: None,
         only: None,
         tried: false,
         deferred: false,
