@@ -930,6 +930,8 @@ mod tests {
         one(&relay("family = \"tagged\""), "3:10", "`tagged` replies point to a page");
         one(&relay("family = \"courier\""), "3:10", "");
         one("[replies.rate]\ncode = 550\n", "3:8", "550 would refuse for good");
+        one("[replies.banned]\ncode = 550\n", "3:8", "550 would refuse for good");
+        one("[replies.banned]\ncode = 450\n", "3:8", "450 would not say that the connection ends");
         one("[replies]\nreport_url = \"reports.example\"\n", "3:14", "no address of a page");
         fine("[replies]\nfamily = \"tagged\"\nreport_url = \"https://reports.example/\"\n");
     }

@@ -355,7 +355,12 @@ mod tests {
         guess("2001:db8:1::1", "ALICE@proseware.test");
         guess("2001:db8:2::1", "alice@proseware.test");
         assert_eq!(policy.standing.alarms.next().unwrap().cause, Cause::Guessed);
-        assert_eq!(live(&policy, "alice@proseware.test", "", 0, Stage::Login).verdict, Verdict::Accept);
+        let alice = "alice@proseware.test";
+        assert_eq!(live(&policy, alice, alice, 0, Stage::Mail).verdict, Verdict::Accept);
+        // Its owner logs in from anywhere else.
+        assert_eq!(live(&policy, alice, "", 0, Stage::Login).reason.as_str(), "banned");
+        policy.standing.bans.remove("198.51.100.9/32".parse().unwrap());
+        assert_eq!(live(&policy, alice, "", 0, Stage::Login).verdict, Verdict::Accept);
     }
 
     #[test]
