@@ -8,6 +8,7 @@ use rustls::{ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 use serde_json::Value as Json;
 
+use crate::admin::metric;
 use crate::harness::client::{Reply, message};
 use crate::harness::daemon::PASSWORD;
 use crate::harness::{Client, Daemon, PATIENCE, Setup, tls};
@@ -258,7 +259,7 @@ fn a_session_that_refuses_by_a_limit_or_for_smtputf8_names_a_record() {
     let found = record(&daemon, &utf8);
     assert_eq!(
         (&found["reason"]["kind"], &found["recipient"]),
-        (&"needs-smtputf8".into(), &"<jörg@proseware.test>".into())
+        (&"needs-smtputf8".into(), &"jörg@proseware.test".into())
     );
     assert_eq!(stored(&daemon).lines().count(), 2);
     // Syntax is no decision: its reply says all that there is to know.
@@ -287,7 +288,7 @@ fn a_header_that_can_be_read_in_two_ways_is_on_the_record() {
 
 #[test]
 fn a_banned_client_hears_a_reference_and_a_flood_of_them_fills_no_records() {
-    let daemon = Setup::new().start();
+    let daemon = Setup::new().with("auth.guessing.ban_loopback = true").start();
     let banned = ["ban", "add", "127.77.2.0/24", "--ttl", "1h", "--reason", "spam"];
     assert_eq!(daemon.ctl(&banned).code, 0);
     let connect = |host: u8| Client::open_from(Ipv4Addr::new(127, 77, 2, host), daemon.mx()).reply();
@@ -360,6 +361,43 @@ fn what_standing_rules_do_to_a_message_is_explained_before() {
     assert_eq!(held.code, 0, "{held:?}");
     assert!(held.stdout.contains("rule 2 (an outbreak) would hold it in the queue"), "{}", held.stdout);
     assert!(!explain("carol@client.test", "hello").stdout.contains("rule 2"));
+}
+
+#[test]
+fn a_message_that_a_rule_holds_is_said_to_be_held_before_and_after() {
+    let daemon = Setup::new().start();
+    daemon.ask(&["rule", "add", "hold", "--header", "Subject=invoice", "--reason", "an outbreak"]);
+    let content = message("carol@client.test", ALICE, "your invoice", "x");
+    let file = daemon.folder().join("draft.eml");
+    fs::write(&file, &content).unwrap();
+    let asked = ["policy", "explain", "--client", "198.51.100.9", "--from", "x@client.test", "--to", ALICE];
+    let explained = daemon.ask(&[&asked[..], &["--message", file.to_str().unwrap()]].concat());
+    let last = explained["stages"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["stage"], &last["verdict"]), (&"rules".into(), &"hold".into()), "{explained}");
+    assert_eq!(
+        (&last["reason"]["kind"], &last["reason"]["why"]),
+        (&"standing-rule".into(), &"an outbreak".into())
+    );
+    assert_eq!(explained["fate"]["action"], "hold");
+    let mut client = Client::connect(daemon.mx());
+    client.ehlo();
+    let reply = client.deliver("x@client.test", &[ALICE], &content);
+    assert_eq!(reply.code, 250);
+    assert!(!reply.text().contains("(ref "), "its client hears nothing of it: {reply:?}");
+    let accepted = daemon.wait_for("accepted", |line| line["held_by"] == "rule 1");
+    let found = daemon.ask(&["explain", accepted["reference"].as_str().unwrap()]);
+    assert_eq!((&found["verdict"], &found["stage"]), (&"hold".into(), &"message".into()), "{found}");
+    assert_eq!(found["reason"], last["reason"], "before and after are the same decision");
+    assert_eq!(found["rules"].as_array().unwrap().last(), last["rules"].as_array().unwrap().last());
+    let labels = ["stage=\"message\"", "verdict=\"hold\"", "reason=\"standing-rule\""];
+    assert_eq!(metric(&daemon, "postern_policy_decisions_total", &labels), 1.0);
+    let held = daemon.wait_in_queue("the held message", |message| message["state"] == "held");
+    assert_eq!((&held["id"], &held["held"]), (&reply.queue_id().into(), &"rule 1: an outbreak".into()));
+    // Others are accepted as ever, without a record.
+    client.deliver("x@client.test", &[ALICE], &message("carol@client.test", ALICE, "hello", "x"));
+    let other = daemon.wait_for("accepted", |line| line["held_by"].is_null());
+    assert!(other["reference"].is_null(), "{other}");
+    assert_eq!(stored(&daemon).lines().count(), 1);
 }
 
 #[test]

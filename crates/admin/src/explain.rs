@@ -14,7 +14,7 @@ use postern_policy::Policy;
 use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
 use postern_policy::remedies::{self, remedies};
-use postern_queue::rules::{Forecast, Refused, RuleAction};
+use postern_queue::rules::{Forecast, Refused, Rule as StandingRule, RuleAction};
 use postern_queue::{Envelope, Origin, Recipient};
 use postern_smtp::{Address, Reply, ReversePath};
 
@@ -142,13 +142,7 @@ pub fn explain(
         if decision.reason == Reason::ConnectionAllowed {
             continue;
         }
-        let (client, recipient) = (question.client.to_canonical().to_string(), recipient(&question));
-        let remedies = remedies(&remedies::Asked {
-            reason: &decision.reason,
-            client: &client,
-            sender: &question.reverse_path.to_string(),
-            recipient: recipient.as_deref(),
-        });
+        let remedies = ways_out(&question, &decision);
         stages.push(StageView {
             stage: name.to_owned(),
             reply: beyond.reply(&question, &decision),
@@ -171,6 +165,9 @@ pub fn explain(
             deliveries.retain(|delivery| {
                 rule.action == RuleAction::Hold || !recipients.contains(&delivery.recipient)
             });
+            if rule.action == RuleAction::Hold {
+                stages.push(held_message(&asked, &rule, policy));
+            }
             let action = rule.action.as_str().to_owned();
             let fate = Some(Fate { action, rule: rule.id, reason: rule.reason, recipients });
             Ok(Explanation { stages, deliveries, fate })
@@ -188,20 +185,35 @@ fn refused_message(
 ) -> StageView {
     let senders = HeaderSenders::default();
     let question = asked.question(Stage::Message(&senders), policy);
-    let accepted =
-        Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() };
-    let decision = by_rule(accepted, refused);
-    let remedies = remedies(&remedies::Asked {
+    let decision = by_rule(accepted(), refused);
+    let reply = beyond.reply(&question, &decision);
+    StageView { stage: "rules".to_owned(), reply, decision: view(&decision, ways_out(&question, &decision)) }
+}
+
+/// A standing rule holds the message; the client hears nothing of it.
+fn held_message(asked: &Asked, rule: &StandingRule, policy: &Policy) -> StageView {
+    let senders = HeaderSenders::default();
+    let question = asked.question(Stage::Message(&senders), policy);
+    let decision = accepted().held_by_rule(rule.id, &rule.reason);
+    StageView {
+        stage: "rules".to_owned(),
+        reply: None,
+        decision: view(&decision, ways_out(&question, &decision)),
+    }
+}
+
+/// What was said of a message before the standing rules were asked.
+fn accepted() -> Decision {
+    Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() }
+}
+
+fn ways_out(question: &Question<'_>, decision: &Decision) -> Vec<String> {
+    remedies(&remedies::Asked {
         reason: &decision.reason,
         client: &question.client.to_canonical().to_string(),
         sender: &question.reverse_path.to_string(),
-        recipient: None,
-    });
-    StageView {
-        stage: "rules".to_owned(),
-        reply: beyond.reply(&question, &decision),
-        decision: view(&decision, remedies),
-    }
+        recipient: recipient(question).as_deref(),
+    })
 }
 
 /// The decision after a rule has refused.

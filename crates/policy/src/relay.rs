@@ -94,12 +94,17 @@ impl Decision {
         }
     }
 
-    /// The same after a standing rule of an operator has refused what was accepted so far: with this verdict, for the
+    /// The same after a standing rule of an operator has decided about what was accepted so far: with this verdict, for the
     /// reason `why`, and with `text` for the client.
     pub fn refused_by_rule(mut self, rule: u64, why: &str, text: &str, verdict: Verdict) -> Self {
         self.trace.rule(&format!("rule {rule}"), true, why);
         let (why, text) = (why.to_owned(), text.to_owned());
         Self { verdict, reason: Reason::StandingRule { rule: rule.to_string(), why, text }, ..self }
+    }
+
+    /// The same after a standing rule of an operator holds what was accepted so far, for the reason `why`.
+    pub fn held_by_rule(self, rule: u64, why: &str) -> Self {
+        self.refused_by_rule(rule, why, "", Verdict::Hold)
     }
 
     /// The rule that decided. The last one that was looked at, unless a right did not reach so far: the others were tried after
@@ -128,7 +133,7 @@ pub enum Verdict {
     Reject,
     /// A 4yz.
     Defer,
-    /// Accept, and keep it in the queue until an operator has looked.
+    /// Accept, and keep it in the queue until an operator has looked: what a standing rule says of a whole message, in the end.
     Hold,
 }
 

@@ -226,13 +226,13 @@ pub enum Reason {
         /// What the configuration has clients told; none where it says nothing.
         text: Option<String>,
     },
-    /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1).
+    /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1), or holds the message.
     StandingRule {
         /// Its number.
         rule: String,
         /// Why it is there, for operators.
         why: String,
-        /// Its text for the client.
+        /// Its text for the client; empty where that hears nothing of it.
         text: String,
     },
     /// A standing rule of an operator refuses a sender that the header names (550 5.7.1, or 450 4.7.1).

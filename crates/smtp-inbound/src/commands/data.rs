@@ -1,8 +1,9 @@
 //! DATA and the end of a message (RFC 5321 §4.1.1.4).
 
 use postern_policy::facts::{self, Wanted};
-use postern_policy::relay::{HeaderSenders, Stage};
+use postern_policy::relay::{Decision, HeaderSenders, Stage};
 use postern_policy::sender::header_senders;
+use postern_queue::rules::{Forecast, RuleAction};
 use postern_queue::{AcceptError, Envelope, Origin};
 use postern_smtp::Body;
 use postern_smtp::data::Findings;
@@ -85,7 +86,28 @@ pub(crate) fn finish(
         size: transaction.size,
         recipients,
     };
+    transaction.held = held(context, transaction, &envelope, &[&fields.text, &content.header]);
     Ok(Box::new(Commit { incoming: content.incoming, envelope, header: fields.text }))
+}
+
+/// What the standing rules say of a message that they hold. The queue does it, when the message is durable; what they refuse is
+/// told by it, too.
+fn held(
+    context: &Context,
+    transaction: &Transaction,
+    envelope: &Envelope,
+    header: &[&[u8]],
+) -> Option<Decision> {
+    let rules = transaction.queue.rules();
+    if rules.is_empty() {
+        return None;
+    }
+    match rules.forecast(envelope, Some(&header.concat())) {
+        Some(Forecast::Accepted { rule, .. }) if rule.action == RuleAction::Hold => {
+            Some(context.held_by_rule(rule.id, &rule.reason))
+        }
+        Some(Forecast::Accepted { .. } | Forecast::Refused(_)) | None => None,
+    }
 }
 
 /// What is wrong with a message whatever follows: asked at its end, and behind each of its chunks.

@@ -42,6 +42,7 @@ pub(crate) fn begin(
         distinct: HashSet::new(),
         accepted: 0,
         too_many: None,
+        held: None,
         only: None,
         tried: false,
         deferred: false,
