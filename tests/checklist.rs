@@ -4,9 +4,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value as Json;
@@ -15,6 +16,7 @@ use toml::Table;
 use crate::harness::client::message;
 use crate::harness::ctl::Output;
 use crate::harness::daemon::PASSWORD;
+use crate::harness::reports;
 use crate::harness::{Action, Client, Daemon, NextHop, Script, Setup, eventually, loopback, repository};
 
 const ALICE: &str = "alice@proseware.test";
@@ -370,6 +372,100 @@ fn what_others_refuse_is_counted_by_domain_with_whom_to_ask() {
     assert_eq!(contact.code, 0, "{contact:?}");
     assert_says(&findings(&contact, "contact"), &["adatum.test: write to postmaster@adatum.test"]);
     assert_says(&findings(&contact, "contact"), &["posternctl doctor bundle"]);
+}
+
+/// Reports that end now.
+fn aggregate_now(reporter: &str, rows: &[(&str, u32, &str, &str, &str)]) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    reports::aggregate(reporter, "proseware.test", now, rows)
+}
+
+#[test]
+fn reports_that_came_by_mail_and_as_files_are_added_up_and_what_follows_is_said() {
+    let setup = known();
+    let (folder, bob) =
+        (setup.folder().join("reports"), setup.folder().join("spool/mail/proseware.test/bob"));
+    fs::create_dir(&folder).unwrap();
+    let daemon = setup.with(&format!("[reputation]\nreports = [{folder:?}, {bob:?}]\n")).start();
+    // Large receivers send zip and gzip, some plain XML; this one comes by mail, as all of them do.
+    let rows =
+        [(&*OURS.to_string(), 90, "pass", "pass", "none"), ("203.0.113.9", 40, "fail", "fail", "none")];
+    let gzip = reports::gzip(aggregate_now("adatum.test", &rows).as_bytes());
+    let mut client = Client::connect(daemon.mx());
+    client.ehlo();
+    let mail = String::from_utf8(reports::message("application/gzip", &gzip)).unwrap();
+    assert_eq!(client.deliver("noreply-dmarc@adatum.test", &["bob@proseware.test"], &mail).code, 250);
+    let failing = [(&*OURS.to_string(), 10, "fail", "fail", "reject")];
+    let zip = reports::zip(&[("r.xml", aggregate_now("thephone-company.test", &failing).as_bytes())]);
+    fs::write(folder.join("r.zip"), zip).unwrap();
+    let row = [(&*OURS.to_string(), 1, "pass", "fail", "none")];
+    fs::write(folder.join("r.xml"), aggregate_now("small.test", &row)).unwrap();
+    for at in 0..4 {
+        let complaint = reports::complaint(&OURS.to_string(), "abuse", &format!("carol{at}@adatum.test"));
+        fs::write(folder.join(format!("{at}.eml")), complaint).unwrap();
+    }
+    fs::write(folder.join("damaged.xml.gz"), &gzip[..gzip.len() / 2]).unwrap();
+    let before = listing(&folder);
+    let output = eventually("the report that came by mail", || {
+        let output = doctor(&daemon, &["reputation"]);
+        (output.json()["steps"][0]["details"]["reports"]["read"] == 7).then_some(output)
+    });
+    assert_eq!(output.code, 1, "{output:?}");
+    let found = concerns(&output, "reputation");
+    assert_says(
+        &found,
+        &[
+            "warning complaints adatum.test: 4 complaints",
+            "news@proseware.test (4)",
+            "message history news@proseware.test",
+        ],
+    );
+    assert_says(
+        &found,
+        &[
+            "error DMARC proseware.test: mail of ours fails, 10 of 101 (10 refused)",
+            "10 of 10 (10 refused) at thephone-company.test",
+            "from 192.0.2.25 (10)",
+            "posternctl domain verify proseware.test",
+        ],
+    );
+    assert_says(
+        &found,
+        &[
+            "40 messages of strangers",
+            "203.0.113.9 (40)",
+            "the policy is none",
+            "publish p=quarantine at _dmarc.proseware.test",
+        ],
+    );
+    let all = findings(&output, "reputation");
+    assert_says(
+        &all,
+        &["note DMARC proseware.test: adatum.test: ours 90, 100 % pass (SPF 100 %, DKIM 100 %)"],
+    );
+    assert_says(&all, &["damaged.xml.gz: left out: it cannot be unpacked"]);
+    assert_eq!(listing(&folder), before, "they are only read");
+    assert_eq!(daemon.ask(&["audit"])["events"], Json::Array(Vec::new()));
+    // Without the daemon, the same; and from elsewhere.
+    let mut daemon = daemon;
+    assert!(daemon.terminate().success());
+    let offline = doctor(&daemon, &["reputation"]);
+    assert_eq!((offline.code, concerns(&offline, "reputation")), (4, found));
+    let elsewhere = doctor(&daemon, &["reputation", "--reports", folder.join("r.xml").to_str().unwrap()]);
+    assert_eq!(elsewhere.json()["steps"][0]["details"]["reports"]["read"], 1, "{elsewhere:?}");
+    let nowhere = doctor(&daemon, &["reputation", "--reports", "/nonexistent"]);
+    assert_says(&concerns(&nowhere, "reputation"), &["warning /nonexistent: it cannot be looked into"]);
+}
+
+/// What is in a folder, and since when.
+fn listing(folder: &Path) -> Vec<(PathBuf, u64, SystemTime)> {
+    let entry = |entry: fs::DirEntry| {
+        let metadata = entry.metadata().unwrap();
+        (entry.path(), metadata.len(), metadata.modified().unwrap())
+    };
+    let mut all: Vec<_> = fs::read_dir(folder).unwrap().map(|found| entry(found.unwrap())).collect();
+    all.sort();
+    all
 }
 
 // The bundle.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use rustls::{ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 use serde_json::Value as Json;
 
+use crate::admin::metric;
 use crate::harness::client::{Reply, message};
 use crate::harness::daemon::PASSWORD;
 use crate::harness::{Client, Daemon, PATIENCE, Setup, tls};
@@ -233,6 +234,100 @@ fn a_refusal_of_the_header_names_its_senders() {
 }
 
 #[test]
+fn a_session_that_refuses_by_a_limit_or_for_smtputf8_names_a_record() {
+    let daemon = Setup::new().with("smtp.max_recipients = 1").start();
+    let mut client = Client::connect(daemon.mx());
+    client.ehlo();
+    client.expect("MAIL FROM:<x@client.test>", 250);
+    client.expect(&format!("RCPT TO:<{ALICE}>"), 250);
+    let full = client.command(&format!("RCPT TO:<{ALICE}>"));
+    assert!(full.text().starts_with("452 4.5.3 too many recipients, 1 is the limit"), "{full:?}");
+    let found = record(&daemon, &full);
+    assert_eq!(
+        (&found["reason"]["kind"], &found["verdict"]),
+        (&"too-many-recipients".into(), &"defer".into())
+    );
+    assert!(found["remedies"].to_string().contains("smtp.max_recipients"), "{found}");
+    // Whoever tries thousands is told the same, and fills no records.
+    for _ in 0..5 {
+        assert_eq!(client.command(&format!("RCPT TO:<{ALICE}>")).text(), full.text());
+    }
+    client.expect("RSET", 250);
+    client.expect("MAIL FROM:<x@client.test>", 250);
+    let utf8 = client.command("RCPT TO:<jörg@proseware.test>");
+    assert!(utf8.text().starts_with("553 5.6.7 address needs the SMTPUTF8 parameter"), "{utf8:?}");
+    let found = record(&daemon, &utf8);
+    assert_eq!(
+        (&found["reason"]["kind"], &found["recipient"]),
+        (&"needs-smtputf8".into(), &"jörg@proseware.test".into())
+    );
+    assert_eq!(stored(&daemon).lines().count(), 2);
+    // Syntax is no decision: its reply says all that there is to know.
+    let syntax = client.command("RCPT TO:nobody");
+    assert!(syntax.code == 501 && !syntax.text().contains("(ref "), "{syntax:?}");
+}
+
+#[test]
+fn a_header_that_can_be_read_in_two_ways_is_on_the_record() {
+    let daemon = Setup::new().start();
+    let mut client = Client::connect_tls(daemon.submissions());
+    client.ehlo();
+    assert_eq!(client.auth_plain(ALICE, PASSWORD).code, 235);
+    let content = format!("From: {ALICE}\r\nno field at all\r\nSubject: x\r\n\r\nx\r\n");
+    let reply = client.deliver(ALICE, &[BOB], &content);
+    assert!(
+        reply
+            .text()
+            .starts_with("550 5.6.0 message header has a NUL or a line that is no header field (ref "),
+        "{reply:?}"
+    );
+    let found = record(&daemon, &reply);
+    assert_eq!((&found["reason"]["kind"], &found["class"]), (&"malformed-header".into(), &"header".into()));
+    assert_eq!(found["rules"].as_array().unwrap().last().unwrap()["rule"], "header", "{found}");
+}
+
+#[test]
+fn a_banned_client_hears_a_reference_and_a_flood_of_them_fills_no_records() {
+    let daemon = Setup::new().with("auth.guessing.ban_loopback = true").start();
+    let banned = ["ban", "add", "127.77.2.0/24", "--ttl", "1h", "--reason", "spam"];
+    assert_eq!(daemon.ctl(&banned).code, 0);
+    let connect = |host: u8| Client::open_from(Ipv4Addr::new(127, 77, 2, host), daemon.mx()).reply();
+    let reply = connect(1);
+    assert!(
+        reply.text().starts_with(
+            "421 4.7.0 connections from your address are not accepted now; ask postmaster (ref "
+        ),
+        "{reply:?}"
+    );
+    let found = record(&daemon, &reply);
+    assert_eq!((&found["stage"], &found["client"]), (&"connect".into(), &"127.77.2.1".into()));
+    assert_eq!((&found["reason"]["kind"], &found["reason"]["why"]), (&"banned".into(), &"spam".into()));
+    assert_eq!(found["remedies"], serde_json::json!(["end the ban: `posternctl ban remove 127.77.2.0/24`"]));
+    // Why is nobody else's business.
+    assert!(!reply.text().contains("spam"), "{reply:?}");
+    for _ in 0..20 {
+        let again = connect(1);
+        // The hour may end meanwhile; then there is one more, once.
+        assert!(again.text().contains("(ref "), "{again:?}");
+    }
+    for host in 2..=150 {
+        assert_eq!(connect(host).code, 421);
+    }
+    assert_eq!(daemon.ctl(&["explain", &reference(&reply)]).code, 0);
+    let records = stored(&daemon).lines().count();
+    assert!((100..=200).contains(&records), "{records}: a hundred an hour at most");
+    let explained =
+        ["policy", "explain", "--client", "127.77.2.9", "--from", "x@client.test", "--to", ALICE, "--json"];
+    let answer = daemon.ctl(&explained).json();
+    assert_eq!(answer["stages"][0]["stage"], "connect", "{answer}");
+    assert_eq!(answer["stages"][0]["reason"]["kind"], "banned", "{answer}");
+    // Words of one's own are told; that the connection ends stays true.
+    reload(&daemon, "[replies]\nbanned.text = \"go away, {client} ({ref})\"");
+    let worded = connect(1);
+    assert!(worded.text().starts_with("421 4.7.0 go away, 127.77.2.1 ("), "{worded:?}");
+}
+
+#[test]
 fn a_rule_on_senders_of_the_header_has_a_reason_of_its_own() {
     let daemon = Setup::new().start();
     daemon.ask(&["rule", "add", "reject", "--header", "From=mallory@client", "--reason", "blocked sender"]);
@@ -266,6 +361,43 @@ fn what_standing_rules_do_to_a_message_is_explained_before() {
     assert_eq!(held.code, 0, "{held:?}");
     assert!(held.stdout.contains("rule 2 (an outbreak) would hold it in the queue"), "{}", held.stdout);
     assert!(!explain("carol@client.test", "hello").stdout.contains("rule 2"));
+}
+
+#[test]
+fn a_message_that_a_rule_holds_is_said_to_be_held_before_and_after() {
+    let daemon = Setup::new().start();
+    daemon.ask(&["rule", "add", "hold", "--header", "Subject=invoice", "--reason", "an outbreak"]);
+    let content = message("carol@client.test", ALICE, "your invoice", "x");
+    let file = daemon.folder().join("draft.eml");
+    fs::write(&file, &content).unwrap();
+    let asked = ["policy", "explain", "--client", "198.51.100.9", "--from", "x@client.test", "--to", ALICE];
+    let explained = daemon.ask(&[&asked[..], &["--message", file.to_str().unwrap()]].concat());
+    let last = explained["stages"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["stage"], &last["verdict"]), (&"rules".into(), &"hold".into()), "{explained}");
+    assert_eq!(
+        (&last["reason"]["kind"], &last["reason"]["why"]),
+        (&"standing-rule".into(), &"an outbreak".into())
+    );
+    assert_eq!(explained["fate"]["action"], "hold");
+    let mut client = Client::connect(daemon.mx());
+    client.ehlo();
+    let reply = client.deliver("x@client.test", &[ALICE], &content);
+    assert_eq!(reply.code, 250);
+    assert!(!reply.text().contains("(ref "), "its client hears nothing of it: {reply:?}");
+    let accepted = daemon.wait_for("accepted", |line| line["held_by"] == "rule 1");
+    let found = daemon.ask(&["explain", accepted["reference"].as_str().unwrap()]);
+    assert_eq!((&found["verdict"], &found["stage"]), (&"hold".into(), &"message".into()), "{found}");
+    assert_eq!(found["reason"], last["reason"], "before and after are the same decision");
+    assert_eq!(found["rules"].as_array().unwrap().last(), last["rules"].as_array().unwrap().last());
+    let labels = ["stage=\"message\"", "verdict=\"hold\"", "reason=\"standing-rule\""];
+    assert_eq!(metric(&daemon, "postern_policy_decisions_total", &labels), 1.0);
+    let held = daemon.wait_in_queue("the held message", |message| message["state"] == "held");
+    assert_eq!((&held["id"], &held["held"]), (&reply.queue_id().into(), &"rule 1: an outbreak".into()));
+    // Others are accepted as ever, without a record.
+    client.deliver("x@client.test", &[ALICE], &message("carol@client.test", ALICE, "hello", "x"));
+    let other = daemon.wait_for("accepted", |line| line["held_by"].is_null());
+    assert!(other["reference"].is_null(), "{other}");
+    assert_eq!(stored(&daemon).lines().count(), 1);
 }
 
 #[test]

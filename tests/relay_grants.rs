@@ -173,6 +173,42 @@ fn temporary_grants_outlive_a_restart_and_a_damaged_file_does_not_keep_from_star
 }
 
 #[test]
+fn the_rate_of_a_grant_does_not_start_anew_with_the_daemon() {
+    let hop = NextHop::start(Script::default().reply("RCPT", "451 4.2.1 later"));
+    let grant = format!(
+        "[[relay.grants]]\nlabel = \"scanner\"\nnetwork = \"{LAPTOP}/32\"\nsenders = [\"{SCANNER}\"]\n\
+         recipients = [\"@adatum.test\"]\nrate = \"3/h\""
+    );
+    let mut daemon = Setup::new().with(&grant).next_hop("adatum.test", &hop).start();
+    let used = |daemon: &Daemon| daemon.ask(&["relay", "list"])["grants"][0]["used"].as_u64().unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 250);
+    }
+    assert_eq!(used(&daemon), 2);
+    // It is written every five seconds, not for each recipient: what was written is what a crash leaves.
+    let file = daemon.folder().join("spool/policy/rates.json");
+    eventually("the rate in its file", || {
+        let content: Json = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+        (content["grants"][0]["level"].as_f64()? > 1.9).then_some(())
+    });
+    daemon.kill();
+    daemon.start();
+    assert_eq!(used(&daemon), 2);
+    assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 250);
+    let full = ask(&daemon, LAPTOP, SCANNER, CAROL);
+    assert!(full.code == 451 && full.text().contains("limit of 3"), "{full:?}");
+    // A daemon that ends in order writes all of it.
+    daemon.restart();
+    assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 451);
+    // Damage is set aside, and keeps nobody from starting.
+    daemon.kill();
+    fs::write(&file, "{").unwrap();
+    daemon.start();
+    daemon.wait_for("state-damaged", |line| line["path"].as_str().unwrap().ends_with("rates.json"));
+    assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 250);
+}
+
+#[test]
 fn an_address_grant_covers_its_senders_its_recipients_and_its_rate() {
     let hop = NextHop::start(Script::default().reply("RCPT", "451 4.2.1 later"));
     let grant = format!(

@@ -13,10 +13,10 @@ use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport, Shared, server};
 use postern_config::{Config, Outbound, Queue as Schedule};
 use postern_policy::Policy;
+use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Records, Settings};
 use postern_policy::relay::{Decision, Question};
-use postern_policy::session_check::SessionCheck;
 use postern_queue::{Destination, Queue, Surroundings};
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
@@ -180,10 +180,6 @@ impl Daemon for Nowhere {
         Some(decision.reason.as_str().to_owned())
     }
 
-    fn session_reply(&self, check: SessionCheck) -> String {
-        check.as_str().to_owned()
-    }
-
     fn listening(&self) -> Vec<Listening> {
         vec![Listening { kind: "mx".to_owned(), address: "127.0.0.1:25".parse().expect("an address") }]
     }
@@ -202,5 +198,9 @@ impl Daemon for Nowhere {
 
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         Box::pin(std::future::ready(vec![Finding::note(check.as_str(), "looked at")]))
+    }
+
+    fn reports(&self) -> Pending<'_, Reports> {
+        Box::pin(std::future::ready(Reports::default()))
     }
 }

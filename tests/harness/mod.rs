@@ -14,6 +14,8 @@ pub mod dns;
 pub mod mail;
 pub mod mail_servers;
 pub mod next_hop;
+#[path = "../../crates/outbound/src/testing/reports.rs"]
+pub mod reports;
 pub mod tls;
 
 pub use client::Client;

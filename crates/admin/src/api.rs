@@ -490,7 +490,7 @@ pub struct Fate {
 /// One stage and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageView {
-    /// `connect` (only where the client is banned), `login`, `mail`, `rcpt`, `message`, or `rules` where a standing rule refuses
+    /// `connect` (only where the client is banned), `login`, `mail`, `rcpt`, `message`, or `rules` where a standing rule holds or refuses
     /// the whole message.
     pub stage: String,
     /// The decision.

@@ -4,7 +4,6 @@
 //! explanation cannot differ from what happens.
 
 mod asked;
-mod session_check;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,8 +14,7 @@ use postern_policy::Policy;
 use postern_policy::facts::{self, Wanted};
 use postern_policy::relay::{Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide};
 use postern_policy::remedies::{self, remedies};
-use postern_policy::session_check::SessionCheck;
-use postern_queue::rules::{Forecast, Refused, RuleAction};
+use postern_queue::rules::{Forecast, Refused, Rule as StandingRule, RuleAction};
 use postern_queue::{Envelope, Origin, Recipient};
 use postern_smtp::{Address, Reply, ReversePath};
 
@@ -49,9 +47,6 @@ pub trait Beyond {
     /// See [`crate::Daemon::reply`].
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
 
-    /// See [`crate::Daemon::session_reply`].
-    fn session_reply(&self, check: SessionCheck) -> Option<String>;
-
     /// See [`postern_queue::rules::Rules::would_refuse_recipient`].
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused>;
 
@@ -74,10 +69,6 @@ impl Beyond for RulesOnly {
         None
     }
 
-    fn session_reply(&self, _check: SessionCheck) -> Option<String> {
-        None
-    }
-
     fn refused(&self, _question: &Question<'_>, _recipients: &[Recipient]) -> Option<Refused> {
         None
     }
@@ -85,17 +76,14 @@ impl Beyond for RulesOnly {
 
 /// The rules and the words of replies, where there is no daemon to ask.
 #[derive(Debug, Clone, Copy)]
-pub struct Words<D, S> {
+pub struct Words<D> {
     /// The reply to a decision that is no yes.
     pub refused: D,
-    /// The reply of a session that refuses by itself.
-    pub session_check: S,
 }
 
-impl<D, S> Beyond for Words<D, S>
+impl<D> Beyond for Words<D>
 where
     D: Fn(&Question<'_>, &Decision) -> Reply,
-    S: Fn(SessionCheck) -> Reply,
 {
     fn delivery(&self, _mail: &Mail<'_>, _recipient: &Address) -> Option<Delivery> {
         None
@@ -104,10 +92,6 @@ where
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         let refused = matches!(decision.verdict, Verdict::Reject | Verdict::Defer);
         refused.then(|| (self.refused)(question, decision).to_string())
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> Option<String> {
-        Some((self.session_check)(check).to_string())
     }
 
     fn refused(&self, _question: &Question<'_>, _recipients: &[Recipient]) -> Option<Refused> {
@@ -122,10 +106,6 @@ impl Beyond for crate::Shared {
 
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String> {
         self.daemon.reply(question, decision)
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> Option<String> {
-        Some(self.daemon.session_reply(check))
     }
 
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused> {
@@ -151,33 +131,23 @@ pub fn explain(
     beyond: &(impl Beyond + ?Sized),
 ) -> Result<Explanation, BadQuestion> {
     let asked = Asked::read(request, policy)?;
-    let mut stages = Vec::new();
-    if let Some(first) = session_check::first(&asked, policy, beyond) {
-        stages.push(first);
-    }
+    let mut stages: Vec<StageView> = Vec::new();
     for (name, stage) in asked.stages() {
         if !stages.last().is_none_or(goes_on) {
             break;
         }
         let question = asked.question(stage, policy);
         let decision = after_rules(decide(&question, policy), &question, policy, beyond);
-        let (client, recipient) = (question.client.to_canonical().to_string(), recipient(&question));
-        let remedies = remedies(&remedies::Asked {
-            reason: &decision.reason,
-            client: &client,
-            sender: &question.reverse_path.to_string(),
-            recipient: recipient.as_deref(),
-            certificate: question.certificate.map(|certificate| certificate.sha256.as_str()),
-            site: &policy.site,
-        });
+        // That a client may speak is worth no words.
+        if decision.reason == Reason::ConnectionAllowed {
+            continue;
+        }
+        let remedies = ways_out(&question, &decision, policy);
         stages.push(StageView {
             stage: name.to_owned(),
             reply: beyond.reply(&question, &decision),
             decision: view(&decision, remedies),
         });
-    }
-    if stages.last().is_none_or(goes_on) {
-        stages.extend(session_check::header(&asked, policy, beyond));
     }
     if !stages.last().is_none_or(goes_on) {
         return Ok(Explanation { stages, deliveries: Vec::new(), fate: None });
@@ -195,6 +165,9 @@ pub fn explain(
             deliveries.retain(|delivery| {
                 rule.action == RuleAction::Hold || !recipients.contains(&delivery.recipient)
             });
+            if rule.action == RuleAction::Hold {
+                stages.push(held_message(&asked, &rule, policy));
+            }
             let action = rule.action.as_str().to_owned();
             let fate = Some(Fate { action, rule: rule.id, reason: rule.reason, recipients });
             Ok(Explanation { stages, deliveries, fate })
@@ -212,22 +185,37 @@ fn refused_message(
 ) -> StageView {
     let senders = HeaderSenders::default();
     let question = asked.question(Stage::Message(&senders), policy);
-    let accepted =
-        Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() };
-    let decision = by_rule(accepted, refused);
-    let remedies = remedies(&remedies::Asked {
+    let decision = by_rule(accepted(), refused);
+    let reply = beyond.reply(&question, &decision);
+    StageView { stage: "rules".to_owned(), reply, decision: view(&decision, ways_out(&question, &decision, policy)) }
+}
+
+/// A standing rule holds the message; the client hears nothing of it.
+fn held_message(asked: &Asked, rule: &StandingRule, policy: &Policy) -> StageView {
+    let senders = HeaderSenders::default();
+    let question = asked.question(Stage::Message(&senders), policy);
+    let decision = accepted().held_by_rule(rule.id, &rule.reason);
+    StageView {
+        stage: "rules".to_owned(),
+        reply: None,
+        decision: view(&decision, ways_out(&question, &decision, policy)),
+    }
+}
+
+/// What was said of a message before the standing rules were asked.
+fn accepted() -> Decision {
+    Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() }
+}
+
+fn ways_out(question: &Question<'_>, decision: &Decision, policy: &Policy) -> Vec<String> {
+    remedies(&remedies::Asked {
         reason: &decision.reason,
         client: &question.client.to_canonical().to_string(),
         sender: &question.reverse_path.to_string(),
-        recipient: None,
+        recipient: recipient(question).as_deref(),
         certificate: question.certificate.map(|certificate| certificate.sha256.as_str()),
         site: &policy.site,
-    });
-    StageView {
-        stage: "rules".to_owned(),
-        reply: beyond.reply(&question, &decision),
-        decision: view(&decision, remedies),
-    }
+    })
 }
 
 /// The decision after a rule has refused.

@@ -40,11 +40,11 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::facts::Finder;
 use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question};
-use postern_policy::session_check::SessionCheck;
 use postern_queue::{Door, Queue};
 use postern_runtime::clock::Pending;
 use postern_smtp::{Address, Domain};
@@ -118,9 +118,6 @@ pub trait Daemon: Send + Sync {
     /// The reply that a client would get for this decision, without a reference; `None` where it goes on unanswered.
     fn reply(&self, question: &Question<'_>, decision: &Decision) -> Option<String>;
 
-    /// The reply of a session that refuses this without asking the rules.
-    fn session_reply(&self, check: SessionCheck) -> String;
-
     /// Where mail is accepted at this moment.
     fn listening(&self) -> Vec<Listening>;
 
@@ -135,6 +132,9 @@ pub trait Daemon: Send + Sync {
 
     /// Makes a check with the rules and the name servers in force. Changes nothing; bounded in time.
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>>;
+
+    /// Reads the reports of others, where the configuration in force says that they stand. Changes nothing; bounded in time.
+    fn reports(&self) -> Pending<'_, Reports>;
 }
 
 /// A listener that is open.

@@ -245,7 +245,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use postern_config::account::AccountsFile;
     use postern_policy::relay::{Decision, Question, Verdict};
-    use postern_policy::session_check::SessionCheck;
     use postern_queue::Recipient;
     use postern_queue::rules::Refused;
     use postern_smtp::Address;
@@ -288,10 +287,6 @@ mod tests {
 
         fn reply(&self, _: &Question<'_>, decision: &Decision) -> Option<String> {
             (decision.verdict == Verdict::Reject).then(|| "550 5.7.1 no".to_owned())
-        }
-
-        fn session_reply(&self, _: SessionCheck) -> Option<String> {
-            Some("503 5.5.1 no".to_owned())
         }
 
         fn refused(&self, _: &Question<'_>, _: &[Recipient]) -> Option<Refused> {

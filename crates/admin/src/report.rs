@@ -200,9 +200,11 @@ fn body(record: &Record, config: &Config) -> String {
     let is_temporary = record.reply.starts_with('4');
     let title = if is_temporary { "Your message was put off" } else { "Your message was refused" };
     let time = std::time::UNIX_EPOCH + Duration::from_secs(record.time);
-    let sender = match record.reverse_path.as_str() {
-        "" => "none (a report)",
-        sender => sender,
+    let sender = match (record.stage.as_str(), record.reverse_path.as_str()) {
+        // Nobody had named one yet.
+        ("connect" | "login", _) => "",
+        (_, "") => "none (a report)",
+        (_, sender) => sender,
     };
     let rows = [
         ("Time", rfc5322(time)),
@@ -243,6 +245,7 @@ fn explained(class: Class) -> &'static str {
              users. The recipient is not here, and the computer that sent the message was not known as one of ours."
         }
         Class::AuthenticationRequired => "Mail can be handed in here only after a login.",
+        Class::Banned => "Connections from this address are not accepted for a while.",
         Class::Login => "The login was not accepted.",
         Class::Suspended => "The login is locked at present.",
         Class::Sender => "The sender address of the message may not be used by whoever sent it.",
@@ -266,6 +269,10 @@ fn explained(class: Class) -> &'static str {
 fn advice(class: Class, ports: &LoginPorts) -> Cow<'static, str> {
     let text = match class {
         Class::Relay | Class::AuthenticationRequired => return logging_in(ports).into(),
+        Class::Banned => {
+            "Check user name and password in the settings of every mail program that uses this address, and wait. If it lasts, ask the \
+             postmaster, from another address or in another way than by mail."
+        }
         Class::Login => "Check user name and password in the settings of your mail program.",
         Class::Suspended => "Ask the postmaster why, and change your password if somebody else may know it.",
         Class::Sender | Class::Header => {

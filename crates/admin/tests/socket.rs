@@ -32,10 +32,10 @@ use postern_admin::{Client, ClientError, Daemon, Listening, ReloadReport, Shared
 use postern_config::replies::Class;
 use postern_config::{self as config, Config, ListenerKind};
 use postern_policy::Policy;
+use postern_policy::checkup::reports::{Complaints, Reports};
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Record, Records, Settings, Told, Transcript};
 use postern_policy::relay::{Decision, Question, Stage, decide};
-use postern_policy::session_check::SessionCheck;
 use postern_queue::events::MAX_WATCHERS;
 use postern_queue::{
     Destination, Door, Envelope, Feedback, Opener, Origin, Queue, QueueId, Recipient, Surroundings,
@@ -121,10 +121,6 @@ impl Daemon for TestDaemon {
         Some(format!("said because of {}", decision.reason.as_str()))
     }
 
-    fn session_reply(&self, check: SessionCheck) -> String {
-        format!("said because of {}", check.as_str())
-    }
-
     fn listening(&self) -> Vec<Listening> {
         vec![Listening { kind: "mx".to_owned(), address: "127.0.0.1:2525".parse().unwrap() }]
     }
@@ -143,6 +139,12 @@ impl Daemon for TestDaemon {
 
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         Box::pin(std::future::ready(vec![Finding::note(check.as_str(), "looked at")]))
+    }
+
+    fn reports(&self) -> Pending<'_, Reports> {
+        let complaints =
+            vec![Complaints { provider: "adatum.test".to_owned(), count: 3, ..Complaints::default() }];
+        Box::pin(std::future::ready(Reports { complaints, ..Reports::default() }))
     }
 }
 
@@ -1403,6 +1405,10 @@ async fn the_checks_of_the_daemon_are_asked_for_by_name() {
     }
     let tally: Tally = running.client.get("/v1/doctor/reputation").await.unwrap();
     assert_eq!(tally.domains, []);
+    let tally: Tally = running.client.get("/v1/doctor/reputation?since=7").await.unwrap();
+    assert_eq!(tally.since, 7);
+    let reports: Reports = running.client.get("/v1/doctor/reports").await.unwrap();
+    assert_eq!((reports.complaints[0].count, reports.complaints[0].delivered), (3, None));
     let problem = running.client.get::<Findings>("/v1/doctor/everything").await.unwrap_err();
     assert!(problem.to_string().contains("names, senders, dns, blocklists"), "{problem}");
     running.stop().await;

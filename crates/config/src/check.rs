@@ -39,6 +39,7 @@ pub(crate) fn check(
     aliases::check(config, node, findings);
     config.policy.check(&node.key("policy"), findings);
     config.report.check(config.tls.is_some(), &node.key("report"), findings);
+    config.reputation.check(&node.key("reputation"), findings);
     config.replies.check(&config.report, &node.key("replies"), findings);
     config.queue.check(&node.key("queue"), findings);
     for (at, (node, route)) in node.each("route", &config.routes).enumerate() {

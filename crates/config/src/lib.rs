@@ -17,6 +17,7 @@
 //! | `[policy]`: senders and their domains, lists of clients in DNS | [`policy`], what is kept of refusals in [`records`] |
 //! | `[replies]`: how refusals are worded | [`replies`] |
 //! | `[report]`: the page of refusals | [`report`] |
+//! | `[reputation]`: what others report of our mail | [`reputation`] |
 //! | `[queue]` | [`queue`], the journal in [`history`] |
 //! | `[[route]]` | [`route`] |
 //! | `[outbound]` | [`outbound`] |
@@ -56,6 +57,7 @@ pub mod records;
 pub mod relay;
 pub mod replies;
 pub mod report;
+pub mod reputation;
 pub mod resolver;
 pub mod route;
 pub mod scram;
@@ -80,6 +82,7 @@ pub use queue::Queue;
 pub use relay::Relay;
 pub use replies::Replies;
 pub use report::Report;
+pub use reputation::Reputation;
 pub use resolver::Resolver;
 pub use route::{Route, Via};
 pub use scram::Mechanism;
@@ -124,6 +127,9 @@ pub struct Config {
     /// The public page of refusals.
     #[serde(default)]
     pub report: Report,
+    /// Where the reports stand that others send about our mail.
+    #[serde(default)]
+    pub reputation: Reputation,
     /// The spool, the retry schedule and the lifetime of messages.
     #[serde(default)]
     pub queue: Queue,

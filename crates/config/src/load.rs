@@ -194,6 +194,7 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     config.queue.history.path.as_mut().into_iter().for_each(resolve);
     resolve(&mut config.admin.socket);
     config.policy.tests.iter_mut().for_each(resolve);
+    config.reputation.reports.iter_mut().for_each(resolve);
     config.outbound.ca_file.as_mut().into_iter().for_each(resolve);
     if let Some(tls) = &mut config.tls {
         tls.files_mut().for_each(resolve);
@@ -485,7 +486,7 @@ mod tests {
     #[test]
     fn relative_paths_count_from_the_main_file() {
         let text = format!(
-            "{HOST}[queue]\npath = \"spool\"\nhistory.path = \"journal\"\n[admin]\nsocket = \"run/control.sock\"\n[auth]\naccounts = \"logins.toml\"\n\
+            "{HOST}[reputation]\nreports = [\"reports\"]\n[queue]\npath = \"spool\"\nhistory.path = \"journal\"\n[admin]\nsocket = \"run/control.sock\"\n[auth]\naccounts = \"logins.toml\"\n\
              [[domain]]\nname = \"proseware.test\"\nmaildir = \"mail/{{local}}\"\n\
              [[route]]\nvia = \"lmtp\"\nhosts = [\"./lmtp.sock\"]\n"
         );
@@ -495,6 +496,7 @@ mod tests {
         let below = |path: &str| folder.0.path().join(path);
         assert_eq!(config.queue.path, below("spool"));
         assert_eq!(config.queue.history_path(), below("journal"));
+        assert_eq!(config.reputation.reports, [below("reports")]);
         assert_eq!(config.admin.socket, below("run/control.sock"));
         assert_eq!(config.domains[0].maildir.as_deref(), Some(below("mail/{local}").as_path()));
         assert!(Path::new(&config.routes[0].hosts[0]).is_absolute());
@@ -971,6 +973,8 @@ mod tests {
         one(&relay("family = \"tagged\""), "3:10", "`tagged` replies point to a page");
         one(&relay("family = \"courier\""), "3:10", "");
         one("[replies.rate]\ncode = 550\n", "3:8", "550 would refuse for good");
+        one("[replies.banned]\ncode = 550\n", "3:8", "550 would refuse for good");
+        one("[replies.banned]\ncode = 450\n", "3:8", "450 would not say that the connection ends");
         one("[replies]\nreport_url = \"reports.example\"\n", "3:14", "no address of a page");
         fine("[replies]\nfamily = \"tagged\"\nreport_url = \"https://reports.example/\"\n");
     }
@@ -1012,6 +1016,8 @@ mod tests {
             ("policy.records", "max_age = \"0s\"", "`max_age` is zero"),
             ("policy.records", "max_records = 0", "`max_records` is 0"),
             ("report", "max_requests = 0", "`max_requests` is 0"),
+            ("reputation", "max_age = \"0s\"", "`max_age` is zero"),
+            ("reputation", "max_reports = 0", "`max_reports` is 0"),
             ("queue.history", "max_age = \"0s\"", "`max_age` is zero"),
             ("smtp", "max_recipients = 0", "`max_recipients` is 0"),
             ("smtp", "max_message_size = \"0B\"", "`max_message_size` is 0"),

@@ -19,6 +19,8 @@ pub struct Replies {
     pub migrating: bool,
     /// The page that `tagged` replies, and `{url}` where `[report]` is off, point to; `id` and `auth` are added.
     pub report_url: Option<String>,
+    /// The client's address is banned for a while. Always a 421.
+    pub banned: Wording,
     /// Nobody of ours is at either end: relaying.
     pub relay: Wording,
     /// A login is needed, or tried where it is not offered.
@@ -86,6 +88,8 @@ pub enum Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
+    /// The client is banned.
+    Banned,
     /// Relaying.
     Relay,
     /// A login is needed.
@@ -114,7 +118,8 @@ pub enum Class {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::Banned,
         Self::Relay,
         Self::AuthenticationRequired,
         Self::Login,
@@ -132,6 +137,7 @@ impl Class {
     /// Its key in `[replies]`.
     pub fn key(self) -> &'static str {
         match self {
+            Self::Banned => "banned",
             Self::Relay => "relay",
             Self::AuthenticationRequired => "authentication_required",
             Self::Login => "login",
@@ -149,7 +155,7 @@ impl Class {
 
     /// Whether its refusals pass by themselves: a 5xx would bounce mail that only has to wait.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::Rate | Self::Dns)
+        matches!(self, Self::Banned | Self::Rate | Self::Dns)
     }
 }
 
@@ -163,6 +169,7 @@ impl Replies {
     /// How a class is worded.
     pub fn wording(&self, class: Class) -> &Wording {
         match class {
+            Class::Banned => &self.banned,
             Class::Relay => &self.relay,
             Class::AuthenticationRequired => &self.authentication_required,
             Class::Login => &self.login,
@@ -240,6 +247,9 @@ fn check_code(code: u16, class: Class, at: &Node<'_>, findings: &mut Findings<'_
     } else if class.is_temporary() && code >= 500 {
         let help = "write 450, 451 or 421: this passes by itself, and a 5xx would have the mail returned";
         findings.error(at, format!("{code} would refuse for good"), help);
+    } else if class == Class::Banned && code != 421 {
+        let help = "write 421, or leave it out: the connection ends (RFC 5321 section 3.8)";
+        findings.error(at, format!("{code} would not say that the connection ends"), help);
     }
 }
 

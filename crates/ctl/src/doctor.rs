@@ -7,13 +7,14 @@
 //! | `dns` | SPF, DKIM, DMARC, MX, PTR | `postern_outbound::checkup` |
 //! | `blocklists` | our own addresses on lists | the same |
 //! | `relay` | is it an open relay? | [`relay`] |
-//! | `reputation` | what others defer and refuse | `reputation` |
+//! | `reputation` | what others defer and refuse, and what they report | `reputation`, `reports` |
 //! | `contact` | whom to ask, and with what | `contact`, `bundle` |
 //!
 //! Without a step, all of them: `checklist`. What only the daemon knows is asked over the control socket; where it does not
 //! answer, `sources` does what the configuration allows. Nothing is changed.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -32,6 +33,7 @@ mod own;
 mod redact;
 pub mod relay;
 mod report;
+mod reports;
 mod reputation;
 mod settings;
 mod smuggling;
@@ -47,6 +49,7 @@ Examples:
   posternctl doctor --verbose
   posternctl doctor --json
   posternctl doctor dns
+  posternctl doctor reputation --reports /var/spool/postern/mail/proseware.test/dmarc-reports
   posternctl doctor relay mail.proseware.test
   posternctl doctor bundle --message 01N2K3P4Q5R6S --output case.tar
 
@@ -75,6 +78,17 @@ pub(crate) struct Options {
     /// How long a listener may take for each answer.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
+    /// Where the reports of others stand, if not where the configuration says.
+    #[arg(skip)]
+    reports: Vec<PathBuf>,
+}
+
+/// Options of the step that reads reports.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Places {
+    /// Read the complaints and DMARC reports here instead: a Maildir, another folder or a file. Can be given several times.
+    #[arg(long, value_name = "PATH")]
+    reports: Vec<PathBuf>,
 }
 
 /// Options of the step that talks to listeners.
@@ -99,8 +113,8 @@ enum Verb {
     /// Step 5: try the known tricks to send mail through a server that should refuse them all.
     #[command(after_help = relay::EXAMPLES)]
     Relay(Box<relay::Options>),
-    /// Step 6: what did the servers of others defer and refuse within the last day?
-    Reputation,
+    /// Step 6: what did others defer and refuse, what do they complain of, does our mail pass DMARC?
+    Reputation(Places),
     /// Step 7: whom to ask about mail that does not arrive, and what to show them.
     Contact,
     /// Make a bundle for support: the bounce, what happened to the message, the configuration without secrets.
@@ -127,7 +141,10 @@ impl Doctor {
             Some(Verb::Senders) => one(Step::Senders),
             Some(Verb::Dns) => one(Step::Dns),
             Some(Verb::Blocklists) => one(Step::Blocklists),
-            Some(Verb::Reputation) => one(Step::Reputation),
+            Some(Verb::Reputation(Places { reports })) => {
+                let (steps, options) = one(Step::Reputation);
+                (steps, Options { reports, ..options })
+            }
             Some(Verb::Contact) => one(Step::Contact),
         };
         let checklist = Checklist::go_through(&steps, &options, session).await?;

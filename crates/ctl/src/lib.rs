@@ -239,7 +239,8 @@ fn execute(noun: Noun, session: &mut Session) -> Result<Exit, Failure> {
             Noun::Policy(verb) => verb.run(session).await,
             Noun::Explain(explain) => explain.run(session).await,
             Noun::Doctor(doctor) => doctor.run(session).await,
-            Noun::Account(verb) => verb.run(session).await,
+            // The one with the most to keep: boxed, so that the others need not have its room.
+            Noun::Account(verb) => Box::pin(verb.run(session)).await,
             Noun::Ban(verb) => verb.run(session).await,
             Noun::Domain(verb) => verb.run(session).await,
             Noun::Dkim(verb) => verb.run(session),

@@ -138,7 +138,6 @@ pub(crate) fn words(config: &Config) -> impl Beyond {
         refused: |question: &Question<'_>, decision: &Decision| {
             replies::refused(&Refused { question, decision, name: None, config }).0
         },
-        session_check: replies::session_check,
     }
 }
 

@@ -64,7 +64,6 @@ fn problems(loaded: &Loaded) -> Problems {
         refused: |question: &Question<'_>, decision: &Decision| {
             replies::refused(&Refused { question, decision, name: None, config: &loaded.config }).0
         },
-        session_check: replies::session_check,
     };
     policy_test::problems(&loaded.config, &words, SystemTime::now())
 }

@@ -1,5 +1,6 @@
 //! Looks after what is known about logins beside the configuration: has postmaster told of alarms, holds the mail of logins
-//! that were suspended, and keeps usage, suspensions, bans and the secret of this server over a restart.
+//! that were suspended, and keeps usage, suspensions, bans and the secret of this server over a restart, and with them what
+//! grants have used of their rates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use postern_policy::metrics::Metrics;
 use postern_policy::standing::Standing;
 use postern_policy::standing::alarms::{Alarm, Cause};
 use postern_policy::standing::bans::Ban;
+use postern_policy::standing::rates::UsedOfGrant;
 use postern_policy::standing::signs::NetworksOfLogin;
 use postern_policy::standing::suspensions::Suspension;
 use postern_policy::standing::usage::UsageOfLogin;
@@ -28,6 +30,8 @@ use crate::state_file::StateFile;
 const TICK: Duration = Duration::from_millis(500);
 /// How often usage is written. What was sent since is not counted after a crash.
 const SNAPSHOT: Duration = Duration::from_secs(60);
+/// How often the rates of grants are written, where one was used. Smaller and oftener than usage: printers send in bursts.
+const RATES_EVERY: Duration = Duration::from_secs(5);
 /// How long the mail that is on its way is waited for where a login was suspended.
 const HOLD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,6 +58,11 @@ struct BansContent {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
+struct RatesContent {
+    grants: Vec<UsedOfGrant>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct SecretContent {
     secret: String,
 }
@@ -68,6 +77,7 @@ pub struct Guard {
     usage: StateFile<UsageContent>,
     suspensions: StateFile<SuspensionsContent>,
     bans: StateFile<BansContent>,
+    rates: StateFile<RatesContent>,
     secret: StateFile<SecretContent>,
     written_suspensions: AtomicU64,
     written_bans: AtomicU64,
@@ -89,6 +99,7 @@ impl Guard {
             usage: StateFile::new(&spool, "usage.json"),
             suspensions: StateFile::new(&spool, "suspensions.json"),
             bans: StateFile::new(&spool, "bans.json"),
+            rates: StateFile::new(&spool, "rates.json"),
             secret: StateFile::new(&spool, "secret.json"),
             written_suspensions: AtomicU64::default(),
             written_bans: AtomicU64::default(),
@@ -111,6 +122,7 @@ impl Guard {
         self.standing.alarms.restore(told);
         self.standing.suspensions.restore(self.suspensions.read().suspensions);
         self.standing.bans.restore(self.bans.read().bans);
+        self.standing.rates.restore(self.rates.read().grants, self.clock.now());
         if !self.standing.secret.restore(&self.secret.read().secret) {
             self.secret.write_or_warn(SecretContent { secret: self.standing.secret.snapshot() });
         }
@@ -118,7 +130,7 @@ impl Guard {
 
     /// Works until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let (mut ticks, mut written) = (interval(TICK), Instant::now());
+        let (mut ticks, mut written, mut rates_written) = (interval(TICK), Instant::now(), Instant::now());
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.tell().await;
             self.metrics.set_standing(
@@ -126,6 +138,10 @@ impl Guard {
                 self.standing.suspensions.list().len(),
             );
             self.write_changes().await;
+            if rates_written.elapsed() >= RATES_EVERY {
+                self.write_rates().await;
+                rates_written = Instant::now();
+            }
             if written.elapsed() >= SNAPSHOT {
                 self.look_at_interfaces().await;
                 self.write_usage().await;
@@ -145,7 +161,17 @@ impl Guard {
     /// Writes everything: at the end, when no session counts any more.
     pub async fn save(self: &Arc<Self>) {
         self.write_changes().await;
+        self.write_rates().await;
         self.write_usage().await;
+    }
+
+    /// Nothing reaches the disk where no grant was used since.
+    async fn write_rates(self: &Arc<Self>) {
+        self.live.policy.load().forget_gone_grants();
+        let guard = self.clone();
+        let write =
+            move || guard.rates.write_or_warn(RatesContent { grants: guard.standing.rates.snapshot() });
+        let _ = tokio::task::spawn_blocking(write).await;
     }
 
     async fn write_usage(self: &Arc<Self>) {

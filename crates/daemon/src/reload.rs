@@ -20,10 +20,10 @@ use postern_outbound::checkup::Checkup;
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
 use postern_policy::Policy;
+use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Records, Settings as RecordSettings};
 use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
-use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::verification;
 use postern_runtime::clock::Pending;
@@ -399,10 +399,6 @@ impl Daemon for Reloader {
         })
     }
 
-    fn session_reply(&self, check: SessionCheck) -> String {
-        postern_smtp_inbound::replies::session_check(check).to_string()
-    }
-
     fn load(&self) -> api::load::Load {
         let load = self.services.inbound.load();
         api::load::Load {
@@ -452,5 +448,10 @@ impl Daemon for Reloader {
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         let checkup = Checkup::of(&self.live.settings.load());
         Box::pin(async move { checkup.run(check, SystemTime::now()).await })
+    }
+
+    fn reports(&self) -> Pending<'_, Reports> {
+        let checkup = Checkup::of(&self.live.settings.load());
+        Box::pin(async move { checkup.reports(None, SystemTime::now()).await })
     }
 }

@@ -31,7 +31,7 @@ const VARIANTS: [&str; 4] = [
 ];
 
 /// Every reason must have come up, or the pools have stopped to reach what they are there for.
-const REASONS: [&str; 34] = [
+const REASONS: [&str; 36] = [
     "local-recipient",
     "relay-domain",
     "trusted-network",
@@ -59,6 +59,8 @@ const REASONS: [&str; 34] = [
     "spf-does-not-cover",
     "header-from-mismatch",
     "header-from-unusable",
+    "malformed-header",
+    "banned",
     "unknown-recipient",
     "alias-loop",
     "bad-destination",
@@ -67,9 +69,6 @@ const REASONS: [&str; 34] = [
     "standing-rule",
     "header-blocked-sender",
 ];
-
-/// And so must have what sessions refuse by themselves.
-const CHECKS: [&str; 2] = ["banned", "malformed-header"];
 
 #[test]
 fn an_explanation_is_what_a_session_answers() {
@@ -86,7 +85,7 @@ fn an_explanation_is_what_a_session_answers() {
             }
         }
     }
-    let missing: Vec<_> = REASONS.iter().chain(&CHECKS).filter(|kind| !seen.contains_key(**kind)).collect();
+    let missing: Vec<_> = REASONS.iter().filter(|kind| !seen.contains_key(**kind)).collect();
     assert!(missing.is_empty(), "never came up: {missing:?}, only {seen:?}");
 }
 
@@ -144,7 +143,11 @@ fn same(
     check("whether it is accepted", goes_on(last).to_string(), (!live.last().is_refusal()).to_string());
     if live.last().is_refusal() {
         check("reply", last.reply.clone().unwrap_or_default(), live.last().without_reference());
-        check("record", format!("{:#?}", recorded(last)), format!("{:#?}", record(server, live.last())));
+        check(
+            "record",
+            format!("{:#?}", Some(&last.decision)),
+            format!("{:#?}", record(server, live.last())),
+        );
     } else if request.message.is_some() {
         check(
             "held",
@@ -166,10 +169,7 @@ const NOBODY: &str = "header senders of login";
 /// The decisions of the rules, as the metrics of a session name them.
 fn decisions(explanation: &Explanation) -> String {
     let by_rules = |stage: &&StageView| {
-        let of_session = CHECKS.contains(&stage.decision.reason.kind.as_str());
-        let is_asked =
-            stage.stage != "message" || stage.decision.rules.iter().all(|rule| rule.rule != NOBODY);
-        !of_session && is_asked
+        stage.stage != "message" || stage.decision.rules.iter().all(|rule| rule.rule != NOBODY)
     };
     let named = explanation.stages.iter().filter(by_rules).map(|stage| {
         // The whole message is what standing rules refuse last.
@@ -179,11 +179,6 @@ fn decisions(explanation: &Explanation) -> String {
     let mut named: Vec<_> = named.collect();
     named.sort();
     named.join(", ")
-}
-
-/// What a record holds of a stage: refusals of sessions have none.
-fn recorded(stage: &StageView) -> Option<&DecisionView> {
-    (!CHECKS.contains(&stage.decision.reason.kind.as_str())).then_some(&stage.decision)
 }
 
 /// What is kept of the refusal behind a reply: every rule that was looked at, and what would have allowed it.

@@ -6,22 +6,28 @@
 //! | are the records of our domains in order? | `records`, on top of [`crate::domains`] |
 //! | are our addresses on lists? | `blocklists` |
 //! | who may send as whom? | `postern_policy::checkup::senders` |
+//! | what do others report of our mail? | [`reports`], which reads files instead |
 
 mod blocklists;
 mod names;
 mod records;
+pub mod reports;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::checkup::reports::{Problem, Reports};
 use postern_policy::checkup::{Check, Finding, senders};
 use postern_runtime::Dns;
 
 use crate::facts::own_addresses;
 use crate::settings::Settings;
+
+use reports::{Reach, read_all};
 
 /// One check. Whoever asks waits for two minutes at most.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -82,6 +88,26 @@ impl Checkup {
             }
             Err(finding) => vec![finding],
         }
+    }
+
+    /// What others report of our mail, in these places, or in those of `[reputation]`. Changes nothing.
+    pub async fn reports(&self, places: Option<Vec<PathBuf>>, now: SystemTime) -> Reports {
+        let reputation = &self.config.reputation;
+        let places = places.unwrap_or_else(|| reputation.reports.clone());
+        if places.is_empty() {
+            return Reports::default();
+        }
+        let reach = Reach { max_age: reputation.max_age, max_files: reputation.max_reports };
+        // Without them everything counts as foreign: whoever draws conclusions sees that there are none.
+        let own = match tokio::time::timeout(LIMIT, self.addresses()).await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        };
+        let read = move || read_all(&places, reach, &own, now);
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| {
+            let problem = Problem { path: "reputation.reports".to_owned(), why: "reading failed".to_owned() };
+            Reports { problems: vec![problem], ..Reports::default() }
+        })
     }
 
     /// Those that the world sees our mail come from.

@@ -1,7 +1,8 @@
 //! DKIM signatures (RFC 6376, RFC 8463): who signs what, with which keys.
 //!
 //! Canonicalisation is relaxed/simple: header fields survive refolding, and the body is what is sent, octet for octet.
-//! The only file that names mail-auth, beside `facts/spf.rs`, which reads SPF records with it.
+//! The only file that names mail-auth, beside `facts/spf.rs`, which reads SPF records with it, and `checkup/reports/read.rs`, which
+//! reads reports.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

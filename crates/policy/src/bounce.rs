@@ -20,7 +20,7 @@ use crate::record::Reference;
 
 pub mod codes;
 mod html;
-mod mime;
+pub mod mime;
 mod prose;
 mod read;
 mod reply;

@@ -5,12 +5,14 @@
 //! | may the right logins send, and as whom? | [`mod@senders`] |
 //! | what does a list of addresses say with its answer? | [`blocklist`] |
 //! | who receives the mail of a domain, and where do they hear complaints? | [`contacts`] |
+//! | what do others report of our mail? | [`reports`] |
 //!
 //! A finding says what is wrong, where, and what mends it. Those about DNS are found by `postern-outbound`, those about what
 //! clients see by `posternctl` itself.
 
 pub mod blocklist;
 pub mod contacts;
+pub mod reports;
 pub mod senders;
 
 pub use senders::senders;

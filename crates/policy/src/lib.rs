@@ -14,7 +14,6 @@
 //! | what holds beside the configuration, for now? | [`standing`] |
 //! | which of many networks is it in? | [`networks`] |
 //! | what must be asked for elsewhere first? | [`facts`] |
-//! | what does a session refuse by itself? | [`session_check`] |
 //! | why was this refused? | [`record`] |
 //! | what would have allowed it? | [`remedies`] |
 //! | what does this bounce mean? | [`bounce`] |
@@ -39,7 +38,6 @@ pub mod remedies;
 pub mod scram;
 pub mod sender;
 pub mod sender_domains;
-pub mod session_check;
 pub mod standing;
 pub mod verification;
 

@@ -62,7 +62,7 @@ impl Policy {
                 let is_new = self.standing.usage.is_new(login, recipient);
                 signs.recipient(login, is_new, rules, now)
             }
-            Stage::Rcpt(ForwardPath::Postmaster) | Stage::Message(_) => None,
+            Stage::Connect | Stage::Rcpt(ForwardPath::Postmaster) | Stage::Message(_) => None,
         };
         self.note_sign(login, sign, now);
     }
@@ -193,6 +193,11 @@ impl Policy {
         };
         self.standing.bans.add(ban.clone(), now);
         ban
+    }
+
+    /// Forgets what grants have used that the configuration no longer has.
+    pub fn forget_gone_grants(&self) {
+        self.standing.rates.keep(|label| self.relay.has_grant(label));
     }
 
     /// Forgets logins that the configuration no longer has.
@@ -371,7 +376,12 @@ mod tests {
         guess("2001:db8:1::1", "ALICE@proseware.test");
         guess("2001:db8:2::1", "alice@proseware.test");
         assert_eq!(policy.standing.alarms.next().unwrap().cause, Cause::Guessed);
-        assert_eq!(live(&policy, "alice@proseware.test", "", 0, Stage::Login).verdict, Verdict::Accept);
+        let alice = "alice@proseware.test";
+        assert_eq!(live(&policy, alice, alice, 0, Stage::Mail).verdict, Verdict::Accept);
+        // Its owner logs in from anywhere else.
+        assert_eq!(live(&policy, alice, "", 0, Stage::Login).reason.as_str(), "banned");
+        policy.standing.bans.remove("198.51.100.9/32".parse().unwrap());
+        assert_eq!(live(&policy, alice, "", 0, Stage::Login).verdict, Verdict::Accept);
     }
 
     #[test]

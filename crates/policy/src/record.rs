@@ -58,7 +58,7 @@ pub struct Record {
     pub reference: String,
     /// Seconds since 1970.
     pub time: u64,
-    /// `auth`, `mail`, `rcpt`, `message`.
+    /// `connect`, `login`, `mail`, `rcpt`, `message`.
     pub stage: String,
     /// `mx`, `submission`, `submissions`.
     pub listener: String,
@@ -123,7 +123,7 @@ impl Record {
         let (recipient, header) = match question.stage {
             Stage::Rcpt(path) => (Some(bounded(&path.to_string())), Vec::new()),
             Stage::Message(senders) => (None, fields(senders)),
-            Stage::Login | Stage::Mail => (None, Vec::new()),
+            Stage::Connect | Stage::Login | Stage::Mail => (None, Vec::new()),
         };
         let mut decision = decision.clone();
         decision.trace.0.truncate(MOST_RULES);

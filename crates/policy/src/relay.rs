@@ -64,6 +64,29 @@ impl Decision {
         Self { verdict: reason.verdict(), reason, trace }
     }
 
+    /// An address beyond ASCII, and a client that has not said SMTPUTF8.
+    pub fn needs_smtputf8() -> Self {
+        Self::by_session(
+            Reason::NeedsSmtputf8,
+            "SMTPUTF8",
+            "the address is not ASCII, and MAIL came without SMTPUTF8",
+        )
+    }
+
+    /// A transaction has as many recipients as it may have.
+    pub fn too_many_recipients(limit: usize) -> Self {
+        let fact =
+            format!("the transaction has {limit} recipients already, as many as smtp.max_recipients allows");
+        Self::by_session(Reason::TooManyRecipients { limit }, "recipients of a transaction", fact)
+    }
+
+    /// What only the session knows enough for.
+    fn by_session(reason: Reason, rule: &str, fact: impl Into<String>) -> Self {
+        let mut trace = Trace::default();
+        trace.rule(rule, false, fact);
+        Self { verdict: reason.verdict(), reason, trace }
+    }
+
     /// The same where the rule looks at the senders that the header names.
     pub fn as_header_blocked_sender(self) -> Self {
         match self.reason {
@@ -74,12 +97,17 @@ impl Decision {
         }
     }
 
-    /// The same after a standing rule of an operator has refused what was accepted so far: with this verdict, for the
+    /// The same after a standing rule of an operator has decided about what was accepted so far: with this verdict, for the
     /// reason `why`, and with `text` for the client.
     pub fn refused_by_rule(mut self, rule: u64, why: &str, text: &str, verdict: Verdict) -> Self {
         self.trace.rule(&format!("rule {rule}"), true, why);
         let (why, text) = (why.to_owned(), text.to_owned());
         Self { verdict, reason: Reason::StandingRule { rule: rule.to_string(), why, text }, ..self }
+    }
+
+    /// The same after a standing rule of an operator holds what was accepted so far, for the reason `why`.
+    pub fn held_by_rule(self, rule: u64, why: &str) -> Self {
+        self.refused_by_rule(rule, why, "", Verdict::Hold)
     }
 
     /// The rule that decided: see [`deciding_rule`].
@@ -107,7 +135,7 @@ pub enum Verdict {
     Reject,
     /// A 4yz.
     Defer,
-    /// Accept, and keep it in the queue until an operator has looked.
+    /// Accept, and keep it in the queue until an operator has looked: what a standing rule says of a whole message, in the end.
     Hold,
 }
 
@@ -150,6 +178,7 @@ impl Trace {
 pub fn decide(question: &Question<'_>, policy: &Policy) -> Decision {
     let mut trace = Trace::default();
     let answer = match question.stage {
+        Stage::Connect => client::connect(question, policy, &mut trace),
         Stage::Login => login::login(question, policy, &mut trace),
         Stage::Mail => mail(question, policy, &mut trace),
         Stage::Rcpt(path) => rcpt(question, path, policy, &mut trace),
@@ -211,6 +240,7 @@ fn message(question: &Question<'_>, senders: &HeaderSenders, policy: &Policy, tr
     client::require_client(question, policy, trace)?;
     login::still_usable(question, policy, trace)?;
     let reason = senders::message(question, senders, policy, trace)?;
+    senders::well_formed(question, senders, policy, trace)?;
     login::room_for_message(question, policy, trace)?;
     Ok(reason)
 }

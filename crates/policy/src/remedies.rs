@@ -92,7 +92,17 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         | Reason::ClientCertificate { .. }
         | Reason::Authenticated { .. }
         | Reason::LoginAllowed { .. }
-        | Reason::SenderAllowed => Vec::new(),
+        | Reason::SenderAllowed
+        | Reason::ConnectionAllowed => Vec::new(),
+        Reason::Banned { network, .. } => vec![format!("end the ban: `posternctl ban remove {network}`")],
+        Reason::MalformedHeader => vec!["the header of the message has fields only (RFC 5322 §2.2)".to_owned()],
+        Reason::NeedsSmtputf8 => {
+            vec!["the client says SMTPUTF8 in MAIL, or writes the address in ASCII (RFC 6531 §3.5)".to_owned()]
+        }
+        Reason::TooManyRecipients { .. } => vec![
+            "the client sends to the rest in another transaction, as 452 tells it (RFC 5321 §4.5.3.1.10)".to_owned(),
+            format!("or raise smtp.max_recipients in {main}, then posternctl reload"),
+        ],
         Reason::NotTrustedNotLocal => relaying(asked),
         Reason::NotAuthenticated => [vec![log_in(site)], without_login(asked)].concat(),
         Reason::GrantTooNarrow { label, what } => {
@@ -315,6 +325,10 @@ mod tests {
             Reason::LoginSuspended { login: text(), state: text(), why: text() },
             Reason::ClientAddressNotAllowed { login: text(), client: "2001:db8::1".to_owned() },
             Reason::UnknownRecipient,
+            Reason::Banned { network: text(), why: text(), by_hand: true },
+            Reason::MalformedHeader,
+            Reason::NeedsSmtputf8,
+            Reason::TooManyRecipients { limit: 1 },
             Reason::AliasLoop,
             Reason::BadDestination,
             Reason::RecipientPolicy { text: text() },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_config::account::SendAs;
 use postern_config::{Account, Config, Permission, RequireVerified};
-use postern_smtp::header::{HeaderAddressError, addresses, fields};
+use postern_smtp::header::{HeaderAddressError, addresses, fields, is_well_formed};
 use postern_smtp::{Address, Domain, ReversePath};
 
 use crate::Policy;
@@ -175,7 +175,7 @@ pub(crate) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
 fn senders_of<'a>(question: &'a Question<'a>, policy: &Policy) -> Vec<&'a Address> {
     match (&question.stage, question.reverse_path) {
         (Stage::Mail, ReversePath::Address(sender)) => vec![sender],
-        (Stage::Mail, ReversePath::Null) | (Stage::Login | Stage::Rcpt(_), _) => Vec::new(),
+        (Stage::Mail, ReversePath::Null) | (Stage::Connect | Stage::Login | Stage::Rcpt(_), _) => Vec::new(),
         (Stage::Message(senders), _) => {
             let others = senders.others(policy.senders.check_reply_to).flat_map(|(_, fields)| fields);
             senders.from.iter().chain(others).flatten().flatten().collect()
@@ -186,7 +186,7 @@ fn senders_of<'a>(question: &'a Question<'a>, policy: &Policy) -> Vec<&'a Addres
 /// The senders that a header names: every From, Sender, Resent-From, Resent-Sender and Reply-To field (RFC 5322 §3.6.2 and
 /// §3.6.6).
 pub fn header_senders(header: &[u8]) -> HeaderSenders {
-    let mut senders = HeaderSenders::default();
+    let mut senders = HeaderSenders { is_malformed: !is_well_formed(header), ..HeaderSenders::default() };
     for field in fields(header) {
         if let Some(list) = senders.list(field.name) {
             list.push(match addresses(field.value) {

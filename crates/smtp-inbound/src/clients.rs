@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_config::protection::{Allowance, Clients};
-use postern_policy::session_check::SessionCheck;
 use postern_smtp::Reply;
 
 use crate::replies;
@@ -50,8 +49,6 @@ pub(crate) enum Limit {
     All,
     /// The buffers of all sessions are nearly at their limit.
     Buffers,
-    /// The address is banned.
-    Banned(SessionCheck),
     /// Connections at once.
     Open(Scope),
     /// What was done lately.
@@ -65,7 +62,6 @@ impl Limit {
         match self {
             Self::All => "all",
             Self::Buffers => "buffers",
-            Self::Banned(check) => check.as_str(),
             Self::Open(Address) => "address",
             Self::Open(Network) => "network",
             Self::Lately(Deed::Connection, Address) => "address-rate",
@@ -82,7 +78,6 @@ impl Limit {
         match self {
             Self::All => replies::too_many_connections(),
             Self::Buffers => replies::no_room_for_sessions(),
-            Self::Banned(check) => replies::session_check(check),
             Self::Open(scope) => replies::too_many_connections_from(scope),
             Self::Lately(deed, scope) => replies::too_much_lately(deed, scope),
         }
@@ -95,7 +90,7 @@ impl Limit {
 
     fn scope(self) -> Scope {
         match self {
-            Self::All | Self::Buffers | Self::Banned(_) => Scope::Address,
+            Self::All | Self::Buffers => Scope::Address,
             Self::Open(scope) | Self::Lately(_, scope) => scope,
         }
     }
@@ -125,6 +120,11 @@ impl Keys {
     fn each(self) -> impl Iterator<Item = (Scope, IpNet)> {
         let network = self.network.map(|network| (Scope::Network, network));
         std::iter::once((Scope::Address, self.address)).chain(network)
+    }
+
+    /// The IPv4 address, or the IPv6 /64.
+    pub fn address(self) -> IpNet {
+        self.address
     }
 
     /// Whom the log names for this limit; `None`: nobody.
@@ -561,7 +561,6 @@ mod tests {
         let named = |limit: Limit| client.named(limit).map(|network| network.to_string());
         assert_eq!(named(Limit::Open(Scope::Network)).as_deref(), Some("192.0.2.0/24"));
         assert_eq!(named(Limit::Lately(Deed::Error, Scope::Address)).as_deref(), Some("192.0.2.1/32"));
-        assert_eq!(named(Limit::Banned(SessionCheck::Banned)).as_deref(), Some("192.0.2.1/32"));
         assert_eq!((named(Limit::All), named(Limit::Buffers)), (None, None));
     }
 

@@ -28,6 +28,7 @@ use postern_policy::record::Records;
 use postern_queue::Door;
 use postern_runtime::Clock;
 
+pub mod banned;
 mod clients;
 mod commands;
 mod connection;

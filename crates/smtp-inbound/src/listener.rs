@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
 use postern_config::{Listener, ListenerKind};
-use postern_policy::session_check::SessionCheck;
+use postern_policy::record::Reference;
 use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::banned::{BannedClients, TurnedAway};
 use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences, Places, Scope};
 use crate::farewell::Farewells;
 use crate::password_checks::PasswordChecks;
@@ -25,6 +26,8 @@ use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
 use crate::{Shared, connection, farewell, proxied, replies};
 
+/// How bans are called in the log, among the limits.
+const BANNED: &str = "banned";
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// After an error of `accept` that will not go away by itself (no file descriptors left), so that it does not spin.
@@ -100,10 +103,19 @@ pub(crate) struct House {
     pub stress: Stress,
     pub buffers: Buffers,
     pub delays: Delays,
+    banned: BannedClients,
     connections: Mutex<Connections>,
     histories: Mutex<Histories>,
     notes: Mutex<Notes>,
     farewells: Farewells,
+}
+
+/// Why a connection is not let in.
+struct KeptOut {
+    /// What it is told.
+    reply: Reply,
+    /// Whether its address is banned.
+    is_banned: bool,
 }
 
 /// How busy the service is.
@@ -131,6 +143,7 @@ impl Inbound {
                 stress: Stress::new(),
                 buffers: Buffers::new(shared.metrics.buffers.clone()),
                 delays: Delays::new(shared.metrics.delayed.clone()),
+                banned: BannedClients::default(),
                 connections: Mutex::default(),
                 histories: Mutex::default(),
                 notes: Mutex::default(),
@@ -199,8 +212,8 @@ impl Inbound {
             Ok(place) => {
                 tracker.spawn(house.serve(stream, peer, place, stop.clone()));
             }
-            Err(limit) => {
-                if let Some(farewell) = house.turn_away(stream, peer, limit) {
+            Err(kept_out) => {
+                if let Some(farewell) = house.turn_away(stream, peer, kept_out) {
                     tracker.spawn(farewell);
                 }
             }
@@ -218,7 +231,7 @@ impl Inbound {
         let house = Arc::clone(&self.house);
         let place = match house.let_in_proxy(proxy) {
             Ok(place) => place,
-            Err(limit) => return turn_away(stream, proxy.listener, &limit.reply()),
+            Err(reply) => return turn_away(stream, proxy.listener, &reply),
         };
         let stop = stop.clone();
         tracker.spawn(async move {
@@ -235,8 +248,8 @@ impl Inbound {
             };
             match house.let_in(peer) {
                 Ok(place) => house.serve(stream, peer, place, stop).await,
-                Err(limit) => {
-                    if let Some(farewell) = house.turn_away(stream, peer, limit) {
+                Err(kept_out) => {
+                    if let Some(farewell) = house.turn_away(stream, peer, kept_out) {
                         farewell.await;
                     }
                 }
@@ -271,34 +284,33 @@ impl House {
         self: &Arc<Self>,
         stream: TcpStream,
         peer: Peer,
-        limit: Limit,
+        KeptOut { reply, is_banned }: KeptOut,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let is_worth_it = peer.listener == ListenerKind::Submissions
-            && matches!(limit, Limit::Banned(_))
-            && !self.stress.is_on();
+        let is_worth_it = peer.listener == ListenerKind::Submissions && is_banned && !self.stress.is_on();
         let permit = if is_worth_it { self.farewells.place(self.shared.clock.running()) } else { None };
         match permit {
-            Some(permit) => Some(farewell::say(stream, Arc::clone(self), limit.reply(), permit)),
+            Some(permit) => Some(farewell::say(stream, Arc::clone(self), reply, permit)),
             None => {
-                turn_away(stream, peer.listener, &limit.reply());
+                turn_away(stream, peer.listener, &reply);
                 None
             }
         }
     }
 
     /// Counts a connection in, unless its address is banned or a limit is reached; that is noted.
-    fn let_in(self: &Arc<Self>, peer: Peer) -> Result<Place, Limit> {
+    fn let_in(self: &Arc<Self>, peer: Peer) -> Result<Place, KeptOut> {
         let keys = Keys::of(peer.client, &self.shared.config.load().smtp.clients);
-        self.find_place(peer, keys).inspect_err(|limit| self.kept_out(peer, keys, *limit))
+        if let Some(TurnedAway { reply, reference }) = self.banned.turn_away(&self.shared, peer) {
+            self.turned_away(peer, BANNED, Some(keys.address()), reference);
+            return Err(KeptOut { reply, is_banned: true });
+        }
+        let kept_out = |limit| KeptOut { reply: self.kept_out(peer, keys, limit), is_banned: false };
+        self.find_place(peer, keys).map_err(kept_out)
     }
 
     fn find_place(self: &Arc<Self>, peer: Peer, keys: Keys) -> Result<Place, Limit> {
-        let Peer { listener, client, local } = peer;
+        let Peer { listener, client, .. } = peer;
         let (config, policy) = (self.shared.config.load(), self.shared.policy.load());
-        let now = self.shared.clock.now();
-        if let Some(ban) = policy.ban(client, local, listener.is_submission(), now) {
-            return Err(Limit::Banned(SessionCheck::of(&ban)));
-        }
         let limits = &config.smtp;
         let trusted = policy.relay.trusted_network(client).is_some();
         let room = self.buffers.room(limits.max_buffers);
@@ -321,15 +333,14 @@ impl House {
     }
 
     /// A place for a connection of a proxy, which has not said yet whose it is.
-    fn let_in_proxy(self: &Arc<Self>, proxy: Peer) -> Result<Place, Limit> {
+    fn let_in_proxy(self: &Arc<Self>, proxy: Peer) -> Result<Place, Reply> {
         let limits = &self.shared.config.load().smtp;
         let keys = Keys::of(proxy.client, &limits.clients);
         let places = Places { all: places(limits.max_connections, proxy.listener, false), each: None };
         let mut connections = self.connections.lock();
         if let Err(limit) = connections.has_place(keys, places) {
             drop(connections);
-            self.kept_out(proxy, keys, limit);
-            return Err(limit);
+            return Err(self.kept_out(proxy, keys, limit));
         }
         connections.add(keys);
         self.weigh(&connections);
@@ -403,20 +414,31 @@ impl House {
         self.histories.lock().forgive(keys, self.shared.clock.running());
     }
 
-    /// A client met a limit. There is one line in the log for each limit and network and minute.
-    fn kept_out(&self, peer: Peer, keys: Keys, limit: Limit) {
+    /// A client met a limit; what it is told.
+    fn kept_out(&self, peer: Peer, keys: Keys, limit: Limit) -> Reply {
+        self.turned_away(peer, limit.as_str(), keys.named(limit), None);
+        limit.reply()
+    }
+
+    /// There is one line in the log for each limit and network and minute.
+    fn turned_away(
+        &self,
+        peer: Peer,
+        limit: &'static str,
+        network: Option<IpNet>,
+        reference: Option<Reference>,
+    ) {
         let Peer { listener, client, .. } = peer;
-        let (listener_name, limit_name) = (listener.as_str(), limit.as_str());
-        self.shared.metrics.turned_away(listener, limit_name);
-        let Some(note) = self.note(limit_name, keys.named(limit)) else { return };
-        let network = note.network.map(|network| network.to_string());
+        self.shared.metrics.turned_away(listener, limit);
+        let Some(note) = self.note(limit, network) else { return };
         tracing::info!(
             event = "turned-away",
-            listener = listener_name,
+            listener = listener.as_str(),
             %client,
-            limit = limit_name,
-            network,
+            limit,
+            network = note.network.map(|network| network.to_string()),
             silent = note.silent,
+            reference = reference.map(|reference| reference.to_string()),
         );
     }
 

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use postern_config::LoginPorts;
-use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, QueueId};
 use postern_smtp::command::CommandError;
 use postern_smtp::{Domain, EnhancedStatus, Reply};
@@ -176,21 +175,6 @@ pub fn not_http() -> Reply {
     reply(421, 7, 0, "SMTP is spoken here, not HTTP")
 }
 
-/// An address beyond ASCII in RCPT, after MAIL without SMTPUTF8 (RFC 6531 §3.5).
-pub fn needs_utf8() -> Reply {
-    reply(553, 6, 7, "address needs the SMTPUTF8 parameter of MAIL")
-}
-
-/// RFC 5321 §4.5.3.1.10.
-pub fn too_many_recipients(limit: usize) -> Reply {
-    reply(
-        452,
-        5,
-        3,
-        format!("too many recipients, {limit} is the limit: send the rest in another transaction"),
-    )
-}
-
 /// DATA after nothing but refused recipients.
 pub fn no_valid_recipients() -> Reply {
     reply(554, 5, 1, "no valid recipients")
@@ -219,11 +203,6 @@ pub fn bare_line_end_in_message() -> Reply {
         0,
         "message has bare CR or LF characters: lines must end with CR LF (RFC 5321 section 2.3.8)",
     )
-}
-
-/// A login's message whose header could be read in several ways.
-fn malformed_header() -> Reply {
-    reply(550, 6, 0, "message header has a NUL or a line that is no header field")
 }
 
 /// A line inside a message over the limit.
@@ -364,16 +343,6 @@ pub fn talked_before_greeting() -> Reply {
     reply(554, 5, 1, "you talked before the greeting (RFC 5321 section 3.1)")
 }
 
-/// The address is banned for a while: for guessing passwords.
-pub fn banned() -> Reply {
-    reply(421, 7, 0, "too many failed logins from your address, try again later")
-}
-
-/// The address is banned for a while: an operator does not want it. Why is nobody else's business.
-pub fn banned_by_hand() -> Reply {
-    reply(421, 7, 0, "connections from your address are not accepted now, ask postmaster")
-}
-
 /// The limit of errors.
 pub fn too_many_errors() -> Reply {
     reply(421, 7, 0, "too many errors")
@@ -397,15 +366,6 @@ pub fn timed_out() -> Reply {
 /// The daemon stops.
 pub fn shutting_down() -> Reply {
     reply(421, 3, 2, "service is shutting down, try again later")
-}
-
-/// What a session refuses without asking the rules.
-pub fn session_check(check: SessionCheck) -> Reply {
-    match check {
-        SessionCheck::Banned => banned(),
-        SessionCheck::BannedByHand => banned_by_hand(),
-        SessionCheck::MalformedHeader => malformed_header(),
-    }
 }
 
 #[cfg(test)]

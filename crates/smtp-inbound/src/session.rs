@@ -9,16 +9,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use postern_config::replies::Class;
 use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::accounts::{Login, Verified};
 use postern_policy::facts::{Wanted, wanted};
-use postern_policy::record::{Record, Reference, Transcript};
+use postern_policy::record::{Record, Reference, Told, Transcript};
 use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
 };
 use postern_policy::scram::ChannelBindings;
-use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
@@ -236,6 +236,10 @@ pub(crate) struct Transaction {
     pub distinct: HashSet<Address>,
     /// RCPT commands that were accepted; their limit counts also duplicates.
     pub accepted: usize,
+    /// What the first recipient beyond the limit was told.
+    pub too_many: Option<Refusal>,
+    /// That a standing rule holds the message.
+    pub held: Option<Decision>,
     /// The only accepted RCPT as it was written, for the Received field.
     pub only: Option<String>,
     /// Whether a RCPT was tried at all.
@@ -264,7 +268,7 @@ impl Transaction {
 }
 
 /// Why a sender, a recipient or a message is not taken.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub reply: Reply,
     /// For logs and metrics.
@@ -350,13 +354,35 @@ impl Context {
         self.refusal(&self.question(matter, stage), &over_limit(login, exceeded))
     }
 
+    /// What only the session knows enough for.
+    pub fn refused_by_session(&self, matter: Matter<'_>, stage: Stage<'_>, decision: &Decision) -> Refusal {
+        self.refusal(&self.question(matter, stage), decision)
+    }
+
     /// A standing rule refuses the whole message.
     pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &RefusedByRule) -> Refusal {
         let senders = HeaderSenders::default();
         let question = self.question(matter, Stage::Message(&senders));
-        let accepted =
-            Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() };
-        self.refusal(&question, &by_rule(accepted, refused))
+        self.refusal(&question, &by_rule(accepted(), refused))
+    }
+
+    /// A standing rule holds the whole message.
+    pub fn held_by_rule(&self, rule: u64, why: &str) -> Decision {
+        let senders = HeaderSenders::default();
+        let decision = accepted().held_by_rule(rule, why);
+        self.shared.decisions.decided(Stage::Message(&senders).as_str(), &decision);
+        decision
+    }
+
+    /// Keeps what was decided about a message that is held. Its client hears nothing of it: the log has the reference.
+    fn keep_held(&self, matter: Matter<'_>, decision: &Decision, reply: &Reply) -> Option<Reference> {
+        let senders = HeaderSenders::default();
+        let question = self.question(matter, Stage::Message(&senders));
+        let name = self.shared.records.name(question.client)?;
+        let cause = decision.rule().map_or_else(|| "held".to_owned(), |rule| format!("held by {rule}"));
+        let told = Told { class: Class::Rule, cause, advice: String::new(), reply: reply.to_string() };
+        self.shared.records.keep(&name, Record::new(&name, &question, decision, told, &self.transcript));
+        Some(name.reference)
     }
 
     pub fn question<'a>(&'a self, matter: Matter<'a>, stage: Stage<'a>) -> Question<'a> {
@@ -404,6 +430,11 @@ impl Context {
             rule: decision.rule().map(str::to_owned),
         }
     }
+}
+
+/// What was said of a message before the standing rules were asked.
+fn accepted() -> Decision {
+    Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() }
 }
 
 /// The decision after a rule has refused.
@@ -893,12 +924,16 @@ impl Session {
         // A password changed by a reload counts from the next login on.
         self.context.refresh();
         let Context { peer, policy, shared, .. } = &self.context;
-        if let Some(ban) = policy.ban(peer.client, peer.local, true, shared.clock.now()) {
+        // Asked twice: only of those who are banned is anything kept.
+        if let Some(ban) = policy.ban(peer.client, peer.local, true, shared.clock.now())
+            && let Err(refusal) = self.context.ask_login(&hello)
+        {
             let (client, listener) = (peer.client, peer.listener.as_str());
-            let check = SessionCheck::of(&ban);
             let (network, until) = (ban.network, rfc3339(UNIX_EPOCH + Duration::from_secs(ban.until)));
-            tracing::info!(event = "turned-away", listener, %client, limit = check.as_str(), %network, until);
-            return Action::Close(replies::session_check(check));
+            let reference = refusal.reference.map(|reference| reference.to_string());
+            let limit = refusal.reason;
+            tracing::info!(event = "turned-away", listener, %client, limit, %network, until, reference);
+            return Action::Close(refusal.reply);
         }
         let step = auth::begin(&self.context, command);
         self.auth_step(hello, step)
@@ -1038,6 +1073,12 @@ impl Session {
         self.messages += 1;
         self.commands = 0;
         self.errors = 0;
+        let reply = replies::queued(id);
+        let held = transaction.held.take();
+        let reference = held
+            .as_ref()
+            .and_then(|decision| self.context.keep_held(transaction.matter(), decision, &reply))
+            .map(|reference| reference.to_string());
         let Context { peer, shared, tls, certificate, login, .. } = &self.context;
         let recipients = transaction.distinct.len();
         shared.metrics.accepted(peer.listener, transaction.size, recipients);
@@ -1061,10 +1102,12 @@ impl Session {
             tls = tls.map(|tls| tls.version),
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
             milliseconds = duration.as_millis() as u64,
+            held_by = held.as_ref().and_then(Decision::rule),
+            reference,
             "message accepted"
         );
         self.state = State::Greeted(transaction.hello);
-        Action::Reply(replies::queued(id))
+        Action::Reply(reply)
     }
 
     fn message_refused(&mut self, refusal: Refusal) -> Action {

@@ -1,6 +1,6 @@
 //! The question, read.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_config::ListenerKind;
@@ -9,7 +9,6 @@ use postern_policy::accounts::Login;
 use postern_policy::directory::Resolution;
 use postern_policy::relay::{Certificate, HeaderSenders, Question, Stage};
 use postern_policy::sender::header_senders;
-use postern_policy::standing::bans::Ban;
 use postern_queue::Envelope;
 use postern_queue::rules::Forecast;
 use postern_smtp::{Address, Body, ForwardPath, ReversePath};
@@ -74,8 +73,9 @@ impl Asked {
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, Stage<'_>)> {
         let message = self.header.as_ref().map(|(_, senders)| ("message", Stage::Message(senders)));
         let login = self.login.is_some().then_some(("login", Stage::Login));
+        let connect = std::iter::once(("connect", Stage::Connect));
         let always = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
-        login.into_iter().chain(always).chain(message)
+        connect.chain(login).chain(always).chain(message)
     }
 
     pub fn question<'a>(&'a self, stage: Stage<'a>, policy: &Policy) -> Question<'a> {
@@ -137,13 +137,6 @@ impl Asked {
             recipients: final_recipients(&self.forward_path, self.local, policy),
         };
         beyond.forecast(&envelope, header)
-    }
-
-    /// The ban that the client is under on a port where one can log in, or on any.
-    pub fn ban(&self, can_log_in: bool, policy: &Policy) -> Option<Ban> {
-        // No client has this address, so it spares nobody.
-        let own = self.local.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        policy.ban(self.client, own, can_log_in, self.now)
     }
 }
 

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::Parser;
-use postern_admin::api::doctor::{Check, Finding, Weight};
+use postern_admin::api::doctor::{Check, Finding, Reports, TALLY_REACH, Tally, Weight};
 use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::sources::Sources;
-use super::{Options, contact, relay, reputation, settings};
+use super::{Options, contact, relay, reports, reputation, settings};
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look, Output};
@@ -63,14 +63,25 @@ impl Step {
             Self::Blocklists => sources.check(Check::Blocklists).await?,
             Self::Relay => return relayed(options, session).await,
             Self::Reputation => {
-                let tally = sources.tally().await?;
-                let details = serde_json::to_value(&tally).ok();
-                return Ok((reputation::findings(&tally), details));
+                let tally = sources.tally(TALLY_REACH).await?;
+                let reports = sources.reports(&options.reports).await?;
+                let mut found = reputation::findings(&tally);
+                found.extend(reports::findings(&reports));
+                let details = serde_json::to_value(Reputation { tally, reports }).ok();
+                return Ok((found, details));
             }
             Self::Contact => contact::notes(sources).await?,
         };
         Ok((found, None))
     }
+}
+
+/// What step 6 draws its findings from.
+#[derive(Debug, Serialize)]
+struct Reputation {
+    #[serde(flatten)]
+    tally: Tally,
+    reports: Reports,
 }
 
 /// How a step ended.

@@ -1,6 +1,6 @@
 //! Step 7: whom to ask when everything here is in order, and what to show them.
 
-use postern_admin::api::doctor::{DomainTally, Finding};
+use postern_admin::api::doctor::{DomainTally, Finding, TALLY_REACH};
 use postern_policy::checkup::contacts::provider;
 
 use super::reputation::is_troubled;
@@ -13,7 +13,7 @@ const MOST_TOLD: usize = 20;
 
 /// Whom to ask about mail of the last day that did not arrive.
 pub(super) async fn notes(sources: &Sources) -> Result<Vec<Finding>, Failure> {
-    let tally = sources.tally().await?;
+    let tally = sources.tally(TALLY_REACH).await?;
     let troubled: Vec<&DomainTally> = tally.domains.iter().filter(|domain| is_troubled(domain)).collect();
     let mut found: Vec<Finding> = troubled.iter().take(MOST_TOLD).map(|domain| about(domain)).collect();
     if let Some(more) = troubled.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {

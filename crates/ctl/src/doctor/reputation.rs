@@ -1,7 +1,6 @@
 //! Step 6: what the servers of others made of our mail.
 //!
-//! What is counted stands in the journal. What others tell elsewhere, complaints and DMARC reports, is not read, and the
-//! answer says so.
+//! What is counted here stands in the journal. What others report, complaints and DMARC, is in `reports`.
 
 use postern_admin::api::doctor::{DomainTally, Finding, Tally};
 use postern_policy::checkup::contacts::provider;
@@ -34,16 +33,6 @@ pub(super) fn findings(tally: &Tally) -> Vec<Finding> {
     if tally.domains.is_empty() {
         found.push(Finding::note("journal", "no mail went to other servers within the last day"));
     }
-    found.push(Finding::note(
-        "complaints",
-        "not known: Postern reads no complaint feeds; large providers show them to those who register a domain (posternctl doctor \
-         contact names the pages)",
-    ));
-    found.push(Finding::note(
-        "DMARC",
-        "not known: Postern does not read the aggregate reports that others send to the rua= address of a domain; give them to a \
-         program that does",
-    ));
     found
 }
 
@@ -171,13 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_is_said_not_to_be() {
+    fn a_journal_that_is_not_kept_is_a_concern() {
         let found = findings(&Tally { enabled: Some(false), ..Tally::default() });
         assert!(found[0].is_concern() && found[0].remedy.as_ref().unwrap().contains("queue.history.enabled"));
-        for place in ["complaints", "DMARC"] {
-            let note = found.iter().find(|finding| finding.place == place).unwrap();
-            assert!(!note.is_concern() && note.text.starts_with("not known"), "{note:?}");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use postern_admin::api::Status;
-use postern_admin::api::doctor::{Check, Finding, Findings, TALLY_REACH, Tally};
+use postern_admin::api::doctor::{Check, Finding, Findings, Reports, Tally, note_delivered};
 use postern_admin::{Client, ClientError};
 use postern_config::Config;
 use postern_outbound::checkup::Checkup;
@@ -78,6 +78,45 @@ impl Sources {
             let found: Findings = daemon.get(&format!("/v1/doctor/{}", check.as_str())).await?;
             return Ok(found.findings);
         }
+        Ok(self.checkup()?.run(check, self.now).await)
+    }
+
+    /// What became of the mail of the last `reach` seconds.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(super) async fn tally(&self, reach: u64) -> Result<Tally, Failure> {
+        let since = self.now - Duration::from_secs(reach);
+        self.tally_since(since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+            .await
+    }
+
+    async fn tally_since(&self, since: u64) -> Result<Tally, Failure> {
+        if let Some(daemon) = self.daemon() {
+            return Ok(daemon.get(&format!("/v1/doctor/reputation?since={since}")).await?);
+        }
+        Ok(offline_tally(&self.config()?.queue.history_path(), since)?)
+    }
+
+    /// What others report: where the configuration says that it stands, or in these places, which are read as whoever calls.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(super) async fn reports(&self, places: &[PathBuf]) -> Result<Reports, Failure> {
+        if let Some(daemon) = self.daemon().filter(|_| places.is_empty()) {
+            return Ok(daemon.get("/v1/doctor/reports").await?);
+        }
+        let places = (!places.is_empty()).then(|| places.to_vec());
+        let mut reports = self.checkup()?.reports(places, self.now).await;
+        if !reports.complaints.is_empty() {
+            let tally = self.tally_since(reports.since).await?;
+            note_delivered(&mut reports, &tally);
+        }
+        Ok(reports)
+    }
+
+    /// The checks as this program can make them itself.
+    fn checkup(&self) -> Result<Checkup, Failure> {
         let config = self.config()?;
         let resolver = &config.resolver;
         let servers = NameServers {
@@ -87,19 +126,6 @@ impl Sources {
             cache_size: resolver.cache_size,
         };
         let dns = HickoryDns::new(&servers).map_err(|error| Failure::Finding(error.to_string()))?;
-        Ok(Checkup::new(config, Arc::new(dns)).run(check, self.now).await)
-    }
-
-    /// What became of the mail of the last day.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    pub(super) async fn tally(&self) -> Result<Tally, Failure> {
-        if let Some(daemon) = self.daemon() {
-            return Ok(daemon.get("/v1/doctor/reputation").await?);
-        }
-        let since = self.now - Duration::from_secs(TALLY_REACH);
-        let since = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(offline_tally(&self.config()?.queue.history_path(), since)?)
+        Ok(Checkup::new(config, Arc::new(dns)))
     }
 }

@@ -8,12 +8,12 @@ use postern_admin::api::ExplainRequest;
 use postern_config::ListenerKind;
 use postern_policy::accounts::Verified;
 use postern_policy::relay::Certificate;
-use postern_policy::session_check::SessionCheck;
 use postern_queue::QueueId;
 use postern_smtp::Reply;
+use postern_smtp_inbound::Shared;
+use postern_smtp_inbound::banned::BannedClients;
 use postern_smtp_inbound::session::{Action, Ahead, Commit, PasswordCheck, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
-use postern_smtp_inbound::{Shared, replies};
 
 use super::server::Server;
 
@@ -129,11 +129,9 @@ struct Player {
 impl Player {
     /// As a listener does it.
     fn is_let_in(&mut self, peer: Peer) -> bool {
-        let (policy, now) = (self.shared.policy.load(), self.shared.clock.now());
-        let ban = policy.ban(peer.client, peer.local, peer.listener.is_submission(), now);
-        self.answers
-            .extend(ban.as_ref().map(|ban| Answer::new(&replies::session_check(SessionCheck::of(ban)))));
-        ban.is_none()
+        let turned_away = BannedClients::default().turn_away(&self.shared, peer);
+        self.answers.extend(turned_away.as_ref().map(|away| Answer::new(&away.reply)));
+        turned_away.is_none()
     }
 
     /// Ends with the first command that is refused.

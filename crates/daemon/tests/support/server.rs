@@ -16,7 +16,6 @@ use postern_policy::owners_lock::OwnersLock;
 use postern_policy::record::{Records, Settings};
 use postern_policy::relay::{Decision, Question, Verdict};
 use postern_policy::sender_domains::SenderPolicy;
-use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::Standing;
 use postern_policy::standing::bans::Ban;
 use postern_policy::standing::blocklists::Answered;
@@ -219,10 +218,6 @@ impl Beyond for Extra<'_> {
             let config = self.0.shared.config.load();
             replies::refused(&Refusing { question, decision, name: None, config: &config }).0.to_string()
         })
-    }
-
-    fn session_reply(&self, check: SessionCheck) -> Option<String> {
-        Some(replies::session_check(check).to_string())
     }
 
     fn refused(&self, question: &Question<'_>, recipients: &[Recipient]) -> Option<Refused> {

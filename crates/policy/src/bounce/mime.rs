@@ -1,4 +1,4 @@
-//! As much of MIME as a bounce needs: its parts in order, decoded to text (RFC 2045, RFC 2046).
+//! As much of MIME as bounces and reports need: their parts in order, decoded (RFC 2045, RFC 2046).
 //!
 //! Not a library's parser: what comes here was often pasted, cut or mangled by a mail client, and must neither stop the
 //! program nor take more than one pass per level.
@@ -38,7 +38,7 @@ pub(super) fn has_header(octets: &[u8]) -> bool {
 }
 
 /// The value of the first field of this name, unfolded.
-pub(super) fn field(message: &[u8], name: &str) -> Option<String> {
+pub fn field(message: &[u8], name: &str) -> Option<String> {
     let found = fields(message).find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))?;
     Some(super::reply::folded(&decoded(found.value)))
 }
@@ -50,30 +50,71 @@ pub(super) fn parts(message: &[u8]) -> Vec<Part> {
     parts
 }
 
-fn collect(entity: &[u8], depth: usize, parts: &mut Vec<Part>) {
-    if depth == 0 || parts.len() >= MAX_PARTS {
+/// A part as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// `type/subtype` in lower case.
+    pub kind: String,
+    /// Its content, decoded.
+    pub content: Vec<u8>,
+}
+
+/// The parts of a message that have no parts of their own, with at most so many octets of each. What is inside of a message
+/// inside of the message is not looked for.
+pub fn attachments(message: &[u8], most: usize) -> Vec<Attachment> {
+    let mut found = Vec::new();
+    leaves(message, MAX_DEPTH, &mut found);
+    let attachment = |leaf: Leaf<'_>| {
+        let mut content = decode_transfer(leaf.body, &leaf.encoding, most).into_owned();
+        content.truncate(most);
+        Attachment { kind: leaf.kind, content }
+    };
+    found.into_iter().map(attachment).collect()
+}
+
+/// An entity that has no parts of its own.
+struct Leaf<'a> {
+    kind: String,
+    encoding: String,
+    body: &'a [u8],
+    /// How deep a message in it may nest.
+    depth: usize,
+}
+
+fn leaves<'a>(entity: &'a [u8], depth: usize, found: &mut Vec<Leaf<'a>>) {
+    if depth == 0 || found.len() >= MAX_PARTS {
         return;
     }
     let (header, body) = entity.split_at(body_offset(entity));
     let declared = field(header, "content-type").unwrap_or_else(|| "text/plain".to_owned());
     let kind = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if kind.starts_with("multipart/") {
-        let Some(boundary) = parameter(&declared, "boundary").or_else(|| first_boundary(body)) else {
+    if !kind.starts_with("multipart/") {
+        let encoding = field(header, "content-transfer-encoding").unwrap_or_default();
+        return found.push(Leaf { kind, encoding, body, depth });
+    }
+    let Some(boundary) = parameter(&declared, "boundary").or_else(|| first_boundary(body)) else { return };
+    for inner in split(body, boundary.as_bytes()) {
+        leaves(inner, depth - 1, found);
+    }
+}
+
+fn collect(entity: &[u8], depth: usize, parts: &mut Vec<Part>) {
+    let mut found = Vec::new();
+    leaves(entity, depth, &mut found);
+    for Leaf { kind, encoding, body, depth } in found {
+        if parts.len() >= MAX_PARTS {
             return;
-        };
-        for inner in split(body, boundary.as_bytes()) {
-            collect(inner, depth - 1, parts);
         }
-        return;
+        let body = decode_transfer(body, &encoding, MAX_TEXT);
+        if matches!(kind.as_str(), "message/rfc822" | "message/global") {
+            parts.push(Part { kind, text: text_of(&body[..body_offset(&body)]) });
+            collect(&body, depth - 1, parts);
+            continue;
+        }
+        let text = text_of(&body);
+        let text = if kind == "text/html" { super::html::text(&text) } else { text };
+        parts.push(Part { kind, text });
     }
-    let body = decode_transfer(body, &field(header, "content-transfer-encoding").unwrap_or_default());
-    if matches!(kind.as_str(), "message/rfc822" | "message/global") {
-        parts.push(Part { kind, text: text_of(&body[..body_offset(&body)]) });
-        return collect(&body, depth - 1, parts);
-    }
-    let text = text_of(&body);
-    let text = if kind == "text/html" { super::html::text(&text) } else { text };
-    parts.push(Part { kind, text });
 }
 
 /// A parameter of a Content-Type field that is unfolded already.
@@ -124,22 +165,23 @@ fn lines(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
     octets.split_inclusive(|octet| *octet == b'\n')
 }
 
-fn decode_transfer<'a>(body: &'a [u8], encoding: &str) -> Cow<'a, [u8]> {
+/// Of base 64 no more than `most` octets.
+fn decode_transfer<'a>(body: &'a [u8], encoding: &str, most: usize) -> Cow<'a, [u8]> {
     match encoding.trim().to_ascii_lowercase().as_str() {
-        "base64" => base64(body).map_or(Cow::Borrowed(body), Cow::Owned),
+        "base64" => base64(body, most).map_or(Cow::Borrowed(body), Cow::Owned),
         "quoted-printable" => quoted_printable(body).into(),
         _ => body.into(),
     }
 }
 
 /// Base 64 with anything between its characters, and with its end missing; `None` if it is something else.
-fn base64(body: &[u8]) -> Option<Vec<u8>> {
+fn base64(body: &[u8], most: usize) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);
     let is_digit = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/');
     // Four characters make three octets.
-    let mut digits: Vec<u8> = body.iter().copied().filter(is_digit).take(MAX_TEXT / 3 * 4).collect();
+    let mut digits: Vec<u8> = body.iter().copied().filter(is_digit).take(most.div_ceil(3) * 4).collect();
     if digits.len() % 4 == 1 {
         digits.pop();
     }
@@ -211,6 +253,19 @@ mod tests {
             ("text/plain", "hello"),
         ];
         assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn attachments_are_octets_and_no_more_than_asked_for() {
+        let message = "Content-Type: multipart/mixed; boundary=b\n\n--b\n\ntext\n--b\n\
+            Content-Type: Application/GZIP; name=x.gz\nContent-Transfer-Encoding: base64\n\nH4sIAP//\n--b--\n";
+        let found = attachments(message.as_bytes(), 1000);
+        assert_eq!((found[0].kind.as_str(), &found[0].content[..]), ("text/plain", &b"text\n"[..]));
+        let packed = &[0x1f, 0x8b, 8, 0, 0xff, 0xff][..];
+        assert_eq!((found[1].kind.as_str(), &found[1].content[..]), ("application/gzip", packed));
+        let lengths: Vec<usize> =
+            attachments(message.as_bytes(), 4).iter().map(|part| part.content.len()).collect();
+        assert_eq!(lengths, [4, 4]);
     }
 
     #[test]

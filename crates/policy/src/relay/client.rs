@@ -1,13 +1,17 @@
 //! Who the client is, and what that gives it.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use postern_config::relay::Scope;
 use postern_smtp::{Address, ForwardPath};
 
 use super::rules::GrantRule;
-use super::{Question, Reason, Stage, Trace, not_among};
+use super::{Answer, Question, Reason, Stage, Trace, not_among};
 use crate::Policy;
 use crate::facts::Wanted;
 
+/// The rule about bans.
+const BAN: &str = "ban";
 /// The rule about the grants of the configuration.
 pub(super) const ADDRESS_GRANT: &str = "address grant";
 
@@ -51,12 +55,33 @@ pub(super) fn wanted(question: &Question<'_>, policy: &Policy) -> Vec<Wanted> {
         Stage::Rcpt(ForwardPath::Address(recipient)) => !recipient
             .domain()
             .is_some_and(|domain| policy.directory.is_local(domain) || rules.is_relay_domain(domain)),
-        Stage::Login | Stage::Message(_) => false,
+        Stage::Connect | Stage::Login | Stage::Message(_) => false,
     };
     if never_asked.is_empty() || !relays || rules.trusted_network(question.client).is_some() {
         return Vec::new();
     }
     never_asked.into_iter().cloned().map(Wanted::HostName).collect()
+}
+
+/// Whether the client may speak on a port of this kind.
+pub(super) fn connect(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
+    not_banned(question, question.listener.is_submission(), policy, trace)?;
+    trace.rule(BAN, false, format!("{} is not banned here", question.client.to_canonical()));
+    Ok(Reason::ConnectionAllowed)
+}
+
+/// `can_log_in`: bans for guessing count, too, not only those by hand.
+pub(super) fn not_banned(
+    question: &Question<'_>,
+    can_log_in: bool,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    // Where our own address is not known it spares nobody: no client has this one.
+    let own = question.local.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let Some(ban) = policy.ban(question.client, own, can_log_in, question.now) else { return Ok(()) };
+    trace.rule(BAN, true, format!("{} is banned: {}", ban.network, ban.why));
+    Err(Reason::Banned { network: ban.network.to_string(), why: ban.why, by_hand: ban.by_hand })
 }
 
 /// By what the client may do something without a login, in words.

@@ -3,7 +3,7 @@
 use postern_config::{ListenerKind, LoginState};
 use postern_smtp::ForwardPath;
 
-use super::{Answer, Decision, Question, Reason, Trace, not_among};
+use super::{Answer, Decision, Question, Reason, Trace, client, not_among};
 use crate::Policy;
 use crate::accounts::{Login, holds};
 use crate::standing::usage::{Exceeded, Load};
@@ -37,6 +37,7 @@ fn offered(question: &Question<'_>, trace: &mut Trace) -> Result<(), Reason> {
 
 /// AUTH: before it begins, and after the right password.
 pub(super) fn login(question: &Question<'_>, policy: &Policy, trace: &mut Trace) -> Answer {
+    client::not_banned(question, true, policy, trace)?;
     offered(question, trace)?;
     let Some(login) = question.login else {
         trace.rule("login", false, "not logged in");

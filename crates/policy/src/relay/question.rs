@@ -38,6 +38,8 @@ pub struct Question<'a> {
 /// How far the transaction has come, with what is known only then.
 #[derive(Debug, Clone)]
 pub enum Stage<'a> {
+    /// Before anything is said: may the client speak here at all?
+    Connect,
     /// AUTH, after the right password: may the login be used from here?
     Login,
     /// MAIL FROM: may this sender be used here?
@@ -52,6 +54,7 @@ impl Stage<'_> {
     /// The word in logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Self::Connect => "connect",
             Self::Login => "login",
             Self::Mail => "mail",
             Self::Rcpt(_) => "rcpt",
@@ -74,6 +77,8 @@ pub struct HeaderSenders {
     pub resent_sender: Vec<SenderField>,
     /// Every Reply-To field.
     pub reply_to: Vec<SenderField>,
+    /// There is a NUL in the header, or a line that is no field: what we do not see as a From field, another reader may.
+    pub is_malformed: bool,
 }
 
 /// One field: its addresses, or why it cannot be read.

@@ -53,6 +53,17 @@ pub enum Reason {
     },
     /// The sender may be used (at MAIL, and at the end of data).
     SenderAllowed,
+    /// The client may speak here (when it connects).
+    ConnectionAllowed,
+    /// The client's address is banned for a while (421 4.7.0).
+    Banned {
+        /// The ban's network.
+        network: String,
+        /// Why, for operators.
+        why: String,
+        /// An operator made it; else it was for guessing passwords.
+        by_hand: bool,
+    },
     /// A submission port, and nobody logged in (530 5.7.0).
     NotAuthenticated,
     /// Foreign client, foreign recipient (550 5.7.1).
@@ -156,6 +167,8 @@ pub enum Reason {
         /// What is wrong.
         problem: String,
     },
+    /// The header of such a message could be read in several ways: it has a NUL, or a line that is no field (550 5.6.0).
+    MalformedHeader,
     /// Wrong user name or password; which of them, nobody is told (535 5.7.8).
     WrongPassword {
         /// The login, where it is one or looks like one of ours; who mistypes may have written a password.
@@ -188,6 +201,13 @@ pub enum Reason {
     AliasLoop,
     /// An address literal that is not ours, or another address we cannot send to (550 5.1.2).
     BadDestination,
+    /// An address beyond ASCII in RCPT, after MAIL without SMTPUTF8 (553 5.6.7, RFC 6531 §3.5).
+    NeedsSmtputf8,
+    /// More recipients than one transaction may have (452 4.5.3, RFC 5321 §4.5.3.1.10).
+    TooManyRecipients {
+        /// How many it may have.
+        limit: usize,
+    },
     /// A route refuses the recipient (550 5.7.1).
     RecipientPolicy {
         /// The text of the route.
@@ -206,13 +226,13 @@ pub enum Reason {
         /// What the configuration has clients told; none where it says nothing.
         text: Option<String>,
     },
-    /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1).
+    /// A standing rule of an operator refuses the recipient or the message (550 5.7.1, or 450 4.7.1), or holds the message.
     StandingRule {
         /// Its number.
         rule: String,
         /// Why it is there, for operators.
         why: String,
-        /// Its text for the client.
+        /// Its text for the client; empty where that hears nothing of it.
         text: String,
     },
     /// A standing rule of an operator refuses a sender that the header names (550 5.7.1, or 450 4.7.1).
@@ -228,7 +248,7 @@ pub enum Reason {
 
 impl Reason {
     /// The words of all of them.
-    pub const WORDS: [&str; 35] = [
+    pub const WORDS: [&str; 40] = [
         "local-recipient",
         "relay-domain",
         "trusted-network",
@@ -239,6 +259,8 @@ impl Reason {
         "authenticated",
         "login-allowed",
         "sender-allowed",
+        "connection-allowed",
+        "banned",
         "not-authenticated",
         "not-trusted-not-local",
         "grant-too-narrow",
@@ -253,6 +275,7 @@ impl Reason {
         "spf-does-not-cover",
         "header-from-mismatch",
         "header-from-unusable",
+        "malformed-header",
         "wrong-password",
         "login-not-offered",
         "login-suspended",
@@ -260,6 +283,8 @@ impl Reason {
         "unknown-recipient",
         "alias-loop",
         "bad-destination",
+        "needs-smtputf8",
+        "too-many-recipients",
         "recipient-policy",
         "blocklisted",
         "standing-rule",
@@ -279,6 +304,8 @@ impl Reason {
             Self::Authenticated { .. } => "authenticated",
             Self::LoginAllowed { .. } => "login-allowed",
             Self::SenderAllowed => "sender-allowed",
+            Self::ConnectionAllowed => "connection-allowed",
+            Self::Banned { .. } => "banned",
             Self::NotAuthenticated => "not-authenticated",
             Self::NotTrustedNotLocal => "not-trusted-not-local",
             Self::GrantTooNarrow { .. } => "grant-too-narrow",
@@ -293,6 +320,7 @@ impl Reason {
             Self::SpfDoesNotCover { .. } => "spf-does-not-cover",
             Self::HeaderFromMismatch { .. } => "header-from-mismatch",
             Self::HeaderFromUnusable { .. } => "header-from-unusable",
+            Self::MalformedHeader => "malformed-header",
             Self::WrongPassword { .. } => "wrong-password",
             Self::LoginNotOffered { .. } => "login-not-offered",
             Self::LoginSuspended { .. } => "login-suspended",
@@ -300,6 +328,8 @@ impl Reason {
             Self::UnknownRecipient => "unknown-recipient",
             Self::AliasLoop => "alias-loop",
             Self::BadDestination => "bad-destination",
+            Self::NeedsSmtputf8 => "needs-smtputf8",
+            Self::TooManyRecipients { .. } => "too-many-recipients",
             Self::RecipientPolicy { .. } => "recipient-policy",
             Self::Blocklisted { .. } => "blocklisted",
             Self::StandingRule { .. } => "standing-rule",
@@ -319,8 +349,11 @@ impl Reason {
             | Self::ClientCertificate { .. }
             | Self::Authenticated { .. }
             | Self::LoginAllowed { .. }
-            | Self::SenderAllowed => Verdict::Accept,
-            Self::HostNameUnknown { .. }
+            | Self::SenderAllowed
+            | Self::ConnectionAllowed => Verdict::Accept,
+            Self::Banned { .. }
+            | Self::TooManyRecipients { .. }
+            | Self::HostNameUnknown { .. }
             | Self::Rate { .. }
             | Self::Quota { .. }
             | Self::DnsTrouble { .. } => Verdict::Defer,
@@ -334,6 +367,7 @@ impl Reason {
             | Self::SpfDoesNotCover { .. }
             | Self::HeaderFromMismatch { .. }
             | Self::HeaderFromUnusable { .. }
+            | Self::MalformedHeader
             | Self::WrongPassword { .. }
             | Self::LoginNotOffered { .. }
             | Self::LoginSuspended { .. }
@@ -341,6 +375,7 @@ impl Reason {
             | Self::UnknownRecipient
             | Self::AliasLoop
             | Self::BadDestination
+            | Self::NeedsSmtputf8
             | Self::RecipientPolicy { .. }
             | Self::Blocklisted { .. }
             | Self::StandingRule { .. }
@@ -360,7 +395,9 @@ impl Reason {
             | Self::ClientCertificate { .. }
             | Self::Authenticated { .. }
             | Self::LoginAllowed { .. }
-            | Self::SenderAllowed => return None,
+            | Self::SenderAllowed
+            | Self::ConnectionAllowed => return None,
+            Self::Banned { .. } => Class::Banned,
             Self::NotTrustedNotLocal | Self::GrantTooNarrow { .. } => Class::Relay,
             Self::NotAuthenticated | Self::LoginNotOffered { .. } => Class::AuthenticationRequired,
             Self::WrongPassword { .. } | Self::ClientAddressNotAllowed { .. } => Class::Login,
@@ -370,12 +407,16 @@ impl Reason {
             | Self::DomainNotVerified { .. }
             | Self::OwnersLock { .. }
             | Self::SpfDoesNotCover { .. } => Class::Sender,
-            Self::HeaderFromMismatch { .. } | Self::HeaderFromUnusable { .. } => Class::Header,
+            Self::HeaderFromMismatch { .. } | Self::HeaderFromUnusable { .. } | Self::MalformedHeader => {
+                Class::Header
+            }
             Self::UnknownRecipient => Class::RecipientUnknown,
-            Self::AliasLoop | Self::BadDestination | Self::RecipientPolicy { .. } => Class::Recipient,
+            Self::AliasLoop | Self::BadDestination | Self::NeedsSmtputf8 | Self::RecipientPolicy { .. } => {
+                Class::Recipient
+            }
             Self::Blocklisted { .. } => Class::Blocklisted,
             Self::StandingRule { .. } | Self::HeaderBlockedSender { .. } => Class::Rule,
-            Self::Rate { .. } | Self::Quota { .. } => Class::Rate,
+            Self::Rate { .. } | Self::Quota { .. } | Self::TooManyRecipients { .. } => Class::Rate,
             Self::DnsTrouble { .. } | Self::HostNameUnknown { .. } => Class::Dns,
         })
     }

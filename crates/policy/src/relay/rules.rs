@@ -18,6 +18,7 @@ pub struct Rules {
     /// With who exists there.
     pub(super) relay_domains: HashMap<Domain, WhoExists>,
     pub(super) grants: Networks<GrantRule>,
+    grant_labels: HashSet<String>,
     /// Whether temporary grants count.
     pub(super) temporary: bool,
     /// Names whose addresses may relay.
@@ -48,6 +49,7 @@ impl Rules {
             trusted: networks(&config.relay.trusted_networks),
             relay_domains: relay_domains.collect(),
             grants: config.relay.grants.iter().map(GrantRule::new).map(|rule| (rule.network, rule)).collect(),
+            grant_labels: config.relay.grants.iter().map(|grant| grant.label.clone()).collect(),
             temporary: config.relay.temporary.enabled,
             hosts: config.relay.hosts.iter().map(|host| host.name.clone()).collect(),
             certificates: certificates(&config.relay),
@@ -64,6 +66,11 @@ impl Rules {
     /// The rate of a grant.
     pub fn rate(&self, client: IpAddr, label: &str) -> Option<Rate> {
         self.grants.matching(client).find(|grant| grant.label == label).map(|grant| grant.rate)
+    }
+
+    /// Whether a grant has this label.
+    pub fn has_grant(&self, label: &str) -> bool {
+        self.grant_labels.contains(label)
     }
 
     /// Host names that may relay: somebody must look up where they are.

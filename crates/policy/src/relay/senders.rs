@@ -98,6 +98,20 @@ pub(super) fn message(
     Ok(Reason::SenderAllowed)
 }
 
+/// A header whose senders are bound to somebody can be read in one way only.
+pub(super) fn well_formed(
+    question: &Question<'_>,
+    senders: &HeaderSenders,
+    policy: &Policy,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    if !senders.is_malformed || (question.login.is_none() && binding_grants(question, policy).is_empty()) {
+        return Ok(());
+    }
+    trace.rule("header", false, "there is a NUL in it, or a line that is no header field");
+    Err(Reason::MalformedHeader)
+}
+
 /// The addresses of the one From field that a message must have (RFC 5322 §3.6). With several, readers differ in which one
 /// they show.
 fn single_from<'a>(senders: &'a HeaderSenders, trace: &mut Trace) -> Result<&'a [Address], Reason> {

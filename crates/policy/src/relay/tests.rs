@@ -395,3 +395,77 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_header_that_can_be_read_in_two_ways_is_refused_where_its_senders_are_bound() {
+    let header = format!("From: {OURS}\r\nno field\r\n\r\n");
+    assert_eq!(SUBMISSION.message(&header), Reason::MalformedHeader);
+    assert_eq!(SUBMISSION.message(&format!("From: {OURS}\r\n\r\n")), Reason::SenderAllowed);
+    // Whose it is decides first, and strangers may write what they like.
+    assert!(matches!(
+        SUBMISSION.message("From: x@adatum.test\r\nno field\r\n\r\n"),
+        Reason::HeaderFromMismatch { .. }
+            | Reason::SenderDomainNotListed { .. }
+            | Reason::LoginLacksPermission { .. }
+    ));
+    assert_eq!(MX.message(&header), Reason::SenderAllowed);
+}
+
+#[test]
+fn a_ban_is_asked_about_before_anything_is_said_and_at_auth() {
+    use std::time::Duration;
+
+    use crate::standing::bans::Ban;
+
+    let policy = policy();
+    let ban = |network: &str, by_hand| {
+        let ban = Ban {
+            network: network.parse().unwrap(),
+            since: 0,
+            until: 60,
+            why: "3 wrong logins".to_owned(),
+            by_hand,
+        };
+        policy.standing.bans.add(ban, UNIX_EPOCH);
+    };
+    ban("198.51.100.9/32", false);
+    ban("203.0.113.0/24", true);
+    let ask = |listener, client: &str, stage, now| {
+        let question = Question {
+            listener,
+            client: client.parse().unwrap(),
+            local: None,
+            tls: true,
+            certificate: None,
+            login: None,
+            helo: None,
+            now,
+            recipients: 0,
+            reverse_path: &ReversePath::Null,
+            stage,
+        };
+        decide(&question, &policy)
+    };
+    let connect = |listener, client: &str| ask(listener, client, Stage::Connect, UNIX_EPOCH).reason.as_str();
+    assert_eq!(connect(ListenerKind::Mx, ELSEWHERE), "connection-allowed", "guessers may send us mail");
+    assert_eq!(connect(ListenerKind::Submission, ELSEWHERE), "banned");
+    assert_eq!(connect(ListenerKind::Mx, "203.0.113.7"), "banned");
+    assert_eq!(connect(ListenerKind::Mx, "203.0.114.7"), "connection-allowed");
+    let at_auth = ask(ListenerKind::Submission, ELSEWHERE, Stage::Login, UNIX_EPOCH);
+    assert_eq!(
+        (at_auth.reason.as_str(), at_auth.verdict, at_auth.rule()),
+        ("banned", Verdict::Defer, Some("ban"))
+    );
+    let later =
+        ask(ListenerKind::Submission, ELSEWHERE, Stage::Connect, UNIX_EPOCH + Duration::from_secs(61));
+    assert_eq!(later.verdict, Verdict::Accept);
+}
+
+#[test]
+fn what_a_rule_holds_is_held_and_names_the_rule() {
+    let held = MX.ask(Stage::Mail).held_by_rule(7, "an outbreak");
+    assert_eq!(
+        (held.verdict, held.rule(), held.reason.as_str()),
+        (Verdict::Hold, Some("rule 7"), "standing-rule")
+    );
+}

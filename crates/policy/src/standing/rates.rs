@@ -1,10 +1,11 @@
 //! How much of its rate a grant has used.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use postern_config::relay::Rate;
+use serde::{Deserialize, Serialize};
 
 /// What has been used, by the label of the grant. Bounded by the grants of the configuration.
 #[derive(Debug, Default)]
@@ -19,12 +20,24 @@ struct Bucket {
     at: SystemTime,
 }
 
+/// What of a grant stands in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UsedOfGrant {
+    /// Its label.
+    label: String,
+    /// Recipients in its bucket at that time.
+    level: f64,
+    /// Milliseconds since 1970.
+    at: u64,
+}
+
 impl Bucket {
     fn leaked(self, rate: Rate, now: SystemTime) -> f64 {
         // A clock that went back leaks nothing.
         let since = now.duration_since(self.at).unwrap_or_default();
         let leak = f64::from(rate.count) * since.as_secs_f64() / rate.per.as_secs_f64();
-        (self.level - leak).max(0.0)
+        // A rate that was made smaller is used up, and no more than that.
+        (self.level.min(f64::from(rate.count)) - leak).max(0.0)
     }
 }
 
@@ -56,6 +69,36 @@ impl Rates {
         let level = used.get(label).map_or(0.0, |bucket| bucket.leaked(rate, now));
         used.insert(label.to_owned(), Bucket { level: level + 1.0, at: now });
     }
+
+    /// Forgets grants that are gone.
+    pub fn keep(&self, is_kept: impl Fn(&str) -> bool) {
+        self.used.lock().retain(|label, _| is_kept(label));
+    }
+
+    /// For a file, by label: what has not been used since is the same each time.
+    pub fn snapshot(&self) -> Vec<UsedOfGrant> {
+        let of_grant = |(label, bucket): (&String, &Bucket)| {
+            let at = bucket.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            UsedOfGrant {
+                label: label.clone(),
+                level: bucket.level,
+                at: u64::try_from(at).unwrap_or(u64::MAX),
+            }
+        };
+        let mut all: Vec<UsedOfGrant> = self.used.lock().iter().map(of_grant).collect();
+        all.sort_unstable_by(|a, b| a.label.cmp(&b.label));
+        all
+    }
+
+    /// Takes up what was used before a restart; it has leaked meanwhile. A file can hold anything: what it says of the future was
+    /// written under a wrong clock, and counts as of now.
+    pub fn restore(&self, all: impl IntoIterator<Item = UsedOfGrant>, now: SystemTime) {
+        let mut used = self.used.lock();
+        for UsedOfGrant { label, level, at } in all.into_iter().filter(|used| used.level.is_finite()) {
+            let at = UNIX_EPOCH.checked_add(Duration::from_millis(at)).map_or(now, |at| at.min(now));
+            used.insert(label, Bucket { level: level.max(0.0), at });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +123,43 @@ mod tests {
         rates.take("scanner", rate, later);
         assert!(rates.room("scanner", rate, later).is_err());
         assert!(rates.room("scanner", rate, now).is_err(), "a clock that goes back gives nothing");
+    }
+
+    #[test]
+    fn what_was_used_outlives_a_restart_and_leaks_meanwhile() {
+        let before = Rates::default();
+        let rate = Rate::parse("2/m").unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for _ in 0..2 {
+            before.take("scanner", rate, now);
+        }
+        before.take("gone", rate, now);
+        before.keep(|label| label != "gone");
+        let written = serde_json::to_string(&before.snapshot()).unwrap();
+        assert!(!written.contains("gone"), "{written}");
+        let after = |seconds| {
+            let rates = Rates::default();
+            let now = now + Duration::from_secs(seconds);
+            rates.restore(serde_json::from_str::<Vec<UsedOfGrant>>(&written).unwrap(), now);
+            rates.used("scanner", rate, now)
+        };
+        assert_eq!((after(0), after(30), after(60)), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_file_that_says_nonsense_keeps_nobody_out_for_longer_than_the_rate() {
+        let rate = Rate::parse("2/m").unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (level, at) in [(1e300, u64::MAX), (1e300, 1), (-1e300, 2_000_000_000), (0.0, 0), (f64::NAN, 0)] {
+            let rates = Rates::default();
+            rates.restore([UsedOfGrant { label: "scanner".to_owned(), level, at }], now);
+            let later = now + Duration::from_secs(60);
+            assert_eq!(rates.used("scanner", rate, later), 0, "{level} {at}");
+            for _ in 0..2 {
+                assert_eq!(rates.room("scanner", rate, later), Ok(()), "{level} {at}");
+                rates.take("scanner", rate, later);
+            }
+            assert!(rates.room("scanner", rate, later).is_err(), "{level} {at}");
+        }
     }
 }

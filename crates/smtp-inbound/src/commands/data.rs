@@ -1,13 +1,12 @@
 //! DATA and the end of a message (RFC 5321 §4.1.1.4).
 
 use postern_policy::facts::{self, Wanted};
-use postern_policy::relay::{HeaderSenders, Stage};
+use postern_policy::relay::{Decision, HeaderSenders, Stage};
 use postern_policy::sender::header_senders;
-use postern_policy::session_check::SessionCheck;
+use postern_queue::rules::{Forecast, RuleAction};
 use postern_queue::{AcceptError, Envelope, Origin, Terms};
 use postern_smtp::Body;
 use postern_smtp::data::Findings;
-use postern_smtp::header::is_well_formed;
 
 use crate::receive::{By, Failure, Header, Hop, Received, Receiver};
 use crate::replies;
@@ -54,11 +53,6 @@ pub(crate) fn finish(
     if binds || transaction.of_login {
         let senders = header_senders(&content.header);
         context.ask(transaction.matter(), Stage::Message(&senders))?;
-        // What we do not see as a From field, another reader may.
-        if !is_well_formed(&content.header) {
-            let check = SessionCheck::MalformedHeader;
-            return Err(Refusal::new(check.as_str(), replies::session_check(check)));
-        }
     }
     let now = context.shared.clock.now();
     let fields = hop(context, transaction).own_fields(&header, content.incoming.id(), now);
@@ -97,7 +91,28 @@ pub(crate) fn finish(
         size: transaction.size,
         recipients,
     };
+    transaction.held = held(context, transaction, &envelope, &[&fields.text, &content.header]);
     Ok(Box::new(Commit { incoming: content.incoming, envelope, header: fields.text }))
+}
+
+/// What the standing rules say of a message that they hold. The queue does it, when the message is durable; what they refuse is
+/// told by it, too.
+fn held(
+    context: &Context,
+    transaction: &Transaction,
+    envelope: &Envelope,
+    header: &[&[u8]],
+) -> Option<Decision> {
+    let rules = transaction.queue.rules();
+    if rules.is_empty() {
+        return None;
+    }
+    match rules.forecast(envelope, Some(&header.concat())) {
+        Some(Forecast::Accepted { rule, .. }) if rule.action == RuleAction::Hold => {
+            Some(context.held_by_rule(rule.id, &rule.reason))
+        }
+        Some(Forecast::Accepted { .. } | Forecast::Refused(_)) | None => None,
+    }
 }
 
 /// What is wrong with a message whatever follows: asked at its end, and behind each of its chunks.

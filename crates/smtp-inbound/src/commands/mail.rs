@@ -45,6 +45,8 @@ pub(crate) fn begin(
         met: None,
         distinct: HashSet::new(),
         accepted: 0,
+        too_many: None,
+        held: None,
         only: None,
         tried: false,
         deferred: false,

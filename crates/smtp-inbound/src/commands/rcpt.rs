@@ -1,7 +1,7 @@
 //! RCPT (RFC 5321 §4.1.1.3).
 
 use postern_policy::directory::Resolution;
-use postern_policy::relay::Stage;
+use postern_policy::relay::{Decision, Stage};
 use postern_policy::standing::usage::FirstMet;
 use postern_queue::Recipient;
 use postern_smtp::command::{Rcpt, RcptParameters};
@@ -20,11 +20,12 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
     }
     if utf8 && !transaction.smtputf8 {
-        return Err(Refusal::new("needs-smtputf8", replies::needs_utf8()));
+        let stage = Stage::Rcpt(&path);
+        return Err(context.refused_by_session(transaction.matter(), stage, &Decision::needs_smtputf8()));
     }
     let limit = context.config.smtp.max_recipients;
     if transaction.accepted >= limit && !context.is_trusted() {
-        return Err(Refusal::new("too-many-recipients", replies::too_many_recipients(limit)));
+        return Err(one_too_many(context, transaction, &path, limit));
     }
     let mut recipients = Vec::new();
     let rules = transaction.queue.rules();
@@ -46,6 +47,21 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     transaction.only = (transaction.accepted == 1).then(|| path.to_string());
     recipients.into_iter().for_each(|recipient| merge(transaction, recipient));
     Ok(())
+}
+
+/// One recipient beyond the limit is on the record; the client may try many more, which are told the same.
+fn one_too_many(
+    context: &Context,
+    transaction: &mut Transaction,
+    path: &ForwardPath,
+    limit: usize,
+) -> Refusal {
+    if let Some(refusal) = &transaction.too_many {
+        return refusal.clone();
+    }
+    let decision = Decision::too_many_recipients(limit);
+    let refusal = context.refused_by_session(transaction.matter(), Stage::Rcpt(path), &decision);
+    transaction.too_many.insert(refusal).clone()
 }
 
 /// Counts a recipient that the login has not written to before; another session may have been faster to the cap.

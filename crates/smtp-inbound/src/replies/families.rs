@@ -19,6 +19,10 @@ pub(super) fn phrase(
     if matches!(reason, Reason::LoginNotOffered { .. }) {
         return None;
     }
+    // Words about mail that comes too fast, or recipients that are refused, would be untrue of these, and no tag has their code.
+    if matches!(reason, Reason::TooManyRecipients { .. } | Reason::NeedsSmtputf8) {
+        return None;
+    }
     // "Authentication failed" would be untrue of a command that comes later.
     if class == Class::Login && !at_auth && family != Family::Tagged {
         return None;
@@ -142,12 +146,12 @@ fn tagged(class: Class, is_about_dns: bool, facts: &Facts, at_auth: bool) -> Opt
         Class::Relay | Class::AuthenticationRequired | Class::Login => "ACL",
         Class::Sender | Class::Header | Class::Recipient => "ACL",
         Class::Rule | Class::Blocklisted => "SPAM",
-        Class::Suspended | Class::Rate => "ABUSE",
+        Class::Banned | Class::Suspended | Class::Rate => "ABUSE",
         Class::RecipientUnknown | Class::Dns => return None,
     };
     let text = format!("[{tag}] Blocked. See {}", facts.url());
     Some(match class {
-        Class::Rate => Phrase::new(421, 7, 1, text),
+        Class::Banned | Class::Rate => Phrase::new(421, 7, 1, text),
         _ if at_auth => Phrase::plain(535, text),
         _ => Phrase::plain(550, text),
     })

@@ -39,7 +39,10 @@ pub fn refused(refused: &Refused<'_>) -> (Reply, Told) {
                 .unwrap_or_else(|| facts.default_phrase(&words))
         }
     };
-    let phrase = for_now(coded(phrase, wording), decision.verdict);
+    let phrase = match has_own_code(&decision.reason) {
+        true => phrase,
+        false => for_now(coded(phrase, wording), decision.verdict),
+    };
     let phrase = match class == Class::Relay && config.replies.migrating && phrase.code >= 500 {
         true => Phrase { code: 454, status: Some(EnhancedStatus::new(4, 7, 1)), ..phrase },
         false => phrase,
@@ -50,6 +53,12 @@ pub fn refused(refused: &Refused<'_>) -> (Reply, Told) {
     };
     let told = Told { class, cause: words.cause, advice: words.advice, reply: reply.to_string() };
     (reply, told)
+}
+
+/// Codes that say what a client is to do next: whatever the words are, they stay. 421: the connection ends (RFC 5321 §3.8). 452 at
+/// RCPT: the rest goes into another transaction (RFC 5321 §4.5.3.1.10). 553 5.6.7: SMTPUTF8 is missing (RFC 6531 §3.5).
+fn has_own_code(reason: &Reason) -> bool {
+    matches!(reason, Reason::Banned { .. } | Reason::TooManyRecipients { .. } | Reason::NeedsSmtputf8)
 }
 
 /// One reply, before it is put together.
@@ -102,7 +111,9 @@ impl Facts {
     fn new(question: &Question<'_>, words: &Words, name: Option<&Name>, config: &Config) -> Self {
         let address = match question.stage {
             Stage::Rcpt(path) => path.to_string(),
-            Stage::Login | Stage::Mail | Stage::Message(_) => question.reverse_path.to_string(),
+            Stage::Connect | Stage::Login | Stage::Mail | Stage::Message(_) => {
+                question.reverse_path.to_string()
+            }
         };
         let base = config.report.base();
         let token = name.and_then(|name| name.token);
@@ -266,6 +277,22 @@ fn words(question: &Question<'_>, reason: &Reason, ports: &LoginPorts) -> Words 
         Reason::Blocklisted { client, lists, text, .. } => {
             let cause = format!("mail from {client} is refused: it is listed by {lists}");
             Words::of_address(550, 7, 1, cause).advice(text.clone().unwrap_or_else(|| delisting(question)))
+        }
+        // By whom and why is nobody else's business.
+        Reason::Banned { by_hand: true, .. } => {
+            Words::new(421, 7, 0, "connections from your address are not accepted now")
+                .advice("ask postmaster")
+        }
+        Reason::Banned { .. } => {
+            Words::new(421, 7, 0, "too many failed logins from your address").advice("try again later")
+        }
+        Reason::MalformedHeader => {
+            Words::new(550, 6, 0, "message header has a NUL or a line that is no header field")
+        }
+        Reason::NeedsSmtputf8 => Words::new(553, 6, 7, "address needs the SMTPUTF8 parameter of MAIL"),
+        Reason::TooManyRecipients { limit } => {
+            Words::new(452, 5, 3, format!("too many recipients, {limit} is the limit"))
+                .advice("send the rest in another transaction")
         }
         Reason::HeaderFromUnusable { problem } => {
             Words::new(550, 6, 0, format!("unusable From header: {problem}"))

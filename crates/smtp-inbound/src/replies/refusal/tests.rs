@@ -391,3 +391,44 @@ fn a_listed_client_hears_of_the_list_and_of_the_way_out() {
         reply(text, listed(None)).starts_with("450 4.7.1 198.51.100.9: mail from 198.51.100.9 is refused")
     );
 }
+
+#[test]
+fn codes_that_tell_a_client_what_to_do_next_stay_whatever_the_words_are() {
+    let banned =
+        |by_hand| Reason::Banned { network: "198.51.100.0/24".to_owned(), why: "spam".to_owned(), by_hand };
+    let many = || Reason::TooManyRecipients { limit: 7 };
+    for (reason, expected) in [
+        (banned(false), "421 4.7.0 too many failed logins from your address; try again later (ref REF)"),
+        (
+            banned(true),
+            "421 4.7.0 connections from your address are not accepted now; ask postmaster (ref REF)",
+        ),
+        (
+            many(),
+            "452 4.5.3 too many recipients, 7 is the limit; send the rest in another transaction (ref REF)",
+        ),
+        (Reason::NeedsSmtputf8, "553 5.6.7 address needs the SMTPUTF8 parameter of MAIL (ref REF)"),
+        (
+            Reason::MalformedHeader,
+            "550 5.6.0 message header has a NUL or a line that is no header field (ref REF)",
+        ),
+    ] {
+        assert_eq!(reply("", reason.clone()), expected);
+        for family in ["postfix", "sendmail", "exim", "qmail", "authenticate"] {
+            assert_eq!(
+                reply(&format!("[replies]\nfamily = {family:?}"), reason.clone()),
+                expected,
+                "{family}"
+            );
+        }
+    }
+    let own = "[replies]\nrate = { code = 421, text = \"slow down\" }\nrecipient = { code = 550, status = \"5.7.1\", text = \"no\" }";
+    assert_eq!(reply(own, many()), "452 4.5.3 slow down");
+    assert_eq!(reply(own, Reason::NeedsSmtputf8), "553 5.6.7 no");
+    let tagged = "[replies]\nfamily = \"tagged\"\nreport_url = \"https://reports.example/\"";
+    assert_eq!(
+        reply(tagged, banned(true)),
+        "421 4.7.1 [ABUSE] Blocked. See https://reports.example/?id=REF&auth="
+    );
+    assert!(reply(tagged, many()).starts_with("452 4.5.3 too many recipients"));
+}
