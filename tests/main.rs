@@ -16,6 +16,7 @@
 //! | [`blocklists`] | lists of clients in DNS |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`logins`] | states, limits and passwords of logins; who guesses at them |
+//! | [`login_sources`] | logins that Dovecot, a directory, a database or an identity provider knows |
 //! | [`sasl`] | SCRAM, client certificates, password hashes of other systems |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
@@ -48,6 +49,7 @@ mod explain;
 mod harness;
 mod history;
 mod inbound;
+mod login_sources;
 mod logins;
 mod loss;
 mod manual;

@@ -8,6 +8,7 @@
 //! | how full is the server? | `pressure` |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
+//! | who is asked about a password? | `login_check`, other systems: `login_source` |
 //! | the order of commands? | [`session`], one `match` |
 //! | what does a command do? | `commands/*` |
 //! | a reply text? | [`replies`], nowhere else |
@@ -32,6 +33,8 @@ mod clients;
 mod commands;
 mod connection;
 pub mod listener;
+mod login_check;
+mod login_source;
 pub mod metrics;
 mod password_checks;
 mod pressure;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences, Places, Scope};
+use crate::login_source::LoginSources;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
@@ -96,6 +97,7 @@ pub struct Inbound {
 pub(crate) struct House {
     pub shared: Arc<Shared>,
     pub password_checks: PasswordChecks,
+    pub login_sources: LoginSources,
     pub stress: Stress,
     pub buffers: Buffers,
     pub delays: Delays,
@@ -126,6 +128,7 @@ impl Inbound {
         Self {
             house: Arc::new(House {
                 password_checks: PasswordChecks::new(checks),
+                login_sources: LoginSources::default(),
                 stress: Stress::new(),
                 buffers: Buffers::new(shared.metrics.buffers.clone()),
                 delays: Delays::new(shared.metrics.delayed.clone()),

@@ -120,10 +120,22 @@ struct AppPassword {
 /// What came of a password check.
 #[derive(Debug)]
 pub enum PasswordCheck {
-    /// It was checked.
+    /// It was checked here.
     Done(Verified),
+    /// Another system has vouched for the login.
+    Vouched(Login),
+    /// Another system has not.
+    Refused {
+        /// Why, for the log, where that is known.
+        why: Option<String>,
+        /// Whether somebody may be guessing. Nobody is whose login is right, and has no rights here.
+        is_guess: bool,
+    },
     /// It could not be checked, or not soon enough.
-    Unavailable,
+    Unavailable {
+        /// Why, for the log.
+        why: String,
+    },
 }
 
 /// A message that may be accepted.
@@ -680,10 +692,17 @@ impl Session {
             PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
                 self.password_unusable(&hello, &name, mechanism, &AppPassword { label: app, why })
             }
-            PasswordCheck::Unavailable => {
+            PasswordCheck::Vouched(login) => self.password_right(&hello, Proved { login, mechanism }, None),
+            PasswordCheck::Refused { why, is_guess: true } => {
+                self.password_wrong(&hello, Unproved { name, mechanism, why })
+            }
+            PasswordCheck::Refused { why, is_guess: false } => {
+                self.login_without_rights(&hello, Unproved { name, mechanism, why })
+            }
+            PasswordCheck::Unavailable { why } => {
                 let Peer { client, listener, .. } = self.context.peer;
                 let (listener, shown) = (listener.as_str(), self.context.policy.login_to_note(&name));
-                tracing::error!(event = "login-not-checked", %client, listener, login = shown, "no password check");
+                tracing::error!(event = "login-not-checked", %client, listener, login = shown, why, "no password check");
                 self.context.shared.metrics.login("unavailable");
                 Action::Reply(replies::login_not_available())
             }
@@ -767,6 +786,28 @@ impl Session {
             why = app.why,
             reference = refusal.reference.map(|reference| reference.to_string()),
             "an app password that cannot be used"
+        );
+        self.context.shared.metrics.login("refused");
+        self.delayed_error(refusal.reply, mistake.failed.delay)
+    }
+
+    /// A login that another system has vouched for and that may do nothing here: nobody guesses. The client is told what it would
+    /// be told of a wrong password.
+    fn login_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> Action {
+        let Peer { client, local, listener } = self.context.peer;
+        let Unproved { name, mechanism, why } = unproved;
+        let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
+        let shown = self.context.policy.login_to_note(&name);
+        let refusal = self.context.refuse_password(hello, &shown);
+        tracing::warn!(
+            event = "login-without-rights",
+            %client,
+            listener = listener.as_str(),
+            login = shown,
+            mechanism = mechanism.as_str(),
+            why,
+            reference = refusal.reference.map(|reference| reference.to_string()),
+            "a login that may do nothing here"
         );
         self.context.shared.metrics.login("refused");
         self.delayed_error(refusal.reply, mistake.failed.delay)

@@ -97,11 +97,15 @@ pub(crate) fn offered(context: &Context) -> Vec<Mechanism> {
         return Vec::new();
     }
     let (listed, accounts) = (context.config.auth.mechanisms.as_ref(), &context.policy.accounts);
+    let auth = &context.config.auth;
     let is_on = |mechanism: Configured| match (listed, mechanism) {
         (Some(listed), _) => listed.contains(&mechanism),
-        // Programs that find SCRAM often try nothing else.
-        (None, Configured::ScramSha256) => accounts.scram_keeps_nobody_out(ScramHash::Sha256),
+        // Programs that find SCRAM often try nothing else, and what other systems know cannot be proved by it.
+        (None, Configured::ScramSha256) => {
+            auth.backend.is_none() && accounts.scram_keeps_nobody_out(ScramHash::Sha256)
+        }
         (None, Configured::ScramSha1) => false,
+        (None, Configured::OAuthBearer | Configured::XOAuth2) => auth.oauth.is_some(),
         (None, Configured::Plain | Configured::Login | Configured::External) => true,
     };
     let mut offered = Vec::new();

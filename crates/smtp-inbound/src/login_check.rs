@@ -1,0 +1,100 @@
+//! One login, proved by whoever knows it: `accounts.toml`, or another system.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_config::backend::Backend;
+use postern_policy::Policy;
+use postern_policy::accounts::{Verified, Vouched, Voucher, fold};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::listener::House;
+use crate::login_source::{Answer, Question};
+use crate::session::{Credentials, PasswordCheck, Peer};
+
+/// A connection whose client wants to log in.
+pub(crate) struct Check<'h> {
+    pub house: &'h House,
+    pub peer: Peer,
+    pub stop: &'h CancellationToken,
+}
+
+impl Check<'_> {
+    /// Checks a password where it is kept.
+    pub async fn password(&self, credentials: Credentials) -> PasswordCheck {
+        let began = Instant::now();
+        let config = self.house.shared.config.load_full();
+        let policy = self.house.shared.policy.load_full();
+        let Some(backend) = &config.auth.backend else { return self.kept_here(policy, credentials).await };
+        let check = match policy.accounts.keeps_password(&credentials.name) {
+            true => self.kept_here(policy, credentials).await,
+            false => self.kept_elsewhere(policy, backend, credentials).await,
+        };
+        let is_wrong = match &check {
+            PasswordCheck::Done(Verified::Right { .. }) | PasswordCheck::Vouched(_) => false,
+            PasswordCheck::Done(_) | PasswordCheck::Refused { .. } => true,
+            PasswordCheck::Unavailable { .. } => false,
+        };
+        if is_wrong {
+            self.wait(began, backend.wrong_after).await;
+        }
+        check
+    }
+
+    async fn kept_here(&self, policy: Arc<Policy>, credentials: Credentials) -> PasswordCheck {
+        let Peer { client, local, .. } = self.peer;
+        let is_crowd = policy.is_spared(client, Some(local));
+        let Some(_turn) = self.house.password_checks.turn(client, is_crowd).await else {
+            return unavailable("too many passwords wait to be checked");
+        };
+        let now = self.house.shared.clock.now();
+        let Credentials { name, password } = credentials;
+        let check =
+            tokio::task::spawn_blocking(move || policy.accounts.verify(&name, &password, client, now));
+        check.await.map_or_else(unavailable, PasswordCheck::Done)
+    }
+
+    async fn kept_elsewhere(
+        &self,
+        policy: Arc<Policy>,
+        backend: &Backend,
+        credentials: Credentials,
+    ) -> PasswordCheck {
+        let Peer { client, local, .. } = self.peer;
+        let is_crowd = policy.is_spared(client, Some(local));
+        let Some(source) = self.house.login_sources.of(backend) else {
+            return unavailable("no back end is configured");
+        };
+        let Credentials { name, password } = credentials;
+        let name = fold(&name);
+        let question = Question { name: &name, password: &password, client, local };
+        match source.ask(question, is_crowd).await {
+            Answer::Accepted { name, addresses } => {
+                vouched(&policy, Vouched { name, addresses, by: Voucher::Backend })
+            }
+            Answer::Rejected { why } => PasswordCheck::Refused { why, is_guess: true },
+            Answer::Unavailable { why } => PasswordCheck::Unavailable { why },
+        }
+    }
+
+    /// Until so long after the beginning; not when the server stops.
+    async fn wait(&self, began: Instant, time: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep_until(began + time) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// The login that another system has vouched for, if it is one here.
+fn vouched(policy: &Policy, vouched: Vouched) -> PasswordCheck {
+    match policy.accounts.vouched(vouched) {
+        Ok(login) => PasswordCheck::Vouched(login),
+        Err(why) => PasswordCheck::Refused { why: Some(why), is_guess: false },
+    }
+}
+
+fn unavailable(why: impl ToString) -> PasswordCheck {
+    PasswordCheck::Unavailable { why: why.to_string() }
+}
