@@ -12,20 +12,21 @@ use crate::harness::daemon::PASSWORD;
 use crate::harness::mail_servers::peer;
 use crate::harness::{Client, Daemon, Setup, eventually, installed, is_root, repository, say, skip};
 
-const ALICE: &str = "alice@proseware.test";
+pub const ALICE: &str = "alice@proseware.test";
 const BOB: &str = "bob@proseware.test";
-const CARL: &str = "carl@proseware.test";
+pub const CARL: &str = "carl@proseware.test";
 /// What carl's password is where he is known.
-const ELSEWHERE: &str = "open-sesame";
+pub const ELSEWHERE: &str = "open-sesame";
 /// Wrong logins are answered at once, so that the tests are quick; loopback is banned like any other address.
-const QUICK: &str = "[auth.backend]\nwrong_after = \"0s\"\n\
+pub const QUICK: &str = "[auth.backend]\nwrong_after = \"0s\"\n\
                      [auth.guessing]\nban_loopback = true\nmax_failures = 3\ndelay = \"1ms\"\n";
 
 /// The first block of this kind below a heading of docs/logins.md.
 pub fn example(heading: &str, kind: &str) -> String {
     let page = fs::read_to_string(repository().join("docs/logins.md")).unwrap();
-    let (_, section) = page.split_once(&format!("\n## {heading}\n")).expect(heading);
-    let (_, block) = section.split_once(&format!("\n```{kind}\n")).expect(kind);
+    let (_, section) = page.split_once(&format!("# {heading}\n")).expect(heading);
+    let (_, block) = section.split_once(&format!("\n```{kind}")).expect(kind);
+    let (_, block) = block.split_once('\n').unwrap();
     block.split_once("\n```").unwrap().0.to_owned() + "\n"
 }
 
@@ -35,7 +36,7 @@ fn auth_of(example: &str) -> String {
 }
 
 #[track_caller]
-fn assert_says(reply: &Reply, code: u16, words: &[&str]) {
+pub fn assert_says(reply: &Reply, code: u16, words: &[&str]) {
     let text = reply.text();
     assert_eq!(reply.code, code, "{text}");
     for word in words {
@@ -52,7 +53,7 @@ fn client(daemon: &Daemon) -> Client {
     client
 }
 
-fn log_in(daemon: &Daemon, name: &str, password: &str) -> Reply {
+pub fn log_in(daemon: &Daemon, name: &str, password: &str) -> Reply {
     client(daemon).auth_plain(name, password)
 }
 
@@ -65,7 +66,7 @@ fn log_in_by_login(daemon: &Daemon, name: &str, password: &str) -> Reply {
 }
 
 /// What every back end must do that knows carl, with [`ELSEWHERE`], and whom accounts.toml does not name.
-fn acts_as_a_back_end(daemon: &Daemon) {
+pub fn acts_as_a_back_end(daemon: &Daemon) {
     assert_says(&log_in(daemon, " Carl@Proseware.TEST ", ELSEWHERE), 235, &["2.7.0"]);
     assert_says(&log_in_by_login(daemon, CARL, ELSEWHERE), 235, &["2.7.0"]);
     let mut carl = client(daemon);
@@ -80,7 +81,7 @@ fn acts_as_a_back_end(daemon: &Daemon) {
 }
 
 /// Three guesses are banned, and a back end that is gone bans nobody and refuses nobody.
-fn guesses_are_counted(daemon: &Daemon) {
+pub fn guesses_are_counted(daemon: &Daemon) {
     let mut guesser = client(daemon);
     assert_says(&guesser.auth_plain(CARL, "another guess"), 535, &["5.7.8"]);
     daemon.wait_for("banned", |line| {
@@ -88,7 +89,7 @@ fn guesses_are_counted(daemon: &Daemon) {
     });
 }
 
-fn without_the_back_end(daemon: &Daemon) {
+pub fn without_the_back_end(daemon: &Daemon) {
     for _ in 0..5 {
         assert_says(&log_in(daemon, CARL, "guess"), 454, &["4.7.0"]);
     }
@@ -114,7 +115,8 @@ impl Server {
 
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        // PostgreSQL would wait for its clients if it were asked by SIGTERM.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         let _ = self.child.wait();
     }
 }

@@ -136,8 +136,10 @@ pub struct Postgres {
     pub database: String,
     /// The query. `$1` is the login in lower case; columns as for `sqlite`.
     pub query: String,
-    /// The authorities that the server's certificate is checked against. Left out: those of the system. Over the network
-    /// there is always TLS.
+    /// Whether TLS is spoken. Left out: over the network it is, where it must be, and on this machine it is not.
+    #[serde(default)]
+    pub tls: Option<bool>,
+    /// The authorities that the server's certificate is checked against. Left out: those of the system.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
@@ -294,8 +296,12 @@ impl Ldap {
 }
 
 impl Postgres {
-    /// Whether the connection stays on this machine: then it needs no TLS.
-    pub fn is_local(&self) -> bool {
+    /// Whether TLS is spoken.
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.unwrap_or(!self.is_local())
+    }
+
+    fn is_local(&self) -> bool {
         self.host.starts_with('/') || is_loopback_name(&self.host)
     }
 
@@ -304,6 +310,17 @@ impl Postgres {
             if value.is_empty() {
                 findings.error(&node.key(key), format!("`{key}` is empty"), "");
             }
+        }
+        if !self.speaks_tls() && !self.is_local() {
+            let message = "hashes of passwords would cross the network in clear";
+            findings.error(
+                &node.key("tls"),
+                message,
+                "leave `tls` out, or use the socket of a database here",
+            );
+        }
+        if self.speaks_tls() && self.host.starts_with('/') {
+            findings.error(&node.key("tls"), "a socket has no TLS", "leave `tls` out");
         }
         if let Some(path) = &self.password_file {
             secret(&node.key("password_file"), "password file", path, findings);

@@ -206,6 +206,8 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
 }
 
 #[cfg(test)]
+mod login_sources;
+#[cfg(test)]
 mod open_relay;
 
 #[cfg(test)]

@@ -307,7 +307,7 @@ impl Connection {
                 return Ok(Some(action));
             }
             if self.discarded > ENDLESS_LINE {
-                let limit = self.session.config().smtp.max_command_line;
+                let limit = self.session.line_limit();
                 self.say(&replies::line_too_long(limit));
                 return Ok(None);
             }
@@ -346,7 +346,7 @@ impl Connection {
 
     /// Gives one whole line of the input to the session, if there is one.
     fn take_line(&mut self) -> Option<Action> {
-        let limit = self.session.config().smtp.max_command_line;
+        let limit = self.session.line_limit();
         let Some(at) = memchr(b'\n', &self.input) else {
             if self.input.len() > limit {
                 self.discarded += self.input.len();
@@ -464,9 +464,14 @@ impl Connection {
                     self.flush().await?;
                     let check = Box::pin(self.login_check().password(credentials)).await;
                     let action = self.session.password_checked(check);
-                    if self.session.is_logged_in() {
-                        self.house.logged_in(self.session.peer());
-                    }
+                    self.note_login();
+                    action
+                }
+                Action::CheckToken(bearer) => {
+                    self.flush().await?;
+                    let check = Box::pin(self.login_check().token(bearer)).await;
+                    let action = self.session.token_checked(check);
+                    self.note_login();
                     action
                 }
                 Action::Find(wanted, postponed) => {
@@ -565,6 +570,12 @@ impl Connection {
     fn message_end(&mut self) -> Instant {
         let longest = self.session.config().smtp.timeouts.data_total;
         *self.message_end.get_or_insert_with(|| Instant::now() + longest)
+    }
+
+    fn note_login(&self) {
+        if self.session.is_logged_in() {
+            self.house.logged_in(self.session.peer());
+        }
     }
 
     fn login_check(&self) -> Check<'_> {

@@ -9,6 +9,7 @@
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
 //! | who is asked about a password? | `login_check`, other systems: `login_source` |
+//! | is this token good? | `tokens` |
 //! | the order of commands? | [`session`], one `match` |
 //! | what does a command do? | `commands/*` |
 //! | a reply text? | [`replies`], nowhere else |
@@ -43,6 +44,7 @@ pub mod receive;
 pub mod replies;
 pub mod session;
 pub mod tls;
+pub mod tokens;
 
 pub use listener::{BoundListener, Inbound, Load, bind};
 pub use metrics::Metrics;

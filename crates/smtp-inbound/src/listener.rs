@@ -23,6 +23,7 @@ use crate::login_source::LoginSources;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
+use crate::tokens::Tokens;
 use crate::{Shared, connection, proxied, replies};
 
 /// Connections that wait to be accepted.
@@ -98,6 +99,7 @@ pub(crate) struct House {
     pub shared: Arc<Shared>,
     pub password_checks: PasswordChecks,
     pub login_sources: LoginSources,
+    pub tokens: Tokens,
     pub stress: Stress,
     pub buffers: Buffers,
     pub delays: Delays,
@@ -129,6 +131,7 @@ impl Inbound {
             house: Arc::new(House {
                 password_checks: PasswordChecks::new(checks),
                 login_sources: LoginSources::default(),
+                tokens: Tokens::default(),
                 stress: Stress::new(),
                 buffers: Buffers::new(shared.metrics.buffers.clone()),
                 delays: Delays::new(shared.metrics.delayed.clone()),

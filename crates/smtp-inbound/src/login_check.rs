@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::listener::House;
 use crate::login_source::{Answer, Question};
 use crate::session::{Credentials, PasswordCheck, Peer};
+use crate::tokens::{self, Bearer};
 
 /// A connection whose client wants to log in.
 pub(crate) struct Check<'h> {
@@ -69,12 +70,65 @@ impl Check<'_> {
         let Credentials { name, password } = credentials;
         let name = fold(&name);
         let question = Question { name: &name, password: &password, client, local };
-        match source.ask(question, is_crowd).await {
+        let answer = source.ask(question, is_crowd).await;
+        match answer {
             Answer::Accepted { name, addresses } => {
                 vouched(&policy, Vouched { name, addresses, by: Voucher::Backend })
             }
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            Answer::Hash { hash, addresses } => {
+                let vouched = Vouched { name, addresses, by: Voucher::Backend };
+                self.compared(policy, hash, password, vouched).await
+            }
             Answer::Rejected { why } => PasswordCheck::Refused { why, is_guess: true },
             Answer::Unavailable { why } => PasswordCheck::Unavailable { why },
+        }
+    }
+
+    /// A password against a hash that another system keeps. It takes a turn of those that are checked here, and the same time
+    /// where there is no hash.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    async fn compared(
+        &self,
+        policy: Arc<Policy>,
+        hash: Option<String>,
+        password: Vec<u8>,
+        vouched: Vouched,
+    ) -> PasswordCheck {
+        let Peer { client, local, .. } = self.peer;
+        let is_crowd = policy.is_spared(client, Some(local));
+        let Some(_turn) = self.house.password_checks.turn(client, is_crowd).await else {
+            return unavailable("too many passwords wait to be checked");
+        };
+        let compare = tokio::task::spawn_blocking({
+            let policy = Arc::clone(&policy);
+            move || policy.accounts.fits_hash(hash.as_deref(), &password)
+        });
+        match compare.await {
+            Ok(true) => self::vouched(&policy, vouched),
+            Ok(false) => PasswordCheck::Refused { why: None, is_guess: true },
+            Err(error) => unavailable(error),
+        }
+    }
+
+    /// Checks a token of an identity provider.
+    pub async fn token(&self, bearer: Bearer) -> PasswordCheck {
+        let config = self.house.shared.config.load_full();
+        let policy = self.house.shared.policy.load_full();
+        let Some(oauth) = &config.auth.oauth else {
+            return unavailable("no identity provider is configured");
+        };
+        let Peer { client, local, .. } = self.peer;
+        let is_crowd = policy.is_spared(client, Some(local));
+        let verifier = self.house.tokens.of(oauth);
+        match verifier.check(&bearer, client, is_crowd, self.house.shared.clock.now()).await {
+            tokens::Answer::Accepted { name } => {
+                vouched(&policy, Vouched { name, addresses: Vec::new(), by: Voucher::OAuth })
+            }
+            tokens::Answer::Refused(tokens::Refused { why, is_guess }) => {
+                PasswordCheck::Refused { why: Some(why), is_guess }
+            }
+            tokens::Answer::Unavailable { why } => PasswordCheck::Unavailable { why },
         }
     }
 

@@ -2,6 +2,12 @@
 //! say: see `postern_policy::accounts`.
 
 mod dovecot;
+#[cfg(feature = "ldap")]
+mod ldap;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +38,9 @@ pub(crate) struct Question<'a> {
 pub(crate) enum Answer {
     /// It is the right password of this login.
     Accepted { name: String, addresses: Vec<String> },
+    /// The hash of the login's password, to be compared here; `None` where there is no such login.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    Hash { hash: Option<String>, addresses: Vec<String> },
     /// It is not, or there is no such login: on purpose not told apart. `why` is for the log, where more is known.
     Rejected { why: Option<String> },
     /// Nobody knows: never counted as a guess.
@@ -48,6 +57,12 @@ impl Answer {
 #[derive(Debug)]
 enum LoginSource {
     Dovecot(Dovecot),
+    #[cfg(feature = "ldap")]
+    Ldap(Box<ldap::Ldap>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlite::Sqlite),
+    #[cfg(feature = "postgres")]
+    Postgres(Box<postgres::Postgres>),
 }
 
 /// A source, and whose turn it is to ask it.
@@ -103,39 +118,68 @@ impl Asked {
 }
 
 impl LoginSource {
-    /// `None`: the table names none; it was refused when it was loaded.
+    /// `None`: the table names none that this build has; it was refused when it was loaded.
     fn new(backend: &Backend) -> Option<Self> {
-        backend.dovecot.as_ref().map(|dovecot| Self::Dovecot(Dovecot::new(dovecot, backend.max_requests)))
+        let most = backend.max_requests;
+        if let Some(dovecot) = &backend.dovecot {
+            return Some(Self::Dovecot(Dovecot::new(dovecot, most)));
+        }
+        #[cfg(feature = "ldap")]
+        if let Some(config) = &backend.ldap {
+            return Some(Self::Ldap(Box::new(ldap::Ldap::new(config, backend.timeout, most))));
+        }
+        #[cfg(feature = "sqlite")]
+        if let Some(config) = &backend.sqlite {
+            return Some(Self::Sqlite(sqlite::Sqlite::new(config, backend.timeout)));
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(config) = &backend.postgres {
+            return Some(Self::Postgres(Box::new(postgres::Postgres::new(config, backend.timeout, most))));
+        }
+        None
     }
 
     async fn ask(&self, question: Question<'_>) -> Answer {
         match self {
             Self::Dovecot(dovecot) => dovecot.ask(question).await,
+            #[cfg(feature = "ldap")]
+            Self::Ldap(ldap) => ldap.ask(question).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(sqlite) => sqlite.ask(question).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.ask(question).await,
         }
     }
 }
 
+/// Addresses with blanks or commas between them.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn words(text: &str) -> Vec<String> {
+    let words = text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
+}
+
 /// Connections that wait for the next question.
 #[derive(Debug)]
-struct Idle<C> {
+pub(crate) struct Idle<C> {
     kept: Mutex<Vec<(C, Instant)>>,
     most: usize,
 }
 
 impl<C> Idle<C> {
     /// Keeps so many.
-    fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { kept: Mutex::default(), most }
     }
 
     /// The one that was used last.
-    fn take(&self) -> Option<C> {
+    pub fn take(&self) -> Option<C> {
         let mut kept = self.kept.lock();
         kept.retain(|(_, since)| since.elapsed() < LONGEST_IDLE);
         kept.pop().map(|(connection, _)| connection)
     }
 
-    fn give(&self, connection: C) {
+    pub fn give(&self, connection: C) {
         let mut kept = self.kept.lock();
         if kept.len() < self.most {
             kept.push((connection, Instant::now()));

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
 use postern_policy::accounts::{Login, Verified};
@@ -31,6 +33,7 @@ use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
 use crate::tls::Protection;
+use crate::tokens::Bearer;
 use crate::{Shared, replies};
 
 mod chunks;
@@ -62,6 +65,8 @@ pub enum Action {
     StartTls(Reply),
     /// Check a password, then call [`Session::password_checked`].
     CheckPassword(Credentials),
+    /// Check a token, then call [`Session::token_checked`].
+    CheckToken(Bearer),
     /// Find these facts, then call [`Session::informed`] with the rest.
     Find(Vec<Wanted>, Postponed),
     /// Wait for the queue, which is being loaded, then call [`Session::queue_opened`].
@@ -665,9 +670,20 @@ impl Session {
         self.no_command(replies::bare_line_end())
     }
 
+    /// How long a line may be, its end included. Tokens are longer than anything else in a line (RFC 4954 §4 has this limit).
+    pub fn line_limit(&self) -> usize {
+        const LONGEST_TOKEN_LINE: usize = 12_288;
+        let limit = self.context.config.smtp.max_command_line;
+        let takes_tokens = self.context.config.auth.oauth.is_some()
+            && self.context.tls.is_some()
+            && self.context.login.is_none()
+            && self.context.peer.listener != ListenerKind::Mx;
+        if takes_tokens { limit.max(LONGEST_TOKEN_LINE) } else { limit }
+    }
+
     /// A line over the limit, read to its end and thrown away.
     pub fn line_too_long(&mut self) -> Action {
-        let limit = self.context.config.smtp.max_command_line;
+        let limit = self.line_limit();
         match self.forget_exchange() {
             true => self.error(replies::auth_line_too_long(limit)),
             false => self.no_command(replies::line_too_long(limit)),
@@ -709,6 +725,32 @@ impl Session {
         }
     }
 
+    /// What a token check said. A token that is not taken is answered with a challenge that says why, and only behind the client's
+    /// next line with 535 (RFC 7628 §3.2.3); it is counted at once, for a client can go away between the two.
+    pub fn token_checked(&mut self, check: PasswordCheck) -> Action {
+        let (why, is_guess) = match check {
+            PasswordCheck::Refused { why, is_guess } => (why, is_guess),
+            other => return self.password_checked(other),
+        };
+        let State::CheckingPassword(hello, name, mechanism) =
+            std::mem::replace(&mut self.state, State::Connected)
+        else {
+            return self.error(replies::bad_sequence("no token was asked for"));
+        };
+        let unproved = Unproved { name, mechanism, why };
+        let (reply, delay) = match is_guess {
+            true => self.note_wrong(&hello, unproved),
+            false => self.note_without_rights(&hello, unproved),
+        };
+        let Some(oauth) = &self.context.config.auth.oauth else {
+            self.state = State::Greeted(hello);
+            return self.delayed_error(reply, delay);
+        };
+        let challenge = STANDARD.encode(auth::bearer::refusal(mechanism, oauth));
+        self.state = State::Authenticating(hello, Exchange::Refused(Box::new((reply, delay))));
+        Action::Reply(replies::auth_challenge(&challenge))
+    }
+
     /// Who has the right password may still not use the login now, or from here. `app` is the label of an app password.
     fn password_right(&mut self, hello: &Hello, proved: Proved, app: Option<&str>) -> Action {
         let Peer { client, listener, .. } = self.context.peer;
@@ -740,6 +782,12 @@ impl Session {
 
     /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
     fn password_wrong(&mut self, hello: &Hello, unproved: Unproved) -> Action {
+        let (reply, delay) = self.note_wrong(hello, unproved);
+        self.delayed_error(reply, delay)
+    }
+
+    /// The same without the answer: what that is, and how long it waits.
+    fn note_wrong(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
         let Peer { client, local, listener } = self.context.peer;
         let Unproved { name, mechanism, why } = unproved;
         let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
@@ -761,7 +809,7 @@ impl Session {
             tracing::warn!(event = "banned", network = %ban.network, until = ban.until, failures, "{}", ban.why);
         }
         self.context.shared.metrics.login("wrong");
-        self.delayed_error(refusal.reply, guess.failed.delay)
+        (refusal.reply, guess.failed.delay)
     }
 
     /// An app password that is right and cannot be used now, or not from here: nobody guesses. The client is told what it would
@@ -794,6 +842,12 @@ impl Session {
     /// A login that another system has vouched for and that may do nothing here: nobody guesses. The client is told what it would
     /// be told of a wrong password.
     fn login_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> Action {
+        let (reply, delay) = self.note_without_rights(hello, unproved);
+        self.delayed_error(reply, delay)
+    }
+
+    /// The same without the answer.
+    fn note_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
         let Peer { client, local, listener } = self.context.peer;
         let Unproved { name, mechanism, why } = unproved;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
@@ -807,10 +861,10 @@ impl Session {
             mechanism = mechanism.as_str(),
             why,
             reference = refusal.reference.map(|reference| reference.to_string()),
-            "a login that may do nothing here"
+            "a login that may do nothing here now"
         );
         self.context.shared.metrics.login("refused");
-        self.delayed_error(refusal.reply, mistake.failed.delay)
+        (refusal.reply, mistake.failed.delay)
     }
 
     /// Refuses a wrong login, after a while.
@@ -940,6 +994,14 @@ impl Session {
             auth::Step::Check(credentials, mechanism) => {
                 self.state = State::CheckingPassword(hello, auth::printable(&credentials.name), mechanism);
                 Action::CheckPassword(credentials)
+            }
+            auth::Step::CheckToken(bearer, mechanism) => {
+                self.state = State::CheckingPassword(hello, auth::printable(&bearer.name), mechanism);
+                Action::CheckToken(bearer)
+            }
+            auth::Step::Refused(reply, delay) => {
+                self.state = State::Greeted(hello);
+                self.delayed_error(reply, delay)
             }
             auth::Step::Proved(proved) => {
                 self.state = State::Greeted(Arc::clone(&hello));

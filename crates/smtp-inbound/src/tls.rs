@@ -1,7 +1,9 @@
-//! Certificate and key of this server; certificates of clients in `clients`, what logins can be bound to in `binding`.
+//! Certificate and key of this server; certificates of clients in `clients`, what logins can be bound to in `binding`, TLS as a client in
+//! `trust`.
 
 mod binding;
 mod clients;
+pub(crate) mod trust;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

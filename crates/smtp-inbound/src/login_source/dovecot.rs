@@ -134,7 +134,9 @@ impl Connection {
                     STANDARD.encode(message)
                 )
             }
-            Mechanism::Login => format!("LOGIN\tservice=smtp\tnologin\tno-penalty\tlip={local}\trip={client}\tsecured"),
+            Mechanism::Login => {
+                format!("LOGIN\tservice=smtp\tnologin\tno-penalty\tlip={local}\trip={client}\tsecured")
+            }
         };
         self.send(format!("AUTH\t{}\t{start}\n", self.id)).await?;
         let mut answers = [name.as_bytes(), password].into_iter();
