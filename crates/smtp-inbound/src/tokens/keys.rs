@@ -114,6 +114,7 @@ impl Known {
         }
     }
 
+    /// A small file of this machine, and read only when it has changed: not worth a thread.
     fn read(&mut self, path: &Path) {
         let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         if modified.is_some() && modified == self.modified {
