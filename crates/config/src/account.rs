@@ -38,9 +38,9 @@ pub struct Auth {
     /// What logins may do that `accounts.toml` does not name.
     pub unlisted: Unlisted,
     /// Another system that knows passwords.
-    pub backend: Option<Backend>,
+    pub backend: Option<Box<Backend>>,
     /// Tokens in the place of passwords.
-    pub oauth: Option<OAuth>,
+    pub oauth: Option<Box<OAuth>>,
 }
 
 impl Auth {

@@ -11,7 +11,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::account::{AccountsFile, Around};
-use crate::backend::Backend;
 use crate::check::{check, no_duplicates};
 use crate::diagnostic::{ConfigError, Diagnostic, Severity};
 use crate::source::{Findings, Node, Sources};
@@ -177,7 +176,7 @@ fn read_accounts(path: &Path, around: Around, diagnostics: &mut Vec<Diagnostic>)
 fn resolve_paths(config: &mut Config, directory: &Path) {
     let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
     resolve(&mut config.auth.accounts);
-    config.auth.backend.iter_mut().flat_map(Backend::paths).for_each(resolve);
+    config.auth.backend.iter_mut().flat_map(|backend| backend.paths()).for_each(resolve);
     if let Some(oauth) = &mut config.auth.oauth {
         let paths = [&mut oauth.jwks_file, &mut oauth.client_secret_file, &mut oauth.ca_file];
         paths.into_iter().filter_map(Option::as_mut).for_each(resolve);
