@@ -19,6 +19,9 @@
 //! | [`blocklists`] | lists of clients in DNS |
 //! | [`domains`] | senders where DNS has a say: SPF, locks, verified domains |
 //! | [`logins`] | states, limits and passwords of logins; who guesses at them |
+//! | [`login_sources`] | logins that Dovecot knows |
+//! | `login_databases` | logins that a directory or a database knows, with the features of these back ends |
+//! | [`login_tokens`] | tokens of an identity provider, right and wrong ones |
 //! | [`sasl`] | SCRAM, client certificates, password hashes of other systems |
 //! | [`admin`] | metrics, reload, explanations, accounts, the configuration check |
 //! | [`explain`] | codes and bounces of other systems, explained |
@@ -53,6 +56,10 @@ mod explain;
 mod harness;
 mod history;
 mod inbound;
+#[cfg(any(feature = "ldap", feature = "sqlite", feature = "postgres"))]
+mod login_databases;
+mod login_sources;
+mod login_tokens;
 mod logins;
 mod loss;
 mod manual;

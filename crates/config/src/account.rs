@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, AppPassword, Guessing, Limits, LoginState, OwnLimits, Signs};
+use crate::backend::{Backend, Unlisted};
 use crate::check::no_duplicates;
+use crate::oauth::OAuth;
 use crate::password_hash;
 use crate::relay::fingerprint;
 use crate::scram::{self, Mechanism, ScramHash, Verifier};
@@ -24,7 +26,8 @@ pub struct Auth {
     pub max_password_checks: usize,
     /// The SASL mechanisms that logins are taken with, on submission ports and under TLS. Left out: `plain` and `login`;
     /// `scram-sha-256` as soon as it keeps nobody out, that is, when every login with a password has a SCRAM verifier and none
-    /// has app passwords; and `external` for clients with a certificate that an account lists.
+    /// has app passwords; and `external` for clients with a certificate that an account lists. With `[auth.oauth]` also
+    /// `oauthbearer` and `xoauth2`; with `[auth.backend]`, which cannot prove a password, not `scram-sha-256`.
     pub mechanisms: Option<Vec<Mechanism>>,
     /// How much a login may send, where its own `limits` say nothing else.
     pub limits: Limits,
@@ -32,16 +35,31 @@ pub struct Auth {
     pub signs: Signs,
     /// What becomes of clients that guess passwords.
     pub guessing: Guessing,
+    /// What logins may do that `accounts.toml` does not name.
+    pub unlisted: Unlisted,
+    /// Another system that knows passwords.
+    pub backend: Option<Box<Backend>>,
+    /// Tokens in the place of passwords.
+    pub oauth: Option<Box<OAuth>>,
 }
 
 impl Auth {
+    /// Whether a login can be known that `accounts.toml` does not name.
+    pub fn asks_others(&self) -> bool {
+        self.backend.is_some() || self.oauth.is_some()
+    }
+
     /// The hashes that verifiers are written for where a password is set.
     pub fn verifiers(&self) -> Vec<ScramHash> {
         let Some(listed) = &self.mechanisms else { return vec![ScramHash::Sha256] };
         let of_mechanism = |mechanism: &Mechanism| match mechanism {
             Mechanism::ScramSha256 => Some(ScramHash::Sha256),
             Mechanism::ScramSha1 => Some(ScramHash::Sha1),
-            Mechanism::Plain | Mechanism::Login | Mechanism::External => None,
+            Mechanism::Plain
+            | Mechanism::Login
+            | Mechanism::External
+            | Mechanism::OAuthBearer
+            | Mechanism::XOAuth2 => None,
         };
         listed.iter().filter_map(of_mechanism).collect()
     }
@@ -56,6 +74,9 @@ impl Default for Auth {
             limits: Limits::default(),
             signs: Signs::default(),
             guessing: Guessing::default(),
+            unlisted: Unlisted::default(),
+            backend: None,
+            oauth: None,
         }
     }
 }
@@ -76,7 +97,8 @@ pub struct Account {
     /// What the client logs in with; an address is usual, and is then one that the login may send as. Case is folded.
     pub name: String,
     /// The hash of the password: argon2id (`$argon2id$...`), as `posternctl` writes it, or one of another system: bcrypt
-    /// (`$2b$...`), SHA-crypt (`$5$...`, `$6$...`), yescrypt (`$y$...`). Only who lists `certificates` may leave it out.
+    /// (`$2b$...`), SHA-crypt (`$5$...`, `$6$...`), yescrypt (`$y$...`). Only who lists `certificates` may leave it out, or whom
+    /// `[auth.backend]` or `[auth.oauth]` knows: then the entry says what the login may do.
     #[serde(default)]
     pub password: String,
     /// What SCRAM-SHA-256 proves the same password with, as PostgreSQL writes it: `SCRAM-SHA-256$...`. `posternctl account
@@ -208,9 +230,37 @@ pub enum Permission {
 /// A wrong password is compared with each.
 const MOST_APP_PASSWORDS: usize = 20;
 
+/// What of the rest of the configuration a login hangs on; not known where that cannot be read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Around {
+    /// Whether names in certificates count.
+    pub has_ca: Option<bool>,
+    /// Whether another system may know the password.
+    pub asks_others: Option<bool>,
+}
+
 impl Account {
-    /// `has_ca` is whether names in certificates count; not known where the file is looked at by itself.
-    pub(crate) fn check(&self, has_ca: Option<bool>, node: &Node<'_>, findings: &mut Findings<'_>) {
+    /// A login of this name, with nothing else in its entry.
+    pub fn named(name: String) -> Self {
+        Self {
+            name,
+            password: String::new(),
+            scram: None,
+            scram_sha1: None,
+            certificates: Vec::new(),
+            permission: Permission::default(),
+            domains: Vec::new(),
+            send_as: Vec::new(),
+            any_if_spf: false,
+            state: LoginState::default(),
+            state_reason: None,
+            networks: Vec::new(),
+            app_passwords: Vec::new(),
+            limits: OwnLimits::default(),
+        }
+    }
+
+    pub(crate) fn check(&self, around: Around, node: &Node<'_>, findings: &mut Findings<'_>) {
         if self.name.trim().is_empty() {
             findings.error(
                 &node.key("name"),
@@ -218,7 +268,8 @@ impl Account {
                 "an address such as \"alice@proseware.test\" is usual",
             );
         }
-        if self.password.is_empty() && self.certificates.is_empty() {
+        let is_known_elsewhere = around.asks_others.unwrap_or(false) && self.app_passwords.is_empty();
+        if self.password.is_empty() && self.certificates.is_empty() && !is_known_elsewhere {
             let message = format!("the login {:?} has no password", self.name);
             findings.error(
                 &node.key("password"),
@@ -246,7 +297,7 @@ impl Account {
         self.check_app_passwords(node, findings);
         self.check_verifiers(node, findings);
         for (node, text) in node.each("certificates", &self.certificates) {
-            check_certificate(text, has_ca, &node, findings);
+            check_certificate(text, around.has_ca, &node, findings);
         }
         for (node, text) in node.each("send_as", &self.send_as) {
             if let Err(error) = SendAs::parse(text) {

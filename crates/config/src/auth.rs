@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{at_least_one, not_zero};
 use crate::password_hash;
 use crate::relay::check_network;
+use crate::scram::Mechanism;
 use crate::source::{Findings, Node};
 use crate::units;
 
@@ -291,6 +292,19 @@ pub(crate) fn check(auth: &crate::Auth, node: &Node<'_>, findings: &mut Findings
     if auth.mechanisms.as_ref().is_some_and(Vec::is_empty) {
         let help = "name some, such as [\"scram-sha-256\", \"plain\"], or leave the key out";
         findings.error(&node.key("mechanisms"), "without a mechanism nobody can log in", help);
+    }
+    let is_of_tokens =
+        |mechanism: &&Mechanism| matches!(mechanism, Mechanism::OAuthBearer | Mechanism::XOAuth2);
+    let listed = auth.mechanisms.iter().flatten().find(is_of_tokens);
+    if listed.is_some() && auth.oauth.is_none() {
+        let message = "`oauthbearer` and `xoauth2` need to know whose tokens are taken";
+        findings.error(&node.key("mechanisms"), message, "add [auth.oauth], or remove them");
+    }
+    if let Some(backend) = &auth.backend {
+        backend.check(&node.key("backend"), findings);
+    }
+    if let Some(oauth) = &auth.oauth {
+        oauth.check(&node.key("oauth"), findings);
     }
     auth.signs.check(&node.key("signs"), findings);
     auth.guessing.check(&node.key("guessing"), findings);

@@ -14,6 +14,7 @@
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
 //! | `[auth]`, `[[account]]` | [`account`], the SCRAM verifiers in [`scram`], password hashes in [`password_hash`] |
+//! | `[auth.backend]`, `[auth.oauth]`: other systems that know logins | [`backend`], [`oauth`] |
 //! | `[policy]`: senders and their domains, lists of clients in DNS | [`policy`], what is kept of refusals in [`records`] |
 //! | `[replies]`: how refusals are worded | [`replies`] |
 //! | `[report]`: the page of refusals | [`report`] |
@@ -39,6 +40,7 @@ pub mod account;
 pub mod admin;
 mod aliases;
 pub mod auth;
+pub mod backend;
 mod check;
 pub mod diagnostic;
 pub mod domain;
@@ -47,6 +49,7 @@ pub mod listener;
 mod load;
 pub mod log;
 pub mod manual;
+pub mod oauth;
 pub mod outbound;
 pub mod password_hash;
 pub mod paste;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::account::AccountsFile;
+use crate::account::{AccountsFile, Around};
 use crate::check::{check, no_duplicates};
 use crate::diagnostic::{ConfigError, Diagnostic, Severity};
 use crate::paste::Places;
@@ -57,7 +57,8 @@ pub fn load_logins(path: &Path) -> Result<Vec<Account>, ConfigError> {
     let (mut elsewhere, mut diagnostics) = (Vec::new(), Vec::new());
     let sources = read_sources(path, &mut elsewhere);
     let tree = sources.parse(&mut Findings::new(&sources));
-    let accounts = read_accounts(&accounts_path(&tree, &directory_of(path)), None, &mut diagnostics);
+    let accounts =
+        read_accounts(&accounts_path(&tree, &directory_of(path)), Around::default(), &mut diagnostics);
     match diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         true => Err(ConfigError { diagnostics }),
         false => Ok(accounts),
@@ -80,10 +81,13 @@ fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) ->
         check(config, &Node::root(&root), surroundings, &mut findings);
     }
     diagnostics.extend(findings.into_diagnostics());
-    let has_ca = config.as_ref().map(|config| config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()));
+    let around = config.as_ref().map_or_else(Around::default, |config| Around {
+        has_ca: Some(config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())),
+        asks_others: Some(config.auth.asks_others()),
+    });
     let accounts = match accounts {
-        Some(path) => read_accounts(path, has_ca, &mut diagnostics),
-        None => read_accounts(&accounts_path(&tree, &directory), has_ca, &mut diagnostics),
+        Some(path) => read_accounts(path, around, &mut diagnostics),
+        None => read_accounts(&accounts_path(&tree, &directory), around, &mut diagnostics),
     };
     finish(config, accounts, diagnostics)
 }
@@ -161,7 +165,7 @@ fn accounts_path(tree: &Spanned<DeTable<'_>>, directory: &Path) -> PathBuf {
     directory.join(path.map_or(Auth::default().accounts, PathBuf::from))
 }
 
-fn read_accounts(path: &Path, has_ca: Option<bool>, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
+fn read_accounts(path: &Path, around: Around, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
     let mut sources = Sources::default();
     match fs::read_to_string(path) {
         Ok(text) => sources.add(path, text),
@@ -179,7 +183,7 @@ fn read_accounts(path: &Path, has_ca: Option<bool>, diagnostics: &mut Vec<Diagno
     let root = Spanned::new(tree.span(), DeValue::Table(tree.get_ref().clone()));
     let root = Node::root(&root);
     for (node, account) in root.each("account", &accounts) {
-        account.check(has_ca, &node, &mut findings);
+        account.check(around, &node, &mut findings);
     }
     let names: Vec<_> = accounts.iter().map(|account| Some(account.name.trim().to_lowercase())).collect();
     no_duplicates(&root.key("account"), "name", "login", &names, &mut findings);
@@ -190,6 +194,11 @@ fn read_accounts(path: &Path, has_ca: Option<bool>, diagnostics: &mut Vec<Diagno
 fn resolve_paths(config: &mut Config, directory: &Path) {
     let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
     resolve(&mut config.auth.accounts);
+    config.auth.backend.iter_mut().flat_map(|backend| backend.paths()).for_each(resolve);
+    if let Some(oauth) = &mut config.auth.oauth {
+        let paths = [&mut oauth.jwks_file, &mut oauth.client_secret_file, &mut oauth.ca_file];
+        paths.into_iter().filter_map(Option::as_mut).for_each(resolve);
+    }
     resolve(&mut config.queue.path);
     config.queue.history.path.as_mut().into_iter().for_each(resolve);
     resolve(&mut config.admin.socket);
@@ -212,6 +221,8 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     }
 }
 
+#[cfg(test)]
+mod login_sources;
 #[cfg(test)]
 mod open_relay;
 

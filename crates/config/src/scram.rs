@@ -156,6 +156,12 @@ pub enum Mechanism {
     /// EXTERNAL (RFC 4422): by a client certificate that an account lists.
     #[serde(rename = "external")]
     External,
+    /// OAUTHBEARER (RFC 7628): by a token of the provider of `[auth.oauth]`.
+    #[serde(rename = "oauthbearer")]
+    OAuthBearer,
+    /// XOAUTH2, the same as Google and Microsoft had it before.
+    #[serde(rename = "xoauth2")]
+    XOAuth2,
 }
 
 /// Reads a verifier where there may be one.

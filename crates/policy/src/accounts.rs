@@ -3,6 +3,7 @@
 mod certificates;
 mod hash;
 mod scram;
+mod vouched;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,6 +25,7 @@ use crate::sender::Grants;
 use hash::{Scratch, StoredHash};
 
 pub use scram::ScramLogin;
+pub use vouched::{Vouched, Voucher};
 
 /// KiB of memory for one hash; with the two below what OWASP gives for argon2id.
 const MEMORY: u32 = 19 * 1024;
@@ -44,6 +46,7 @@ pub struct Accounts {
     certificates: certificates::Listed,
     scram_sha1: scram::Verifiers,
     scram_sha256: scram::Verifiers,
+    vouched: vouched::Rules,
     scratch: Scratch,
 }
 
@@ -102,6 +105,8 @@ pub struct Login {
     pub access: Arc<Access>,
     /// By what it was proved; none where nobody has proved it: in a question that is not of a session.
     pub proof: Option<Proof>,
+    /// What another system has said, where that has proved it.
+    pub vouched: Option<Arc<Vouched>>,
 }
 
 /// Whether, from where, and for how much a login may be used.
@@ -162,6 +167,7 @@ impl Accounts {
             scram_sha1: scram::Verifiers::new(accounts, ScramHash::Sha1),
             scram_sha256: scram::Verifiers::new(accounts, ScramHash::Sha256),
             entries,
+            vouched: vouched::Rules::default(),
             scratch: Scratch::default(),
         }
     }
@@ -213,6 +219,9 @@ impl Accounts {
     /// The login of an open session as it is now. `None`: it is gone, or the password that was shown for it counts no more: it
     /// was changed or taken back, its time is over, or it may no longer be used from here.
     pub fn renew(&self, login: &Login, client: IpAddr, now: SystemTime) -> Option<Login> {
+        if let Some(vouched) = &login.vouched {
+            return self.vouched_again(vouched);
+        }
         let entry = self.entries.get(&login.name)?;
         let holds = login.proof.is_none_or(|proof| entry.takes(proof, client, now));
         holds.then(|| Login { proof: login.proof, ..entry.login.clone() })
@@ -302,6 +311,7 @@ impl Login {
                 limits: account.limits.over(limits),
             }),
             proof: None,
+            vouched: None,
         }
     }
 }
@@ -316,7 +326,8 @@ pub fn hash_password(password: &[u8]) -> Result<String, String> {
     hasher.hash_password(password).map(|hash: PasswordHash| hash.to_string()).map_err(|e| e.to_string())
 }
 
-fn fold(name: &str) -> String {
+/// A name as names of logins are compared: without blanks around it, and in lower case.
+pub fn fold(name: &str) -> String {
     name.trim().to_lowercase()
 }
 
@@ -335,22 +346,7 @@ mod tests {
     use super::*;
 
     fn account(name: &str, password: &str) -> Account {
-        Account {
-            name: name.to_owned(),
-            password: password.to_owned(),
-            scram: None,
-            scram_sha1: None,
-            certificates: Vec::new(),
-            permission: Permission::Listed,
-            domains: Vec::new(),
-            send_as: Vec::new(),
-            any_if_spf: false,
-            state: LoginState::Active,
-            state_reason: None,
-            networks: Vec::new(),
-            app_passwords: Vec::new(),
-            limits: Default::default(),
-        }
+        Account { password: password.to_owned(), ..Account::named(name.to_owned()) }
     }
 
     fn accounts(list: &[Account]) -> Accounts {

@@ -80,7 +80,7 @@ impl Policy {
         Self {
             relay: relay::Rules::new(config),
             directory: directory::Directory::new(config),
-            accounts: accounts::Accounts::new(&config.accounts, config.auth.limits),
+            accounts: accounts::Accounts::of(config),
             senders: sender::Rules::new(config),
             logins: logins::Rules::new(config),
             site: remedies::Site::of(config),

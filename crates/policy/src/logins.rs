@@ -202,7 +202,9 @@ impl Policy {
 
     /// Forgets logins that the configuration no longer has.
     pub fn forget_gone_logins(&self) {
-        let is_kept = |login: &str| self.accounts.login(login).is_some();
+        // What only other systems know cannot be listed.
+        let takes_unlisted = self.accounts.takes_unlisted();
+        let is_kept = |login: &str| takes_unlisted || self.accounts.login(login).is_some();
         self.standing.usage.keep(is_kept);
         self.standing.signs.keep(is_kept);
         self.standing.guesses.keep(is_kept);

@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clients::Limit;
 use crate::listener::House;
+use crate::login_check::Check;
 use crate::pressure::{Held, Room};
 use crate::receive::Receiver;
 use crate::replies;
-use crate::session::{Action, Ahead, Commit, Credentials, PasswordCheck, Peer, Session};
+use crate::session::{Action, Ahead, Commit, Peer, Session};
 use crate::tls::Protection;
 
 /// Read at once while commands are expected: most commands are far shorter.
@@ -307,7 +308,7 @@ impl Connection {
                 return Ok(Some(action));
             }
             if self.discarded > ENDLESS_LINE {
-                let limit = self.session.config().smtp.max_command_line;
+                let limit = self.session.line_limit();
                 self.say(&replies::line_too_long(limit));
                 return Ok(None);
             }
@@ -346,7 +347,7 @@ impl Connection {
 
     /// Gives one whole line of the input to the session, if there is one.
     fn take_line(&mut self) -> Option<Action> {
-        let limit = self.session.config().smtp.max_command_line;
+        let limit = self.session.line_limit();
         let Some(at) = memchr(b'\n', &self.input) else {
             if self.input.len() > limit {
                 self.discarded += self.input.len();
@@ -462,11 +463,16 @@ impl Connection {
                 }
                 Action::CheckPassword(credentials) => {
                     self.flush().await?;
-                    let check = Box::pin(self.check_password(credentials)).await;
+                    let check = Box::pin(self.login_check().password(credentials)).await;
                     let action = self.session.password_checked(check);
-                    if self.session.is_logged_in() {
-                        self.house.logged_in(self.session.peer());
-                    }
+                    self.note_login();
+                    action
+                }
+                Action::CheckToken(bearer) => {
+                    self.flush().await?;
+                    let check = Box::pin(self.login_check().token(bearer)).await;
+                    let action = self.session.token_checked(check);
+                    self.note_login();
                     action
                 }
                 Action::Find(wanted, postponed) => {
@@ -567,18 +573,14 @@ impl Connection {
         *self.message_end.get_or_insert_with(|| Instant::now() + longest)
     }
 
-    async fn check_password(&mut self, credentials: Credentials) -> PasswordCheck {
-        let policy = self.house.shared.policy.load_full();
-        let Peer { client, local, .. } = self.session.peer();
-        let is_crowd = policy.is_spared(client, Some(local));
-        let Some(_turn) = self.house.password_checks.turn(client, is_crowd).await else {
-            return PasswordCheck::Unavailable;
-        };
-        let now = self.house.shared.clock.now();
-        let Credentials { name, password } = credentials;
-        let check =
-            tokio::task::spawn_blocking(move || policy.accounts.verify(&name, &password, client, now));
-        check.await.map_or(PasswordCheck::Unavailable, PasswordCheck::Done)
+    fn note_login(&self) {
+        if self.session.is_logged_in() {
+            self.house.logged_in(self.session.peer());
+        }
+    }
+
+    fn login_check(&self) -> Check<'_> {
+        Check { house: &self.house, peer: self.session.peer(), stop: &self.stop }
     }
 
     async fn start_tls(mut self) -> Result<End, Broken> {

@@ -8,6 +8,8 @@
 //! | how full is the server? | `pressure` |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
+//! | who is asked about a password? | `login_check`, other systems: `login_source` |
+//! | is this token good? | `tokens` |
 //! | the order of commands? | [`session`], one `match` |
 //! | what does a command do? | `commands/*` |
 //! | a reply text? | [`replies`], nowhere else |
@@ -34,6 +36,8 @@ mod commands;
 mod connection;
 mod farewell;
 pub mod listener;
+mod login_check;
+mod login_source;
 pub mod metrics;
 mod password_checks;
 mod pressure;
@@ -42,6 +46,7 @@ pub mod receive;
 pub mod replies;
 pub mod session;
 pub mod tls;
+pub mod tokens;
 
 pub use listener::{BoundListener, Inbound, Load, bind};
 pub use metrics::Metrics;

@@ -21,9 +21,11 @@ use tokio_util::task::TaskTracker;
 use crate::banned::{BannedClients, TurnedAway};
 use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences, Places, Scope};
 use crate::farewell::Farewells;
+use crate::login_source::LoginSources;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
+use crate::tokens::Tokens;
 use crate::{Shared, connection, farewell, proxied, replies};
 
 /// How bans are called in the log, among the limits.
@@ -100,6 +102,8 @@ pub struct Inbound {
 pub(crate) struct House {
     pub shared: Arc<Shared>,
     pub password_checks: PasswordChecks,
+    pub login_sources: LoginSources,
+    pub tokens: Tokens,
     pub stress: Stress,
     pub buffers: Buffers,
     pub delays: Delays,
@@ -140,6 +144,8 @@ impl Inbound {
         Self {
             house: Arc::new(House {
                 password_checks: PasswordChecks::new(checks),
+                login_sources: LoginSources::default(),
+                tokens: Tokens::default(),
                 stress: Stress::new(),
                 buffers: Buffers::new(shared.metrics.buffers.clone()),
                 delays: Delays::new(shared.metrics.delayed.clone()),

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use postern_config::replies::Class;
 use postern_config::{Config, ListenerKind};
 use postern_policy::Policy;
@@ -32,6 +34,7 @@ use crate::commands::{data, ehlo, mail, parameters, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
 use crate::tls::Protection;
+use crate::tokens::Bearer;
 use crate::{Shared, replies};
 
 mod chunks;
@@ -63,6 +66,8 @@ pub enum Action {
     StartTls(Reply),
     /// Check a password, then call [`Session::password_checked`].
     CheckPassword(Credentials),
+    /// Check a token, then call [`Session::token_checked`].
+    CheckToken(Bearer),
     /// Find these facts, then call [`Session::informed`] with the rest.
     Find(Vec<Wanted>, Postponed),
     /// Wait for the queue, which is being loaded, then call [`Session::queue_opened`].
@@ -121,10 +126,22 @@ struct AppPassword {
 /// What came of a password check.
 #[derive(Debug)]
 pub enum PasswordCheck {
-    /// It was checked.
+    /// It was checked here.
     Done(Verified),
+    /// Another system has vouched for the login.
+    Vouched(Login),
+    /// Another system has not.
+    Refused {
+        /// Why, for the log, where that is known.
+        why: Option<String>,
+        /// Whether somebody may be guessing. Nobody is whose login is right, and has no rights here.
+        is_guess: bool,
+    },
     /// It could not be checked, or not soon enough.
-    Unavailable,
+    Unavailable {
+        /// Why, for the log.
+        why: String,
+    },
 }
 
 /// A message that may be accepted.
@@ -689,9 +706,20 @@ impl Session {
         self.no_command(replies::bare_line_end())
     }
 
+    /// How long a line may be, its end included. Tokens are longer than anything else in a line (RFC 4954 §4 has this limit).
+    pub fn line_limit(&self) -> usize {
+        const LONGEST_TOKEN_LINE: usize = 12_288;
+        let limit = self.context.config.smtp.max_command_line;
+        let takes_tokens = self.context.config.auth.oauth.is_some()
+            && self.context.tls.is_some()
+            && self.context.login.is_none()
+            && self.context.peer.listener != ListenerKind::Mx;
+        if takes_tokens { limit.max(LONGEST_TOKEN_LINE) } else { limit }
+    }
+
     /// A line over the limit, read to its end and thrown away.
     pub fn line_too_long(&mut self) -> Action {
-        let limit = self.context.config.smtp.max_command_line;
+        let limit = self.line_limit();
         match self.forget_exchange() {
             true => self.error(replies::auth_line_too_long(limit)),
             false => self.no_command(replies::line_too_long(limit)),
@@ -716,14 +744,47 @@ impl Session {
             PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
                 self.password_unusable(&hello, &name, mechanism, &AppPassword { label: app, why })
             }
-            PasswordCheck::Unavailable => {
+            PasswordCheck::Vouched(login) => self.password_right(&hello, Proved { login, mechanism }, None),
+            PasswordCheck::Refused { why, is_guess: true } => {
+                self.password_wrong(&hello, Unproved { name, mechanism, why })
+            }
+            PasswordCheck::Refused { why, is_guess: false } => {
+                self.login_without_rights(&hello, Unproved { name, mechanism, why })
+            }
+            PasswordCheck::Unavailable { why } => {
                 let Peer { client, listener, .. } = self.context.peer;
                 let (listener, shown) = (listener.as_str(), self.context.policy.login_to_note(&name));
-                tracing::error!(event = "login-not-checked", %client, listener, login = shown, "no password check");
+                tracing::error!(event = "login-not-checked", %client, listener, login = shown, why, "no password check");
                 self.context.shared.metrics.login("unavailable");
                 Action::Reply(replies::login_not_available())
             }
         }
+    }
+
+    /// What a token check said. A token that is not taken is answered with a challenge that says why, and only behind the client's
+    /// next line with 535 (RFC 7628 §3.2.3); it is counted at once, for a client can go away between the two.
+    pub fn token_checked(&mut self, check: PasswordCheck) -> Action {
+        let (why, is_guess) = match check {
+            PasswordCheck::Refused { why, is_guess } => (why, is_guess),
+            other => return self.password_checked(other),
+        };
+        let State::CheckingPassword(hello, name, mechanism) =
+            std::mem::replace(&mut self.state, State::Connected)
+        else {
+            return self.error(replies::bad_sequence("no token was asked for"));
+        };
+        let unproved = Unproved { name, mechanism, why };
+        let (reply, delay) = match is_guess {
+            true => self.note_wrong(&hello, unproved),
+            false => self.note_without_rights(&hello, unproved),
+        };
+        let Some(oauth) = &self.context.config.auth.oauth else {
+            self.state = State::Greeted(hello);
+            return self.delayed_error(reply, delay);
+        };
+        let challenge = STANDARD.encode(auth::bearer::refusal(mechanism, oauth));
+        self.state = State::Authenticating(hello, Exchange::Refused(Box::new((reply, delay))));
+        Action::Reply(replies::auth_challenge(&challenge))
     }
 
     /// Who has the right password may still not use the login now, or from here. `app` is the label of an app password.
@@ -764,6 +825,12 @@ impl Session {
 
     /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
     fn password_wrong(&mut self, hello: &Hello, unproved: Unproved) -> Action {
+        let (reply, delay) = self.note_wrong(hello, unproved);
+        self.delayed_error(reply, delay)
+    }
+
+    /// The same without the answer: what that is, and how long it waits.
+    fn note_wrong(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
         let Peer { client, local, listener } = self.context.peer;
         let Unproved { name, mechanism, why } = unproved;
         let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
@@ -786,7 +853,7 @@ impl Session {
             tracing::warn!(event = "banned", network = %ban.network, until, failures, "{}", ban.why);
         }
         self.context.shared.metrics.login("wrong");
-        self.delayed_error(refusal.reply, guess.failed.delay)
+        (refusal.reply, guess.failed.delay)
     }
 
     /// An app password that is right and cannot be used now, or not from here: nobody guesses. The client is told what it would
@@ -814,6 +881,34 @@ impl Session {
         );
         self.context.shared.metrics.login("refused");
         self.delayed_error(refusal.reply, mistake.failed.delay)
+    }
+
+    /// A login that another system has vouched for and that may do nothing here: nobody guesses. The client is told what it would
+    /// be told of a wrong password.
+    fn login_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> Action {
+        let (reply, delay) = self.note_without_rights(hello, unproved);
+        self.delayed_error(reply, delay)
+    }
+
+    /// The same without the answer.
+    fn note_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
+        let Peer { client, local, listener } = self.context.peer;
+        let Unproved { name, mechanism, why } = unproved;
+        let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
+        let shown = self.context.policy.login_to_note(&name);
+        let refusal = self.context.refuse_password(hello, &shown);
+        tracing::warn!(
+            event = "login-without-rights",
+            %client,
+            listener = listener.as_str(),
+            login = shown,
+            mechanism = mechanism.as_str(),
+            why,
+            reference = refusal.reference.map(|reference| reference.to_string()),
+            "a login that may do nothing here now"
+        );
+        self.context.shared.metrics.login("refused");
+        (refusal.reply, mistake.failed.delay)
     }
 
     /// Refuses a wrong login, after a while.
@@ -948,6 +1043,14 @@ impl Session {
             auth::Step::Check(credentials, mechanism) => {
                 self.state = State::CheckingPassword(hello, auth::printable(&credentials.name), mechanism);
                 Action::CheckPassword(credentials)
+            }
+            auth::Step::CheckToken(bearer, mechanism) => {
+                self.state = State::CheckingPassword(hello, auth::printable(&bearer.name), mechanism);
+                Action::CheckToken(bearer)
+            }
+            auth::Step::Refused(reply, delay) => {
+                self.state = State::Greeted(hello);
+                self.delayed_error(reply, delay)
             }
             auth::Step::Proved(proved) => {
                 self.state = State::Greeted(Arc::clone(&hello));

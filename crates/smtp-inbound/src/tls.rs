@@ -7,6 +7,7 @@
 //! | who may resume a session? | `tickets` |
 //! | what do certificates of clients say? | `clients` |
 //! | what can logins be bound to? | `binding` |
+//! | whom does it trust as a client, of other systems that know logins? | `trust` |
 //! | what is wrong with the files? | `error` |
 //! | what is counted? | `metrics` |
 
@@ -17,6 +18,7 @@ mod clients;
 mod error;
 mod metrics;
 mod tickets;
+pub(crate) mod trust;
 
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;

@@ -29,8 +29,16 @@ const HASHES: [&str; 14] = [
     "{smd5", "{crypt}",
 ];
 /// Fields and words behind which the rest of the line is secret, in lower case.
-const INTRODUCTIONS: [&str; 7] =
-    ["authorization:", "cookie:", "bearer ", "auth plain ", "auth login ", "auth cram-md5 ", "auth xoauth2 "];
+const INTRODUCTIONS: [&str; 8] = [
+    "authorization:",
+    "cookie:",
+    "bearer ",
+    "auth plain ",
+    "auth login ",
+    "auth cram-md5 ",
+    "auth xoauth2 ",
+    "auth oauthbearer ",
+];
 
 /// Knows what is secret here.
 #[derive(Debug, Default)]
@@ -50,6 +58,12 @@ impl Redactor {
             }
             redactor.know(&STANDARD.encode(&password));
             redactor.know(&password);
+        }
+        let backends = config.auth.backend.iter().flat_map(|backend| backend.password_files());
+        let oauth = config.auth.oauth.iter().filter_map(|oauth| oauth.client_secret_file.as_deref());
+        for secret in backends.chain(oauth).filter_map(first_line) {
+            redactor.know(&STANDARD.encode(&secret));
+            redactor.know(&secret);
         }
         let tls = config.tls.iter().map(|tls| tls.key.as_path());
         let dkim = config.domains.iter().flat_map(|domain| &domain.dkim).map(|key| key.key.as_path());

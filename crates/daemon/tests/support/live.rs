@@ -163,6 +163,7 @@ impl Player {
                     return self.answers.push(Answer::new(&reply));
                 }
                 Action::StartTls(_) => panic!("nobody asked for TLS"),
+                Action::CheckToken(_) => panic!("there is no identity provider"),
                 Action::CheckPassword(credentials) => {
                     // Hashing is not what this is about: every password is right.
                     let login = self.shared.policy.load().accounts.login(&credentials.name).unwrap();

@@ -22,7 +22,8 @@ const MOST_NAMED: usize = 10;
 pub fn senders(config: &Config, policy: &Policy, now: SystemTime) -> Vec<Finding> {
     let mut found = Vec::new();
     let takes_logins = config.listeners.iter().any(|listener| listener.kind.is_submission());
-    match (config.accounts.is_empty(), takes_logins) {
+    let nobody_logs_in = config.accounts.is_empty() && !config.auth.asks_others();
+    match (nobody_logs_in, takes_logins) {
         (true, true) => found.push(
             Finding::warning("auth.accounts", "there is no login: nobody can send mail through this server")
                 .mend("posternctl account add NAME@DOMAIN"),

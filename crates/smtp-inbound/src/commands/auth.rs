@@ -1,7 +1,10 @@
 //! AUTH (RFC 4954), on submission listeners and under TLS only: which mechanisms, and their exchanges. PLAIN (RFC 4616) and
-//! LOGIN are here, EXTERNAL (RFC 4422 appendix A) too, SCRAM in `scram`.
+//! LOGIN are here, EXTERNAL (RFC 4422 appendix A) too, SCRAM in `scram`, tokens in `bearer`.
 
+pub(crate) mod bearer;
 mod scram;
+
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +17,7 @@ use postern_smtp::command::Auth;
 
 use crate::replies;
 use crate::session::{Context, Credentials};
+use crate::tokens::Bearer;
 
 /// What of a name stands in the log.
 const MAX_LOGGED_NAME: usize = 100;
@@ -30,6 +34,10 @@ pub(crate) enum Mechanism {
     },
     /// By client certificate.
     External,
+    /// By token.
+    OAuthBearer,
+    /// The same, as it was before it was standardised.
+    XOAuth2,
 }
 
 impl Mechanism {
@@ -40,6 +48,8 @@ impl Mechanism {
             Self::Scram { hash, plus: false } => hash.mechanism(),
             Self::Scram { hash, plus: true } => hash.mechanism_plus(),
             Self::External => "EXTERNAL",
+            Self::OAuthBearer => "OAUTHBEARER",
+            Self::XOAuth2 => "XOAUTH2",
         }
     }
 }
@@ -60,6 +70,10 @@ pub(crate) enum Exchange {
     ScramProof(Box<scram::Asked>),
     /// As whom the client wants to log in by EXTERNAL; empty leaves it to its certificate.
     External,
+    /// A token.
+    Bearer(Mechanism),
+    /// Whatever it is, it says that the client has read why its token was not taken; this is the answer, after a while.
+    Refused(Box<(Reply, Duration)>),
     /// Nothing: the client has our own proof, and says that it will go on (RFC 4954 §4).
     Done(Box<Proved>),
 }
@@ -76,6 +90,10 @@ pub(crate) enum Step {
     Challenge(Reply, Exchange),
     /// A password that is to be checked.
     Check(Credentials, Mechanism),
+    /// A token that is to be checked.
+    CheckToken(Bearer, Mechanism),
+    /// What the token before was worth.
+    Refused(Reply, Duration),
     Proved(Box<Proved>),
     /// As after a wrong password; `why` is for the log.
     Wrong {
@@ -97,11 +115,15 @@ pub(crate) fn offered(context: &Context) -> Vec<Mechanism> {
         return Vec::new();
     }
     let (listed, accounts) = (context.config.auth.mechanisms.as_ref(), &context.policy.accounts);
+    let auth = &context.config.auth;
     let is_on = |mechanism: Configured| match (listed, mechanism) {
         (Some(listed), _) => listed.contains(&mechanism),
-        // Programs that find SCRAM often try nothing else.
-        (None, Configured::ScramSha256) => accounts.scram_keeps_nobody_out(ScramHash::Sha256),
+        // Programs that find SCRAM often try nothing else, and what other systems know cannot be proved by it.
+        (None, Configured::ScramSha256) => {
+            auth.backend.is_none() && accounts.scram_keeps_nobody_out(ScramHash::Sha256)
+        }
         (None, Configured::ScramSha1) => false,
+        (None, Configured::OAuthBearer | Configured::XOAuth2) => auth.oauth.is_some(),
         (None, Configured::Plain | Configured::Login | Configured::External) => true,
     };
     let mut offered = Vec::new();
@@ -116,6 +138,8 @@ pub(crate) fn offered(context: &Context) -> Vec<Mechanism> {
     offered.extend(is_on(Configured::Login).then_some(Mechanism::Login));
     let is_listed = context.certificate.as_ref().is_some_and(|shown| accounts.lists_certificate(shown));
     offered.extend((is_listed && is_on(Configured::External)).then_some(Mechanism::External));
+    offered.extend(is_on(Configured::OAuthBearer).then_some(Mechanism::OAuthBearer));
+    offered.extend(is_on(Configured::XOAuth2).then_some(Mechanism::XOAuth2));
     offered
 }
 
@@ -137,6 +161,7 @@ pub(crate) fn begin(context: &Context, command: &Auth) -> Step {
         Mechanism::Login => Exchange::LoginName,
         Mechanism::Scram { hash, plus } => Exchange::ScramFirst { hash, plus },
         Mechanism::External => Exchange::External,
+        Mechanism::OAuthBearer | Mechanism::XOAuth2 => Exchange::Bearer(*mechanism),
     };
     match &command.initial {
         None => challenge(exchange),
@@ -147,6 +172,9 @@ pub(crate) fn begin(context: &Context, command: &Auth) -> Step {
 
 /// Takes a line of the exchange.
 pub(crate) fn answer(context: &Context, exchange: Exchange, line: &[u8]) -> Step {
+    if let Exchange::Refused(told) = exchange {
+        return Step::Refused(told.0, told.1);
+    }
     if line == b"*" {
         return Step::Refuse(replies::auth_cancelled());
     }
@@ -166,7 +194,12 @@ fn challenge(exchange: Exchange) -> Step {
         Exchange::LoginName => "Username:",
         Exchange::LoginPassword(_) => "Password:",
         Exchange::ScramProof(asked) => asked.challenge.text(),
-        Exchange::Plain | Exchange::ScramFirst { .. } | Exchange::External | Exchange::Done(_) => "",
+        Exchange::Plain
+        | Exchange::ScramFirst { .. }
+        | Exchange::External
+        | Exchange::Bearer(_)
+        | Exchange::Refused(_)
+        | Exchange::Done(_) => "",
     };
     Step::Challenge(replies::auth_challenge(&STANDARD.encode(text)), exchange)
 }
@@ -187,6 +220,11 @@ fn respond(context: &Context, exchange: Exchange, response: Vec<u8>) -> Step {
         Exchange::ScramFirst { hash, plus } => scram::first(context, hash, plus, &response),
         Exchange::ScramProof(asked) => scram::proof(*asked, &response),
         Exchange::External => external(context, response),
+        Exchange::Bearer(mechanism) => match bearer::first(mechanism, &response) {
+            Some(bearer) => Step::CheckToken(bearer, mechanism),
+            None => Step::Refuse(replies::bad_auth_response()),
+        },
+        Exchange::Refused(told) => Step::Refused(told.0, told.1),
         Exchange::Done(proved) if response.is_empty() => Step::Proved(proved),
         Exchange::Done(_) => Step::Refuse(replies::bad_auth_response()),
     }

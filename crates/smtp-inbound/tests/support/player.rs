@@ -110,6 +110,7 @@ impl Player {
                     self.session = Session::new(Arc::clone(&self.shared), self.peer, Some(TLS));
                     return;
                 }
+                Action::CheckToken(_) => panic!("there is no identity provider"),
                 Action::CheckPassword(credentials) => {
                     let policy = self.shared.policy.load_full();
                     let now = self.shared.clock.now();

@@ -1,0 +1,202 @@
+//! A directory (RFC 4511): the user's entry is searched and then bound as, or its DN is made of the name. Only the bind tells
+//! whether the password is right; no password is ever read.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use ldap3::{
+    LdapConnAsync, LdapConnSettings, LdapError, LdapResult, Scope, SearchEntry, SearchOptions, dn_escape,
+    ldap_escape,
+};
+use postern_config::backend;
+
+use super::{Answer, Idle, Question};
+use crate::tls::trust;
+
+/// Result codes (RFC 4511 appendix A) that say that this name and password are no login, beside `invalidCredentials`: there is no such
+/// entry, the name makes no DN, the entry has no password, the password may not be used now.
+const NO_LOGIN: [u32; 4] = [32, 34, 48, 53];
+const SUCCESS: u32 = 0;
+const SIZE_LIMIT: u32 = 4;
+const INVALID_CREDENTIALS: u32 = 49;
+
+/// The directory, and connections to it.
+pub(super) struct Ldap {
+    config: backend::Ldap,
+    timeout: Duration,
+    idle: Idle<ldap3::Ldap>,
+}
+
+impl fmt::Debug for Ldap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ldap").field("url", &self.config.url).finish_non_exhaustive()
+    }
+}
+
+/// Who the user is there.
+struct Entry {
+    dn: String,
+    addresses: Vec<String>,
+}
+
+/// What the search says.
+enum Found {
+    One(Entry),
+    /// None, or several.
+    Not(Option<String>),
+}
+
+impl Ldap {
+    pub(super) fn new(config: &backend::Ldap, timeout: Duration, most: usize) -> Self {
+        Self { config: config.clone(), timeout, idle: Idle::new(most) }
+    }
+
+    pub(super) async fn ask(&self, question: Question<'_>) -> Answer {
+        while let Some(mut connection) = self.idle.take() {
+            // An error may be that the server has closed it meanwhile: then a new connection is asked.
+            if !connection.is_closed()
+                && let Ok(answer) = self.ask_over(&mut connection, question).await
+            {
+                self.idle.give(connection);
+                return answer;
+            }
+        }
+        let asked = async {
+            let mut connection = self.connect().await?;
+            let answer = self.ask_over(&mut connection, question).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((connection, answer))
+        };
+        match asked.await {
+            Ok((connection, answer)) => {
+                self.idle.give(connection);
+                answer
+            }
+            Err(error) => Answer::unavailable(format!("{}: {error}", self.config.url)),
+        }
+    }
+
+    async fn connect(&self) -> Result<ldap3::Ldap, String> {
+        let mut settings = LdapConnSettings::new().set_conn_timeout(self.timeout);
+        if self.config.starttls || self.config.url.starts_with("ldaps:") {
+            let tls = trust::client_config(self.config.ca_file.as_deref()).await?;
+            settings = settings.set_config(tls).set_starttls(self.config.starttls);
+        }
+        let connected = LdapConnAsync::with_settings(settings, &self.config.url).await;
+        let (connection, ldap) = connected.map_err(|error| error.to_string())?;
+        // Ends when the handle is dropped; what goes wrong in it shows there.
+        tokio::spawn(async move { drop(connection.drive().await) });
+        Ok(ldap)
+    }
+
+    async fn ask_over(&self, ldap: &mut ldap3::Ldap, question: Question<'_>) -> Result<Answer, LdapError> {
+        let entry = match &self.config.dn {
+            Some(template) => match fill(template, question.name, dn_escape) {
+                Some(dn) => Entry { dn, addresses: Vec::new() },
+                None => return Ok(Answer::Rejected { why: None }),
+            },
+            None => match self.search(ldap, question.name).await? {
+                Found::One(entry) => entry,
+                Found::Not(why) => return Ok(Answer::Rejected { why }),
+            },
+        };
+        // A DN without a password would be anonymous, and succeed (RFC 4513 §5.1.2); nobody asks with an empty one.
+        let password = String::from_utf8_lossy(question.password);
+        let bound = ldap.simple_bind(&entry.dn, &password).await?;
+        Ok(match bound.rc {
+            SUCCESS => Answer::Accepted { name: question.name.to_owned(), addresses: entry.addresses },
+            INVALID_CREDENTIALS => Answer::Rejected { why: None },
+            code if NO_LOGIN.contains(&code) => Answer::Rejected { why: Some(told(&bound)) },
+            _ => Answer::unavailable(told(&bound)),
+        })
+    }
+
+    /// The entry of the user, searched as who may search.
+    async fn search(&self, ldap: &mut ldap3::Ldap, name: &str) -> Result<Found, LdapError> {
+        let Some(filter) = fill(&self.config.filter, name, ldap_escape) else {
+            return Ok(Found::Not(None));
+        };
+        let password = self.password().await?;
+        let dn = self.config.bind_dn.as_deref().unwrap_or_default();
+        ldap.simple_bind(dn, &password).await?.success()?;
+        let attributes: Vec<&str> = match &self.config.addresses {
+            Some(attribute) => vec![attribute],
+            // No attribute at all (RFC 4511 §4.5.1.8).
+            None => vec!["1.1"],
+        };
+        let base = self.config.base.as_deref().unwrap_or_default();
+        ldap.with_search_options(SearchOptions::new().sizelimit(2));
+        let found = ldap.search(base, Scope::Subtree, &filter, attributes).await?;
+        let (mut entries, result) = (found.0, found.1);
+        if result.rc != SUCCESS && result.rc != SIZE_LIMIT {
+            result.success()?;
+            return Ok(Found::Not(None));
+        }
+        entries.retain(|entry| !entry.is_ref());
+        match (entries.pop(), entries.len()) {
+            (None, _) => Ok(Found::Not(None)),
+            (Some(_), 1..) => {
+                Ok(Found::Not(Some("several entries of the directory fit the name".to_owned())))
+            }
+            (Some(entry), 0) => {
+                let mut entry = SearchEntry::construct(entry);
+                let wanted = self.config.addresses.as_deref().unwrap_or_default();
+                let key = entry.attrs.keys().find(|name| name.eq_ignore_ascii_case(wanted)).cloned();
+                let addresses = key.and_then(|key| entry.attrs.remove(&key)).unwrap_or_default();
+                Ok(Found::One(Entry { dn: entry.dn, addresses }))
+            }
+        }
+    }
+
+    async fn password(&self) -> Result<String, std::io::Error> {
+        let Some(path) = &self.config.password_file else { return Ok(String::new()) };
+        let text = tokio::fs::read_to_string(path).await?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+fn told(result: &LdapResult) -> String {
+    format!("the directory answers {} {}", result.rc, result.text).trim_end().to_owned()
+}
+
+/// The template with the parts of the name in it, escaped. `None`: it wants a domain, and the name has none.
+fn fill<'n>(template: &str, name: &'n str, escape: impl Fn(&'n str) -> Cow<'n, str>) -> Option<String> {
+    let (local, domain) = name.rsplit_once('@').unwrap_or((name, ""));
+    if domain.is_empty() && template.contains("{domain}") {
+        return None;
+    }
+    let mut filled = String::with_capacity(template.len() + name.len());
+    let mut rest = template;
+    // From left to right, so that what is put in is never taken for a placeholder.
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        filled.push_str(before);
+        let placeholders = [("{login}", name), ("{local}", local), ("{domain}", domain)];
+        let found = placeholders.into_iter().find(|(placeholder, _)| from.starts_with(placeholder));
+        let (placeholder, text) = found?;
+        filled.push_str(&escape(text));
+        rest = &from[placeholder.len()..];
+    }
+    filled.push_str(rest);
+    Some(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_place_in_a_filter_or_a_dn() {
+        let filter = |name| fill("(&(mail={login})(uid={local}))", name, ldap_escape);
+        assert_eq!(filter("a@b.test").as_deref(), Some("(&(mail=a@b.test)(uid=a))"));
+        assert_eq!(filter("*").as_deref(), Some("(&(mail=\\2a)(uid=\\2a))"));
+        let filled = filter("x)(uid=*@b.test").unwrap_or_default();
+        assert_eq!(filled.matches(['(', ')']).count(), 6, "{filled}");
+        assert_eq!(filter("{local}@b.test").as_deref(), Some("(&(mail={local}@b.test)(uid={local}))"));
+        let dn = |name| fill("uid={local},ou={domain},dc=test", name, dn_escape);
+        assert_eq!(dn("a@b.test").as_deref(), Some("uid=a,ou=b.test,dc=test"));
+        assert_eq!(dn("a"), None);
+        let filled = dn("a,ou=admins@b.test").unwrap_or_default();
+        assert!(filled.starts_with("uid=a\\"), "{filled}");
+    }
+}
