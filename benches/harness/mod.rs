@@ -76,3 +76,24 @@ fn greets(address: SocketAddr) -> bool {
     });
     greeting.is_ok_and(|code| &code == b"220")
 }
+
+/// What a benchmark measures, by its name.
+pub type Scenario<P> = (&'static str, fn(&P) -> Result<(), String>);
+
+/// The scenario of this name.
+///
+/// # Errors
+/// With the names that there are.
+pub fn scenario<P>(name: &str, known: &[Scenario<P>]) -> Result<Scenario<P>, String> {
+    let names = || known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let found = known.iter().find(|(known, _)| *known == name).copied();
+    found.ok_or_else(|| format!("unknown argument {name:?}; scenarios: {}", names()))
+}
+
+/// The number in an argument.
+///
+/// # Errors
+/// When it is none.
+pub fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}

@@ -24,10 +24,12 @@ mod idle;
 
 use std::time::Duration;
 
+use harness::{Scenario, number, scenario};
+
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    scenarios: Vec<Scenario>,
+    scenarios: Vec<Scenario<Plan>>,
     /// `flood`: how long it is.
     time: Duration,
     /// `bodies`: how many at once.
@@ -38,9 +40,7 @@ pub struct Plan {
     idle: Option<usize>,
 }
 
-type Scenario = (&'static str, fn(&Plan) -> Result<(), String>);
-
-const SCENARIOS: [Scenario; 3] =
+const SCENARIOS: [Scenario<Plan>; 3] =
     [("flood", flood::measure), ("idle", idle::measure), ("bodies", bodies::measure)];
 
 fn main() {
@@ -84,7 +84,7 @@ impl Plan {
                 "--sessions" => plan.sessions = number(&value()?)?,
                 "--megabytes" => plan.octets = number::<usize>(&value()?)? * 1_000_000,
                 "--idle" => plan.idle = Some(number(&value()?)?),
-                name => plan.scenarios.push(scenario(name)?),
+                name => plan.scenarios.push(scenario(name, &SCENARIOS)?),
             }
         }
         if plan.scenarios.is_empty() {
@@ -95,15 +95,4 @@ impl Plan {
         }
         Ok(plan)
     }
-}
-
-fn scenario(name: &str) -> Result<Scenario, String> {
-    let known = SCENARIOS.iter().find(|(known, _)| *known == name).copied();
-    known.ok_or_else(|| {
-        format!("unknown argument {name:?}; scenarios: {}", SCENARIOS.map(|(n, _)| n).join(", "))
-    })
-}
-
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number"))
 }

@@ -35,7 +35,7 @@ mod sync;
 use std::time::Duration;
 
 use harness::figures::Until;
-use harness::{Starter, postern, postfix};
+use harness::{Scenario, Starter, number, postern, postfix, scenario};
 
 /// The servers, ours first.
 const SERVERS: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", postfix::start)];
@@ -43,7 +43,7 @@ const SERVERS: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", 
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    scenarios: Vec<Scenario>,
+    scenarios: Vec<Scenario<Plan>>,
     repetitions: usize,
     /// How long each run takes.
     time: Duration,
@@ -57,9 +57,7 @@ pub struct Plan {
     settled: Duration,
 }
 
-type Scenario = (&'static str, fn(&Plan) -> Result<(), String>);
-
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario<Plan>; 8] = [
     ("accept", accept::measure),
     ("relay", relay::measure),
     ("submit", relay::submit),
@@ -116,7 +114,7 @@ impl Plan {
                 "--messages" => plan.messages = number(&value()?)?,
                 "--churn" => plan.churn.0 = number(&value()?)?,
                 "--live" => plan.churn.1 = number(&value()?)?,
-                name => plan.scenarios.push(scenario(name)?),
+                name => plan.scenarios.push(scenario(name, &SCENARIOS)?),
             }
         }
         if plan.scenarios.is_empty() {
@@ -151,17 +149,6 @@ impl Plan {
         const MOST: usize = 256 * 1024 * 1024;
         self.messages.min(MOST / size).max(1)
     }
-}
-
-fn scenario(name: &str) -> Result<Scenario, String> {
-    let known = SCENARIOS.iter().find(|(known, _)| *known == name).copied();
-    known.ok_or_else(|| {
-        format!("unknown argument {name:?}; scenarios: {}", SCENARIOS.map(|(n, _)| n).join(", "))
-    })
-}
-
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 
 fn numbers(text: &str) -> Result<Vec<usize>, String> {

@@ -187,7 +187,11 @@ fn refused_message(
     let question = asked.question(Stage::Message(&senders), policy);
     let decision = by_rule(accepted(), refused);
     let reply = beyond.reply(&question, &decision);
-    StageView { stage: "rules".to_owned(), reply, decision: view(&decision, ways_out(&question, &decision, policy)) }
+    StageView {
+        stage: "rules".to_owned(),
+        reply,
+        decision: view(&decision, ways_out(&question, &decision, policy)),
+    }
 }
 
 /// A standing rule holds the message; the client hears nothing of it.

@@ -95,12 +95,17 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         | Reason::SenderAllowed
         | Reason::ConnectionAllowed => Vec::new(),
         Reason::Banned { network, .. } => vec![format!("end the ban: `posternctl ban remove {network}`")],
-        Reason::MalformedHeader => vec!["the header of the message has fields only (RFC 5322 §2.2)".to_owned()],
+        Reason::MalformedHeader => {
+            vec!["the header of the message has fields only (RFC 5322 §2.2)".to_owned()]
+        }
         Reason::NeedsSmtputf8 => {
-            vec!["the client says SMTPUTF8 in MAIL, or writes the address in ASCII (RFC 6531 §3.5)".to_owned()]
+            vec![
+                "the client says SMTPUTF8 in MAIL, or writes the address in ASCII (RFC 6531 §3.5)".to_owned(),
+            ]
         }
         Reason::TooManyRecipients { .. } => vec![
-            "the client sends to the rest in another transaction, as 452 tells it (RFC 5321 §4.5.3.1.10)".to_owned(),
+            "the client sends to the rest in another transaction, as 452 tells it (RFC 5321 §4.5.3.1.10)"
+                .to_owned(),
             format!("or raise smtp.max_recipients in {main}, then posternctl reload"),
         ],
         Reason::NotTrustedNotLocal => relaying(asked),
