@@ -12,6 +12,7 @@ use postern_policy::Policy;
 use postern_policy::record::{Record, Records, Reference};
 use postern_policy::relay::Reason;
 use postern_policy::remedies::{Asked, remedies};
+use postern_policy::shell::word;
 use postern_smtp::date::rfc3339;
 
 use crate::Shared;
@@ -87,12 +88,13 @@ fn about_login(reason: &Reason, policy: &Policy) -> Option<String> {
     let way_out = match state {
         LoginState::Active => {
             return Some(format!(
-                "{name} exists and is active: the password was wrong, or one that cannot be used now; `posternctl account show {name}` \
-             shows its app passwords"
+                "{name} exists and is active: the password was wrong, or one that cannot be used now; `posternctl account show {}` \
+             shows its app passwords",
+                word(name)
             ));
         }
-        LoginState::Disabled => format!("posternctl account enable {name}"),
-        _ => format!("posternctl account unlock {name}"),
+        LoginState::Disabled => format!("posternctl account enable {}", word(name)),
+        _ => format!("posternctl account unlock {}", word(name)),
     };
     Some(format!(
         "{name} exists and is {}{why}: the right password would be refused, too; `{way_out}`",

@@ -82,10 +82,12 @@ impl Certificates {
         let look = move || looked.files_changed().then(|| looked.renew());
         // It does not panic; and if it did, what is in use would still be.
         let Ok(Some(Renewal { server, failures })) = tokio::task::spawn_blocking(look).await else { return };
-        self.tell_of_failures(&failures);
+        // A reload that came meanwhile has read the same files, and has its own words for what it found.
+        if tls.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &old)) {
+            self.tell_of_failures(&failures);
+        }
         let Some(new) = server.map(Arc::new) else { return };
         let changed = !new.shows_the_same(&old);
-        // A reload that came meanwhile has read the same files.
         let before = tls.compare_and_swap(&old, Some(Arc::clone(&new)));
         let is_swapped = before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &old));
         if is_swapped && changed {

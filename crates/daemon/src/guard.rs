@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postern_outbound::postmaster::{self, Notice};
 use postern_policy::metrics::Metrics;
+use postern_policy::shell::word;
 use postern_policy::standing::Standing;
 use postern_policy::standing::alarms::{Alarm, Cause};
 use postern_policy::standing::bans::Ban;
@@ -276,17 +277,18 @@ fn notice(alarm: &Alarm, held: usize) -> Notice {
         }
         _ => "That is what it looks like when somebody else has the password of a login.\r\n",
     };
+    let quoted = word(login);
     let mut body = format!("{text}.\r\n\r\n{what}\r\n");
     if *suspended {
         body += &format!(
             "The login is suspended, and {held} messages of it that waited are held. When it is in the right hands again:\r\n\r\n    \
-             posternctl account unlock {login}\r\n    posternctl queue release --account {login}\r\n\r\n"
+             posternctl account unlock {quoted}\r\n    posternctl queue release --account {quoted}\r\n\r\n"
         );
     } else {
-        body += &format!("To lock it:\r\n\r\n    posternctl account lock {login} --hold-queue\r\n\r\n");
+        body += &format!("To lock it:\r\n\r\n    posternctl account lock {quoted} --hold-queue\r\n\r\n");
     }
     body += &format!(
-        "To look at it:\r\n\r\n    posternctl account show {login}\r\n    posternctl queue list --account {login}\r\n"
+        "To look at it:\r\n\r\n    posternctl account show {quoted}\r\n    posternctl queue list --account {quoted}\r\n"
     );
     body += "\r\nOf this login and cause you are told once a day.\r\n";
     Notice { subject: format!("Login {login}: {}", cause.as_str().replace('-', " ")), body }

@@ -38,6 +38,7 @@ pub mod remedies;
 pub mod scram;
 pub mod sender;
 pub mod sender_domains;
+pub mod shell;
 pub mod standing;
 pub mod verification;
 

@@ -15,6 +15,7 @@ use postern_config::{Config, LoginPorts};
 use postern_smtp::Address;
 
 use crate::relay::Reason;
+use crate::shell::word;
 
 use lines::{added, list_of};
 use relaying::{grant, host, log_in, relaying, trust, without_login};
@@ -175,7 +176,7 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         ],
         Reason::LoginNotOffered { missing } => vec![log_in_elsewhere(missing, site)],
         Reason::LoginSuspended { login, .. } => {
-            vec![format!("unlock it: `posternctl account unlock {login}`")]
+            vec![format!("unlock it: `posternctl account unlock {}`", word(login))]
         }
         Reason::ClientAddressNotAllowed { login, client } => {
             vec![format!(
@@ -275,10 +276,17 @@ fn blocklisted(client: &str, lists: &str, asked: &Asked<'_>) -> Vec<String> {
 }
 
 fn send_as(login: &str, address: &str) -> Vec<String> {
-    let mut ways =
-        vec![format!("let the login send as it: `posternctl account grant {login} --send-as {address}`")];
+    let mut ways = vec![format!(
+        "let the login send as it: `posternctl account grant {} --send-as {}`",
+        word(login),
+        word(address)
+    )];
     if let Some((_, domain)) = address.rsplit_once('@') {
-        ways.push(format!("or as its whole domain: `posternctl account grant {login} --send-as @{domain}`"));
+        ways.push(format!(
+            "or as its whole domain: `posternctl account grant {} --send-as {}`",
+            word(login),
+            word(&format!("@{domain}"))
+        ));
     }
     ways
 }

@@ -31,7 +31,7 @@ fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
     let tls = if refusal.tls { "under TLS" } else { "in clear" };
     let local = refusal.local.as_ref().map(|local| format!(" at {local}")).unwrap_or_default();
     // Before MAIL there is no sender, and `<>` would be one.
-    let has_sender = refusal.stage != "login";
+    let has_sender = !matches!(refusal.stage.as_str(), "connect" | "login");
     let facts = output::pairs(
         "  ",
         [

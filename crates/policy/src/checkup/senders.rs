@@ -10,6 +10,7 @@ use postern_smtp::{Address, Domain, ForwardPath};
 use super::Finding;
 use crate::Policy;
 use crate::directory::Resolution;
+use crate::shell::word;
 
 /// Logins that are listed though nothing is wrong with them.
 const MOST_LISTED: usize = 100;
@@ -52,13 +53,13 @@ pub fn senders(config: &Config, policy: &Policy, now: SystemTime) -> Vec<Finding
 
 fn of_login(account: &Account, config: &Config, policy: &Policy, now: SystemTime, found: &mut Vec<Finding>) {
     let place = format!("login {}", account.name);
-    let unlock = format!("posternctl account unlock {}", account.name);
+    let unlock = format!("posternctl account unlock {}", word(&account.name));
     let why = account.state_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     match account.state {
         LoginState::Active => {}
         LoginState::Disabled => found.push(
             Finding::note(&place, format!("it is disabled{why}"))
-                .mend(format!("posternctl account enable {}", account.name)),
+                .mend(format!("posternctl account enable {}", word(&account.name))),
         ),
         state => found.push(Finding::warning(&place, format!("it is {}{why}", state.as_str())).mend(&unlock)),
     }
@@ -76,7 +77,7 @@ fn of_login(account: &Account, config: &Config, policy: &Policy, now: SystemTime
     match Address::parse(&account.name) {
         Err(_) if account.permission == Permission::Listed && !is_granted => found.push(
             Finding::error(&place, "it may send as nobody: its name is no address, and it is granted none")
-                .mend(format!("posternctl account grant {} --send-as NAME@DOMAIN", account.name)),
+                .mend(format!("posternctl account grant {} --send-as NAME@DOMAIN", word(&account.name))),
         ),
         Ok(address) if account.state != LoginState::Disabled => {
             unreachable(&place, &address, config, policy, found)
@@ -84,7 +85,8 @@ fn of_login(account: &Account, config: &Config, policy: &Policy, now: SystemTime
         Ok(_) | Err(_) => {}
     }
     for app in account.app_passwords.iter().filter(|app| app.end().is_some_and(|end| end <= now)) {
-        let remedy = format!("posternctl account app-password remove {} {:?}", account.name, app.label);
+        let remedy =
+            format!("posternctl account app-password remove {} {}", word(&account.name), word(&app.label));
         found.push(
             Finding::note(&place, format!("the app password {:?} has expired", app.label)).mend(remedy),
         );

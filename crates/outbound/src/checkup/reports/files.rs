@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustix::fs::{Mode, OFlags};
+
 use super::MAX_FILE;
 
 /// Files of all places that are looked at, to find the newest.
@@ -26,7 +28,8 @@ impl Found {
     pub fn look_into(&mut self, place: &Path, oldest: SystemTime) -> io::Result<()> {
         let metadata = fs::metadata(place)?;
         if metadata.is_file() {
-            self.add(place.to_owned(), &metadata, oldest);
+            // The place that is configured may be a link.
+            self.add(fs::canonicalize(place)?, &metadata, oldest);
             return Ok(());
         }
         let (new, current) = (place.join("new"), place.join("cur"));
@@ -77,12 +80,22 @@ fn file(entry: &DirEntry) -> io::Result<Option<Metadata>> {
     Ok(metadata.is_file().then_some(metadata))
 }
 
+/// Opens a file, and nothing else that may stand in its place by now: a link leads anywhere, a pipe waits for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file any more")),
+    }
+}
+
 /// What is in a file; `None`: it is no longer there.
 ///
 /// # Errors
 /// Those of the system, and for a file that is larger than any report.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
