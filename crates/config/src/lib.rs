@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `hostname`, `user` and the tables below | this one |
 //! | `[[listener]]` | [`listener`] |
-//! | `[smtp]`: limits and timeouts of sessions | [`smtp`], against floods [`protection`] |
+//! | `[smtp]`: limits and timeouts of sessions | [`smtp`], against floods [`protection`], for other mail systems `peers` |
 //! | `[tls]` | [`tls`] |
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
@@ -49,6 +49,7 @@ pub mod manual;
 pub mod outbound;
 pub mod password_hash;
 pub mod paste;
+mod peers;
 pub mod policy;
 pub mod protection;
 pub mod queue;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -82,7 +83,19 @@ pub struct Smtp {
     pub timeouts: Timeouts,
     /// Networks whose messages may have bare LF line ends: they are rewritten to CRLF instead of refused.
     #[schemars(with = "Vec<String>")]
-    pub normalise_line_ends_from: Vec<ipnet::IpNet>,
+    pub normalise_line_ends_from: Vec<IpNet>,
+    /// Networks of proxies and filters that may say by XCLIENT for whom they speak: from then on that client counts as the
+    /// client everywhere, also where its address is trusted. To others there is no such command.
+    #[schemars(with = "Vec<String>")]
+    pub xclient_from: Vec<IpNet>,
+    /// Those of `xclient_from` that are believed when they say by the attribute LOGIN that they have checked the password of a
+    /// login: it counts on submission listeners as if the client had logged in here.
+    #[schemars(with = "Vec<String>")]
+    pub xclient_login_from: Vec<IpNet>,
+    /// Networks of mail servers and filters that may say by XFORWARD where a message came from before. It stands in the log and
+    /// in the history, and decides nothing. To others there is no such command.
+    #[schemars(with = "Vec<String>")]
+    pub xforward_from: Vec<IpNet>,
 }
 
 impl Default for Smtp {
@@ -111,6 +124,9 @@ impl Default for Smtp {
             stress: Stress::default(),
             timeouts: Timeouts::default(),
             normalise_line_ends_from: Vec::new(),
+            xclient_from: Vec::new(),
+            xclient_login_from: Vec::new(),
+            xforward_from: Vec::new(),
         }
     }
 }
@@ -217,6 +233,7 @@ impl Smtp {
         for (node, network) in node.each("normalise_line_ends_from", &self.normalise_line_ends_from) {
             check_network(&node, *network, findings);
         }
+        self.check_peers(node, findings);
     }
 }
 

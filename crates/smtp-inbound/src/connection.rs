@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::Limit;
-use crate::listener::House;
+use crate::listener::{House, Place};
 use crate::pressure::{Held, Room};
 use crate::receive::Receiver;
 use crate::replies;
@@ -72,16 +72,22 @@ enum End {
     /// The last reply was given.
     Said,
     /// Goes on under TLS, on this stream.
-    StartTls(TcpStream),
+    StartTls(TcpStream, Place),
 }
 
 /// Serves one client until it is gone.
-pub(crate) async fn serve(stream: TcpStream, peer: Peer, house: Arc<House>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    stream: TcpStream,
+    peer: Peer,
+    place: Place,
+    house: Arc<House>,
+    stop: CancellationToken,
+) {
     let (client, listener) = (peer.client, peer.listener.as_str());
     tracing::debug!(event = "connected", %client, listener);
     // Replies are small and awaited: Nagle's algorithm would hold them back.
     let _ = stream.set_nodelay(true);
-    let result = converse(stream, peer, house, stop).await;
+    let result = converse(stream, peer, place, house, stop).await;
     match result {
         Ok(()) => tracing::debug!(event = "disconnected", %client, listener),
         Err(error) => tracing::debug!(event = "disconnected", %client, listener, %error),
@@ -91,18 +97,21 @@ pub(crate) async fn serve(stream: TcpStream, peer: Peer, house: Arc<House>, stop
 async fn converse(
     stream: TcpStream,
     peer: Peer,
+    place: Place,
     house: Arc<House>,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
     if peer.listener == ListenerKind::Submissions {
-        return Box::pin(under_tls(stream, peer, house, stop, Greeting::Send)).await;
+        return Box::pin(under_tls(stream, peer, place, house, stop, Greeting::Send)).await;
     }
     let session = Session::new(Arc::clone(&house.shared), peer, None);
-    let connection = Connection::new(Wire::Plain(stream), session, Arc::clone(&house), stop.clone());
+    let connection = Connection::new(Wire::Plain(stream), session, place, Arc::clone(&house), stop.clone());
     match connection.run(Greeting::Send).await? {
         End::Said => Ok(()),
         // After STARTTLS everything is new: nothing that was said or sent in clear survives (RFC 3207 §4.2).
-        End::StartTls(stream) => Box::pin(under_tls(stream, peer, house, stop, Greeting::Omit)).await,
+        End::StartTls(stream, place) => {
+            Box::pin(under_tls(stream, peer, place, house, stop, Greeting::Omit)).await
+        }
     }
 }
 
@@ -115,6 +124,7 @@ enum Greeting {
 async fn under_tls(
     stream: TcpStream,
     peer: Peer,
+    place: Place,
     house: Arc<House>,
     stop: CancellationToken,
     greeting: Greeting,
@@ -150,7 +160,7 @@ async fn under_tls(
     let session = Session::new(Arc::clone(&house.shared), peer, Some(protection))
         .with_certificate(certificate)
         .with_channel_bindings(bindings);
-    let connection = Connection::new(Wire::Tls(Box::new(stream)), session, house, stop);
+    let connection = Connection::new(Wire::Tls(Box::new(stream)), session, place, house, stop);
     connection.run(greeting).await.map(|_| ())
 }
 
@@ -171,6 +181,8 @@ struct Connection {
     discarded: usize,
     output: Vec<u8>,
     session: Session,
+    /// In the count of connections: of the host, or of the client that it speaks for.
+    place: Place,
     house: Arc<House>,
     stop: CancellationToken,
     /// Since when the next line is waited for.
@@ -212,7 +224,7 @@ enum Input {
 }
 
 impl Connection {
-    fn new(wire: Wire, session: Session, house: Arc<House>, stop: CancellationToken) -> Self {
+    fn new(wire: Wire, session: Session, place: Place, house: Arc<House>, stop: CancellationToken) -> Self {
         let mut connection = Self {
             wire,
             input: BytesMut::new(),
@@ -225,6 +237,7 @@ impl Connection {
             is_exempt: house.is_exempt(session.peer().client),
             held: house.buffers.share(),
             session,
+            place,
             house,
             stop,
         };
@@ -459,6 +472,7 @@ impl Connection {
                     self.say(&reply);
                     return Ok(Next::StartTls);
                 }
+                Action::HandOver(session, greeting) => return Ok(self.hand_over(*session, &greeting)),
                 Action::CheckPassword(credentials) => {
                     self.flush().await?;
                     let check = Box::pin(self.check_password(credentials)).await;
@@ -505,6 +519,19 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// Goes on with another client, as far as its limits allow.
+    fn hand_over(&mut self, session: Session, greeting: &Reply) -> Next {
+        let client = session.peer();
+        if let Err(limit) = self.place.hand_over(client) {
+            self.say(&limit.reply());
+            return Next::Close;
+        }
+        self.is_exempt = self.house.is_exempt(client.client);
+        self.session = session;
+        self.say(greeting);
+        Next::Line
     }
 
     /// Takes the message, or a chunk of it, in. `false`: the client was silent for too long, and was told.
@@ -583,7 +610,7 @@ impl Connection {
     async fn start_tls(mut self) -> Result<End, Broken> {
         self.flush().await?;
         match self.wire {
-            Wire::Plain(stream) => Ok(End::StartTls(stream)),
+            Wire::Plain(stream) => Ok(End::StartTls(stream, self.place)),
             // The session offers STARTTLS in clear only.
             Wire::Tls(_) => Ok(End::Said),
         }

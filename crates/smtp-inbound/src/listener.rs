@@ -339,8 +339,8 @@ impl House {
     /// Serves a client that has a place.
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, place: Place, stop: CancellationToken) {
         // What counts the session lives as long as it does.
-        let _counted = (place, self.shared.metrics.connected(peer.listener));
-        connection::serve(stream, peer, self, stop).await;
+        let _counted = self.shared.metrics.connected(peer.listener);
+        connection::serve(stream, peer, place, self, stop).await;
     }
 
     /// A proxy did not say whose connection it hands on.
@@ -354,10 +354,13 @@ impl House {
         }
     }
 
-    /// Whether this client has no limits of its own.
+    /// Whether this client has no limits of its own. Behind a host that speaks for others by XCLIENT there are many clients: each
+    /// has its limits as soon as it is named.
     pub fn is_exempt(&self, client: IpAddr) -> bool {
+        let config = self.shared.config.load();
         self.shared.policy.load().relay.trusted_network(client).is_some()
-            || self.shared.config.load().smtp.clients.exempts(client)
+            || config.smtp.clients.exempts(client)
+            || config.smtp.takes_xclient(client)
     }
 
     /// Whether it is remembered what this client does. Many may be behind loopback, our own addresses and proxies: the deeds
@@ -445,9 +448,18 @@ fn places(limit: usize, kind: ListenerKind, trusted: bool) -> usize {
 
 /// One connection in the count.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct Place {
     house: Arc<House>,
     keys: Keys,
+}
+
+impl Place {
+    /// The connection is that of another client now, unless that one is banned or has reached a limit.
+    pub fn hand_over(&mut self, client: Peer) -> Result<(), Limit> {
+        // The new place is taken before the old one is given up: one more for an instant, and never one too few.
+        *self = self.house.let_in(client)?;
+        Ok(())
+    }
 }
 
 impl Drop for Place {

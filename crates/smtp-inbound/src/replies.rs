@@ -109,6 +109,16 @@ pub fn ready_for_tls() -> Reply {
     reply(220, 0, 0, "Ready to start TLS")
 }
 
+/// XCLIENT: LOGIN from a host that is not believed, or where no logins are taken.
+pub fn login_not_believed() -> Reply {
+    reply(501, 5, 4, "XCLIENT: attribute LOGIN is not taken here")
+}
+
+/// XCLIENT: LOGIN names nobody. Whoever may say it may know that.
+pub fn no_such_login() -> Reply {
+    reply(550, 7, 8, "XCLIENT: attribute LOGIN names no login of this server")
+}
+
 /// STARTTLS where there is no certificate (RFC 3207 §4).
 pub fn tls_not_available() -> Reply {
     reply(454, 7, 0, "TLS not available")

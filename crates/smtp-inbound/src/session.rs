@@ -22,6 +22,7 @@ use postern_policy::session_check::SessionCheck;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient};
+use postern_smtp::attributes::XForward;
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::date::rfc3339;
 use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
@@ -35,6 +36,7 @@ use crate::tls::Protection;
 use crate::{Shared, replies};
 
 mod chunks;
+mod peers;
 
 /// The one code that says that the connection ends (RFC 5321 §3.8).
 const CLOSING: u16 = 421;
@@ -61,6 +63,8 @@ pub enum Action {
     Close(Reply),
     /// Answer, shake hands, and go on with a new [`Session`]. What the client sent ahead is thrown away (RFC 3207 §4).
     StartTls(Reply),
+    /// Go on with this session, which is that of another client, and answer; unless the limits of that client are reached.
+    HandOver(Box<Session>, Reply),
     /// Check a password, then call [`Session::password_checked`].
     CheckPassword(Credentials),
     /// Find these facts, then call [`Session::informed`] with the rest.
@@ -165,6 +169,8 @@ pub struct Session {
     offences: Offences,
     /// There is no memory for new mail.
     is_short_of_memory: bool,
+    /// Where the next message came from before, as XFORWARD says.
+    forwarded: Option<Box<XForward>>,
 }
 
 /// What commands look at and do not change.
@@ -174,6 +180,8 @@ pub(crate) struct Context {
     pub config: Arc<Config>,
     pub policy: Arc<Policy>,
     pub peer: Peer,
+    /// Who sends what we read: the client, unless it speaks for another one by XCLIENT.
+    pub host: IpAddr,
     pub tls: Option<Protection>,
     /// What the client has shown in the handshake.
     pub certificate: Option<Certificate>,
@@ -240,6 +248,8 @@ pub(crate) struct Transaction {
     /// Whether one was refused that may be accepted later.
     pub deferred: bool,
     pub began: SystemTime,
+    /// Where the message came from before, as XFORWARD says.
+    pub forwarded: Option<Box<XForward>>,
     /// Octets of the message, once they are known.
     pub size: u64,
 }
@@ -419,6 +429,7 @@ impl Session {
             shared,
             config,
             policy,
+            host: peer.client,
             peer,
             tls,
             certificate: None,
@@ -436,6 +447,7 @@ impl Session {
             utf8: false,
             offences: Offences::default(),
             is_short_of_memory: false,
+            forwarded: None,
         }
     }
 
@@ -522,6 +534,7 @@ impl Session {
             // Nobody knows how many octets follow, and they must not be read as commands.
             Err(error @ CommandError::BadChunk) => Action::Close(replies::bad_command(&error)),
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
+            Err(error) if self.context.is_unknown(error.listed_verb()) => self.unknown_command(),
             Err(error) => {
                 let not_offered =
                     error.parameter().filter(|keyword| !mail::is_offered(&self.context, keyword));
@@ -540,6 +553,9 @@ impl Session {
 
     /// Takes one command.
     pub fn handle(&mut self, command: Command, ahead: Ahead) -> Action {
+        if self.context.is_unknown(command.listed_verb()) {
+            return self.unknown_command();
+        }
         // Before anything is found for it: what is found and what is decided must go by the same rules.
         match (&self.state, &command) {
             (State::Greeted(_), Command::Mail(_)) => self.context.refresh(),
@@ -601,6 +617,11 @@ impl Session {
             (_, Command::Bdat(chunk)) => self.bdat(chunk),
             (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
             (State::Greeted(_), Command::StartTls) => self.start_tls(),
+            (State::Greeted(hello), Command::XClient(said)) => {
+                let hello = Arc::clone(hello);
+                self.xclient(&hello, *said)
+            }
+            (State::Greeted(_), Command::XForward(said)) => self.xforward(*said),
             (State::Greeted(hello), Command::Auth(command)) => {
                 let hello = Arc::clone(hello);
                 self.auth(hello, &command)
@@ -630,9 +651,10 @@ impl Session {
             (State::Transaction(_), Command::Mail(_)) => {
                 self.error(replies::bad_sequence("one MAIL a transaction"))
             }
-            (State::Transaction(_), Command::Auth(_) | Command::StartTls) => {
-                self.error(replies::bad_sequence("not inside a transaction"))
-            }
+            (
+                State::Transaction(_),
+                Command::Auth(_) | Command::StartTls | Command::XClient(_) | Command::XForward(_),
+            ) => self.error(replies::bad_sequence("not inside a transaction")),
             (State::Chunks(..), _) => self.error(replies::bad_sequence("BDAT or RSET")),
             (State::ChunkRefused(..), _) => {
                 self.error(replies::bad_sequence("a chunk was refused: RSET first"))
@@ -859,6 +881,7 @@ impl Session {
     }
 
     fn rset(&mut self) -> Action {
+        self.forwarded = None;
         let hello = match &self.state {
             State::Transaction(transaction) | State::Chunks(transaction, _) => &transaction.hello,
             State::ChunkRefused(hello, _) => hello,
@@ -870,6 +893,7 @@ impl Session {
 
     /// EHLO in the middle of a transaction ends it (RFC 5321 §4.1.4).
     fn ehlo(&mut self, hello: Hello) -> Action {
+        self.forwarded = None;
         let reply = ehlo::greet(&self.context, &hello);
         self.state = State::Greeted(Arc::new(hello));
         Action::Reply(reply)
@@ -962,7 +986,8 @@ impl Session {
             false => mail::begin(&self.context, hello, command, queue),
         };
         match answer {
-            Ok(transaction) => {
+            Ok(mut transaction) => {
+                transaction.forwarded = self.forwarded.take();
                 self.state = State::Transaction(Box::new(transaction));
                 self.progress();
                 Action::Reply(replies::sender_ok())

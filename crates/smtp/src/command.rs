@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::address::AddressError;
+use crate::attributes::{AttributeError, XClient, XForward};
 use crate::chunk::Chunk;
 use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
 use crate::path::{ForwardPath, ReversePath};
@@ -41,6 +42,29 @@ pub enum Command {
     StartTls,
     /// AUTH (RFC 4954).
     Auth(Auth),
+    /// XCLIENT (Postfix's XCLIENT_README).
+    XClient(Box<XClient>),
+    /// XFORWARD (Postfix's XFORWARD_README).
+    XForward(Box<XForward>),
+}
+
+/// A command that is only for some clients: for all others there is no such command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListedVerb {
+    /// XCLIENT.
+    XClient,
+    /// XFORWARD.
+    XForward,
+}
+
+impl ListedVerb {
+    /// As EHLO announces it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::XClient => "XCLIENT",
+            Self::XForward => "XFORWARD",
+        }
+    }
 }
 
 /// MAIL FROM.
@@ -126,6 +150,9 @@ pub enum CommandError {
     /// BDAT that does not say how many octets follow.
     #[error("syntax: BDAT octets [LAST]")]
     BadChunk,
+    /// What stands behind a command that is only for some clients.
+    #[error("{}: {}", .0.as_str(), .1)]
+    Attributes(ListedVerb, #[source] AttributeError),
     /// Arguments missing, too many, or not in order.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -166,6 +193,14 @@ impl CommandError {
         }
     }
 
+    /// The command, if it is one that is only for some clients.
+    pub fn listed_verb(&self) -> Option<ListedVerb> {
+        match self {
+            Self::Attributes(verb, _) => Some(*verb),
+            _ => None,
+        }
+    }
+
     /// The reply code (RFC 5321 §4.2.3; 555 and 552 from §4.1.1.11 and RFC 1870; 553 from RFC 6531 §3.5).
     pub fn code(&self) -> u16 {
         match self {
@@ -173,6 +208,7 @@ impl CommandError {
             Self::BadArgument
             | Self::NotUtf8
             | Self::BadChunk
+            | Self::Attributes(..)
             | Self::Syntax(_)
             | Self::DuplicateParameter(_)
             | Self::BadParameter(_)
@@ -190,6 +226,7 @@ impl CommandError {
         let (subject, detail) = match self {
             Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
             Self::BadArgument | Self::BadChunk | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
+            Self::Attributes(..) => (5, 4),
             Self::DuplicateParameter(_) | Self::BadParameter(_) | Self::UnknownValue(_) => (5, 4),
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
@@ -212,6 +249,15 @@ const MAX_ORCPT: usize = 500;
 const MAX_ECHO: usize = 40;
 
 impl Command {
+    /// The command, if it is one that is only for some clients.
+    pub fn listed_verb(&self) -> Option<ListedVerb> {
+        match self {
+            Self::XClient(_) => Some(ListedVerb::XClient),
+            Self::XForward(_) => Some(ListedVerb::XForward),
+            _ => None,
+        }
+    }
+
     /// Reads one line without its CRLF. Spaces at its end are dropped (RFC 5321 §4.1.1).
     ///
     /// # Errors
@@ -246,6 +292,10 @@ impl Command {
             b"EXPN" => something(argument?, Self::Expn, "EXPN list"),
             b"STARTTLS" => alone(argument?, Self::StartTls, "STARTTLS"),
             b"AUTH" => auth(ascii(argument?)?).map(Self::Auth),
+            b"XCLIENT" => attributes(ListedVerb::XClient, argument, XClient::parse)
+                .map(|said| Self::XClient(Box::new(said))),
+            b"XFORWARD" => attributes(ListedVerb::XForward, argument, XForward::parse)
+                .map(|said| Self::XForward(Box::new(said))),
             _ => Err(CommandError::Unknown),
         }
     }
@@ -315,6 +365,16 @@ fn auth(argument: &str) -> Result<Auth, CommandError> {
         mechanism: mechanism.to_ascii_uppercase(),
         initial: initial.map(|text| InitialResponse(text.to_owned())),
     })
+}
+
+/// Whatever is wrong with it, the error says to which command it belongs: nobody else is to learn that there is one.
+fn attributes<T>(
+    verb: ListedVerb,
+    argument: Result<&[u8], CommandError>,
+    parse: impl Fn(&str) -> Result<T, AttributeError>,
+) -> Result<T, CommandError> {
+    let text = argument.and_then(ascii).map_err(|_| AttributeError::Syntax);
+    text.and_then(parse).map_err(|error| CommandError::Attributes(verb, error))
 }
 
 const MAIL_USAGE: &str = "MAIL FROM:<address> [parameters]";
@@ -760,6 +820,24 @@ mod tests {
         assert!(!format!("{auth:?}").contains("AGEAYg"));
         assert_eq!(reply_to("AUTH"), "501 5.5.4");
         assert_eq!(reply_to("AUTH PLAIN a b"), "501 5.5.4");
+    }
+
+    #[test]
+    fn commands_for_some_clients_are_known_as_such_whatever_stands_behind_them() {
+        for (line, verb) in [
+            ("XCLIENT ADDR=192.0.2.7", ListedVerb::XClient),
+            ("xclient", ListedVerb::XClient),
+            ("XCLIENT \0", ListedVerb::XClient),
+            ("XCLIENT NAME=\u{e4}", ListedVerb::XClient),
+            ("XFORWARD SOURCE=LOCAL", ListedVerb::XForward),
+            ("XFORWARD LOGIN=x", ListedVerb::XForward),
+        ] {
+            let found = parse(line).map_or_else(|error| error.listed_verb(), |command| command.listed_verb());
+            assert_eq!(found, Some(verb), "{line}");
+        }
+        assert_eq!(reply_to("XCLIENT PORT=x"), "501 5.5.4");
+        assert_eq!(parse("XCLIENT PORT=x").unwrap_err().to_string(), "XCLIENT: malformed attribute PORT");
+        assert_eq!(parse("NOOP").unwrap().listed_verb(), None);
     }
 
     #[test]

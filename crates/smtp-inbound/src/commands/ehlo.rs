@@ -1,6 +1,8 @@
 //! EHLO and HELO (RFC 5321 §4.1.1.1).
 
 use postern_smtp::Reply;
+use postern_smtp::attributes::XForward;
+use postern_smtp::command::ListedVerb;
 
 use crate::commands::auth;
 use crate::replies;
@@ -32,7 +34,21 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         let names: Vec<&str> = mechanisms.iter().map(|mechanism| mechanism.as_str()).collect();
         extensions.push(format!("AUTH {}", names.join(" ")));
     }
+    extensions.extend(for_listed(context));
     replies::extended_hello(hostname, &extensions)
+}
+
+/// What is only for some clients.
+fn for_listed(context: &Context) -> Vec<String> {
+    let offered = |verb: &ListedVerb| !context.is_unknown(Some(*verb));
+    let line = |verb: ListedVerb| {
+        let names = match verb {
+            ListedVerb::XClient => context.xclient_attributes(),
+            ListedVerb::XForward => XForward::NAMES.to_vec(),
+        };
+        [&[verb.as_str()], &names[..]].concat().join(" ")
+    };
+    [ListedVerb::XClient, ListedVerb::XForward].into_iter().filter(offered).map(line).collect()
 }
 
 /// LIMITS (RFC 9422): what would be refused for its number alone. Recipient domains are not counted, so RCPTDOMAINMAX is

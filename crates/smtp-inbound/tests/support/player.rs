@@ -110,6 +110,10 @@ impl Player {
                     self.session = Session::new(Arc::clone(&self.shared), self.peer, Some(TLS));
                     return;
                 }
+                Action::HandOver(session, greeting) => {
+                    self.session = *session;
+                    return self.say(&greeting);
+                }
                 Action::CheckPassword(credentials) => {
                     let policy = self.shared.policy.load_full();
                     let now = self.shared.clock.now();

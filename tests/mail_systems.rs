@@ -1,0 +1,77 @@
+//! Other mail systems: hosts that speak for their clients.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::harness::client::message;
+use crate::harness::mail::contains;
+use crate::harness::{Client, Setup};
+
+const ALICE: &str = "alice@proseware.test";
+/// A proxy or filter in front of the server.
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 88, 0, 1);
+const LISTS: &str = "[smtp]\nxclient_from = [\"127.88.0.1/32\"]\nxforward_from = [\"127.88.0.1/32\"]";
+
+/// A session of the proxy.
+fn proxy(address: SocketAddr) -> Client {
+    let mut client = Client::connect_from(PROXY, address);
+    client.ehlo();
+    client
+}
+
+// XCLIENT.
+
+#[test]
+fn the_client_that_xclient_names_is_the_client() {
+    let daemon = Setup::new().with(LISTS).with("[smtp]\nmax_connections_per_address = 1").start();
+    let mut client = proxy(daemon.mx());
+    client.expect("XCLIENT NAME=client.test ADDR=192.0.2.77 PORT=4711", 220);
+    client.ehlo();
+    client.expect("MAIL FROM:<a@client.test>", 250);
+    let refused = client.expect("RCPT TO:<nobody@proseware.test>", 550).text();
+    let reference = refused.split("(ref ").nth(1).unwrap().trim_end_matches(')').to_owned();
+    let explained = daemon.ctl(&["explain", &reference]).stdout;
+    assert!(explained.contains("192.0.2.77"));
+    client.expect("RSET", 250);
+    let content = message("a@client.test", ALICE, "handed-over", "hello");
+    assert_eq!(client.deliver("a@client.test", &[ALICE], &content).code, 250);
+    let mail = daemon.maildir(ALICE).wait_for("handed-over");
+    assert!(contains(&mail.0, "([192.0.2.77])"), "{}", String::from_utf8_lossy(&mail.0));
+    let line = daemon.wait_for("xclient", |line| line["client"] == "192.0.2.77");
+    assert_eq!((line["host"].as_str(), line["name"].as_str()), (Some("127.88.0.1"), Some("client.test")));
+    daemon.wait_for("accepted", |line| line["client"] == "192.0.2.77");
+
+    // Its limits are its own, and those of the proxy are none.
+    let mut again = proxy(daemon.mx());
+    let said = again.command("XCLIENT ADDR=192.0.2.77").text();
+    assert_eq!(said, "421 4.7.0 too many connections from your address");
+    assert!(again.is_closed());
+    let mut other = proxy(daemon.mx());
+    other.expect("XCLIENT ADDR=192.0.2.78", 220);
+    // The place of the first client is free when its session has gone on with another one.
+    client.expect("XCLIENT ADDR=192.0.2.79", 220);
+    other.expect("EHLO other.test", 250);
+    other.expect("XCLIENT ADDR=192.0.2.77", 220);
+}
+
+#[test]
+fn a_banned_client_is_kept_out_behind_a_proxy_too() {
+    let daemon = Setup::new().with(LISTS).start();
+    let ban = daemon.ctl(&["ban", "add", "203.0.113.0/24", "--ttl", "1h", "--reason", "flood"]);
+    assert_eq!(ban.code, 0, "{}", ban.stderr);
+    let mut client = proxy(daemon.mx());
+    let said = client.command("XCLIENT ADDR=203.0.113.77").text();
+    assert!(said.starts_with("421 4.7.0 "), "{said}");
+    assert!(client.is_closed());
+    proxy(daemon.mx()).expect("XCLIENT ADDR=198.51.100.7", 220);
+}
+
+#[test]
+fn strangers_cannot_hand_over() {
+    let daemon = Setup::new().with(LISTS).start();
+    let mut client = Client::connect_from(Ipv4Addr::new(127, 88, 0, 2), daemon.mx());
+    let greeting = client.ehlo();
+    assert!(!greeting.offers("XCLIENT") && !greeting.offers("XFORWARD"));
+    let said = client.expect("XCLIENT ADDR=192.0.2.77", 500).text();
+    assert_eq!(said, client.expect("NONSENSE", 500).text());
+    assert_eq!(daemon.logged("xclient"), 0);
+}
