@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::harness::client::message;
 use crate::harness::mail::contains;
-use crate::harness::{Client, Setup};
+use crate::harness::{Client, Setup, eventually};
 
 const ALICE: &str = "alice@proseware.test";
 /// A proxy or filter in front of the server.
@@ -74,4 +74,42 @@ fn strangers_cannot_hand_over() {
     let said = client.expect("XCLIENT ADDR=192.0.2.77", 500).text();
     assert_eq!(said, client.expect("NONSENSE", 500).text());
     assert_eq!(daemon.logged("xclient"), 0);
+}
+
+// XFORWARD.
+
+#[test]
+fn the_log_and_the_history_say_where_a_forwarded_message_came_from() {
+    let daemon = Setup::new().with(LISTS).start();
+    let mut filter = proxy(daemon.mx());
+    filter.expect("XFORWARD NAME=spike.client.test ADDR=192.0.2.77 PROTO=ESMTP", 250);
+    filter.expect("XFORWARD HELO=spike IDENT=4F2A1 SOURCE=REMOTE", 250);
+    let content = message("a@client.test", ALICE, "filtered", "hello");
+    let id = filter.deliver("a@client.test", &[ALICE], &content).queue_id();
+    let line = daemon.wait_for("accepted", |line| line["id"] == id.as_str());
+    assert_eq!(line["client"], "127.88.0.1");
+    let said = "NAME=spike.client.test ADDR=192.0.2.77 PROTO=ESMTP HELO=spike IDENT=4F2A1 SOURCE=REMOTE";
+    assert_eq!(line["forwarded"], said);
+    let mail = daemon.maildir(ALICE).wait_for("filtered");
+    assert!(
+        contains(&mail.0, "([127.88.0.1])") && !contains(&mail.0, "192.0.2.77"),
+        "decides and claims nothing"
+    );
+    let history = eventually("the end of the message in the history", || {
+        let history = daemon.ask(&["message", "history", &id]);
+        history["messages"][0]["events"]
+            .as_array()
+            .is_some_and(|events| !events.is_empty())
+            .then_some(history)
+    });
+    let story = &history["messages"][0];
+    assert_eq!(
+        (story["client"].as_str(), story["forwarded"].as_str()),
+        (Some("127.88.0.1"), Some("spike.client.test [192.0.2.77]"))
+    );
+
+    // It was about that message alone.
+    let second = filter.deliver("a@client.test", &[ALICE], &content).queue_id();
+    let line = daemon.wait_for("accepted", |line| line["id"] == second.as_str());
+    assert_eq!(line.get("forwarded"), None);
 }

@@ -1074,6 +1074,7 @@ impl Session {
             login = login.as_ref().map(|login| login.name.as_str()),
             right,
             helo = transaction.hello.name,
+            forwarded = transaction.forwarded.as_ref().map(|said| said.to_string()),
             tls = tls.map(|tls| tls.version),
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
             milliseconds = duration.as_millis() as u64,

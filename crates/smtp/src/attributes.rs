@@ -89,6 +89,14 @@ pub struct XForward {
 }
 
 impl XForward {
+    /// Where the message came from, in one line: `office.test [192.0.2.7]`. `None`: neither name nor address is known.
+    pub fn from(&self) -> Option<String> {
+        let name = self.name.as_ref().and_then(Told::value).cloned();
+        let address = self.address.as_ref().and_then(Told::value).map(|ip| format!("[{ip}]"));
+        let known: Vec<String> = [name, address].into_iter().flatten().collect();
+        (!known.is_empty()).then(|| known.join(" "))
+    }
+
     /// Adds what was said later; what is said again counts in its last form.
     pub fn add(&mut self, later: Self) {
         let Self { name, address, port, protocol, helo, ident, source } = later;
@@ -176,6 +184,25 @@ impl XForward {
             }
         }
         Ok(said)
+    }
+}
+
+/// As it stands in a log: what is known, as `NAME=value`.
+impl fmt::Display for XForward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn known<T: fmt::Display>(keyword: &str, told: Option<&Told<T>>) -> Option<String> {
+            told?.value().map(|value| format!("{keyword}={value}"))
+        }
+        let words = [
+            known("NAME", self.name.as_ref()),
+            known("ADDR", self.address.as_ref()),
+            known("PORT", self.port.as_ref()),
+            known("PROTO", self.protocol.as_ref()),
+            known("HELO", self.helo.as_ref()),
+            known("IDENT", self.ident.as_ref()),
+            known("SOURCE", self.source.as_ref()),
+        ];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -347,6 +374,8 @@ mod tests {
     fn xforward_comes_in_several_lines() {
         let mut said = XForward::parse("NAME=spike.adatum.test ADDR=192.0.2.7 PROTO=ESMTPS").unwrap();
         said.add(XForward::parse("HELO=spike IDENT=ABC123 SOURCE=local ADDR=192.0.2.8").unwrap());
+        assert_eq!(said.from().as_deref(), Some("spike.adatum.test [192.0.2.8]"));
+        assert_eq!(XForward::parse("NAME=[UNAVAILABLE] HELO=spike").unwrap().from(), None);
         assert_eq!(said.name.unwrap().value().unwrap(), "spike.adatum.test");
         assert_eq!(said.address, Some(Told::Value("192.0.2.8".parse().unwrap())));
         assert_eq!(

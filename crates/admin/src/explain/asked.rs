@@ -124,6 +124,7 @@ impl Asked {
             reverse_path: self.reverse_path.clone(),
             origin: origin(&self.question(Stage::Mail, policy), policy),
             client: Some(self.client.to_canonical()),
+            forwarded: None,
             helo: self.helo.clone(),
             received: self.now,
             body: Body::SevenBit,

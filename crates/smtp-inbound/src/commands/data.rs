@@ -81,6 +81,7 @@ pub(crate) fn finish(
         origin: origin(context, transaction.matter()),
         client: Some(context.peer.client),
         helo: Some(transaction.hello.name.clone()),
+        forwarded: transaction.forwarded.as_ref().and_then(|said| said.from()),
         received: now,
         // A client that sends 8 bits without saying so has said so now.
         body: if findings.eight_bit { Body::EightBitMime } else { transaction.body },
