@@ -1,10 +1,10 @@
-//! Other mail systems: hosts that speak for their clients.
+//! Other mail systems: hosts that speak for their clients, servers that come for their mail.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::harness::client::message;
 use crate::harness::mail::contains;
-use crate::harness::{Client, Setup, eventually};
+use crate::harness::{Client, NextHop, Script, Setup, eventually};
 
 const ALICE: &str = "alice@proseware.test";
 /// A proxy or filter in front of the server.
@@ -112,4 +112,41 @@ fn the_log_and_the_history_say_where_a_forwarded_message_came_from() {
     let second = filter.deliver("a@client.test", &[ALICE], &content).queue_id();
     let line = daemon.wait_for("accepted", |line| line["id"] == second.as_str());
     assert_eq!(line.get("forwarded"), None);
+}
+
+// ETRN.
+
+#[test]
+fn a_server_that_is_back_asks_for_its_mail() {
+    let mut hop = NextHop::start(Script::default());
+    hop.go_down();
+    // Without ETRN the next attempt is hours away.
+    let settings = "[smtp]\netrn_from = [\"127.88.0.0/16\"]\n\
+                    [queue]\nretry = { first = \"3h\", cap = \"4h\" }\n\
+                    [outbound]\ndestination_back_off = \"1h\"\ndestination_back_off_cap = \"2h\"\n\
+                    [relay]\nrelay_domains = [{ name = \"adatum.test\" }]";
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(settings).start();
+    let mut sender = Client::connect(daemon.mx());
+    sender.ehlo();
+    let content = message("a@client.test", "carol@adatum.test", "waits", "hello");
+    assert_eq!(sender.deliver("a@client.test", &["carol@adatum.test"], &content).code, 250);
+    daemon.wait_in_queue("a message that was tried", |message| {
+        message["recipients"][0]["attempts"].as_u64() > Some(0)
+            && message["recipients"][0]["state"] == "deferred"
+    });
+    sender.expect("ETRN adatum.test", 502);
+
+    hop.come_up();
+    let mut client = proxy(daemon.mx());
+    let said = client.expect("ETRN adatum.test", 253).text();
+    assert_eq!(said, "253 2.0.0 Ok: 1 messages for adatum.test started");
+    assert!(contains(&hop.wait_for_message().mail.0, "waits"));
+    daemon.wait_for_empty_queue();
+    assert_eq!(
+        client.expect("ETRN adatum.test", 458).text(),
+        "458 4.7.0 the queue for adatum.test is run once in 60 s: try again later"
+    );
+    client.expect("ETRN proseware.test", 459);
+    let line = daemon.wait_for("etrn", |line| line["node"] == "adatum.test");
+    assert_eq!((line["client"].as_str(), line["started"].as_u64()), (Some("127.88.0.1"), Some(1)));
 }

@@ -1003,6 +1003,7 @@ mod tests {
             ("smtp", "xclient_from = [\"192.0.2.1/24\"]", "has host bits set"),
             ("smtp", "xclient_login_from = [\"192.0.2.0/24\"]", "is not in `smtp.xclient_from`"),
             ("smtp", "xforward_from = [\"::/0\"]", "what they like into the log"),
+            ("smtp", "etrn_from = [\"0.0.0.0/0\"]", "lets everybody run the queue"),
             ("smtp.clients", "ipv4_prefix = 7", "`ipv4_prefix` is 7, which makes no network"),
             ("smtp.clients", "ipv6_prefix = 65", "`ipv6_prefix` is 65, which makes no network"),
             ("smtp.clients", "exempt = [\"192.0.2.1/24\"]", "has host bits set"),

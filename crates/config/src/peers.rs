@@ -1,4 +1,5 @@
-//! The settings of `[smtp]` that are about other mail systems: who is believed when it speaks for others.
+//! The settings of `[smtp]` that are about other mail systems: who is believed when it speaks for others, who may ask for its
+//! mail.
 
 use std::net::IpAddr;
 
@@ -24,12 +25,20 @@ impl Smtp {
         lists(&self.xforward_from, host)
     }
 
+    /// Whether this client may ask for waiting mail by ETRN.
+    pub fn takes_etrn(&self, client: IpAddr, login: Option<&str>) -> bool {
+        let is_listed =
+            |login: &str| self.etrn_logins.iter().any(|listed| listed.eq_ignore_ascii_case(login));
+        lists(&self.etrn_from, client) || login.is_some_and(is_listed)
+    }
+
     /// What is wrong with the lists.
     pub(crate) fn check_peers(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
         for (key, networks, danger) in [
             ("xclient_from", &self.xclient_from, "lets everybody claim any address, also a trusted one"),
             ("xclient_login_from", &self.xclient_login_from, "lets everybody send as any login"),
             ("xforward_from", &self.xforward_from, "lets everybody write what they like into the log"),
+            ("etrn_from", &self.etrn_from, "lets everybody run the queue"),
         ] {
             for (node, network) in node.each(key, networks) {
                 if check_network(&node, *network, findings) && network.prefix_len() == 0 {
@@ -65,7 +74,21 @@ mod tests {
     fn nobody_speaks_for_others_by_default() {
         let host = "127.0.0.1".parse().unwrap();
         let smtp = Smtp::default();
+        assert!(!smtp.takes_etrn(host, Some("alice@proseware.test")));
         assert!(!smtp.takes_xclient(host) && !smtp.takes_xclient_login(host) && !smtp.takes_xforward(host));
+    }
+
+    #[test]
+    fn waiting_mail_is_asked_for_by_listed_networks_and_logins() {
+        let smtp = smtp("etrn_from = [\"192.0.2.0/24\"]\netrn_logins = [\"Branch@proseware.test\"]");
+        for (client, login, takes) in [
+            ("192.0.2.1", None, true),
+            ("198.51.100.1", None, false),
+            ("198.51.100.1", Some("branch@proseware.test"), true),
+            ("198.51.100.1", Some("alice@proseware.test"), false),
+        ] {
+            assert_eq!(smtp.takes_etrn(client.parse().unwrap(), login), takes, "{client} {login:?}");
+        }
     }
 
     #[test]

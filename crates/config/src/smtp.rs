@@ -96,6 +96,17 @@ pub struct Smtp {
     /// in the history, and decides nothing. To others there is no such command.
     #[schemars(with = "Vec<String>")]
     pub xforward_from: Vec<IpNet>,
+    /// Networks of servers that may ask by ETRN for the mail that waits for a domain that is relayed: a relay domain, or one with a
+    /// route to its server. To others it is not offered.
+    #[schemars(with = "Vec<String>")]
+    pub etrn_from: Vec<IpNet>,
+    /// Logins that may do the same from anywhere.
+    pub etrn_logins: Vec<String>,
+    /// How long it must be between two such runs for one domain; earlier ones get 458. Each looks through the queue and tries
+    /// hosts that rest.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub etrn_interval: Duration,
 }
 
 impl Default for Smtp {
@@ -127,6 +138,9 @@ impl Default for Smtp {
             xclient_from: Vec::new(),
             xclient_login_from: Vec::new(),
             xforward_from: Vec::new(),
+            etrn_from: Vec::new(),
+            etrn_logins: Vec::new(),
+            etrn_interval: Duration::from_secs(60),
         }
     }
 }

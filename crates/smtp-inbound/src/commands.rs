@@ -4,5 +4,6 @@ pub(crate) mod auth;
 pub(crate) mod bdat;
 pub(crate) mod data;
 pub(crate) mod ehlo;
+pub(crate) mod etrn;
 pub(crate) mod mail;
 pub(crate) mod rcpt;

@@ -473,6 +473,12 @@ impl Connection {
                     return Ok(Next::StartTls);
                 }
                 Action::HandOver(session, greeting) => return Ok(self.hand_over(*session, &greeting)),
+                Action::RunQueue(run) => {
+                    self.flush().await?;
+                    let node = run.node().clone();
+                    let outcome = Box::pin(self.house.run_queue(*run)).await;
+                    self.session.ran(&node, outcome)
+                }
                 Action::CheckPassword(credentials) => {
                     self.flush().await?;
                     let check = Box::pin(self.check_password(credentials)).await;

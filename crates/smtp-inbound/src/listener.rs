@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences, Places, Scope};
+use crate::commands::etrn::{Outcome, Run, Runs};
 use crate::farewell::Farewells;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
@@ -104,6 +105,7 @@ pub(crate) struct House {
     histories: Mutex<Histories>,
     notes: Mutex<Notes>,
     farewells: Farewells,
+    runs: Runs,
 }
 
 /// How busy the service is.
@@ -135,6 +137,7 @@ impl Inbound {
                 histories: Mutex::default(),
                 notes: Mutex::default(),
                 farewells: Farewells::default(),
+                runs: Runs::default(),
                 shared: Arc::new(shared),
             }),
         }
@@ -334,6 +337,15 @@ impl House {
         connections.add(keys);
         self.weigh(&connections);
         Ok(Place { house: Arc::clone(self), keys })
+    }
+
+    /// Runs the queue for a client, unless that was done a short while ago.
+    pub async fn run_queue(&self, run: Run) -> Outcome {
+        let interval = self.shared.config.load().smtp.etrn_interval;
+        match self.runs.begin(run.node(), self.shared.clock.running(), interval) {
+            true => run.run().await,
+            false => Outcome::TooSoon,
+        }
     }
 
     /// Serves a client that has a place.

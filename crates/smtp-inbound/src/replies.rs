@@ -2,10 +2,12 @@
 //! What a refusal by the policy says, and how `[replies]` changes it, is in `refusal`; the words of other systems in
 //! `families`.
 
+use std::time::Duration;
+
 use postern_config::LoginPorts;
 use postern_policy::session_check::SessionCheck;
 use postern_queue::{AcceptError, QueueId};
-use postern_smtp::command::CommandError;
+use postern_smtp::command::{CommandError, Node};
 use postern_smtp::{Domain, EnhancedStatus, Reply};
 
 use crate::clients::{Deed, Scope};
@@ -117,6 +119,47 @@ pub fn login_not_believed() -> Reply {
 /// XCLIENT: LOGIN names nobody. Whoever may say it may know that.
 pub fn no_such_login() -> Reply {
     reply(550, 7, 8, "XCLIENT: attribute LOGIN names no login of this server")
+}
+
+/// ETRN: nothing waits (RFC 1985 §5.3, as the following).
+pub fn nothing_waits(node: &Node) -> Reply {
+    reply(251, 0, 0, format!("Ok: no messages wait for {node}"))
+}
+
+/// ETRN: everything that waits is being tried already.
+pub fn node_under_way(node: &Node) -> Reply {
+    reply(252, 0, 0, format!("Ok: messages for {node} are on their way"))
+}
+
+/// ETRN: so many messages are tried now.
+pub fn node_started(node: &Node, messages: usize) -> Reply {
+    reply(253, 0, 0, format!("Ok: {messages} messages for {node} started"))
+}
+
+/// ETRN: how many are tried is not known yet.
+pub fn node_goes_on(node: &Node) -> Reply {
+    reply(250, 0, 0, format!("Ok: queuing for {node} started"))
+}
+
+/// ETRN: the queue cannot be run now.
+pub fn node_not_now(node: &Node) -> Reply {
+    reply(458, 3, 2, format!("cannot run the queue for {node} now, try again later"))
+}
+
+/// ETRN: it was asked for a short while ago.
+pub fn node_too_soon(node: &Node, interval: Duration) -> Reply {
+    let seconds = interval.as_secs_f32().ceil();
+    reply(458, 7, 0, format!("the queue for {node} is run once in {seconds} s: try again later"))
+}
+
+/// ETRN: mail for the domain does not wait here for its server.
+pub fn node_not_relayed(node: &Node) -> Reply {
+    // The code looks transient, and is not.
+    Reply::new(
+        459,
+        EnhancedStatus::new(4, 7, 1),
+        format!("{node} not allowed: this server does not relay for it"),
+    )
 }
 
 /// STARTTLS where there is no certificate (RFC 3207 §4).

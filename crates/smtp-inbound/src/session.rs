@@ -29,6 +29,7 @@ use postern_smtp::{Address, Body, ForwardPath, Reply, ReversePath};
 
 use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange, Mechanism, Proved};
+pub use crate::commands::etrn::{Outcome, Run};
 use crate::commands::{data, ehlo, mail, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
@@ -65,6 +66,8 @@ pub enum Action {
     StartTls(Reply),
     /// Go on with this session, which is that of another client, and answer; unless the limits of that client are reached.
     HandOver(Box<Session>, Reply),
+    /// Run the queue for a client, then call [`Session::ran`].
+    RunQueue(Box<Run>),
     /// Check a password, then call [`Session::password_checked`].
     CheckPassword(Credentials),
     /// Find these facts, then call [`Session::informed`] with the rest.
@@ -534,7 +537,9 @@ impl Session {
             // Nobody knows how many octets follow, and they must not be read as commands.
             Err(error @ CommandError::BadChunk) => Action::Close(replies::bad_command(&error)),
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
-            Err(error) if self.context.is_unknown(error.listed_verb()) => self.unknown_command(),
+            Err(error) if self.context.is_unknown(error.listed_verb()) => {
+                self.unknown_command(error.listed_verb())
+            }
             Err(error) => {
                 let not_offered =
                     error.parameter().filter(|keyword| !mail::is_offered(&self.context, keyword));
@@ -554,7 +559,7 @@ impl Session {
     /// Takes one command.
     pub fn handle(&mut self, command: Command, ahead: Ahead) -> Action {
         if self.context.is_unknown(command.listed_verb()) {
-            return self.unknown_command();
+            return self.unknown_command(command.listed_verb());
         }
         // Before anything is found for it: what is found and what is decided must go by the same rules.
         match (&self.state, &command) {
@@ -622,6 +627,7 @@ impl Session {
                 self.xclient(&hello, *said)
             }
             (State::Greeted(_), Command::XForward(said)) => self.xforward(*said),
+            (State::Greeted(_), Command::Etrn(node)) => self.etrn(node),
             (State::Greeted(hello), Command::Auth(command)) => {
                 let hello = Arc::clone(hello);
                 self.auth(hello, &command)
@@ -653,7 +659,11 @@ impl Session {
             }
             (
                 State::Transaction(_),
-                Command::Auth(_) | Command::StartTls | Command::XClient(_) | Command::XForward(_),
+                Command::Auth(_)
+                | Command::StartTls
+                | Command::XClient(_)
+                | Command::XForward(_)
+                | Command::Etrn(_),
             ) => self.error(replies::bad_sequence("not inside a transaction")),
             (State::Chunks(..), _) => self.error(replies::bad_sequence("BDAT or RSET")),
             (State::ChunkRefused(..), _) => {

@@ -19,6 +19,7 @@ const CONFIG: &str = r#"
     [smtp]
     xclient_from = ["203.0.113.5/32"]
     xforward_from = ["203.0.113.5/32"]
+    etrn_from = ["203.0.113.5/32"]
     [[domain]]
     name = "proseware.test"
     mailboxes = ["alice"]

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::address::AddressError;
+use crate::address::{AddressError, Domain};
 use crate::attributes::{AttributeError, XClient, XForward};
 use crate::chunk::Chunk;
 use crate::envelope::{Body, EnvelopeId, Notify, OriginalRecipient, Ret};
@@ -46,6 +46,37 @@ pub enum Command {
     XClient(Box<XClient>),
     /// XFORWARD (Postfix's XFORWARD_README).
     XForward(Box<XForward>),
+    /// ETRN (RFC 1985).
+    Etrn(Node),
+}
+
+/// Whose waiting mail ETRN asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// `example.test`, and `#example.test`: our queues have the names of domains.
+    Domain(Domain),
+    /// `@example.test`: the domain and all below it.
+    Within(Domain),
+}
+
+impl Node {
+    /// Whether mail to the domain is asked for.
+    pub fn names(&self, domain: &Domain) -> bool {
+        match self {
+            Self::Domain(name) => domain == name,
+            Self::Within(name) => domain.is_within(name),
+        }
+    }
+}
+
+/// As the client writes it.
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(name) => write!(f, "{name}"),
+            Self::Within(name) => write!(f, "@{name}"),
+        }
+    }
 }
 
 /// A command that is only for some clients: for all others there is no such command.
@@ -55,6 +86,8 @@ pub enum ListedVerb {
     XClient,
     /// XFORWARD.
     XForward,
+    /// ETRN.
+    Etrn,
 }
 
 impl ListedVerb {
@@ -63,6 +96,7 @@ impl ListedVerb {
         match self {
             Self::XClient => "XCLIENT",
             Self::XForward => "XFORWARD",
+            Self::Etrn => "ETRN",
         }
     }
 }
@@ -153,6 +187,9 @@ pub enum CommandError {
     /// What stands behind a command that is only for some clients.
     #[error("{}: {}", .0.as_str(), .1)]
     Attributes(ListedVerb, #[source] AttributeError),
+    /// ETRN without a domain, or with one that is none.
+    #[error("syntax: ETRN domain, @domain or #domain")]
+    BadNode,
     /// Arguments missing, too many, or not in order.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -197,6 +234,7 @@ impl CommandError {
     pub fn listed_verb(&self) -> Option<ListedVerb> {
         match self {
             Self::Attributes(verb, _) => Some(*verb),
+            Self::BadNode => Some(ListedVerb::Etrn),
             _ => None,
         }
     }
@@ -209,6 +247,7 @@ impl CommandError {
             | Self::NotUtf8
             | Self::BadChunk
             | Self::Attributes(..)
+            | Self::BadNode
             | Self::Syntax(_)
             | Self::DuplicateParameter(_)
             | Self::BadParameter(_)
@@ -226,7 +265,7 @@ impl CommandError {
         let (subject, detail) = match self {
             Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
             Self::BadArgument | Self::BadChunk | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
-            Self::Attributes(..) => (5, 4),
+            Self::Attributes(..) | Self::BadNode => (5, 4),
             Self::DuplicateParameter(_) | Self::BadParameter(_) | Self::UnknownValue(_) => (5, 4),
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
@@ -254,6 +293,7 @@ impl Command {
         match self {
             Self::XClient(_) => Some(ListedVerb::XClient),
             Self::XForward(_) => Some(ListedVerb::XForward),
+            Self::Etrn(_) => Some(ListedVerb::Etrn),
             _ => None,
         }
     }
@@ -296,6 +336,7 @@ impl Command {
                 .map(|said| Self::XClient(Box::new(said))),
             b"XFORWARD" => attributes(ListedVerb::XForward, argument, XForward::parse)
                 .map(|said| Self::XForward(Box::new(said))),
+            b"ETRN" => argument.ok().and_then(node).map(Self::Etrn).ok_or(CommandError::BadNode),
             _ => Err(CommandError::Unknown),
         }
     }
@@ -365,6 +406,17 @@ fn auth(argument: &str) -> Result<Auth, CommandError> {
         mechanism: mechanism.to_ascii_uppercase(),
         initial: initial.map(|text| InitialResponse(text.to_owned())),
     })
+}
+
+/// `domain`, `@domain` or `#queue` (RFC 1985 §5).
+fn node(argument: &[u8]) -> Option<Node> {
+    let text = ascii(argument).ok()?;
+    let domain = |name: &str| Domain::parse(name).ok();
+    match text.split_at_checked(1)? {
+        ("@", name) => domain(name).map(Node::Within),
+        ("#", name) => domain(name).map(Node::Domain),
+        _ => domain(text).map(Node::Domain),
+    }
 }
 
 /// Whatever is wrong with it, the error says to which command it belongs: nobody else is to learn that there is one.
@@ -838,6 +890,35 @@ mod tests {
         assert_eq!(reply_to("XCLIENT PORT=x"), "501 5.5.4");
         assert_eq!(parse("XCLIENT PORT=x").unwrap_err().to_string(), "XCLIENT: malformed attribute PORT");
         assert_eq!(parse("NOOP").unwrap().listed_verb(), None);
+    }
+
+    #[test]
+    fn etrn_names_a_domain_one_with_all_below_it_or_a_queue() {
+        let node = |line: &str| match parse(line) {
+            Ok(Command::Etrn(node)) => node,
+            other => panic!("{other:?}"),
+        };
+        let domain = |name: &str| Domain::parse(name).unwrap();
+        assert_eq!(node("ETRN Customer.test"), Node::Domain(domain("customer.test")));
+        assert_eq!(node("etrn #customer.test "), Node::Domain(domain("customer.test")));
+        let within = node("ETRN @customer.test");
+        assert_eq!(within.to_string(), "@customer.test");
+        assert!(within.names(&domain("customer.test")) && within.names(&domain("a.b.customer.test")));
+        assert!(!within.names(&domain("notcustomer.test")) && !within.names(&domain("test")));
+        assert!(!node("ETRN customer.test").names(&domain("a.customer.test")));
+        for line in [
+            "ETRN",
+            "ETRN @",
+            "ETRN #",
+            "ETRN a b",
+            "ETRN @@a.test",
+            "ETRN -a.test",
+            "ETRN \u{e4}.test",
+            "ETRN a\0",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!((error.code(), error.listed_verb()), (501, Some(ListedVerb::Etrn)), "{line}");
+        }
     }
 
     #[test]

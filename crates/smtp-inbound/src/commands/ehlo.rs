@@ -45,10 +45,15 @@ fn for_listed(context: &Context) -> Vec<String> {
         let names = match verb {
             ListedVerb::XClient => context.xclient_attributes(),
             ListedVerb::XForward => XForward::NAMES.to_vec(),
+            ListedVerb::Etrn => Vec::new(),
         };
         [&[verb.as_str()], &names[..]].concat().join(" ")
     };
-    [ListedVerb::XClient, ListedVerb::XForward].into_iter().filter(offered).map(line).collect()
+    [ListedVerb::XClient, ListedVerb::XForward, ListedVerb::Etrn]
+        .into_iter()
+        .filter(offered)
+        .map(line)
+        .collect()
 }
 
 /// LIMITS (RFC 9422): what would be refused for its number alone. Recipient domains are not counted, so RCPTDOMAINMAX is

@@ -1,15 +1,17 @@
 //! Hosts that speak for others: XCLIENT and XFORWARD (Postfix's XCLIENT_README and XFORWARD_README). To hosts that the
-//! configuration does not list there are no such commands.
+//! configuration does not list there are no such commands. And servers that ask for their mail: ETRN (RFC 1985).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use postern_policy::accounts::Login;
+use postern_queue::Turned;
 use postern_smtp::Reply;
 use postern_smtp::attributes::{Protocol, Told, XClient, XForward};
-use postern_smtp::command::{CommandError, ListedVerb};
+use postern_smtp::command::{CommandError, ListedVerb, Node};
 
-use super::{Action, Context, Hello, Peer, Session, State};
+use super::{Action, Context, Hello, Outcome, Peer, Session, State};
+use crate::commands::etrn;
 use crate::replies;
 
 /// A client whose address is not known. No network that means somebody holds it, so it has the rights of a stranger, and all such
@@ -24,6 +26,9 @@ impl Context {
             None => false,
             Some(ListedVerb::XClient) => !smtp.takes_xclient(self.host),
             Some(ListedVerb::XForward) => !smtp.takes_xforward(self.host),
+            Some(ListedVerb::Etrn) => {
+                !smtp.takes_etrn(self.peer.client, self.login.as_ref().map(|login| login.name.as_str()))
+            }
         }
     }
 
@@ -40,9 +45,45 @@ impl Context {
 }
 
 impl Session {
-    /// A command that is no command for this client.
-    pub(super) fn unknown_command(&mut self) -> Action {
-        self.no_command(replies::bad_command(&CommandError::Unknown))
+    /// A command that is no command for this client. ETRN is a word that everybody knows.
+    pub(super) fn unknown_command(&mut self, verb: Option<ListedVerb>) -> Action {
+        self.no_command(match verb {
+            Some(ListedVerb::Etrn) => replies::not_implemented(),
+            _ => replies::bad_command(&CommandError::Unknown),
+        })
+    }
+
+    /// Has what waits for a domain delivered, if it is one that we relay for.
+    pub(super) fn etrn(&mut self, node: Node) -> Action {
+        self.context.refresh();
+        match etrn::begin(&self.context, node) {
+            Ok(run) => Action::RunQueue(Box::new(run)),
+            Err(reply) => self.error(reply),
+        }
+    }
+
+    /// What came of a run of the queue.
+    pub fn ran(&mut self, node: &Node, outcome: Outcome) -> Action {
+        let (reply, started) = match outcome {
+            Outcome::Done(Turned { started: 0, under_way: 0 }) => (replies::nothing_waits(node), 0),
+            Outcome::Done(Turned { started: 0, .. }) => (replies::node_under_way(node), 0),
+            Outcome::Done(Turned { started, .. }) => (replies::node_started(node, started), started),
+            Outcome::GoesOn => (replies::node_goes_on(node), 0),
+            Outcome::TooSoon => (replies::node_too_soon(node, self.context.config.smtp.etrn_interval), 0),
+            Outcome::Failed => (replies::node_not_now(node), 0),
+        };
+        let Context { peer, login, .. } = &self.context;
+        tracing::info!(
+            event = "etrn",
+            client = %peer.client,
+            listener = peer.listener.as_str(),
+            login = login.as_ref().map(|login| login.name.as_str()),
+            node = %node,
+            started,
+            "{reply}"
+        );
+        // Whoever asks too often is not shut out for it: it is the mail's server.
+        Action::Reply(reply)
     }
 
     /// The session begins anew with the client that is named. What is not said stays; the name of the client decides nothing:

@@ -114,6 +114,11 @@ impl Player {
                     self.session = *session;
                     return self.say(&greeting);
                 }
+                Action::RunQueue(run) => {
+                    let node = run.node().clone();
+                    let outcome = run.run().await;
+                    self.session.ran(&node, outcome)
+                }
                 Action::CheckPassword(credentials) => {
                     let policy = self.shared.policy.load_full();
                     let now = self.shared.clock.now();
