@@ -14,7 +14,8 @@ use crate::source::{Findings, Node};
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// `mx`: mail from other servers, port 25, no AUTH. `submission`: from people, 587, AUTH after STARTTLS.
-    /// `submissions`: the same with TLS from the first byte, 465.
+    /// `submissions`: the same with TLS from the first byte, 465. `lmtp`: from other mail systems on this host or network that hand
+    /// mail over by LMTP (RFC 2033), no AUTH; who is no trusted client reaches local and relay domains only.
     pub kind: ListenerKind,
     /// Address and port, such as `"0.0.0.0:25"` or `"[::]:25"`. Port 0 takes a free one (it is logged).
     #[schemars(with = "String")]
@@ -123,6 +124,8 @@ pub enum ListenerKind {
     Submission,
     /// Submission over implicit TLS (RFC 8314 §3.3).
     Submissions,
+    /// Mail from other mail systems by LMTP (RFC 2033).
+    Lmtp,
 }
 
 impl ListenerKind {
@@ -132,12 +135,13 @@ impl ListenerKind {
             Self::Mx => "mx",
             Self::Submission => "submission",
             Self::Submissions => "submissions",
+            Self::Lmtp => "lmtp",
         }
     }
 
     /// Whether logins are taken and mail is completed here (RFC 6409).
     pub fn is_submission(self) -> bool {
-        self != Self::Mx
+        matches!(self, Self::Submission | Self::Submissions)
     }
 }
 

@@ -234,7 +234,7 @@ impl Connection {
             line_since: None,
             message_end: None,
             stress: house.stress.watch(),
-            is_exempt: house.is_exempt(session.peer().client),
+            is_exempt: session.peer().is_local || house.is_exempt(session.peer().client),
             held: house.buffers.share(),
             session,
             place,
@@ -450,6 +450,15 @@ impl Connection {
                         self.flush().await?;
                     }
                     return Ok(Next::Line);
+                }
+                Action::Repeat(reply, times, then) => {
+                    for _ in 0..times {
+                        self.say(&reply);
+                        if self.output.len() >= MAX_WAITING_REPLIES {
+                            self.flush().await?;
+                        }
+                    }
+                    *then
                 }
                 Action::Delayed(reply, delay) => {
                     let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {

@@ -178,7 +178,7 @@ impl Inbound {
                 Ok((stream, client)) => {
                     let Ok(local) = stream.local_addr() else { continue };
                     let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
-                    let peer = Peer { listener: kind, client, local };
+                    let peer = Peer { listener: kind, client, local, is_local: false };
                     match proxies.iter().any(|network| network.contains(&client)) {
                         true => self.admit_proxied(stream, peer, &stop, &tracker),
                         false => self.admit(stream, peer, &stop, &tracker),
@@ -296,7 +296,7 @@ impl House {
     }
 
     fn find_place(self: &Arc<Self>, peer: Peer, keys: Keys) -> Result<Place, Limit> {
-        let Peer { listener, client, local } = peer;
+        let Peer { listener, client, local, is_local } = peer;
         let (config, policy) = (self.shared.config.load(), self.shared.policy.load());
         let now = self.shared.clock.now();
         if let Some(ban) = policy.ban(client, local, listener.is_submission(), now) {
@@ -311,7 +311,8 @@ impl House {
         let each = (limits.max_connections_per_address, limits.max_connections_per_network);
         let places = Places {
             all: places(limits.max_connections, listener, trusted),
-            each: (!self.is_exempt(client)).then_some(each),
+            // Who may use a socket of ours says its mode.
+            each: (!is_local && !self.is_exempt(client)).then_some(each),
         };
         let mut connections = self.connections.lock();
         connections.has_place(keys, places)?;
@@ -378,7 +379,9 @@ impl House {
     /// Whether it is remembered what this client does. Many may be behind loopback, our own addresses and proxies: the deeds
     /// of one must not shut out the others.
     fn is_watched(&self, peer: Peer) -> bool {
-        !self.is_exempt(peer.client) && !self.shared.policy.load().is_spared(peer.client, Some(peer.local))
+        !peer.is_local
+            && !self.is_exempt(peer.client)
+            && !self.shared.policy.load().is_spared(peer.client, Some(peer.local))
     }
 
     /// Remembers what a session did; the limit that its client is over now, if any.

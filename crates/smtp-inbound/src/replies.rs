@@ -37,8 +37,14 @@ fn reply(code: u16, subject: u16, detail: u16, text: impl AsRef<str>) -> Reply {
 }
 
 /// The first words of a session.
-pub fn greeting(hostname: &Domain) -> Reply {
-    Reply::plain(220, format!("{hostname} ESMTP Postern"))
+pub fn greeting(hostname: &Domain, lmtp: bool) -> Reply {
+    let protocol = if lmtp { "LMTP" } else { "ESMTP" };
+    Reply::plain(220, format!("{hostname} {protocol} Postern"))
+}
+
+/// EHLO and HELO where LMTP is spoken (RFC 2033 §4.1).
+pub fn lmtp_is_spoken() -> Reply {
+    reply(500, 5, 1, "LMTP is spoken here: say LHLO")
 }
 
 /// HELO was taken.
@@ -97,11 +103,12 @@ pub fn not_implemented() -> Reply {
 }
 
 /// HELP: the commands that can be used now.
-pub fn help(can_start_tls: bool, can_log_in: bool) -> Reply {
+pub fn help(lmtp: bool, can_start_tls: bool, can_log_in: bool) -> Reply {
+    let hello = if lmtp { "LHLO" } else { "EHLO HELO" };
     let starttls = if can_start_tls { " STARTTLS" } else { "" };
     let auth = if can_log_in { " AUTH" } else { "" };
     let text = format!(
-        "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP{starttls}{auth}\nRFC 5321 says what they do"
+        "{hello} MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP{starttls}{auth}\nRFC 5321 says what they do"
     );
     reply(214, 0, 0, text)
 }

@@ -51,6 +51,25 @@ pub struct Peer {
     pub client: IpAddr,
     /// Our address that it connected to, likewise.
     pub local: IpAddr,
+    /// It came over a UNIX socket: there is no address, and for the rules it is a client at the loopback address.
+    pub is_local: bool,
+}
+
+impl Peer {
+    /// The client's address, if it has one.
+    pub fn address(&self) -> Option<IpAddr> {
+        (!self.is_local).then_some(self.client)
+    }
+}
+
+/// As the log names the client.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address() {
+            Some(client) => write!(f, "{client}"),
+            None => f.write_str("local"),
+        }
+    }
 }
 
 /// What the connection is to do.
@@ -58,6 +77,8 @@ pub struct Peer {
 pub enum Action {
     /// Answer, and go on with the next command.
     Reply(Reply),
+    /// Say this reply so many times, then do that: in LMTP each recipient has its reply to the message (RFC 2033 §4.2).
+    Repeat(Reply, usize, Box<Action>),
     /// Answer after a while: the client makes too many errors.
     Delayed(Reply, Duration),
     /// Answer and close.
@@ -213,8 +234,8 @@ enum State {
     Receiving(Box<Transaction>),
     /// Some chunks of the message came, and more are to come.
     Chunks(Box<Transaction>, Box<Receiver>),
-    /// A chunk was refused with this reply: the transaction has failed, and is not over yet.
-    ChunkRefused(Arc<Hello>, Reply),
+    /// A chunk was refused with this reply: the transaction has failed, and is not over yet. So many replies its end will get.
+    ChunkRefused(Arc<Hello>, Reply, usize),
 }
 
 /// What the client calls itself.
@@ -304,6 +325,16 @@ impl Context {
         let Some(login) = self.login.take() else { return };
         let policy = self.shared.policy.load();
         self.login = policy.accounts.renew(&login, self.peer.client, self.shared.clock.now());
+    }
+
+    /// Whether LMTP is spoken, not SMTP.
+    pub fn speaks_lmtp(&self) -> bool {
+        self.peer.listener == ListenerKind::Lmtp
+    }
+
+    /// The client must say who it is.
+    pub fn hello_first(&self) -> Reply {
+        replies::bad_sequence(if self.speaks_lmtp() { "LHLO first" } else { "EHLO first" })
     }
 
     /// Whether the client is in a trusted network: such clients have no limit of recipients.
@@ -470,7 +501,7 @@ impl Session {
 
     /// The first words, before the client says anything. Not sent again after STARTTLS.
     pub fn greeting(&self) -> Reply {
-        replies::greeting(&self.context.config.hostname)
+        replies::greeting(&self.context.config.hostname, self.context.speaks_lmtp())
     }
 
     /// Who is at the other end.
@@ -616,11 +647,14 @@ impl Session {
             (_, Command::Vrfy) => Action::Reply(replies::cannot_verify()),
             (_, Command::Expn) => self.error(replies::not_implemented()),
             (_, Command::Rset) => self.rset(),
-            (_, Command::Ehlo(name)) => self.ehlo(Hello { name, extended: true }),
+            (_, Command::Ehlo(_) | Command::Helo(_)) if self.context.speaks_lmtp() => {
+                self.error(replies::lmtp_is_spoken())
+            }
+            (_, Command::Ehlo(name) | Command::Lhlo(name)) => self.ehlo(Hello { name, extended: true }),
             (_, Command::Helo(name)) => self.ehlo(Hello { name, extended: false }),
             (_, Command::Data) if ahead == Ahead::Input => Action::Close(replies::spoke_too_early()),
             (_, Command::Bdat(chunk)) => self.bdat(chunk),
-            (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
+            (State::Connected, _) => self.error(self.context.hello_first()),
             (State::Greeted(_), Command::StartTls) => self.start_tls(),
             (State::Greeted(hello), Command::XClient(said)) => {
                 let hello = Arc::clone(hello);
@@ -756,12 +790,12 @@ impl Session {
     fn help(&self) -> Reply {
         let context = &self.context;
         let can_start_tls = context.tls.is_none() && context.shared.tls.load().is_some();
-        replies::help(can_start_tls, !auth::offered(context).is_empty())
+        replies::help(context.speaks_lmtp(), can_start_tls, !auth::offered(context).is_empty())
     }
 
     /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
     fn password_wrong(&mut self, hello: &Hello, unproved: Unproved) -> Action {
-        let Peer { client, local, listener } = self.context.peer;
+        let Peer { client, local, listener, .. } = self.context.peer;
         let Unproved { name, mechanism, why } = unproved;
         let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
@@ -795,7 +829,7 @@ impl Session {
         mechanism: Mechanism,
         app: &AppPassword,
     ) -> Action {
-        let Peer { client, local, listener } = self.context.peer;
+        let Peer { client, local, listener, .. } = self.context.peer;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
         let refusal = self.context.refuse_password(hello, name);
         tracing::warn!(
@@ -894,7 +928,7 @@ impl Session {
         self.forwarded = None;
         let hello = match &self.state {
             State::Transaction(transaction) | State::Chunks(transaction, _) => &transaction.hello,
-            State::ChunkRefused(hello, _) => hello,
+            State::ChunkRefused(hello, ..) => hello,
             _ => return Action::Reply(replies::ok()),
         };
         self.state = State::Greeted(Arc::clone(hello));
@@ -1079,7 +1113,7 @@ impl Session {
             from = %transaction.reverse_path,
             to = recipients,
             size = transaction.size,
-            client = %peer.client,
+            client = %peer,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
             right,
@@ -1091,20 +1125,37 @@ impl Session {
             "message accepted"
         );
         self.state = State::Greeted(transaction.hello);
-        Action::Reply(replies::queued(id))
+        self.for_each_recipient(transaction.accepted, Action::Reply(replies::queued(id)))
     }
 
     fn message_refused(&mut self, refusal: Refusal) -> Action {
         let sender = self.sender();
         self.log_refusal("message", &refusal, &sender, None);
+        let mut recipients = 0;
         if let State::Receiving(transaction) = &self.state {
+            recipients = transaction.accepted;
             self.state = State::Greeted(Arc::clone(&transaction.hello));
         }
         let reply = self.legible(refusal.reply);
-        match self.error(reply.clone()) {
+        let action = match self.error(reply.clone()) {
             // "Too many errors" would have the client send the message again.
             Action::Close(_) => Action::Close(reply),
             action => action,
+        };
+        self.for_each_recipient(recipients, action)
+    }
+
+    /// The reply to a whole message: in LMTP one for each RCPT that was accepted, all of them alike, as a message is kept for all its
+    /// recipients or for none.
+    fn for_each_recipient(&self, recipients: usize, last: Action) -> Action {
+        let more = recipients.saturating_sub(1);
+        let reply = match &last {
+            Action::Reply(reply) | Action::Delayed(reply, _) | Action::Close(reply) => reply.clone(),
+            _ => return last,
+        };
+        match self.context.speaks_lmtp() && more > 0 {
+            true => Action::Repeat(reply, more, Box::new(last)),
+            false => last,
         }
     }
 
@@ -1140,7 +1191,7 @@ impl Session {
         let limits = &self.context.config.smtp;
         self.errors += 1;
         if self.errors >= limits.max_errors {
-            let client = self.context.peer.client;
+            let client = self.context.peer;
             tracing::info!(event = "too-many-errors", %client, errors = self.errors, "session ended");
             return Action::Close(replies::too_many_errors());
         }
@@ -1183,7 +1234,7 @@ impl Session {
             code = refusal.reply.code,
             reason = refusal.reason,
             rule = refusal.rule,
-            client = %peer.client,
+            client = %peer,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),

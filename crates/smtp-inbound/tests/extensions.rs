@@ -32,7 +32,9 @@ const STRANGER: &str = "198.51.100.9";
 const TLS: Protection = Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
 
 /// Every place where EHLO can be said, and whether under TLS.
-const PLACES: [(ListenerKind, Option<Protection>); 5] = [
+const PLACES: [(ListenerKind, Option<Protection>); 7] = [
+    (ListenerKind::Lmtp, None),
+    (ListenerKind::Lmtp, Some(TLS)),
     (ListenerKind::Mx, None),
     (ListenerKind::Mx, Some(TLS)),
     (ListenerKind::Submission, None),
@@ -64,11 +66,15 @@ fn offered(
     tls: Option<Protection>,
     client: &str,
 ) -> BTreeSet<String> {
-    let peer = Peer { listener, client: client.parse().unwrap(), local: "192.0.2.25".parse().unwrap() };
-    let mut session = Session::new(Arc::clone(shared), peer, tls);
-    let Action::Reply(reply) = session.line(b"EHLO client.test", Ahead::Nothing) else {
-        panic!("no reply to EHLO")
+    let peer = Peer {
+        listener,
+        client: client.parse().unwrap(),
+        local: "192.0.2.25".parse().unwrap(),
+        is_local: false,
     };
+    let hello: &[u8] = if listener == ListenerKind::Lmtp { b"LHLO client.test" } else { b"EHLO client.test" };
+    let mut session = Session::new(Arc::clone(shared), peer, tls);
+    let Action::Reply(reply) = session.line(hello, Ahead::Nothing) else { panic!("no reply to EHLO") };
     let mut wire = Vec::new();
     reply.write_to(&mut wire);
     let text = String::from_utf8(wire).unwrap();

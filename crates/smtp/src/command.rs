@@ -18,6 +18,8 @@ pub enum Command {
     Helo(String),
     /// EHLO with the client's name, likewise.
     Ehlo(String),
+    /// LHLO with the client's name, likewise: EHLO of LMTP (RFC 2033 §4.1).
+    Lhlo(String),
     /// MAIL FROM.
     Mail(Mail),
     /// RCPT TO.
@@ -88,6 +90,8 @@ pub enum ListedVerb {
     XForward,
     /// ETRN.
     Etrn,
+    /// LHLO: for clients that speak LMTP.
+    Lhlo,
 }
 
 impl ListedVerb {
@@ -97,6 +101,7 @@ impl ListedVerb {
             Self::XClient => "XCLIENT",
             Self::XForward => "XFORWARD",
             Self::Etrn => "ETRN",
+            Self::Lhlo => "LHLO",
         }
     }
 }
@@ -190,6 +195,9 @@ pub enum CommandError {
     /// ETRN without a domain, or with one that is none.
     #[error("syntax: ETRN domain, @domain or #domain")]
     BadNode,
+    /// LHLO without a name, or with one that cannot be kept.
+    #[error("syntax: LHLO hostname")]
+    BadLhlo,
     /// Arguments missing, too many, or not in order.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -235,6 +243,7 @@ impl CommandError {
         match self {
             Self::Attributes(verb, _) => Some(*verb),
             Self::BadNode => Some(ListedVerb::Etrn),
+            Self::BadLhlo => Some(ListedVerb::Lhlo),
             _ => None,
         }
     }
@@ -248,6 +257,7 @@ impl CommandError {
             | Self::BadChunk
             | Self::Attributes(..)
             | Self::BadNode
+            | Self::BadLhlo
             | Self::Syntax(_)
             | Self::DuplicateParameter(_)
             | Self::BadParameter(_)
@@ -265,7 +275,7 @@ impl CommandError {
         let (subject, detail) = match self {
             Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
             Self::BadArgument | Self::BadChunk | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
-            Self::Attributes(..) | Self::BadNode => (5, 4),
+            Self::Attributes(..) | Self::BadNode | Self::BadLhlo => (5, 4),
             Self::DuplicateParameter(_) | Self::BadParameter(_) | Self::UnknownValue(_) => (5, 4),
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
@@ -294,6 +304,7 @@ impl Command {
             Self::XClient(_) => Some(ListedVerb::XClient),
             Self::XForward(_) => Some(ListedVerb::XForward),
             Self::Etrn(_) => Some(ListedVerb::Etrn),
+            Self::Lhlo(_) => Some(ListedVerb::Lhlo),
             _ => None,
         }
     }
@@ -324,6 +335,10 @@ impl Command {
             b"BDAT" => argument.ok().and_then(chunk).map(Self::Bdat).ok_or(CommandError::BadChunk),
             b"EHLO" => client_name(argument?, "EHLO hostname").map(Self::Ehlo),
             b"HELO" => client_name(argument?, "HELO hostname").map(Self::Helo),
+            b"LHLO" => {
+                let name = argument.and_then(|argument| client_name(argument, "LHLO hostname"));
+                name.map(Self::Lhlo).map_err(|_| CommandError::BadLhlo)
+            }
             b"QUIT" => alone(argument?, Self::Quit, "QUIT"),
             b"RSET" => alone(argument?, Self::Rset, "RSET"),
             b"NOOP" => ascii(argument?).map(|_| Self::Noop),
@@ -918,6 +933,15 @@ mod tests {
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!((error.code(), error.listed_verb()), (501, Some(ListedVerb::Etrn)), "{line}");
+        }
+    }
+
+    #[test]
+    fn lhlo_is_known_as_a_word_of_lmtp() {
+        assert_eq!(parse("lhlo client.test"), Ok(Command::Lhlo("client.test".to_owned())));
+        for line in ["LHLO", "LHLO a\0"] {
+            assert_eq!(parse(line).unwrap_err().listed_verb(), Some(ListedVerb::Lhlo), "{line}");
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
         }
     }
 

@@ -152,7 +152,10 @@ fn listener(name: Option<&str>) -> Result<ListenerKind, BadQuestion> {
         "mx" => Ok(ListenerKind::Mx),
         "submission" => Ok(ListenerKind::Submission),
         "submissions" => Ok(ListenerKind::Submissions),
-        other => Err(BadQuestion(format!("there is no listener {other:?}: mx, submission or submissions"))),
+        "lmtp" => Ok(ListenerKind::Lmtp),
+        other => {
+            Err(BadQuestion(format!("there is no listener {other:?}: mx, submission, submissions or lmtp")))
+        }
     }
 }
 

@@ -64,6 +64,8 @@ impl Site {
             Some(Listener { kind: view.kind.clone(), address: view.address.parse().ok()? })
         };
         let mut listeners: Vec<Listener> = status.listeners.iter().filter_map(listener).collect();
+        // It speaks another protocol.
+        listeners.retain(|listener| listener.kind != postern_config::ListenerKind::Lmtp.as_str());
         // The daemon keeps no order; port 25 is what people look for first.
         listeners.sort_by(|a, b| (&a.kind, a.address).cmp(&(&b.kind, b.address)));
         Ok(Self { listeners, hostname: status.hostname, domains, rules: Rules::Daemon(client), notes })
@@ -77,7 +79,10 @@ impl Site {
             address: listener.address,
         };
         // Nobody knows which free port a daemon would take.
-        let fixed = config.listeners.iter().filter(|listener| listener.address.port() != 0);
+        let speaks_smtp =
+            |listener: &&postern_config::Listener| listener.kind != postern_config::ListenerKind::Lmtp;
+        let fixed =
+            config.listeners.iter().filter(speaks_smtp).filter(|listener| listener.address.port() != 0);
         Ok(Self {
             listeners: fixed.map(listener).collect(),
             hostname: config.hostname.to_string(),

@@ -75,6 +75,7 @@ impl Live {
             // As the listener does with a client over IPv4 on an IPv6 socket.
             client: request.client.to_canonical(),
             local: request.local.unwrap(),
+            is_local: false,
         };
         let session = Session::new(shared.clone(), peer, is_secure.then_some(TLS));
         let session = session.with_certificate(certificate(request));

@@ -79,7 +79,7 @@ pub(crate) fn finish(
     let envelope = Envelope {
         reverse_path: transaction.reverse_path.clone(),
         origin: origin(context, transaction.matter()),
-        client: Some(context.peer.client),
+        client: context.peer.address(),
         helo: Some(transaction.hello.name.clone()),
         forwarded: transaction.forwarded.as_ref().and_then(|said| said.from()),
         received: now,
@@ -120,7 +120,8 @@ pub(crate) fn check(
 fn hop<'a>(context: &'a Context, transaction: &'a Transaction) -> Hop<'a> {
     Hop {
         hostname: &context.config.hostname,
-        client: context.peer.client,
+        client: context.peer.address(),
+        lmtp: context.speaks_lmtp(),
         hello: &transaction.hello,
         tls: context.tls,
         certificate: context.certificate.as_ref().map(|certificate| certificate.sha256.as_str()),

@@ -45,7 +45,7 @@ fn for_listed(context: &Context) -> Vec<String> {
         let names = match verb {
             ListedVerb::XClient => context.xclient_attributes(),
             ListedVerb::XForward => XForward::NAMES.to_vec(),
-            ListedVerb::Etrn => Vec::new(),
+            ListedVerb::Etrn | ListedVerb::Lhlo => Vec::new(),
         };
         [&[verb.as_str()], &names[..]].concat().join(" ")
     };

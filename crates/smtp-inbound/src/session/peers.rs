@@ -25,6 +25,7 @@ impl Context {
         match verb {
             None => false,
             Some(ListedVerb::XClient) => !smtp.takes_xclient(self.host),
+            Some(ListedVerb::Lhlo) => !self.speaks_lmtp(),
             Some(ListedVerb::XForward) => !smtp.takes_xforward(self.host),
             Some(ListedVerb::Etrn) => {
                 !smtp.takes_etrn(self.peer.client, self.login.as_ref().map(|login| login.name.as_str()))
@@ -75,7 +76,7 @@ impl Session {
         let Context { peer, login, .. } = &self.context;
         tracing::info!(
             event = "etrn",
-            client = %peer.client,
+            client = %peer,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
             node = %node,
@@ -97,6 +98,7 @@ impl Session {
         let peer = Peer {
             client: told_address(said.address.as_ref(), self.context.peer.client),
             local: told_address(said.destination.as_ref(), self.context.peer.local),
+            is_local: self.context.peer.is_local && said.address.is_none(),
             ..self.context.peer
         };
         self.log_xclient(&said, peer, login.as_ref());
@@ -127,7 +129,7 @@ impl Session {
     fn log_xclient(&self, said: &XClient, peer: Peer, login: Option<&Login>) {
         tracing::info!(
             event = "xclient",
-            client = %peer.client,
+            client = %peer,
             host = %self.context.host,
             listener = peer.listener.as_str(),
             name = said.name.as_ref().and_then(Told::value),

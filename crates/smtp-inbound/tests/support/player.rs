@@ -94,6 +94,10 @@ impl Player {
         loop {
             action = match action {
                 Action::Reply(reply) => return self.say(&reply),
+                Action::Repeat(reply, times, then) => {
+                    (0..times).for_each(|_| self.say(&reply));
+                    *then
+                }
                 Action::Delayed(reply, delay) => {
                     self.say(&reply);
                     return self.said.push(format!("({} ms later)", delay.as_millis()));
