@@ -1,10 +1,14 @@
-//! Other mail systems: hosts that speak for their clients, servers that come for their mail.
+//! Other mail systems: hosts that speak for their clients, servers that come for their mail, hand-over by LMTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use crate::harness::client::message;
 use crate::harness::mail::contains;
-use crate::harness::{Client, NextHop, Script, Setup, eventually};
+use crate::harness::mail_servers::peer;
+use crate::harness::{Client, NextHop, Script, Setup, eventually, installed};
 
 const ALICE: &str = "alice@proseware.test";
 /// A proxy or filter in front of the server.
@@ -149,4 +153,67 @@ fn a_server_that_is_back_asks_for_its_mail() {
     client.expect("ETRN proseware.test", 459);
     let line = daemon.wait_for("etrn", |line| line["node"] == "adatum.test");
     assert_eq!((line["client"].as_str(), line["started"].as_u64()), (Some("127.88.0.1"), Some(1)));
+}
+
+// LMTP.
+
+/// Hands a message over to three recipients, the second of which is refused; prints the replies to the message.
+const LMTP_CLIENT: &str = "import smtplib, sys\n\
+    client = smtplib.LMTP(sys.argv[1], local_hostname='filter.client.test')\n\
+    client.ehlo_or_helo_if_needed()\n\
+    client.mail('a@client.test')\n\
+    codes = [client.rcpt(to)[0] for to in sys.argv[2:]]\n\
+    client.putcmd('data'); client.getreply()\n\
+    client.send(b'Subject: by-lmtp\\r\\n\\r\\nhello\\r\\n.\\r\\n')\n\
+    codes += [client.getreply()[0] for code in codes if code == 250]\n\
+    client.quit()\n\
+    print(*codes)";
+
+#[test]
+fn a_client_hands_mail_over_on_a_unix_socket() {
+    let Some(python) = peer("python3", installed("python3")) else { return };
+    let setup = Setup::new();
+    let socket = setup.folder().join("run/lmtp.sock");
+    let listener =
+        format!("[[listener]]\nkind = \"lmtp\"\naddress = \"unix:{}\"\nmode = \"0606\"", socket.display());
+    let mut daemon = setup.with(&listener).start();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o606);
+    let recipients = [ALICE, "carol@adatum.test", "bob@proseware.test"];
+    let output =
+        Command::new(python).args(["-c", LMTP_CLIENT]).arg(&socket).args(recipients).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "250 550 250 250 250", "{output:?}");
+    for mailbox in [ALICE, "bob@proseware.test"] {
+        let mail = daemon.maildir(mailbox).wait_for("by-lmtp");
+        assert!(mail.field("Received").contains("from filter.client.test (local)"), "{}", mail.header());
+        assert!(mail.field("Received").contains("with LMTP id"), "{}", mail.header());
+    }
+    let line = daemon.wait_for("accepted", |line| line["listener"] == "lmtp");
+    assert_eq!((line["client"].as_str(), line["to"].as_u64()), (Some("local"), Some(2)));
+    daemon.wait_for("refused", |line| line["client"] == "local" && line["to"] == "carol@adatum.test");
+
+    // One that a crash leaves is replaced, and none is left in the end.
+    daemon.kill();
+    assert!(socket.exists() && UnixStream::connect(&socket).is_err());
+    daemon.start();
+    assert!(UnixStream::connect(&socket).is_ok());
+    assert!(daemon.terminate().success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn whoever_may_use_the_socket_relays_only_where_loopback_is_trusted() {
+    let Some(python) = peer("python3", installed("python3")) else { return };
+    let setup = Setup::new().trust("127.0.0.1/32");
+    let socket = setup.folder().join("lmtp.sock");
+    let listener = format!("[[listener]]\nkind = \"lmtp\"\naddress = \"unix:{}\"", socket.display());
+    let hop = NextHop::start(Script::default());
+    let _daemon = setup.next_hop("adatum.test", &hop).with(&listener).start();
+    let output = Command::new(python)
+        .args(["-c", LMTP_CLIENT])
+        .arg(&socket)
+        .arg("carol@adatum.test")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "250 250", "{output:?}");
+    assert!(contains(&hop.wait_for_message().mail.0, "by-lmtp"));
 }

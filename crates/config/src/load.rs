@@ -311,7 +311,8 @@ mod tests {
             ("key.pem", "-----BEGIN EC PRIVATE KEY-----\n"),
         ]);
         let config = folder.load().unwrap().config;
-        let ports: Vec<u16> = config.listeners.iter().map(|listener| listener.address.port()).collect();
+        let ports: Vec<u16> =
+            config.listeners.iter().filter_map(|listener| listener.address.port()).collect();
         assert_eq!(ports, [25, 25, 587, 587, 465, 465]);
         assert_eq!(config.tls.unwrap().key, folder.0.path().join("key.pem"));
     }
@@ -966,6 +967,32 @@ mod tests {
             "5:7",
             "needs a certificate",
         );
+    }
+
+    #[test]
+    fn unix_sockets_are_for_lmtp_and_their_keys_for_them() {
+        let listener = |keys: &str| format!("[[listener]]\n{keys}\n");
+        fine(&listener(
+            "kind = \"lmtp\"\naddress = \"unix:/run/postern/lmtp.sock\"\nmode = \"0666\"\ngroup = \"mail\"",
+        ));
+        fine(&listener("kind = \"lmtp\"\naddress = \"127.0.0.1:24\""));
+        for (keys, place, message) in [
+            ("kind = \"mx\"\naddress = \"unix:/run/x\"", "4:11", "a mx listener cannot be a UNIX socket"),
+            ("kind = \"lmtp\"\naddress = \"unix:x\"", "4:11", "begins with \"/\""),
+            (
+                "kind = \"lmtp\"\naddress = \"127.0.0.1:24\"\nmode = \"0660\"",
+                "5:8",
+                "`mode` is for UNIX sockets",
+            ),
+            ("kind = \"lmtp\"\naddress = \"unix:/run/x\"\nmode = \"0888\"", "5:8", "no octal number"),
+            (
+                "kind = \"lmtp\"\naddress = \"unix:/run/x\"\nproxy = [\"192.0.2.1/32\"]",
+                "5:9",
+                "has no address",
+            ),
+        ] {
+            one(&listener(keys), place, message);
+        }
     }
 
     #[test]

@@ -16,7 +16,6 @@ use postern_config::{ListenerKind, Smtp};
 use postern_queue::{Door, Queue};
 use postern_smtp::Reply;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +28,7 @@ use crate::pressure::{Held, Room};
 use crate::receive::Receiver;
 use crate::replies;
 use crate::session::{Action, Ahead, Commit, Credentials, PasswordCheck, Peer, Session};
+use crate::stream::Stream;
 use crate::tls::Protection;
 
 /// Read at once while commands are expected: most commands are far shorter.
@@ -72,21 +72,20 @@ enum End {
     /// The last reply was given.
     Said,
     /// Goes on under TLS, on this stream.
-    StartTls(TcpStream, Place),
+    StartTls(Stream, Place),
 }
 
 /// Serves one client until it is gone.
 pub(crate) async fn serve(
-    stream: TcpStream,
+    stream: Stream,
     peer: Peer,
     place: Place,
     house: Arc<House>,
     stop: CancellationToken,
 ) {
-    let (client, listener) = (peer.client, peer.listener.as_str());
+    let (client, listener) = (peer, peer.listener.as_str());
     tracing::debug!(event = "connected", %client, listener);
-    // Replies are small and awaited: Nagle's algorithm would hold them back.
-    let _ = stream.set_nodelay(true);
+    stream.send_at_once();
     let result = converse(stream, peer, place, house, stop).await;
     match result {
         Ok(()) => tracing::debug!(event = "disconnected", %client, listener),
@@ -95,7 +94,7 @@ pub(crate) async fn serve(
 }
 
 async fn converse(
-    stream: TcpStream,
+    stream: Stream,
     peer: Peer,
     place: Place,
     house: Arc<House>,
@@ -122,7 +121,7 @@ enum Greeting {
 }
 
 async fn under_tls(
-    stream: TcpStream,
+    stream: Stream,
     peer: Peer,
     place: Place,
     house: Arc<House>,
@@ -726,8 +725,8 @@ fn arrived(
 
 /// The stream of a client.
 enum Wire {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Stream),
+    Tls(Box<TlsStream<Stream>>),
 }
 
 impl AsyncRead for Wire {

@@ -6,6 +6,7 @@
 //! | how much may one client do? | `clients` |
 //! | whose connection does a proxy hand on? | `proxied` |
 //! | how full is the server? | `pressure` |
+//! | TCP or a UNIX socket? | `stream` |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
 //! | the order of commands? | [`session`], one `match` |
@@ -40,6 +41,7 @@ mod proxied;
 pub mod receive;
 pub mod replies;
 pub mod session;
+mod stream;
 pub mod tls;
 
 pub use listener::{BoundListener, Inbound, Load, bind};

@@ -1,20 +1,21 @@
 //! Sockets that are listened on, and who is let in.
 
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
-use postern_config::{Listener, ListenerKind};
+use postern_config::{ListenAddress, Listener, ListenerKind};
 use postern_policy::session_check::SessionCheck;
 use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,7 @@ use crate::farewell::Farewells;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
+use crate::stream::{self, Stream};
 use crate::{Shared, connection, farewell, proxied, replies};
 
 /// Connections that wait to be accepted.
@@ -37,7 +39,13 @@ pub struct BoundListener {
     kind: ListenerKind,
     /// Whoever connects from here says first whose connection it is.
     proxies: Vec<IpNet>,
-    socket: TcpListener,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
 }
 
 impl BoundListener {
@@ -50,8 +58,11 @@ impl BoundListener {
     ///
     /// # Errors
     /// When the system does not say.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub fn local_addr(&self) -> io::Result<ListenAddress> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().map(ListenAddress::from),
+            Socket::Unix(_, path) => Ok(ListenAddress::Unix(path.clone())),
+        }
     }
 }
 
@@ -60,14 +71,20 @@ impl BoundListener {
 /// # Errors
 /// Those of the system: no right to the port, the address is in use or not ours.
 pub fn bind(listener: &Listener) -> io::Result<BoundListener> {
-    let address = listener.address;
-    let socket = match listen_on(address, false) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_any_v6(address) => {
-            listen_on(address, true)?
-        }
-        other => other?,
+    let socket = match &listener.address {
+        ListenAddress::Tcp(address) => Socket::Tcp(bind_tcp(*address)?),
+        ListenAddress::Unix(path) => Socket::Unix(stream::bind(path, listener.socket_mode())?, path.clone()),
     };
     Ok(BoundListener { kind: listener.kind, proxies: listener.proxy.clone(), socket })
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address, false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_any_v6(address) => {
+            listen_on(address, true)
+        }
+        other => other,
+    }
 }
 
 fn is_any_v6(address: SocketAddr) -> bool {
@@ -166,20 +183,16 @@ impl Inbound {
         stop: CancellationToken,
         tracker: TaskTracker,
     ) -> io::Result<()> {
-        let BoundListener { kind, proxies, .. } = bound;
-        let socket = tokio::net::TcpListener::from_std(bound.socket)?;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                accepted = socket.accept() => accepted,
-            };
+        let BoundListener { kind, proxies, socket } = bound;
+        let socket = match socket {
+            Socket::Tcp(socket) => Accepting::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            Socket::Unix(socket, path) => Accepting::Unix(tokio::net::UnixListener::from_std(socket)?, path),
+        };
+        while let Some(accepted) = stop.run_until_cancelled(socket.accept(kind)).await {
             match accepted {
-                Ok((stream, client)) => {
-                    let Ok(local) = stream.local_addr() else { continue };
-                    let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
-                    let peer = Peer { listener: kind, client, local, is_local: false };
-                    match proxies.iter().any(|network| network.contains(&client)) {
+                Ok((stream, peer)) => {
+                    let is_proxy = proxies.iter().any(|network| network.contains(&peer.client));
+                    match is_proxy && !peer.is_local {
                         true => self.admit_proxied(stream, peer, &stop, &tracker),
                         false => self.admit(stream, peer, &stop, &tracker),
                     }
@@ -187,16 +200,18 @@ impl Inbound {
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(event = "accept-failed", listener = kind.as_str(), %error);
-                    tokio::select! {
-                        () = stop.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(PAUSE_AFTER_ERROR) => {}
-                    }
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
                 }
             }
         }
+        if let Accepting::Unix(_, path) = &socket {
+            // While it is open no other daemon takes the place, so this is still our own socket.
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
     }
 
-    fn admit(&self, stream: TcpStream, peer: Peer, stop: &CancellationToken, tracker: &TaskTracker) {
+    fn admit(&self, stream: Stream, peer: Peer, stop: &CancellationToken, tracker: &TaskTracker) {
         let house = Arc::clone(&self.house);
         match house.let_in(peer) {
             Ok(place) => {
@@ -213,7 +228,7 @@ impl Inbound {
     /// The limits are those of the client that the proxy names; until then it takes a place and no more.
     fn admit_proxied(
         &self,
-        mut stream: TcpStream,
+        mut stream: Stream,
         proxy: Peer,
         stop: &CancellationToken,
         tracker: &TaskTracker,
@@ -248,6 +263,30 @@ impl Inbound {
     }
 }
 
+/// A socket that is served.
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, PathBuf),
+}
+
+impl Accepting {
+    async fn accept(&self, listener: ListenerKind) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, client) = socket.accept().await?;
+                let local = stream.local_addr().map_err(|_| io::ErrorKind::ConnectionAborted)?;
+                let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
+                Ok((Stream::Tcp(stream), Peer { listener, client, local, is_local: false }))
+            }
+            Self::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                Ok((Stream::Unix(stream), Peer { listener, client: here, local: here, is_local: true }))
+            }
+        }
+    }
+}
+
 /// The client went away before it was accepted.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
@@ -255,16 +294,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Says 421 without ever waiting for the client; with TLS nothing can be said without waiting.
-fn turn_away(stream: TcpStream, kind: ListenerKind, reply: &Reply) {
+fn turn_away(stream: Stream, kind: ListenerKind, reply: &Reply) {
     if kind == ListenerKind::Submissions {
         return;
     }
     let mut text = Vec::new();
     reply.write_to(&mut text);
-    if let Ok(mut stream) = stream.into_std() {
-        // Nothing was written before, so this does not block; a client that is gone needs no reply.
-        let _ = stream.write(&text);
-    }
+    // Nothing was written before, so there is room; a client that is gone needs no reply.
+    let _ = stream.try_write(&text);
 }
 
 impl House {
@@ -272,7 +309,7 @@ impl House {
     /// to be done for that.
     fn turn_away(
         self: &Arc<Self>,
-        stream: TcpStream,
+        stream: Stream,
         peer: Peer,
         limit: Limit,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
@@ -350,7 +387,7 @@ impl House {
     }
 
     /// Serves a client that has a place.
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, place: Place, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, stream: Stream, peer: Peer, place: Place, stop: CancellationToken) {
         // What counts the session lives as long as it does.
         let _counted = self.shared.metrics.connected(peer.listener);
         connection::serve(stream, peer, place, self, stop).await;
@@ -491,13 +528,13 @@ mod tests {
     use super::*;
 
     fn listener(address: &str) -> Listener {
-        Listener { kind: ListenerKind::Mx, address: address.parse().unwrap(), proxy: Vec::new() }
+        Listener::tcp(ListenerKind::Mx, address.parse().unwrap())
     }
 
     #[test]
     fn port_0_is_told_and_a_port_is_bound_once() {
         let bound = bind(&listener("127.0.0.1:0")).unwrap();
-        let address = bound.local_addr().unwrap();
+        let address = bound.local_addr().unwrap().tcp().unwrap();
         assert_ne!(address.port(), 0);
         let again = bind(&listener(&address.to_string()));
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -332,6 +332,11 @@ impl Context {
         self.peer.listener == ListenerKind::Lmtp
     }
 
+    /// Whether TLS can begin: there is a certificate, and nobody listens on a UNIX socket.
+    pub fn can_start_tls(&self) -> bool {
+        !self.peer.is_local && self.tls.is_none() && self.shared.tls.load().is_some()
+    }
+
     /// The client must say who it is.
     pub fn hello_first(&self) -> Reply {
         replies::bad_sequence(if self.speaks_lmtp() { "LHLO first" } else { "EHLO first" })
@@ -789,7 +794,7 @@ impl Session {
     /// The commands that this client can use now.
     fn help(&self) -> Reply {
         let context = &self.context;
-        let can_start_tls = context.tls.is_none() && context.shared.tls.load().is_some();
+        let can_start_tls = context.can_start_tls();
         replies::help(context.speaks_lmtp(), can_start_tls, !auth::offered(context).is_empty())
     }
 
@@ -947,7 +952,7 @@ impl Session {
         if self.context.tls.is_some() {
             return self.error(replies::already_secured());
         }
-        if self.context.shared.tls.load().is_none() {
+        if !self.context.can_start_tls() {
             return Action::Reply(replies::tls_not_available());
         }
         Action::StartTls(replies::ready_for_tls())

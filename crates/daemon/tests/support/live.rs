@@ -166,6 +166,8 @@ impl Player {
                     return self.answers.push(Answer::new(&reply));
                 }
                 Action::StartTls(_) => panic!("nobody asked for TLS"),
+                Action::Repeat(..) => panic!("nobody speaks LMTP"),
+                Action::HandOver(..) | Action::RunQueue(_) => panic!("nobody said XCLIENT or ETRN"),
                 Action::CheckPassword(credentials) => {
                     // Hashing is not what this is about: every password is right.
                     let login = self.shared.policy.load().accounts.login(&credentials.name).unwrap();

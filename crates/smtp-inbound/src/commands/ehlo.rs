@@ -26,7 +26,7 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         "CHUNKING".to_owned(),
     ];
     extensions.extend(limits(context));
-    if context.tls.is_none() && context.shared.tls.load().is_some() {
+    if context.can_start_tls() {
         extensions.push("STARTTLS".to_owned());
     }
     let mechanisms = if context.login.is_none() { auth::offered(context) } else { Vec::new() };
