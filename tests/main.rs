@@ -31,6 +31,7 @@
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
+//! | [`mail_systems`] | hosts that speak for their clients, ETRN, LMTP |
 //! | [`checklist`] | the steps of `posternctl doctor`, and the bundle for support |
 //! | [`doctor`] | its check for open relays, against us, Postfix, Exim and servers that are wrong |
 //! | [`docs`] | every example in the documentation loads |
@@ -62,6 +63,7 @@ mod login_sources;
 mod login_tokens;
 mod logins;
 mod loss;
+mod mail_systems;
 mod manual;
 mod notifications;
 mod outbound;

@@ -223,6 +223,7 @@ fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
         reverse_path: ReversePath::parse(&sender(number)).map_err(|e| e.to_string())?,
         origin: Origin::TrustedNetwork("loopback".to_owned()),
         client: Some([127, 0, 0, 1].into()),
+        forwarded: None,
         helo: Some("load.proseware.test".to_owned()),
         received: SystemTime::now(),
         body: Body::SevenBit,

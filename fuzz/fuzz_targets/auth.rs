@@ -30,6 +30,7 @@ fuzz_target!(|octets: &[u8]| {
         listener: ListenerKind::Submissions,
         client: IpAddr::V4(Ipv4Addr::from(client)),
         local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 25)),
+        is_local: false,
     };
     let mechanism = MECHANISMS[usize::from(*choice) % MECHANISMS.len()];
     let mut answers = rest.split(|octet| *octet == 0xFF).map(|answer| STANDARD.encode(answer));

@@ -22,7 +22,12 @@ fuzz_target!(|octets: &[u8]| {
     let listener = kinds[usize::from(kind % 3)];
     let client =
         Ipv4Addr::new(if kind & 4 == 0 { 198 } else { 192 }, if kind & 4 == 0 { 51 } else { 0 }, 2, 9);
-    let peer = Peer { listener, client: IpAddr::V4(client), local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 25)) };
+    let peer = Peer {
+        listener,
+        client: IpAddr::V4(client),
+        local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 25)),
+        is_local: false,
+    };
     let tls = listener == ListenerKind::Submissions || kind & 8 != 0;
     let (pieces, _) = cut(rest);
     let sent: Vec<Vec<u8>> = pieces.into_iter().map(<[u8]>::to_vec).collect();

@@ -266,7 +266,8 @@ fn check_ban(shared: &Shared, network: IpNet, seconds: u64) -> Result<(), Failur
     if let Some(own) = policy.own_address_in(network) {
         return bad(format!("{network} is never banned: {own} is an address of this server"));
     }
-    let mut listening = shared.daemon.listening().into_iter().map(|listening| listening.address.ip());
+    let listening = shared.daemon.listening().into_iter();
+    let mut listening = listening.filter_map(|listening| listening.address.tcp()).map(|address| address.ip());
     if let Some(own) = listening.find(|own| network.contains(own)) {
         return bad(format!("{network} is never banned: this server listens at {own}"));
     }

@@ -32,13 +32,12 @@
 //!
 //! Nothing is decided here: the verbs are those of `postern-queue`, the decisions those of `postern-policy`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use postern_config::Config;
+use postern_config::{Config, ListenAddress};
 use postern_policy::Policy;
 use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
@@ -140,10 +139,10 @@ pub trait Daemon: Send + Sync {
 /// A listener that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
-    /// `mx`, `submission`, `submissions`.
+    /// `mx`, `submission`, `submissions`, `lmtp`.
     pub kind: String,
-    /// The address with the port it really has, also where port 0 was configured.
-    pub address: SocketAddr,
+    /// The socket, or the address with the port it really has, also where port 0 was configured.
+    pub address: ListenAddress,
 }
 
 /// What a reload did.

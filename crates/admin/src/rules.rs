@@ -274,6 +274,7 @@ fn imagined(request: &TestRules, message: &str, policy: &Policy) -> Result<Envel
         reverse_path: sender,
         origin,
         client: request.client.map(|client| client.to_canonical()),
+        forwarded: None,
         helo: None,
         received: SystemTime::now(),
         body: Body::SevenBit,

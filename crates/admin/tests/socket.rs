@@ -206,6 +206,7 @@ impl Running {
             reverse_path: ReversePath::parse(from).unwrap(),
             origin: Origin::Outsider,
             client: Some("198.51.100.9".parse().unwrap()),
+            forwarded: None,
             helo: Some("client.test".to_owned()),
             received: SystemTime::now(),
             body: Body::EightBitMime,

@@ -24,7 +24,7 @@ pub(crate) fn check(
         listener.check(config.tls.is_some(), &node, findings);
     }
     let listeners: Vec<_> =
-        config.listeners.iter().map(|l| (l.address.port() != 0).then_some(l.address)).collect();
+        config.listeners.iter().map(|l| l.address.is_fixed().then(|| l.address.clone())).collect();
     no_duplicates(&node.key("listener"), "address", "listener", &listeners, findings);
     config.smtp.check(&node.key("smtp"), findings);
     if let Some(tls) = &config.tls {

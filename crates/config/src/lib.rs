@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `hostname`, `user` and the tables below | this one |
 //! | `[[listener]]` | [`listener`] |
-//! | `[smtp]`: limits and timeouts of sessions | [`smtp`], against floods [`protection`] |
+//! | `[smtp]`: limits and timeouts of sessions | [`smtp`], against floods [`protection`], for other mail systems `peers` |
 //! | `[tls]` | [`tls`] |
 //! | `[relay]` | [`relay`] |
 //! | `[[domain]]` | [`domain`] |
@@ -45,6 +45,7 @@ mod check;
 pub mod diagnostic;
 pub mod domain;
 pub mod history;
+mod listen_address;
 pub mod listener;
 mod load;
 pub mod log;
@@ -53,6 +54,7 @@ pub mod oauth;
 pub mod outbound;
 pub mod password_hash;
 pub mod paste;
+mod peers;
 pub mod policy;
 pub mod protection;
 pub mod queue;
@@ -76,6 +78,7 @@ pub use admin::{Admin, Metrics};
 pub use auth::{Limits, LoginState};
 pub use diagnostic::{ConfigError, Diagnostic, render};
 pub use history::History;
+pub use listen_address::ListenAddress;
 pub use listener::{Listener, ListenerKind, LoginPorts};
 pub use load::{Loaded, load, load_logins, load_with_accounts};
 pub use log::Log;

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::listen_address::ListenAddress;
 use crate::relay::check_network;
 use crate::source::{Findings, Node};
 
@@ -14,11 +15,20 @@ use crate::source::{Findings, Node};
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// `mx`: mail from other servers, port 25, no AUTH. `submission`: from people, 587, AUTH after STARTTLS.
-    /// `submissions`: the same with TLS from the first byte, 465.
+    /// `submissions`: the same with TLS from the first byte, 465. `lmtp`: from other mail systems on this host or network that hand
+    /// mail over by LMTP (RFC 2033), no AUTH; who is no trusted client reaches local and relay domains only.
     pub kind: ListenerKind,
-    /// Address and port, such as `"0.0.0.0:25"` or `"[::]:25"`. Port 0 takes a free one (it is logged).
+    /// Address and port, such as `"0.0.0.0:25"` or `"[::]:25"`. Port 0 takes a free one (it is logged). `lmtp` also takes
+    /// `"unix:"` and the path of a socket, such as `"unix:/run/postern/lmtp.sock"`.
     #[schemars(with = "String")]
-    pub address: SocketAddr,
+    pub address: ListenAddress,
+    /// The mode of the UNIX socket, octal: who may hand mail over. `"0660"` where it is left out: its owner, which is the
+    /// daemon's user, and its group.
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// The group of the UNIX socket, by name; the daemon's own where it is left out.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Proxies in front of this listener: CIDR. Whoever connects from here must begin with a header of the PROXY protocol
     /// (version 1 or 2), and the client that it names counts as the client everywhere; without the header the connection
     /// is refused. From others the header is an unknown command.
@@ -27,7 +37,49 @@ pub struct Listener {
     pub proxy: Vec<IpNet>,
 }
 
+/// The mode of a UNIX socket where none is given.
+const SOCKET_MODE: u32 = 0o660;
+
 impl Listener {
+    /// A listener on an address and port.
+    pub fn tcp(kind: ListenerKind, address: SocketAddr) -> Self {
+        Self { kind, address: address.into(), mode: None, group: None, proxy: Vec::new() }
+    }
+
+    /// The mode of its UNIX socket.
+    pub fn socket_mode(&self) -> u32 {
+        self.mode.as_deref().and_then(parse_mode).unwrap_or(SOCKET_MODE)
+    }
+
+    fn check_socket(&self, node: &Node<'_>, findings: &mut Findings<'_>) {
+        let is_socket = self.address.path().is_some();
+        if is_socket && self.kind != ListenerKind::Lmtp {
+            let message = format!("a {} listener cannot be a UNIX socket", self.kind.as_str());
+            findings.error(
+                &node.key("address"),
+                message,
+                "give address and port; a socket is for kind = \"lmtp\"",
+            );
+        }
+        for (key, is_given) in [("mode", self.mode.is_some()), ("group", self.group.is_some())] {
+            if is_given && !is_socket {
+                let message = format!("`{key}` is for UNIX sockets");
+                findings.error(
+                    &node.key(key),
+                    message,
+                    "remove it, or give \"unix:\" and a path as the address",
+                );
+            }
+        }
+        if is_socket && !self.proxy.is_empty() {
+            let message = "who connects to a UNIX socket has no address";
+            findings.error(&node.key("proxy"), message, "remove it");
+        }
+        if self.mode.as_deref().is_some_and(|mode| parse_mode(mode).is_none()) {
+            findings.error(&node.key("mode"), "the mode is no octal number up to 0777", "write \"0660\"");
+        }
+    }
+
     pub(crate) fn check(&self, tls: bool, node: &Node<'_>, findings: &mut Findings<'_>) {
         if self.kind.is_submission() && !tls {
             let message =
@@ -38,6 +90,7 @@ impl Listener {
                 "add [tls] with certificate and key, or remove the listener",
             );
         }
+        self.check_socket(node, findings);
         for (node, network) in node.each("proxy", &self.proxy) {
             check_network(&node, *network, findings);
             if network.prefix_len() == 0 {
@@ -58,11 +111,15 @@ impl Listener {
         let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
         ports
             .iter()
-            .flat_map(|(kind, port)| {
-                any.map(|ip| Self { kind: *kind, address: SocketAddr::new(ip, *port), proxy: Vec::new() })
-            })
+            .flat_map(|(kind, port)| any.map(|ip| Self::tcp(*kind, SocketAddr::new(ip, *port))))
             .collect()
     }
+}
+
+/// Permission bits, in octal.
+fn parse_mode(text: &str) -> Option<u32> {
+    let is_octal = !text.is_empty() && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777)
 }
 
 /// The ports where people log in.
@@ -83,7 +140,7 @@ impl LoginPorts {
         }
         let ports = |kind: ListenerKind, usual: u16| {
             let of_kind = listeners.iter().filter(|listener| listener.kind == kind);
-            let port = |listener: &Listener| Some(listener.address.port()).filter(|port| *port != 0);
+            let port = |listener: &Listener| listener.address.port().filter(|port| *port != 0);
             let mut ports: Vec<u16> = of_kind.map(|listener| port(listener).unwrap_or(usual)).collect();
             ports.sort_unstable();
             ports.dedup();
@@ -123,6 +180,8 @@ pub enum ListenerKind {
     Submission,
     /// Submission over implicit TLS (RFC 8314 §3.3).
     Submissions,
+    /// Mail from other mail systems by LMTP (RFC 2033).
+    Lmtp,
 }
 
 impl ListenerKind {
@@ -135,12 +194,13 @@ impl ListenerKind {
             Self::Mx => "mx",
             Self::Submission => "submission",
             Self::Submissions => "submissions",
+            Self::Lmtp => "lmtp",
         }
     }
 
     /// Whether logins are taken and mail is completed here (RFC 6409).
     pub fn is_submission(self) -> bool {
-        self != Self::Mx
+        matches!(self, Self::Submission | Self::Submissions)
     }
 }
 
@@ -151,10 +211,8 @@ mod tests {
 
     #[test]
     fn people_log_in_where_the_listeners_are() {
-        let listener = |kind: ListenerKind, port: u16| Listener {
-            kind,
-            address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
-            proxy: Vec::new(),
+        let listener = |kind: ListenerKind, port: u16| {
+            Listener::tcp(kind, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
         };
         use ListenerKind::{Mx, Submission, Submissions};
         let words = |listeners: &[(ListenerKind, u16)]| {

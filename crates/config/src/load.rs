@@ -321,7 +321,8 @@ mod tests {
             ("key.pem", "-----BEGIN EC PRIVATE KEY-----\n"),
         ]);
         let config = folder.load().unwrap().config;
-        let ports: Vec<u16> = config.listeners.iter().map(|listener| listener.address.port()).collect();
+        let ports: Vec<u16> =
+            config.listeners.iter().filter_map(|listener| listener.address.port()).collect();
         assert_eq!(ports, [25, 25, 587, 587, 465, 465]);
         assert_eq!(config.tls.unwrap().key, folder.0.path().join("key.pem"));
     }
@@ -1010,6 +1011,32 @@ mod tests {
     }
 
     #[test]
+    fn unix_sockets_are_for_lmtp_and_their_keys_for_them() {
+        let listener = |keys: &str| format!("[[listener]]\n{keys}\n");
+        fine(&listener(
+            "kind = \"lmtp\"\naddress = \"unix:/run/postern/lmtp.sock\"\nmode = \"0666\"\ngroup = \"mail\"",
+        ));
+        fine(&listener("kind = \"lmtp\"\naddress = \"127.0.0.1:24\""));
+        for (keys, place, message) in [
+            ("kind = \"mx\"\naddress = \"unix:/run/x\"", "4:11", "a mx listener cannot be a UNIX socket"),
+            ("kind = \"lmtp\"\naddress = \"unix:x\"", "4:11", "begins with \"/\""),
+            (
+                "kind = \"lmtp\"\naddress = \"127.0.0.1:24\"\nmode = \"0660\"",
+                "5:8",
+                "`mode` is for UNIX sockets",
+            ),
+            ("kind = \"lmtp\"\naddress = \"unix:/run/x\"\nmode = \"0888\"", "5:8", "no octal number"),
+            (
+                "kind = \"lmtp\"\naddress = \"unix:/run/x\"\nproxy = [\"192.0.2.1/32\"]",
+                "5:9",
+                "has no address",
+            ),
+        ] {
+            one(&listener(keys), place, message);
+        }
+    }
+
+    #[test]
     fn numbers_that_cannot_work_are_refused() {
         for (table, line, message) in [
             ("queue.retry", "growth = 0.9", "`growth` is 0.9"),
@@ -1045,6 +1072,11 @@ mod tests {
             ("smtp", "max_priority = -1", "-1 is no priority that could be the highest"),
             ("smtp", "max_error_delay = \"1h\"", "`max_error_delay` is longer than 60 s"),
             ("smtp", "max_buffers = \"1000KiB\"", "do not hold the message of one session"),
+            ("smtp", "xclient_from = [\"0.0.0.0/0\"]", "lets everybody claim any address"),
+            ("smtp", "xclient_from = [\"192.0.2.1/24\"]", "has host bits set"),
+            ("smtp", "xclient_login_from = [\"192.0.2.0/24\"]", "is not in `smtp.xclient_from`"),
+            ("smtp", "xforward_from = [\"::/0\"]", "what they like into the log"),
+            ("smtp", "etrn_from = [\"0.0.0.0/0\"]", "lets everybody run the queue"),
             ("smtp.clients", "ipv4_prefix = 7", "`ipv4_prefix` is 7, which makes no network"),
             ("smtp.clients", "ipv6_prefix = 65", "`ipv6_prefix` is 65, which makes no network"),
             ("smtp.clients", "exempt = [\"192.0.2.1/24\"]", "has host bits set"),

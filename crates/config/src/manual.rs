@@ -201,7 +201,7 @@ mod tests {
             "| `max_message_size` | size | `\"50MiB\"` |",
             "| `lifetime` | duration | `\"5d\"` |",
             "| `max_errors` | integer | `20` |",
-            "| `kind` | `\"mx\"`, `\"submission\"`, `\"submissions\"` | required |",
+            "| `kind` | `\"mx\"`, `\"submission\"`, `\"submissions\"`, `\"lmtp\"` | required |",
             "| `mailboxes` | array of strings | `[]` |",
             "| `aliases` | table of arrays of strings | `{}` |",
             "| `format` | `\"text\"`, `\"json\"` | `\"text\"` |",

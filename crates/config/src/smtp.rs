@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -98,7 +99,30 @@ pub struct Smtp {
     pub max_priority: i8,
     /// Networks whose messages may have bare LF line ends: they are rewritten to CRLF instead of refused.
     #[schemars(with = "Vec<String>")]
-    pub normalise_line_ends_from: Vec<ipnet::IpNet>,
+    pub normalise_line_ends_from: Vec<IpNet>,
+    /// Networks of proxies and filters that may say by XCLIENT for whom they speak: from then on that client counts as the
+    /// client everywhere, also where its address is trusted. To others there is no such command.
+    #[schemars(with = "Vec<String>")]
+    pub xclient_from: Vec<IpNet>,
+    /// Those of `xclient_from` that are believed when they say by the attribute LOGIN that they have checked the password of a
+    /// login: it counts on submission listeners as if the client had logged in here.
+    #[schemars(with = "Vec<String>")]
+    pub xclient_login_from: Vec<IpNet>,
+    /// Networks of mail servers and filters that may say by XFORWARD where a message came from before. It stands in the log and
+    /// in the history, and decides nothing. To others there is no such command.
+    #[schemars(with = "Vec<String>")]
+    pub xforward_from: Vec<IpNet>,
+    /// Networks of servers that may ask by ETRN for the mail that waits for a domain that is relayed: a relay domain, or one with a
+    /// route to its server. To others it is not offered.
+    #[schemars(with = "Vec<String>")]
+    pub etrn_from: Vec<IpNet>,
+    /// Logins that may do the same from anywhere.
+    pub etrn_logins: Vec<String>,
+    /// How long it must be between two such runs for one domain; earlier ones get 458. Each looks through the queue and tries
+    /// hosts that rest.
+    #[serde(deserialize_with = "units::duration")]
+    #[schemars(with = "String")]
+    pub etrn_interval: Duration,
 }
 
 impl Default for Smtp {
@@ -131,6 +155,12 @@ impl Default for Smtp {
             min_deliver_by: Duration::from_secs(60),
             max_priority: 4,
             normalise_line_ends_from: Vec::new(),
+            xclient_from: Vec::new(),
+            xclient_login_from: Vec::new(),
+            xforward_from: Vec::new(),
+            etrn_from: Vec::new(),
+            etrn_logins: Vec::new(),
+            etrn_interval: Duration::from_secs(60),
         }
     }
 }
@@ -263,6 +293,7 @@ impl Smtp {
         for (node, network) in node.each("normalise_line_ends_from", &self.normalise_line_ends_from) {
             check_network(&node, *network, findings);
         }
+        self.check_peers(node, findings);
     }
 }
 

@@ -46,11 +46,10 @@ fn words(event: &EventView) -> String {
 
 /// By which right and from where a message came.
 pub fn source(event: &EventView) -> String {
-    let origin = event.origin.as_deref().unwrap_or("-");
-    match &event.client {
-        Some(client) => format!("{origin}, {client}"),
-        None => origin.to_owned(),
-    }
+    let forwarded = event.forwarded.as_ref().map(|from| format!("forwarded from {from}"));
+    let known = [event.client.clone(), forwarded].into_iter().flatten();
+    let origin = event.origin.clone().unwrap_or_else(|| "-".to_owned());
+    [origin].into_iter().chain(known).collect::<Vec<_>>().join(", ")
 }
 
 fn recipients(recipients: &[EventRecipient]) -> String {
@@ -110,6 +109,7 @@ pub(crate) mod tests {
             message_id: Some("1@proseware.test".to_owned()),
             size: Some(4096),
             client: Some("192.0.2.7".to_owned()),
+            forwarded: None,
             origin: Some("login alice@proseware.test".to_owned()),
             destination: None,
             host: None,

@@ -158,6 +158,7 @@ fn story_text(story: &Story, is_offline: bool, now: SystemTime, look: Look) -> S
             ("report", story.about.as_ref().map(|id| format!("about {id}"))),
             ("accepted", story.accepted.map(|time| output::past(time / 1000, now))),
             ("sender", Some(format!("<{}>{origin}", story.sender))),
+            ("forwarded", story.forwarded.as_ref().map(|from| format!("from {from}"))),
             ("message-id", story.message_id.clone()),
             ("size", story.size.map(output::size)),
             ("state", state),
@@ -214,6 +215,7 @@ mod tests {
             message_id: Some("1@proseware.test".to_owned()),
             size: Some(4096),
             client: Some("192.0.2.7".to_owned()),
+            forwarded: None,
             origin: Some("login alice".to_owned()),
             about: None,
             events: vec![
@@ -235,6 +237,7 @@ mod tests {
             message_id: None,
             size: None,
             client: None,
+            forwarded: None,
             origin: None,
             events: Vec::new(),
             omitted: 7,

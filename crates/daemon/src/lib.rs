@@ -33,6 +33,7 @@ pub mod logging;
 pub mod privileges;
 pub mod reload;
 pub mod server;
+mod sockets;
 pub mod state_file;
 
 /// Gives back to the system what a deep queue has let go of: the allocator of the C library keeps much of it, and takes more

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use postern_admin::api::{self, Delivery};
 use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport};
-use postern_config::{Config, Listener, ListenerKind, Loaded, Resolver};
+use postern_config::{Config, ListenAddress, Listener, ListenerKind, Loaded, Resolver};
 use postern_outbound::checkup::Checkup;
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
@@ -145,7 +145,7 @@ pub struct Services {
 
 /// A listener that is open.
 struct Open {
-    address: SocketAddr,
+    address: ListenAddress,
     stop: CancellationToken,
 }
 
@@ -264,14 +264,13 @@ impl Reloader {
         let added = wanted.iter().filter(|listener| !open.contains_key(*listener));
         added
             .map(|listener| {
-                if open.keys().any(|other| other.address == listener.address && listener.address.port() != 0)
-                {
+                if open.keys().any(|other| other.address == listener.address && listener.address.is_fixed()) {
                     return Err(anyhow!(
-                        "{} is open with another kind or other proxies: restart to change it",
+                        "{} is open with other settings: restart to change it",
                         listener.address
                     ));
                 }
-                let bound = postern_smtp_inbound::bind(listener);
+                let bound = crate::sockets::bind(listener, None);
                 let bound = bound.with_context(|| format!("listening on {}", listener.address))?;
                 Ok((listener.clone(), bound))
             })
@@ -317,7 +316,7 @@ impl Reloader {
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.lock().values().map(|open| open.address).collect()
+        self.listeners.lock().values().filter_map(|open| open.address.tcp()).collect()
     }
 }
 
@@ -329,7 +328,7 @@ fn prepare(
 ) -> anyhow::Result<Generation> {
     let loaded = expectations::load(path)?.loaded;
     let own: Vec<SocketAddr> =
-        own.iter().copied().chain(loaded.config.listeners.iter().map(|l| l.address)).collect();
+        own.iter().copied().chain(loaded.config.listeners.iter().filter_map(|l| l.address.tcp())).collect();
     Generation::prepare(loaded, &own, standing, tickets)
 }
 
@@ -414,10 +413,10 @@ impl Daemon for Reloader {
         let listeners = self.listeners.lock();
         let listening = listeners.iter().map(|(listener, open)| Listening {
             kind: listener.kind.as_str().to_owned(),
-            address: open.address,
+            address: open.address.clone(),
         });
         let mut listening: Vec<_> = listening.collect();
-        listening.sort_by_key(|listening| (listening.address.port(), listening.address));
+        listening.sort_by_key(|listening| (listening.address.port(), listening.address.clone()));
         listening
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use nix::unistd::User;
 use postern_admin as admin;
-use postern_config::{Config, Listener};
+use postern_config::{Config, ListenAddress, Listener};
 use postern_outbound::{Facts, Keeper, Outbound, facts};
 use postern_policy::record::{Records, Settings};
 use postern_policy::standing::Standing;
@@ -31,8 +31,8 @@ use crate::expectations::Checked;
 use crate::guard::Guard;
 use crate::loading::Loading;
 use crate::logging::LogHandle;
-use crate::privileges;
 use crate::reload::{Generation, Live, Reloader, Services};
+use crate::{privileges, sockets};
 
 /// How long sessions and deliveries may take to end. systemd's own patience (`TimeoutStopSec`) is longer.
 const GRACE: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub fn run(checked: Checked, log: Arc<LogHandle>) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let config = &checked.loaded.config;
     let user = privileges::target(config.user.as_deref())?;
-    let listeners = bind_all(&config.listeners)?;
+    let listeners = bind_all(&config.listeners, user.as_ref())?;
     prepare_folders(config, user.as_ref())?;
     if let Some(user) = &user {
         privileges::become_user(user)?;
@@ -69,9 +69,9 @@ pub fn run(checked: Checked, log: Arc<LogHandle>) -> anyhow::Result<()> {
 
 type Bound = Vec<(Listener, BoundListener)>;
 
-fn bind_all(listeners: &[Listener]) -> anyhow::Result<Bound> {
+fn bind_all(listeners: &[Listener], user: Option<&User>) -> anyhow::Result<Bound> {
     let bind = |listener: &Listener| {
-        let bound = postern_smtp_inbound::bind(listener).with_context(|| {
+        let bound = sockets::bind(listener, user).with_context(|| {
             let Listener { kind, address, .. } = listener;
             format!("listening on {address} ({}): is another mail server running?", kind.as_str())
         })?;
@@ -132,8 +132,9 @@ struct Server {
 impl Server {
     /// Serves clients and operators, who wait for the queue where they need it. Inside a runtime.
     fn start(checked: Checked, listeners: Bound, log: Arc<LogHandle>) -> anyhow::Result<(Self, Loading)> {
-        let addresses: Vec<SocketAddr> =
+        let addresses: Vec<ListenAddress> =
             listeners.iter().map(|(_, bound)| bound.local_addr()).collect::<Result<_, _>>()?;
+        let addresses: Vec<SocketAddr> = addresses.iter().filter_map(ListenAddress::tcp).collect();
         let standing = Arc::new(Standing::default());
         let (registry, tasks, stop) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);

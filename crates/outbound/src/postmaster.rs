@@ -126,6 +126,7 @@ pub async fn tell(
         reverse_path: ReversePath::Null,
         origin: Origin::Own,
         client: None,
+        forwarded: None,
         helo: None,
         received: now,
         body,

@@ -112,6 +112,7 @@ pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),
         origin: Origin::Outsider,
         client: None,
+        forwarded: None,
         helo: None,
         received: SystemTime::UNIX_EPOCH,
         body: Body::SevenBit,

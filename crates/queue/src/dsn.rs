@@ -555,6 +555,7 @@ mod tests {
             reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),
             origin: Origin::Outsider,
             client: None,
+            forwarded: None,
             helo: None,
             received: at(0),
             body: Body::SevenBit,

@@ -28,6 +28,8 @@ pub struct Envelope {
     pub client: Option<IpAddr>,
     /// The argument of EHLO or HELO.
     pub helo: Option<String>,
+    /// Where the client had the message from, as it said by XFORWARD: one line, to be shown. It decides nothing.
+    pub forwarded: Option<String>,
     /// When it was accepted; lifetimes count from here. Kept to the millisecond.
     pub received: SystemTime,
     /// BODY.
@@ -114,6 +116,7 @@ mod tag {
     pub(super) const GRANTED: u8 = 16;
     /// The demands, as fields. Absent: none. A release that does not know them does not heed them.
     pub(super) const TERMS: u8 = 17;
+    pub(super) const FORWARDED: u8 = 18;
 
     /// Fields of a recipient.
     pub(super) mod recipient {
@@ -150,6 +153,7 @@ impl Envelope {
             None => {}
         }
         writer.optional_text(tag::HELO, self.helo.as_deref());
+        writer.optional_text(tag::FORWARDED, self.forwarded.as_deref());
         if self.body != Body::SevenBit {
             writer.number(tag::BODY, if self.body == Body::EightBitMime { 1 } else { 2 });
         }
@@ -181,6 +185,7 @@ impl Envelope {
             origin: Origin::Outsider,
             client: None,
             helo: None,
+            forwarded: None,
             received: SystemTime::UNIX_EPOCH,
             body: Body::SevenBit,
             smtputf8: false,
@@ -204,6 +209,7 @@ impl Envelope {
                 tag::OWN => envelope.origin = Origin::Own,
                 tag::CLIENT => envelope.client = Some(ip_address(field.value)?),
                 tag::HELO => envelope.helo = Some(field.owned_text()?),
+                tag::FORWARDED => envelope.forwarded = Some(field.owned_text()?),
                 tag::BODY => envelope.body = body(field)?,
                 tag::SMTPUTF8 => envelope.smtputf8 = true,
                 tag::RET => envelope.ret = Some(ret(field)?),
@@ -225,6 +231,7 @@ impl Envelope {
             origin: Origin::Outsider,
             client: None,
             helo: None,
+            forwarded: None,
             // The time is part of the id.
             received: SystemTime::UNIX_EPOCH + Duration::from_micros(id.0 >> 8),
             body: Body::SevenBit,
@@ -406,6 +413,7 @@ mod tests {
             origin: Origin::Login("alice".to_owned()),
             client: Some("2001:db8::1".parse().unwrap()),
             helo: Some("laptop".to_owned()),
+            forwarded: Some("office.test [192.0.2.7]".to_owned()),
             received: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_284_325_123),
             body: Body::BinaryMime,
             smtputf8: true,
@@ -483,6 +491,7 @@ mod tests {
             reverse_path: ReversePath::parse("alice.sender@proseware.test").unwrap(),
             client: Some("192.0.2.77".parse().unwrap()),
             helo: Some("laptop.proseware.test".to_owned()),
+            forwarded: None,
             envelope_id: None,
             message_id: Some("20261121180525.4711.alice@laptop.proseware.test".to_owned()),
             recipients: vec![full().recipients[1].clone()],

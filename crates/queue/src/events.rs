@@ -136,6 +136,9 @@ pub struct EventView {
     /// The client's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// Where the client had the message from, as it said by XFORWARD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<String>,
     /// `login alice`, `trusted network office`, `outsider`, `own`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
@@ -383,6 +386,7 @@ impl Event {
             message_id: envelope.message_id.clone(),
             size: Some(envelope.size),
             client: envelope.client.map(|ip| ip.to_string()),
+            forwarded: envelope.forwarded.clone(),
             origin: Some(operate::origin(&envelope.origin)),
             destination: self.destination.as_ref().map(Destination::to_string),
             host: None,

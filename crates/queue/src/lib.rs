@@ -94,7 +94,7 @@ pub use envelope::{Envelope, Origin, Recipient};
 pub use incoming::{AcceptError, Incoming};
 pub use lease::{Content, Lease, LeasedRecipient};
 pub use message::{Destination, Feedback, Handover, Outcome, QueueId, Report};
-pub use operate::{Change, Filter, MessageView, RecipientView};
+pub use operate::{Change, Filter, MessageView, RecipientView, Turned};
 pub use progress::{AttemptView, Progress};
 pub use spool::{Spool, StoreError};
 pub use store::Claim;

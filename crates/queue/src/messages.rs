@@ -1202,6 +1202,7 @@ pub(crate) mod tests {
             reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),
             origin: Origin::Outsider,
             client: None,
+            forwarded: None,
             helo: None,
             received: START,
             body: Body::SevenBit,

@@ -133,6 +133,7 @@ fn new_report(
         reverse_path: ReversePath::Null,
         origin: Origin::Own,
         client: None,
+        forwarded: None,
         helo: None,
         received: cx.now,
         body: composed.body,

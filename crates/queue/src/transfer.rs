@@ -49,6 +49,9 @@ pub struct Transfer {
     pub client: Option<IpAddr>,
     /// The argument of EHLO or HELO.
     pub helo: Option<String>,
+    /// Where the client had the message from, as it said by XFORWARD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<String>,
     /// `7BIT`, `8BITMIME` or `BINARYMIME`.
     pub body: String,
     /// Whether it needs SMTPUTF8.
@@ -286,6 +289,7 @@ pub(crate) fn describe(id: QueueId, envelope: &Envelope, state: &MessageState) -
         },
         client: envelope.client,
         helo: envelope.helo.clone(),
+        forwarded: envelope.forwarded.clone(),
         body: envelope.body.as_str().to_owned(),
         smtputf8: envelope.smtputf8,
         ret: envelope.ret.map(|ret| if ret == Ret::Full { FULL } else { HEADERS }.to_owned()),
@@ -367,6 +371,7 @@ fn read(transfer: &Transfer, now: SystemTime) -> Result<Described, String> {
         },
         client: transfer.client,
         helo: optional_line(transfer.helo.as_deref())?,
+        forwarded: optional_line(transfer.forwarded.as_deref())?,
         received: time(transfer.received)?.min(now),
         body: read_body(&transfer.body)?,
         smtputf8: transfer.smtputf8,
@@ -501,6 +506,7 @@ mod tests {
             origin: Origin::Login("alice".to_owned()),
             client: Some("2001:db8::1".parse().unwrap()),
             helo: Some("laptop".to_owned()),
+            forwarded: Some("office.test [192.0.2.7]".to_owned()),
             received: now() - Duration::from_millis(5),
             body: Body::EightBitMime,
             smtputf8: true,
@@ -585,12 +591,13 @@ mod tests {
             read(&transfer, now()).unwrap_err()
         };
         type Refused<'a> = (&'a dyn Fn(&mut Transfer), &'a str);
-        let refused: [Refused<'_>; 11] = [
+        let refused: [Refused<'_>; 12] = [
             (&|t| t.format = 2, "format 2"),
             (&|t| t.id = "x".to_owned(), "not a queue id"),
             (&|t| t.id = QueueId(u64::MAX).to_string(), "far ahead"),
             (&|t| t.sender = "nobody".to_owned(), "nobody"),
             (&|t| t.helo = some("a\r\nb"), "one line"),
+            (&|t| t.forwarded = some("a\r\nb"), "one line"),
             (&|t| t.envelope_id = some("a\r\nRCPT"), "one line"),
             (&|t| t.body = "8bit".to_owned(), "7BIT"),
             (&|t| t.ret = some("all"), "FULL"),

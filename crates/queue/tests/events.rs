@@ -81,6 +81,7 @@ impl World {
             reverse_path: ReversePath::parse(ALICE).unwrap(),
             origin: Origin::Login(ALICE.to_owned()),
             client: Some("192.0.2.7".parse().unwrap()),
+            forwarded: None,
             helo: None,
             received: self.clock.now(),
             body: Body::SevenBit,

@@ -4,6 +4,7 @@ pub(crate) mod auth;
 pub(crate) mod bdat;
 pub(crate) mod data;
 pub(crate) mod ehlo;
+pub(crate) mod etrn;
 pub(crate) mod mail;
 pub(crate) mod parameters;
 pub(crate) mod rcpt;

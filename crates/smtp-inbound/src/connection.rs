@@ -16,7 +16,6 @@ use postern_config::{ListenerKind, Smtp};
 use postern_queue::{Door, Queue};
 use postern_smtp::Reply;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -24,12 +23,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::Limit;
-use crate::listener::House;
+use crate::listener::{House, Place};
 use crate::login_check::Check;
 use crate::pressure::{Held, Room};
 use crate::receive::Receiver;
 use crate::replies;
 use crate::session::{Action, Ahead, Commit, Peer, Session};
+use crate::stream::Stream;
 use crate::tls::Protection;
 
 /// Read at once while commands are expected: most commands are far shorter.
@@ -73,16 +73,21 @@ enum End {
     /// The last reply was given.
     Said,
     /// Goes on under TLS, on this stream.
-    StartTls(TcpStream),
+    StartTls(Stream, Place),
 }
 
 /// Serves one client until it is gone.
-pub(crate) async fn serve(stream: TcpStream, peer: Peer, house: Arc<House>, stop: CancellationToken) {
-    let (client, listener) = (peer.client, peer.listener.as_str());
+pub(crate) async fn serve(
+    stream: Stream,
+    peer: Peer,
+    place: Place,
+    house: Arc<House>,
+    stop: CancellationToken,
+) {
+    let (client, listener) = (peer, peer.listener.as_str());
     tracing::debug!(event = "connected", %client, listener);
-    // Replies are small and awaited: Nagle's algorithm would hold them back.
-    let _ = stream.set_nodelay(true);
-    let result = converse(stream, peer, house, stop).await;
+    stream.send_at_once();
+    let result = converse(stream, peer, place, house, stop).await;
     match result {
         Ok(()) => tracing::debug!(event = "disconnected", %client, listener),
         Err(error) => tracing::debug!(event = "disconnected", %client, listener, %error),
@@ -90,20 +95,23 @@ pub(crate) async fn serve(stream: TcpStream, peer: Peer, house: Arc<House>, stop
 }
 
 async fn converse(
-    stream: TcpStream,
+    stream: Stream,
     peer: Peer,
+    place: Place,
     house: Arc<House>,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
     if peer.listener == ListenerKind::Submissions {
-        return Box::pin(under_tls(stream, peer, house, stop, Greeting::Send)).await;
+        return Box::pin(under_tls(stream, peer, place, house, stop, Greeting::Send)).await;
     }
     let session = Session::new(Arc::clone(&house.shared), peer, None);
-    let connection = Connection::new(Wire::Plain(stream), session, Arc::clone(&house), stop.clone());
+    let connection = Connection::new(Wire::Plain(stream), session, place, Arc::clone(&house), stop.clone());
     match connection.run(Greeting::Send).await? {
         End::Said => Ok(()),
         // After STARTTLS everything is new: nothing that was said or sent in clear survives (RFC 3207 §4.2).
-        End::StartTls(stream) => Box::pin(under_tls(stream, peer, house, stop, Greeting::Omit)).await,
+        End::StartTls(stream, place) => {
+            Box::pin(under_tls(stream, peer, place, house, stop, Greeting::Omit)).await
+        }
     }
 }
 
@@ -114,8 +122,9 @@ enum Greeting {
 }
 
 async fn under_tls(
-    stream: TcpStream,
+    stream: Stream,
     peer: Peer,
+    place: Place,
     house: Arc<House>,
     stop: CancellationToken,
     greeting: Greeting,
@@ -152,7 +161,7 @@ async fn under_tls(
     let session = Session::new(Arc::clone(&house.shared), peer, Some(protection))
         .with_certificate(certificate)
         .with_channel_bindings(bindings);
-    let connection = Connection::new(Wire::Tls(Box::new(stream)), session, house, stop);
+    let connection = Connection::new(Wire::Tls(Box::new(stream)), session, place, house, stop);
     connection.run(greeting).await.map(|_| ())
 }
 
@@ -173,6 +182,8 @@ struct Connection {
     discarded: usize,
     output: Vec<u8>,
     session: Session,
+    /// In the count of connections: of the host, or of the client that it speaks for.
+    place: Place,
     house: Arc<House>,
     stop: CancellationToken,
     /// Since when the next line is waited for.
@@ -214,7 +225,7 @@ enum Input {
 }
 
 impl Connection {
-    fn new(wire: Wire, session: Session, house: Arc<House>, stop: CancellationToken) -> Self {
+    fn new(wire: Wire, session: Session, place: Place, house: Arc<House>, stop: CancellationToken) -> Self {
         let mut connection = Self {
             wire,
             input: BytesMut::new(),
@@ -224,9 +235,10 @@ impl Connection {
             line_since: None,
             message_end: None,
             stress: house.stress.watch(),
-            is_exempt: house.is_exempt(session.peer().client),
+            is_exempt: session.peer().is_local || house.is_exempt(session.peer().client),
             held: house.buffers.share(),
             session,
+            place,
             house,
             stop,
         };
@@ -440,6 +452,15 @@ impl Connection {
                     }
                     return Ok(Next::Line);
                 }
+                Action::Repeat(reply, times, then) => {
+                    for _ in 0..times {
+                        self.say(&reply);
+                        if self.output.len() >= MAX_WAITING_REPLIES {
+                            self.flush().await?;
+                        }
+                    }
+                    *then
+                }
                 Action::Delayed(reply, delay) => {
                     let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {
                         self.say(&replies::too_many_errors());
@@ -460,6 +481,13 @@ impl Connection {
                 Action::StartTls(reply) => {
                     self.say(&reply);
                     return Ok(Next::StartTls);
+                }
+                Action::HandOver(session, greeting) => return Ok(self.hand_over(*session, &greeting)),
+                Action::RunQueue(run) => {
+                    self.flush().await?;
+                    let node = run.node().clone();
+                    let outcome = Box::pin(self.house.run_queue(*run)).await;
+                    self.session.ran(&node, outcome)
                 }
                 Action::CheckPassword(credentials) => {
                     self.flush().await?;
@@ -512,6 +540,19 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// Goes on with another client, as far as its limits allow.
+    fn hand_over(&mut self, session: Session, greeting: &Reply) -> Next {
+        let client = session.peer();
+        if let Err(reply) = self.place.hand_over(client) {
+            self.say(&reply);
+            return Next::Close;
+        }
+        self.is_exempt = self.house.is_exempt(client.client);
+        self.session = session;
+        self.say(greeting);
+        Next::Line
     }
 
     /// Takes the message, or a chunk of it, in. `false`: the client was silent for too long, and was told.
@@ -586,7 +627,7 @@ impl Connection {
     async fn start_tls(mut self) -> Result<End, Broken> {
         self.flush().await?;
         match self.wire {
-            Wire::Plain(stream) => Ok(End::StartTls(stream)),
+            Wire::Plain(stream) => Ok(End::StartTls(stream, self.place)),
             // The session offers STARTTLS in clear only.
             Wire::Tls(_) => Ok(End::Said),
         }
@@ -687,8 +728,8 @@ fn arrived(
 
 /// The stream of a client.
 enum Wire {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Stream),
+    Tls(Box<TlsStream<Stream>>),
 }
 
 impl AsyncRead for Wire {

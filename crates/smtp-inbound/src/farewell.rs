@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use postern_smtp::Reply;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::listener::House;
+use crate::stream::Stream;
 
 /// Handshakes for a few words at once; each takes some 40 KiB.
 const MOST_AT_ONCE: usize = 16;
@@ -57,7 +57,7 @@ impl Farewells {
 }
 
 /// Completes the handshake, says the reply and closes.
-pub(crate) async fn say(stream: TcpStream, house: Arc<House>, reply: Reply, permit: Permit) {
+pub(crate) async fn say(stream: Stream, house: Arc<House>, reply: Reply, permit: Permit) {
     let Some(tls) = house.shared.tls.load_full() else { return };
     let mut text = Vec::new();
     reply.write_to(&mut text);

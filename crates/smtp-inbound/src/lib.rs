@@ -6,6 +6,7 @@
 //! | how much may one client do? | `clients` |
 //! | whose connection does a proxy hand on? | `proxied` |
 //! | how full is the server? | `pressure` |
+//! | TCP or a UNIX socket? | `stream` |
 //! | bytes, timeouts, TLS, the order of replies? | `connection` |
 //! | whose password is checked next? | `password_checks` |
 //! | who is asked about a password? | `login_check`, other systems: `login_source` |
@@ -45,6 +46,7 @@ mod proxied;
 pub mod receive;
 pub mod replies;
 pub mod session;
+mod stream;
 pub mod tls;
 pub mod tokens;
 

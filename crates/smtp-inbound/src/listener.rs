@@ -1,30 +1,33 @@
 //! Sockets that are listened on, and who is let in.
 
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
-use postern_config::{Listener, ListenerKind};
+use postern_config::{ListenAddress, Listener, ListenerKind};
 use postern_policy::record::Reference;
 use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::banned::{BannedClients, TurnedAway};
 use crate::clients::{Connections, Histories, Keys, Limit, Note, Notes, Offences, Places, Scope};
+use crate::commands::etrn::{Outcome, Run, Runs};
 use crate::farewell::Farewells;
 use crate::login_source::LoginSources;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
+use crate::stream::{self, Stream};
 use crate::tokens::Tokens;
 use crate::{Shared, connection, farewell, proxied, replies};
 
@@ -41,7 +44,13 @@ pub struct BoundListener {
     kind: ListenerKind,
     /// Whoever connects from here says first whose connection it is.
     proxies: Vec<IpNet>,
-    socket: TcpListener,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
 }
 
 impl BoundListener {
@@ -54,8 +63,11 @@ impl BoundListener {
     ///
     /// # Errors
     /// When the system does not say.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub fn local_addr(&self) -> io::Result<ListenAddress> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().map(ListenAddress::from),
+            Socket::Unix(_, path) => Ok(ListenAddress::Unix(path.clone())),
+        }
     }
 }
 
@@ -64,14 +76,20 @@ impl BoundListener {
 /// # Errors
 /// Those of the system: no right to the port, the address is in use or not ours.
 pub fn bind(listener: &Listener) -> io::Result<BoundListener> {
-    let address = listener.address;
-    let socket = match listen_on(address, false) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_any_v6(address) => {
-            listen_on(address, true)?
-        }
-        other => other?,
+    let socket = match &listener.address {
+        ListenAddress::Tcp(address) => Socket::Tcp(bind_tcp(*address)?),
+        ListenAddress::Unix(path) => Socket::Unix(stream::bind(path, listener.socket_mode())?, path.clone()),
     };
     Ok(BoundListener { kind: listener.kind, proxies: listener.proxy.clone(), socket })
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address, false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_any_v6(address) => {
+            listen_on(address, true)
+        }
+        other => other,
+    }
 }
 
 fn is_any_v6(address: SocketAddr) -> bool {
@@ -112,6 +130,7 @@ pub(crate) struct House {
     histories: Mutex<Histories>,
     notes: Mutex<Notes>,
     farewells: Farewells,
+    runs: Runs,
 }
 
 /// Why a connection is not let in.
@@ -154,6 +173,7 @@ impl Inbound {
                 histories: Mutex::default(),
                 notes: Mutex::default(),
                 farewells: Farewells::default(),
+                runs: Runs::default(),
                 shared: Arc::new(shared),
             }),
         }
@@ -182,20 +202,16 @@ impl Inbound {
         stop: CancellationToken,
         tracker: TaskTracker,
     ) -> io::Result<()> {
-        let BoundListener { kind, proxies, .. } = bound;
-        let socket = tokio::net::TcpListener::from_std(bound.socket)?;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                accepted = socket.accept() => accepted,
-            };
+        let BoundListener { kind, proxies, socket } = bound;
+        let socket = match socket {
+            Socket::Tcp(socket) => Accepting::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            Socket::Unix(socket, path) => Accepting::Unix(tokio::net::UnixListener::from_std(socket)?, path),
+        };
+        while let Some(accepted) = stop.run_until_cancelled(socket.accept(kind)).await {
             match accepted {
-                Ok((stream, client)) => {
-                    let Ok(local) = stream.local_addr() else { continue };
-                    let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
-                    let peer = Peer { listener: kind, client, local };
-                    match proxies.iter().any(|network| network.contains(&client)) {
+                Ok((stream, peer)) => {
+                    let is_proxy = proxies.iter().any(|network| network.contains(&peer.client));
+                    match is_proxy && !peer.is_local {
                         true => self.admit_proxied(stream, peer, &stop, &tracker),
                         false => self.admit(stream, peer, &stop, &tracker),
                     }
@@ -203,16 +219,18 @@ impl Inbound {
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(event = "accept-failed", listener = kind.as_str(), %error);
-                    tokio::select! {
-                        () = stop.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(PAUSE_AFTER_ERROR) => {}
-                    }
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
                 }
             }
         }
+        if let Accepting::Unix(_, path) = &socket {
+            // While it is open no other daemon takes the place, so this is still our own socket.
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
     }
 
-    fn admit(&self, stream: TcpStream, peer: Peer, stop: &CancellationToken, tracker: &TaskTracker) {
+    fn admit(&self, stream: Stream, peer: Peer, stop: &CancellationToken, tracker: &TaskTracker) {
         let house = Arc::clone(&self.house);
         match house.let_in(peer) {
             Ok(place) => {
@@ -229,7 +247,7 @@ impl Inbound {
     /// The limits are those of the client that the proxy names; until then it takes a place and no more.
     fn admit_proxied(
         &self,
-        mut stream: TcpStream,
+        mut stream: Stream,
         proxy: Peer,
         stop: &CancellationToken,
         tracker: &TaskTracker,
@@ -264,6 +282,30 @@ impl Inbound {
     }
 }
 
+/// A socket that is served.
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, PathBuf),
+}
+
+impl Accepting {
+    async fn accept(&self, listener: ListenerKind) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, client) = socket.accept().await?;
+                let local = stream.local_addr().map_err(|_| io::ErrorKind::ConnectionAborted)?;
+                let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
+                Ok((Stream::Tcp(stream), Peer { listener, client, local, is_local: false }))
+            }
+            Self::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                Ok((Stream::Unix(stream), Peer { listener, client: here, local: here, is_local: true }))
+            }
+        }
+    }
+}
+
 /// The client went away before it was accepted.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
@@ -271,16 +313,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Says 421 without ever waiting for the client; with TLS nothing can be said without waiting.
-fn turn_away(stream: TcpStream, kind: ListenerKind, reply: &Reply) {
+fn turn_away(stream: Stream, kind: ListenerKind, reply: &Reply) {
     if kind == ListenerKind::Submissions {
         return;
     }
     let mut text = Vec::new();
     reply.write_to(&mut text);
-    if let Ok(mut stream) = stream.into_std() {
-        // Nothing was written before, so this does not block; a client that is gone needs no reply.
-        let _ = stream.write(&text);
-    }
+    // Nothing was written before, so there is room; a client that is gone needs no reply.
+    let _ = stream.try_write(&text);
 }
 
 impl House {
@@ -288,7 +328,7 @@ impl House {
     /// to be done for that.
     fn turn_away(
         self: &Arc<Self>,
-        stream: TcpStream,
+        stream: Stream,
         peer: Peer,
         KeptOut { reply, is_banned }: KeptOut,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
@@ -315,7 +355,7 @@ impl House {
     }
 
     fn find_place(self: &Arc<Self>, peer: Peer, keys: Keys) -> Result<Place, Limit> {
-        let Peer { listener, client, .. } = peer;
+        let Peer { listener, client, is_local, .. } = peer;
         let (config, policy) = (self.shared.config.load(), self.shared.policy.load());
         let limits = &config.smtp;
         let trusted = policy.relay.trusted_network(client).is_some();
@@ -326,7 +366,8 @@ impl House {
         let each = (limits.max_connections_per_address, limits.max_connections_per_network);
         let places = Places {
             all: places(limits.max_connections, listener, trusted),
-            each: (!self.is_exempt(client)).then_some(each),
+            // Who may use a socket of ours says its mode.
+            each: (!is_local && !self.is_exempt(client)).then_some(each),
         };
         let mut connections = self.connections.lock();
         connections.has_place(keys, places)?;
@@ -353,11 +394,20 @@ impl House {
         Ok(Place { house: Arc::clone(self), keys })
     }
 
+    /// Runs the queue for a client, unless that was done a short while ago.
+    pub async fn run_queue(&self, run: Run) -> Outcome {
+        let interval = self.shared.config.load().smtp.etrn_interval;
+        match self.runs.begin(run.node(), self.shared.clock.running(), interval) {
+            true => run.run().await,
+            false => Outcome::TooSoon,
+        }
+    }
+
     /// Serves a client that has a place.
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, place: Place, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, stream: Stream, peer: Peer, place: Place, stop: CancellationToken) {
         // What counts the session lives as long as it does.
-        let _counted = (place, self.shared.metrics.connected(peer.listener));
-        connection::serve(stream, peer, self, stop).await;
+        let _counted = self.shared.metrics.connected(peer.listener);
+        connection::serve(stream, peer, place, self, stop).await;
     }
 
     /// A proxy did not say whose connection it hands on.
@@ -371,16 +421,21 @@ impl House {
         }
     }
 
-    /// Whether this client has no limits of its own.
+    /// Whether this client has no limits of its own. Behind a host that speaks for others by XCLIENT there are many clients: each
+    /// has its limits as soon as it is named.
     pub fn is_exempt(&self, client: IpAddr) -> bool {
+        let config = self.shared.config.load();
         self.shared.policy.load().relay.trusted_network(client).is_some()
-            || self.shared.config.load().smtp.clients.exempts(client)
+            || config.smtp.clients.exempts(client)
+            || config.smtp.takes_xclient(client)
     }
 
     /// Whether it is remembered what this client does. Many may be behind loopback, our own addresses and proxies: the deeds
     /// of one must not shut out the others.
     fn is_watched(&self, peer: Peer) -> bool {
-        !self.is_exempt(peer.client) && !self.shared.policy.load().is_spared(peer.client, Some(peer.local))
+        !peer.is_local
+            && !self.is_exempt(peer.client)
+            && !self.shared.policy.load().is_spared(peer.client, Some(peer.local))
     }
 
     /// Remembers what a session did; the limit that its client is over now, if any.
@@ -473,9 +528,19 @@ fn places(limit: usize, kind: ListenerKind, trusted: bool) -> usize {
 
 /// One connection in the count.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct Place {
     house: Arc<House>,
     keys: Keys,
+}
+
+impl Place {
+    /// The connection is that of another client now, unless that one is banned or has reached a limit: then the error is what
+    /// it is told.
+    pub fn hand_over(&mut self, client: Peer) -> Result<(), Reply> {
+        // The new place is taken before the old one is given up: one more for an instant, and never one too few.
+        *self = self.house.let_in(client).map_err(|kept_out| kept_out.reply)?;
+        Ok(())
+    }
 }
 
 impl Drop for Place {
@@ -492,13 +557,13 @@ mod tests {
     use super::*;
 
     fn listener(address: &str) -> Listener {
-        Listener { kind: ListenerKind::Mx, address: address.parse().unwrap(), proxy: Vec::new() }
+        Listener::tcp(ListenerKind::Mx, address.parse().unwrap())
     }
 
     #[test]
     fn port_0_is_told_and_a_port_is_bound_once() {
         let bound = bind(&listener("127.0.0.1:0")).unwrap();
-        let address = bound.local_addr().unwrap();
+        let address = bound.local_addr().unwrap().tcp().unwrap();
         assert_ne!(address.port(), 0);
         let again = bind(&listener(&address.to_string()));
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -67,6 +67,7 @@ mod tests {
             listener: ListenerKind::Mx,
             client: "203.0.113.1".parse().unwrap(),
             local: "203.0.113.2".parse().unwrap(),
+            is_local: false,
         }
     }
 

@@ -475,7 +475,10 @@ const BULK_PRIORITY: i8 = -1;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hop<'a> {
     pub hostname: &'a Domain,
-    pub client: IpAddr,
+    /// None: it came over a UNIX socket.
+    pub client: Option<IpAddr>,
+    /// LMTP, not SMTP.
+    pub lmtp: bool,
     pub hello: &'a Hello,
     pub tls: Option<Protection>,
     /// The fingerprint of the certificate that the client has shown.
@@ -514,7 +517,8 @@ impl Hop<'_> {
     /// RFC 5321 §4.4.
     fn received(&self, id: QueueId, date: &str) -> String {
         let hello = shown_name(&self.hello.name);
-        let client = Host::Literal(self.client);
+        let client =
+            self.client.map_or_else(|| "local".to_owned(), |client| Host::Literal(client).to_string());
         let (hostname, protocol) = (self.hostname, self.protocol());
         let protection =
             self.tls.map(|tls| format!("\r\n\t(using {} with cipher {})", tls.version, tls.cipher));
@@ -532,20 +536,19 @@ impl Hop<'_> {
     }
 
     /// RFC 3848, and RFC 6531 §4.3 for mail that may have UTF-8 in its header.
-    fn protocol(&self) -> &'static str {
+    fn protocol(&self) -> String {
         if !self.hello.extended {
-            return "SMTP";
+            return "SMTP".to_owned();
         }
-        match (self.smtputf8, self.tls.is_some(), self.authenticated) {
-            (false, false, false) => "ESMTP",
-            (false, false, true) => "ESMTPA",
-            (false, true, false) => "ESMTPS",
-            (false, true, true) => "ESMTPSA",
-            (true, false, false) => "UTF8SMTP",
-            (true, false, true) => "UTF8SMTPA",
-            (true, true, false) => "UTF8SMTPS",
-            (true, true, true) => "UTF8SMTPSA",
-        }
+        let base = match (self.smtputf8, self.lmtp) {
+            (false, false) => "ESMTP",
+            (true, false) => "UTF8SMTP",
+            (false, true) => "LMTP",
+            (true, true) => "UTF8LMTP",
+        };
+        let (tls, login) =
+            (if self.tls.is_some() { "S" } else { "" }, if self.authenticated { "A" } else { "" });
+        format!("{base}{tls}{login}")
     }
 }
 
@@ -569,7 +572,8 @@ mod tests {
     fn hop<'a>(hostname: &'a Domain, hello: &'a Hello) -> Hop<'a> {
         Hop {
             hostname,
-            client: "198.51.100.9".parse().unwrap(),
+            client: "198.51.100.9".parse().ok(),
+            lmtp: false,
             hello,
             tls: None,
             certificate: None,
@@ -614,6 +618,16 @@ mod tests {
              \tfor <bob@adatum.test>;\r\n\
              \tSat, 21 Nov 2026 18:05:25 +0000\r\n"
         );
+    }
+
+    #[test]
+    fn received_names_the_protocol_and_the_socket_of_lmtp() {
+        let (hostname, hello) = (Domain::parse("mail.proseware.test").unwrap(), hello("client.test"));
+        let local = Hop { client: None, lmtp: true, ..hop(&hostname, &hello) };
+        assert!(text_of(&local, "\r\n").starts_with("Received: from client.test (local)\r\n"));
+        assert!(text_of(&local, "\r\n").contains(" with LMTP id "));
+        let tls = Some(Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" });
+        assert!(text_of(&Hop { tls, smtputf8: true, ..local }, "\r\n").contains(" with UTF8LMTPS id "));
     }
 
     #[test]

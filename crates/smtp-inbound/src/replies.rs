@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postern_config::LoginPorts;
 use postern_queue::{AcceptError, QueueId};
-use postern_smtp::command::CommandError;
+use postern_smtp::command::{CommandError, Node};
 use postern_smtp::{Domain, EnhancedStatus, Reply};
 
 use crate::clients::{Deed, Scope};
@@ -36,8 +36,14 @@ fn reply(code: u16, subject: u16, detail: u16, text: impl AsRef<str>) -> Reply {
 }
 
 /// The first words of a session.
-pub fn greeting(hostname: &Domain) -> Reply {
-    Reply::plain(220, format!("{hostname} ESMTP Postern"))
+pub fn greeting(hostname: &Domain, lmtp: bool) -> Reply {
+    let protocol = if lmtp { "LMTP" } else { "ESMTP" };
+    Reply::plain(220, format!("{hostname} {protocol} Postern"))
+}
+
+/// EHLO and HELO where LMTP is spoken (RFC 2033 §4.1).
+pub fn lmtp_is_spoken() -> Reply {
+    reply(500, 5, 1, "LMTP is spoken here: say LHLO")
 }
 
 /// HELO was taken.
@@ -111,11 +117,12 @@ pub fn not_implemented() -> Reply {
 }
 
 /// HELP: the commands that can be used now.
-pub fn help(can_start_tls: bool, can_log_in: bool) -> Reply {
+pub fn help(lmtp: bool, can_start_tls: bool, can_log_in: bool) -> Reply {
+    let hello = if lmtp { "LHLO" } else { "EHLO HELO" };
     let starttls = if can_start_tls { " STARTTLS" } else { "" };
     let auth = if can_log_in { " AUTH" } else { "" };
     let text = format!(
-        "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP{starttls}{auth}\nRFC 5321 says what they do"
+        "{hello} MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP{starttls}{auth}\nRFC 5321 says what they do"
     );
     reply(214, 0, 0, text)
 }
@@ -123,6 +130,57 @@ pub fn help(can_start_tls: bool, can_log_in: bool) -> Reply {
 /// STARTTLS was taken.
 pub fn ready_for_tls() -> Reply {
     reply(220, 0, 0, "Ready to start TLS")
+}
+
+/// XCLIENT: LOGIN from a host that is not believed, or where no logins are taken.
+pub fn login_not_believed() -> Reply {
+    reply(501, 5, 4, "XCLIENT: attribute LOGIN is not taken here")
+}
+
+/// XCLIENT: LOGIN names nobody. Whoever may say it may know that.
+pub fn no_such_login() -> Reply {
+    reply(550, 7, 8, "XCLIENT: attribute LOGIN names no login of this server")
+}
+
+/// ETRN: nothing waits (RFC 1985 §5.3, as the following).
+pub fn nothing_waits(node: &Node) -> Reply {
+    reply(251, 0, 0, format!("Ok: no messages wait for {node}"))
+}
+
+/// ETRN: everything that waits is being tried already.
+pub fn node_under_way(node: &Node) -> Reply {
+    reply(252, 0, 0, format!("Ok: messages for {node} are on their way"))
+}
+
+/// ETRN: so many messages are tried now.
+pub fn node_started(node: &Node, messages: usize) -> Reply {
+    reply(253, 0, 0, format!("Ok: {messages} messages for {node} started"))
+}
+
+/// ETRN: how many are tried is not known yet.
+pub fn node_goes_on(node: &Node) -> Reply {
+    reply(250, 0, 0, format!("Ok: queuing for {node} started"))
+}
+
+/// ETRN: the queue cannot be run now.
+pub fn node_not_now(node: &Node) -> Reply {
+    reply(458, 3, 2, format!("cannot run the queue for {node} now, try again later"))
+}
+
+/// ETRN: it was asked for a short while ago.
+pub fn node_too_soon(node: &Node, interval: Duration) -> Reply {
+    let seconds = interval.as_secs_f32().ceil();
+    reply(458, 7, 0, format!("the queue for {node} is run once in {seconds} s: try again later"))
+}
+
+/// ETRN: mail for the domain does not wait here for its server.
+pub fn node_not_relayed(node: &Node) -> Reply {
+    // The code looks transient, and is not.
+    Reply::new(
+        459,
+        EnhancedStatus::new(4, 7, 1),
+        format!("{node} not allowed: this server does not relay for it"),
+    )
 }
 
 /// STARTTLS where there is no certificate (RFC 3207 §4).

@@ -24,12 +24,14 @@ use postern_policy::scram::ChannelBindings;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
+use postern_smtp::attributes::XForward;
 use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
 use postern_smtp::date::rfc3339;
 use postern_smtp::{Address, Body, EnvelopeId, ForwardPath, Reply, Ret, ReversePath};
 
 use crate::clients::Offences;
 use crate::commands::auth::{self, Exchange, Mechanism, Proved};
+pub use crate::commands::etrn::{Outcome, Run};
 use crate::commands::{data, ehlo, mail, parameters, rcpt};
 use crate::receive::{By, Received, Receiver};
 use crate::replies::Refused;
@@ -38,6 +40,7 @@ use crate::tokens::Bearer;
 use crate::{Shared, replies};
 
 mod chunks;
+mod peers;
 
 /// The one code that says that the connection ends (RFC 5321 §3.8).
 const CLOSING: u16 = 421;
@@ -51,6 +54,25 @@ pub struct Peer {
     pub client: IpAddr,
     /// Our address that it connected to, likewise.
     pub local: IpAddr,
+    /// It came over a UNIX socket: there is no address, and for the rules it is a client at the loopback address.
+    pub is_local: bool,
+}
+
+impl Peer {
+    /// The client's address, if it has one.
+    pub fn address(&self) -> Option<IpAddr> {
+        (!self.is_local).then_some(self.client)
+    }
+}
+
+/// As the log names the client.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address() {
+            Some(client) => write!(f, "{client}"),
+            None => f.write_str("local"),
+        }
+    }
 }
 
 /// What the connection is to do.
@@ -58,12 +80,18 @@ pub struct Peer {
 pub enum Action {
     /// Answer, and go on with the next command.
     Reply(Reply),
+    /// Say this reply so many times, then do that: in LMTP each recipient has its reply to the message (RFC 2033 §4.2).
+    Repeat(Reply, usize, Box<Action>),
     /// Answer after a while: the client makes too many errors.
     Delayed(Reply, Duration),
     /// Answer and close.
     Close(Reply),
     /// Answer, shake hands, and go on with a new [`Session`]. What the client sent ahead is thrown away (RFC 3207 §4).
     StartTls(Reply),
+    /// Go on with this session, which is that of another client, and answer; unless the limits of that client are reached.
+    HandOver(Box<Session>, Reply),
+    /// Run the queue for a client, then call [`Session::ran`].
+    RunQueue(Box<Run>),
     /// Check a password, then call [`Session::password_checked`].
     CheckPassword(Credentials),
     /// Check a token, then call [`Session::token_checked`].
@@ -182,6 +210,8 @@ pub struct Session {
     offences: Offences,
     /// There is no memory for new mail.
     is_short_of_memory: bool,
+    /// Where the next message came from before, as XFORWARD says.
+    forwarded: Option<Box<XForward>>,
 }
 
 /// What commands look at and do not change.
@@ -191,6 +221,8 @@ pub(crate) struct Context {
     pub config: Arc<Config>,
     pub policy: Arc<Policy>,
     pub peer: Peer,
+    /// Who sends what we read: the client, unless it speaks for another one by XCLIENT.
+    pub host: IpAddr,
     pub tls: Option<Protection>,
     /// What the client has shown in the handshake.
     pub certificate: Option<Certificate>,
@@ -219,8 +251,8 @@ enum State {
     Receiving(Box<Transaction>),
     /// Some chunks of the message came, and more are to come.
     Chunks(Box<Transaction>, Box<Receiver>),
-    /// A chunk was refused with this reply: the transaction has failed, and is not over yet.
-    ChunkRefused(Arc<Hello>, Reply),
+    /// A chunk was refused with this reply: the transaction has failed, and is not over yet. So many replies its end will get.
+    ChunkRefused(Arc<Hello>, Reply, usize),
 }
 
 /// What the client calls itself.
@@ -264,6 +296,8 @@ pub(crate) struct Transaction {
     /// Whether one was refused that may be accepted later.
     pub deferred: bool,
     pub began: SystemTime,
+    /// Where the message came from before, as XFORWARD says.
+    pub forwarded: Option<Box<XForward>>,
     /// Octets of the message, once they are known.
     pub size: u64,
 }
@@ -315,6 +349,21 @@ impl Context {
         let Some(login) = self.login.take() else { return };
         let policy = self.shared.policy.load();
         self.login = policy.accounts.renew(&login, self.peer.client, self.shared.clock.now());
+    }
+
+    /// Whether LMTP is spoken, not SMTP.
+    pub fn speaks_lmtp(&self) -> bool {
+        self.peer.listener == ListenerKind::Lmtp
+    }
+
+    /// Whether TLS can begin: there is a certificate, and nobody listens on a UNIX socket.
+    pub fn can_start_tls(&self) -> bool {
+        !self.peer.is_local && self.tls.is_none() && self.shared.tls.load().is_some()
+    }
+
+    /// The client must say who it is.
+    pub fn hello_first(&self) -> Reply {
+        replies::bad_sequence(if self.speaks_lmtp() { "LHLO first" } else { "EHLO first" })
     }
 
     /// Whether the client is in a trusted network: such clients have no limit of recipients.
@@ -470,6 +519,7 @@ impl Session {
             shared,
             config,
             policy,
+            host: peer.client,
             peer,
             tls,
             certificate: None,
@@ -487,6 +537,7 @@ impl Session {
             utf8: false,
             offences: Offences::default(),
             is_short_of_memory: false,
+            forwarded: None,
         }
     }
 
@@ -506,7 +557,7 @@ impl Session {
 
     /// The first words, before the client says anything. Not sent again after STARTTLS.
     pub fn greeting(&self) -> Reply {
-        replies::greeting(&self.context.config.hostname)
+        replies::greeting(&self.context.config.hostname, self.context.speaks_lmtp())
     }
 
     /// Who is at the other end.
@@ -573,6 +624,9 @@ impl Session {
             // Nobody knows how many octets follow, and they must not be read as commands.
             Err(error @ CommandError::BadChunk) => Action::Close(replies::bad_command(&error)),
             Err(_) if is_http(line) => Action::Close(replies::not_http()),
+            Err(error) if self.context.is_unknown(error.listed_verb()) => {
+                self.unknown_command(error.listed_verb())
+            }
             Err(error) => {
                 let not_offered =
                     error.parameter().filter(|keyword| !parameters::is_offered(&self.context, keyword));
@@ -591,6 +645,9 @@ impl Session {
 
     /// Takes one command.
     pub fn handle(&mut self, command: Command, ahead: Ahead) -> Action {
+        if self.context.is_unknown(command.listed_verb()) {
+            return self.unknown_command(command.listed_verb());
+        }
         // Before anything is found for it: what is found and what is decided must go by the same rules.
         match (&self.state, &command) {
             (State::Greeted(_), Command::Mail(_)) => self.context.refresh(),
@@ -646,13 +703,22 @@ impl Session {
             (_, Command::Vrfy) => Action::Reply(replies::cannot_verify()),
             (_, Command::Expn) => self.error(replies::not_implemented()),
             (_, Command::Rset) => self.rset(),
-            (_, Command::Ehlo(name)) => self.ehlo(Hello { name, extended: true }),
+            (_, Command::Ehlo(_) | Command::Helo(_)) if self.context.speaks_lmtp() => {
+                self.error(replies::lmtp_is_spoken())
+            }
+            (_, Command::Ehlo(name) | Command::Lhlo(name)) => self.ehlo(Hello { name, extended: true }),
             (_, Command::Helo(name)) => self.ehlo(Hello { name, extended: false }),
             (_, Command::Data) if ahead == Ahead::Input => Action::Close(replies::spoke_too_early()),
             (_, Command::Bdat(chunk)) => self.bdat(chunk),
             // Without EHLO too, as Postfix does: some clients know what a server offers, and all is forgotten anyway.
             (State::Connected | State::Greeted(_), Command::StartTls) => self.start_tls(),
-            (State::Connected, _) => self.error(replies::bad_sequence("EHLO first")),
+            (State::Connected, _) => self.error(self.context.hello_first()),
+            (State::Greeted(hello), Command::XClient(said)) => {
+                let hello = Arc::clone(hello);
+                self.xclient(&hello, *said)
+            }
+            (State::Greeted(_), Command::XForward(said)) => self.xforward(*said),
+            (State::Greeted(_), Command::Etrn(node)) => self.etrn(node),
             (State::Greeted(hello), Command::Auth(command)) => {
                 let hello = Arc::clone(hello);
                 self.auth(hello, &command)
@@ -682,9 +748,14 @@ impl Session {
             (State::Transaction(_), Command::Mail(_)) => {
                 self.error(replies::bad_sequence("one MAIL a transaction"))
             }
-            (State::Transaction(_), Command::Auth(_) | Command::StartTls) => {
-                self.error(replies::bad_sequence("not inside a transaction"))
-            }
+            (
+                State::Transaction(_),
+                Command::Auth(_)
+                | Command::StartTls
+                | Command::XClient(_)
+                | Command::XForward(_)
+                | Command::Etrn(_),
+            ) => self.error(replies::bad_sequence("not inside a transaction")),
             (State::Chunks(..), _) => self.error(replies::bad_sequence("BDAT or RSET")),
             (State::ChunkRefused(..), _) => {
                 self.error(replies::bad_sequence("a chunk was refused: RSET first"))
@@ -819,8 +890,8 @@ impl Session {
     /// The commands that this client can use now.
     fn help(&self) -> Reply {
         let context = &self.context;
-        let can_start_tls = context.tls.is_none() && context.shared.tls.load().is_some();
-        replies::help(can_start_tls, !auth::offered(context).is_empty())
+        let can_start_tls = context.can_start_tls();
+        replies::help(context.speaks_lmtp(), can_start_tls, !auth::offered(context).is_empty())
     }
 
     /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
@@ -831,7 +902,7 @@ impl Session {
 
     /// The same without the answer: what that is, and how long it waits.
     fn note_wrong(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
-        let Peer { client, local, listener } = self.context.peer;
+        let Peer { client, local, listener, .. } = self.context.peer;
         let Unproved { name, mechanism, why } = unproved;
         let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
@@ -865,7 +936,7 @@ impl Session {
         mechanism: Mechanism,
         app: &AppPassword,
     ) -> Action {
-        let Peer { client, local, listener } = self.context.peer;
+        let Peer { client, local, listener, .. } = self.context.peer;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
         let refusal = self.context.refuse_password(hello, name);
         tracing::warn!(
@@ -892,7 +963,7 @@ impl Session {
 
     /// The same without the answer.
     fn note_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
-        let Peer { client, local, listener } = self.context.peer;
+        let Peer { client, local, listener, .. } = self.context.peer;
         let Unproved { name, mechanism, why } = unproved;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
         let shown = self.context.policy.login_to_note(&name);
@@ -989,9 +1060,10 @@ impl Session {
     }
 
     fn rset(&mut self) -> Action {
+        self.forwarded = None;
         let hello = match &self.state {
             State::Transaction(transaction) | State::Chunks(transaction, _) => &transaction.hello,
-            State::ChunkRefused(hello, _) => hello,
+            State::ChunkRefused(hello, ..) => hello,
             _ => return Action::Reply(replies::ok()),
         };
         self.state = State::Greeted(Arc::clone(hello));
@@ -1000,6 +1072,7 @@ impl Session {
 
     /// EHLO in the middle of a transaction ends it (RFC 5321 §4.1.4).
     fn ehlo(&mut self, hello: Hello) -> Action {
+        self.forwarded = None;
         let reply = ehlo::greet(&self.context, &hello);
         self.state = State::Greeted(Arc::new(hello));
         Action::Reply(reply)
@@ -1009,7 +1082,7 @@ impl Session {
         if self.context.tls.is_some() {
             return self.error(replies::already_secured());
         }
-        if self.context.shared.tls.load().is_none() {
+        if !self.context.can_start_tls() {
             return Action::Reply(replies::tls_not_available());
         }
         Action::StartTls(replies::ready_for_tls())
@@ -1105,7 +1178,8 @@ impl Session {
             false => mail::begin(&self.context, hello, command, queue),
         };
         match answer {
-            Ok(transaction) => {
+            Ok(mut transaction) => {
+                transaction.forwarded = self.forwarded.take();
                 let granted = transaction.terms.priority;
                 self.state = State::Transaction(Box::new(transaction));
                 self.progress();
@@ -1197,11 +1271,12 @@ impl Session {
             from = %transaction.reverse_path,
             to = recipients,
             size = transaction.size,
-            client = %peer.client,
+            client = %peer,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
             right,
             helo = transaction.hello.name,
+            forwarded = transaction.forwarded.as_ref().map(|said| said.to_string()),
             tls = tls.map(|tls| tls.version),
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
             milliseconds = duration.as_millis() as u64,
@@ -1210,20 +1285,37 @@ impl Session {
             "message accepted"
         );
         self.state = State::Greeted(transaction.hello);
-        Action::Reply(reply)
+        self.for_each_recipient(transaction.accepted, Action::Reply(reply))
     }
 
     fn message_refused(&mut self, refusal: Refusal) -> Action {
         let sender = self.sender();
         self.log_refusal("message", &refusal, &sender, None);
+        let mut recipients = 0;
         if let State::Receiving(transaction) = &self.state {
+            recipients = transaction.accepted;
             self.state = State::Greeted(Arc::clone(&transaction.hello));
         }
         let reply = self.legible(refusal.reply);
-        match self.error(reply.clone()) {
+        let action = match self.error(reply.clone()) {
             // "Too many errors" would have the client send the message again.
             Action::Close(_) => Action::Close(reply),
             action => action,
+        };
+        self.for_each_recipient(recipients, action)
+    }
+
+    /// The reply to a whole message: in LMTP one for each RCPT that was accepted, all of them alike, as a message is kept for all its
+    /// recipients or for none.
+    fn for_each_recipient(&self, recipients: usize, last: Action) -> Action {
+        let more = recipients.saturating_sub(1);
+        let reply = match &last {
+            Action::Reply(reply) | Action::Delayed(reply, _) | Action::Close(reply) => reply.clone(),
+            _ => return last,
+        };
+        match self.context.speaks_lmtp() && more > 0 {
+            true => Action::Repeat(reply, more, Box::new(last)),
+            false => last,
         }
     }
 
@@ -1259,7 +1351,7 @@ impl Session {
         let limits = &self.context.config.smtp;
         self.errors += 1;
         if self.errors >= limits.max_errors {
-            let client = self.context.peer.client;
+            let client = self.context.peer;
             tracing::info!(event = "too-many-errors", %client, errors = self.errors, "session ended");
             return Action::Close(replies::too_many_errors());
         }
@@ -1302,7 +1394,7 @@ impl Session {
             code = refusal.reply.code,
             reason = refusal.reason,
             rule = refusal.rule,
-            client = %peer.client,
+            client = %peer,
             listener = peer.listener.as_str(),
             login = login.as_ref().map(|login| login.name.as_str()),
             certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),

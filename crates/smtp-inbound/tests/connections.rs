@@ -57,8 +57,8 @@ impl Service {
         let (door, opener) = Door::closed();
         let queue = std::mem::replace(&mut shared.door, door).now().unwrap();
         let address = "127.0.0.1:0".parse().unwrap();
-        let bound = bind(&Listener { kind, address, proxy: Vec::new() }).unwrap();
-        let address = bound.local_addr().unwrap();
+        let bound = bind(&Listener::tcp(kind, address)).unwrap();
+        let address = bound.local_addr().unwrap().tcp().unwrap();
         let (inbound, stop, tracker) = (Inbound::new(shared), CancellationToken::new(), TaskTracker::new());
         let (token, tasks) = (stop.clone(), tracker.clone());
         tracker.spawn(async move { inbound.run(bound, token, tasks).await.unwrap() });

@@ -47,7 +47,11 @@ async fn every_dialogue_goes_as_written() {
 }
 
 /// Lines that mean something, so that random ones reach every state.
-const LINES: [&str; 29] = [
+const LINES: [&str; 33] = [
+    "LHLO client.test",
+    "XCLIENT ADDR=192.0.2.8 HELO=client.test",
+    "XFORWARD ADDR=192.0.2.8",
+    "ETRN proseware.test",
     "EHLO client.test",
     "HELO client.test",
     "STARTTLS",
@@ -93,13 +97,17 @@ fn no_order_of_lines_confuses_a_session() {
     // Some lines wait for their reply, others are sent ahead.
     let batches = proptest::collection::vec(proptest::collection::vec(line, 1..4), 0..30);
     let kinds = proptest::sample::select(
-        &[ListenerKind::Mx, ListenerKind::Submission, ListenerKind::Submissions][..],
+        &[ListenerKind::Mx, ListenerKind::Submission, ListenerKind::Submissions, ListenerKind::Lmtp][..],
     );
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
     let played = TestRunner::new(config).run(&(kinds, batches), |(listener, batches)| {
         let tls = (listener == ListenerKind::Submissions).then_some(TLS);
-        let peer =
-            Peer { listener, client: "192.0.2.7".parse().unwrap(), local: "192.0.2.25".parse().unwrap() };
+        let peer = Peer {
+            listener,
+            client: "192.0.2.7".parse().unwrap(),
+            local: "192.0.2.25".parse().unwrap(),
+            is_local: false,
+        };
         let mut player = Player::new(Arc::clone(&shared), peer, tls);
         for batch in batches {
             runtime.block_on(player.hear(&batch.concat()));
@@ -127,6 +135,7 @@ fn however_chunks_are_cut_into_reads_the_replies_are_the_same() {
         listener: ListenerKind::Mx,
         client: "198.51.100.9".parse().unwrap(),
         local: "192.0.2.25".parse().unwrap(),
+        is_local: false,
     };
     let said = |reads: &[&[u8]]| {
         let mut player = Player::new(Arc::clone(&shared), peer, None);
@@ -179,6 +188,7 @@ async fn a_login_that_a_reload_disables_sends_no_more() {
         listener: ListenerKind::Submissions,
         client: "198.51.100.9".parse().unwrap(),
         local: "192.0.2.25".parse().unwrap(),
+        is_local: false,
     };
     let mut player = Player::new(Arc::clone(&shared), peer, Some(TLS));
     player.hear(b"EHLO client.test\r\nAUTH PLAIN AGFsaWNlQHByb3Nld2FyZS50ZXN0AGNvcnJlY3QgaG9yc2U=\r\n").await;
@@ -257,7 +267,12 @@ impl Dialogue {
             line.split_once(": ").unwrap_or_else(|| panic!("not a line of a dialogue: {line}"));
         match name {
             "listener" => {
-                let kinds = [ListenerKind::Mx, ListenerKind::Submission, ListenerKind::Submissions];
+                let kinds = [
+                    ListenerKind::Mx,
+                    ListenerKind::Submission,
+                    ListenerKind::Submissions,
+                    ListenerKind::Lmtp,
+                ];
                 self.listener =
                     kinds.into_iter().find(|kind| kind.as_str() == value).expect("kind of a listener");
             }
@@ -278,7 +293,12 @@ impl Dialogue {
             shared.tls.store(None);
         }
         let local = if self.client.is_ipv4() { "192.0.2.25" } else { "2001:db8::25" };
-        let peer = Peer { listener: self.listener, client: self.client, local: local.parse().unwrap() };
+        let peer = Peer {
+            listener: self.listener,
+            client: self.client,
+            local: local.parse().unwrap(),
+            is_local: false,
+        };
         let mut player = Player::new(Arc::new(shared), peer, self.tls.then_some(TLS));
         if let Some(hello) = &self.hello {
             player.hear(format!("EHLO {hello}\r\n").as_bytes()).await;

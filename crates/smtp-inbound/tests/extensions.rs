@@ -16,15 +16,25 @@ use support::Server;
 
 const CONFIG: &str = r#"
     hostname = "mail.proseware.test"
+    [smtp]
+    xclient_from = ["203.0.113.5/32"]
+    xforward_from = ["203.0.113.5/32"]
+    etrn_from = ["203.0.113.5/32"]
     [[domain]]
     name = "proseware.test"
     mailboxes = ["alice"]
 "#;
 
+/// Another mail system, which is listed for what is only for such.
+const LISTED: &str = "203.0.113.5";
+const STRANGER: &str = "198.51.100.9";
+
 const TLS: Protection = Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
 
 /// Every place where EHLO can be said, and whether under TLS.
-const PLACES: [(ListenerKind, Option<Protection>); 5] = [
+const PLACES: [(ListenerKind, Option<Protection>); 7] = [
+    (ListenerKind::Lmtp, None),
+    (ListenerKind::Lmtp, Some(TLS)),
     (ListenerKind::Mx, None),
     (ListenerKind::Mx, Some(TLS)),
     (ListenerKind::Submission, None),
@@ -37,24 +47,34 @@ async fn the_documentation_lists_the_extensions_of_every_listener() {
     let Server { shared, registry: _registry, directory: _directory } = Server::new(CONFIG);
     let shared = Arc::new(shared);
     let documented = documented();
-    for (listener, tls) in PLACES {
+    for ((listener, tls), client) in PLACES.into_iter().flat_map(|place| [(place, STRANGER), (place, LISTED)])
+    {
         let expected: BTreeSet<String> = documented
             .iter()
-            .filter(|(_, place)| is_offered(place, listener, tls.is_some()))
+            .filter(|(_, place)| is_offered(place, listener, tls.is_some(), client == LISTED))
             .map(|(keyword, _)| keyword.clone())
             .collect();
-        assert_eq!(offered(&shared, listener, tls), expected, "{} {tls:?}", listener.as_str());
+        let offered = offered(&shared, listener, tls, client);
+        assert_eq!(offered, expected, "{} {tls:?} {client}", listener.as_str());
     }
 }
 
 /// The keywords in the answer to EHLO.
-fn offered(shared: &Arc<Shared>, listener: ListenerKind, tls: Option<Protection>) -> BTreeSet<String> {
-    let peer =
-        Peer { listener, client: "198.51.100.9".parse().unwrap(), local: "192.0.2.25".parse().unwrap() };
-    let mut session = Session::new(Arc::clone(shared), peer, tls);
-    let Action::Reply(reply) = session.line(b"EHLO client.test", Ahead::Nothing) else {
-        panic!("no reply to EHLO")
+fn offered(
+    shared: &Arc<Shared>,
+    listener: ListenerKind,
+    tls: Option<Protection>,
+    client: &str,
+) -> BTreeSet<String> {
+    let peer = Peer {
+        listener,
+        client: client.parse().unwrap(),
+        local: "192.0.2.25".parse().unwrap(),
+        is_local: false,
     };
+    let hello: &[u8] = if listener == ListenerKind::Lmtp { b"LHLO client.test" } else { b"EHLO client.test" };
+    let mut session = Session::new(Arc::clone(shared), peer, tls);
+    let Action::Reply(reply) = session.line(hello, Ahead::Nothing) else { panic!("no reply to EHLO") };
     let mut wire = Vec::new();
     reply.write_to(&mut wire);
     let text = String::from_utf8(wire).unwrap();
@@ -78,7 +98,7 @@ fn documented() -> Vec<(String, String)> {
 }
 
 /// What the words of the documentation mean.
-fn is_offered(place: &str, listener: ListenerKind, tls: bool) -> bool {
+fn is_offered(place: &str, listener: ListenerKind, tls: bool, listed: bool) -> bool {
     match place.split(';').next().unwrap() {
         "everywhere" => true,
         "in clear, when there is a certificate" => !tls,
@@ -86,6 +106,7 @@ fn is_offered(place: &str, listener: ListenerKind, tls: bool) -> bool {
         // This client is in no trusted network.
         "submission listeners" | "submission listeners, and to trusted networks" => listener.is_submission(),
         "submission listeners, under TLS" => listener.is_submission() && tls,
+        "to listed clients" => listed,
         other => panic!("{other:?} in docs/smtp.md: say here what it means"),
     }
 }

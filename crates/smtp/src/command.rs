@@ -5,7 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::address::AddressError;
+use crate::address::{AddressError, Domain};
+use crate::attributes::{AttributeError, XClient, XForward};
 use crate::chunk::Chunk;
 use crate::date;
 use crate::envelope::{Body, By, EnvelopeId, Hold, Notify, OriginalRecipient, Ret};
@@ -19,6 +20,8 @@ pub enum Command {
     Helo(String),
     /// EHLO with the client's name, likewise.
     Ehlo(String),
+    /// LHLO with the client's name, likewise: EHLO of LMTP (RFC 2033 §4.1).
+    Lhlo(String),
     /// MAIL FROM.
     Mail(Mail),
     /// RCPT TO.
@@ -43,6 +46,66 @@ pub enum Command {
     StartTls,
     /// AUTH (RFC 4954).
     Auth(Auth),
+    /// XCLIENT (Postfix's XCLIENT_README).
+    XClient(Box<XClient>),
+    /// XFORWARD (Postfix's XFORWARD_README).
+    XForward(Box<XForward>),
+    /// ETRN (RFC 1985).
+    Etrn(Node),
+}
+
+/// Whose waiting mail ETRN asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// `example.test`, and `#example.test`: our queues have the names of domains.
+    Domain(Domain),
+    /// `@example.test`: the domain and all below it.
+    Within(Domain),
+}
+
+impl Node {
+    /// Whether mail to the domain is asked for.
+    pub fn names(&self, domain: &Domain) -> bool {
+        match self {
+            Self::Domain(name) => domain == name,
+            Self::Within(name) => domain.is_within(name),
+        }
+    }
+}
+
+/// As the client writes it.
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(name) => write!(f, "{name}"),
+            Self::Within(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
+/// A command that is only for some clients: for all others there is no such command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListedVerb {
+    /// XCLIENT.
+    XClient,
+    /// XFORWARD.
+    XForward,
+    /// ETRN.
+    Etrn,
+    /// LHLO: for clients that speak LMTP.
+    Lhlo,
+}
+
+impl ListedVerb {
+    /// As EHLO announces it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::XClient => "XCLIENT",
+            Self::XForward => "XFORWARD",
+            Self::Etrn => "ETRN",
+            Self::Lhlo => "LHLO",
+        }
+    }
 }
 
 /// MAIL FROM.
@@ -136,6 +199,15 @@ pub enum CommandError {
     /// BDAT that does not say how many octets follow.
     #[error("syntax: BDAT octets [LAST]")]
     BadChunk,
+    /// What stands behind a command that is only for some clients.
+    #[error("{}: {}", .0.as_str(), .1)]
+    Attributes(ListedVerb, #[source] AttributeError),
+    /// ETRN without a domain, or with one that is none.
+    #[error("syntax: ETRN domain, @domain or #domain")]
+    BadNode,
+    /// LHLO without a name, or with one that cannot be kept.
+    #[error("syntax: LHLO hostname")]
+    BadLhlo,
     /// Arguments missing, too many, or not in order.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -176,6 +248,16 @@ impl CommandError {
         }
     }
 
+    /// The command, if it is one that is only for some clients.
+    pub fn listed_verb(&self) -> Option<ListedVerb> {
+        match self {
+            Self::Attributes(verb, _) => Some(*verb),
+            Self::BadNode => Some(ListedVerb::Etrn),
+            Self::BadLhlo => Some(ListedVerb::Lhlo),
+            _ => None,
+        }
+    }
+
     /// The reply code (RFC 5321 §4.2.3; 555 and 552 from §4.1.1.11 and RFC 1870; 553 from RFC 6531 §3.5).
     pub fn code(&self) -> u16 {
         match self {
@@ -183,6 +265,9 @@ impl CommandError {
             Self::BadArgument
             | Self::NotUtf8
             | Self::BadChunk
+            | Self::Attributes(..)
+            | Self::BadNode
+            | Self::BadLhlo
             | Self::Syntax(_)
             | Self::DuplicateParameter(_)
             | Self::BadParameter(_)
@@ -200,6 +285,7 @@ impl CommandError {
         let (subject, detail) = match self {
             Self::Unknown | Self::BadCharacter | Self::NotUtf8 => (5, 2),
             Self::BadArgument | Self::BadChunk | Self::Syntax(_) | Self::UnknownParameter(_) => (5, 4),
+            Self::Attributes(..) | Self::BadNode | Self::BadLhlo => (5, 4),
             Self::DuplicateParameter(_) | Self::BadParameter(_) | Self::UnknownValue(_) => (5, 4),
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
@@ -222,6 +308,17 @@ const MAX_ORCPT: usize = 500;
 const MAX_ECHO: usize = 40;
 
 impl Command {
+    /// The command, if it is one that is only for some clients.
+    pub fn listed_verb(&self) -> Option<ListedVerb> {
+        match self {
+            Self::XClient(_) => Some(ListedVerb::XClient),
+            Self::XForward(_) => Some(ListedVerb::XForward),
+            Self::Etrn(_) => Some(ListedVerb::Etrn),
+            Self::Lhlo(_) => Some(ListedVerb::Lhlo),
+            _ => None,
+        }
+    }
+
     /// Reads one line without its CRLF. Spaces at its end are dropped (RFC 5321 §4.1.1).
     ///
     /// # Errors
@@ -248,6 +345,10 @@ impl Command {
             b"BDAT" => argument.ok().and_then(chunk).map(Self::Bdat).ok_or(CommandError::BadChunk),
             b"EHLO" => client_name(argument?, "EHLO hostname").map(Self::Ehlo),
             b"HELO" => client_name(argument?, "HELO hostname").map(Self::Helo),
+            b"LHLO" => {
+                let name = argument.and_then(|argument| client_name(argument, "LHLO hostname"));
+                name.map(Self::Lhlo).map_err(|_| CommandError::BadLhlo)
+            }
             b"QUIT" => alone(argument?, Self::Quit, "QUIT"),
             b"RSET" => alone(argument?, Self::Rset, "RSET"),
             b"NOOP" => ascii(argument?).map(|_| Self::Noop),
@@ -256,6 +357,11 @@ impl Command {
             b"EXPN" => something(argument?, Self::Expn, "EXPN list"),
             b"STARTTLS" => alone(argument?, Self::StartTls, "STARTTLS"),
             b"AUTH" => auth(ascii(argument?)?).map(Self::Auth),
+            b"XCLIENT" => attributes(ListedVerb::XClient, argument, XClient::parse)
+                .map(|said| Self::XClient(Box::new(said))),
+            b"XFORWARD" => attributes(ListedVerb::XForward, argument, XForward::parse)
+                .map(|said| Self::XForward(Box::new(said))),
+            b"ETRN" => argument.ok().and_then(node).map(Self::Etrn).ok_or(CommandError::BadNode),
             _ => Err(CommandError::Unknown),
         }
     }
@@ -325,6 +431,27 @@ fn auth(argument: &str) -> Result<Auth, CommandError> {
         mechanism: mechanism.to_ascii_uppercase(),
         initial: initial.map(|text| InitialResponse(text.to_owned())),
     })
+}
+
+/// `domain`, `@domain` or `#queue` (RFC 1985 §5).
+fn node(argument: &[u8]) -> Option<Node> {
+    let text = ascii(argument).ok()?;
+    let domain = |name: &str| Domain::parse(name).ok();
+    match text.split_at_checked(1)? {
+        ("@", name) => domain(name).map(Node::Within),
+        ("#", name) => domain(name).map(Node::Domain),
+        _ => domain(text).map(Node::Domain),
+    }
+}
+
+/// Whatever is wrong with it, the error says to which command it belongs: nobody else is to learn that there is one.
+fn attributes<T>(
+    verb: ListedVerb,
+    argument: Result<&[u8], CommandError>,
+    parse: impl Fn(&str) -> Result<T, AttributeError>,
+) -> Result<T, CommandError> {
+    let text = argument.and_then(ascii).map_err(|_| AttributeError::Syntax);
+    text.and_then(parse).map_err(|error| CommandError::Attributes(verb, error))
 }
 
 const MAIL_USAGE: &str = "MAIL FROM:<address> [parameters]";
@@ -954,6 +1081,62 @@ mod tests {
         assert!(!format!("{auth:?}").contains("AGEAYg"));
         assert_eq!(reply_to("AUTH"), "501 5.5.4");
         assert_eq!(reply_to("AUTH PLAIN a b"), "501 5.5.4");
+    }
+
+    #[test]
+    fn commands_for_some_clients_are_known_as_such_whatever_stands_behind_them() {
+        for (line, verb) in [
+            ("XCLIENT ADDR=192.0.2.7", ListedVerb::XClient),
+            ("xclient", ListedVerb::XClient),
+            ("XCLIENT \0", ListedVerb::XClient),
+            ("XCLIENT NAME=\u{e4}", ListedVerb::XClient),
+            ("XFORWARD SOURCE=LOCAL", ListedVerb::XForward),
+            ("XFORWARD LOGIN=x", ListedVerb::XForward),
+        ] {
+            let found = parse(line).map_or_else(|error| error.listed_verb(), |command| command.listed_verb());
+            assert_eq!(found, Some(verb), "{line}");
+        }
+        assert_eq!(reply_to("XCLIENT PORT=x"), "501 5.5.4");
+        assert_eq!(parse("XCLIENT PORT=x").unwrap_err().to_string(), "XCLIENT: malformed attribute PORT");
+        assert_eq!(parse("NOOP").unwrap().listed_verb(), None);
+    }
+
+    #[test]
+    fn etrn_names_a_domain_one_with_all_below_it_or_a_queue() {
+        let node = |line: &str| match parse(line) {
+            Ok(Command::Etrn(node)) => node,
+            other => panic!("{other:?}"),
+        };
+        let domain = |name: &str| Domain::parse(name).unwrap();
+        assert_eq!(node("ETRN Customer.test"), Node::Domain(domain("customer.test")));
+        assert_eq!(node("etrn #customer.test "), Node::Domain(domain("customer.test")));
+        let within = node("ETRN @customer.test");
+        assert_eq!(within.to_string(), "@customer.test");
+        assert!(within.names(&domain("customer.test")) && within.names(&domain("a.b.customer.test")));
+        assert!(!within.names(&domain("notcustomer.test")) && !within.names(&domain("test")));
+        assert!(!node("ETRN customer.test").names(&domain("a.customer.test")));
+        for line in [
+            "ETRN",
+            "ETRN @",
+            "ETRN #",
+            "ETRN a b",
+            "ETRN @@a.test",
+            "ETRN -a.test",
+            "ETRN \u{e4}.test",
+            "ETRN a\0",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!((error.code(), error.listed_verb()), (501, Some(ListedVerb::Etrn)), "{line}");
+        }
+    }
+
+    #[test]
+    fn lhlo_is_known_as_a_word_of_lmtp() {
+        assert_eq!(parse("lhlo client.test"), Ok(Command::Lhlo("client.test".to_owned())));
+        for line in ["LHLO", "LHLO a\0"] {
+            assert_eq!(parse(line).unwrap_err().listed_verb(), Some(ListedVerb::Lhlo), "{line}");
+            assert_eq!(reply_to(line), "501 5.5.4", "{line}");
+        }
     }
 
     #[test]

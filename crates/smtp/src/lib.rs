@@ -12,6 +12,7 @@
 //! | [`data`] | line ends, dots, the end of a message | 5321 §4.5.2 |
 //! | [`chunk`] | a message in chunks | 3030 §2 |
 //! | [`header`] | header fields and the addresses in them | 5322 §2.2, 3.4 |
+//! | [`attributes`] | clients that other mail systems speak for | Postfix's XCLIENT_README, XFORWARD_README |
 //! | [`proxy`] | whose connection a proxy hands on | HAProxy's proxy-protocol.txt |
 //! | [`date`] | the date-time of header fields | 5322 §3.3 |
 //!
@@ -19,6 +20,7 @@
 //! validates again. What a domain or a recipient *means* is decided in `postern-policy`.
 
 pub mod address;
+pub mod attributes;
 pub mod chunk;
 pub mod command;
 pub mod data;

@@ -124,6 +124,7 @@ impl Asked {
             reverse_path: self.reverse_path.clone(),
             origin: origin(&self.question(Stage::Mail, policy), policy),
             client: Some(self.client.to_canonical()),
+            forwarded: None,
             helo: self.helo.clone(),
             received: self.now,
             body: Body::SevenBit,
@@ -145,7 +146,10 @@ fn listener(name: Option<&str>) -> Result<ListenerKind, BadQuestion> {
         "mx" => Ok(ListenerKind::Mx),
         "submission" => Ok(ListenerKind::Submission),
         "submissions" => Ok(ListenerKind::Submissions),
-        other => Err(BadQuestion(format!("there is no listener {other:?}: mx, submission or submissions"))),
+        "lmtp" => Ok(ListenerKind::Lmtp),
+        other => {
+            Err(BadQuestion(format!("there is no listener {other:?}: mx, submission, submissions or lmtp")))
+        }
     }
 }
 

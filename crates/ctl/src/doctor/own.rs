@@ -64,6 +64,8 @@ impl Site {
             Some(Listener { kind: view.kind.clone(), address: view.address.parse().ok()? })
         };
         let mut listeners: Vec<Listener> = status.listeners.iter().filter_map(listener).collect();
+        // It speaks another protocol.
+        listeners.retain(|listener| listener.kind != postern_config::ListenerKind::Lmtp.as_str());
         // The daemon keeps no order; port 25 is what people look for first.
         listeners.sort_by(|a, b| (&a.kind, a.address).cmp(&(&b.kind, b.address)));
         Ok(Self { listeners, hostname: status.hostname, domains, rules: Rules::Daemon(client), notes })
@@ -72,14 +74,16 @@ impl Site {
     fn configured(path: &Path, problem: &str) -> Result<Self, Failure> {
         let config = config::load(path)?.config;
         let note = format!("{problem}: the listeners are those of {}", path.display());
-        let listener = |listener: &postern_config::Listener| Listener {
-            kind: listener.kind.as_str().to_owned(),
-            address: listener.address,
+        let listener = |listener: &postern_config::Listener| {
+            Some(Listener { kind: listener.kind.as_str().to_owned(), address: listener.address.tcp()? })
         };
         // Nobody knows which free port a daemon would take.
-        let fixed = config.listeners.iter().filter(|listener| listener.address.port() != 0);
+        let speaks_smtp =
+            |listener: &&postern_config::Listener| listener.kind != postern_config::ListenerKind::Lmtp;
+        let fixed =
+            config.listeners.iter().filter(speaks_smtp).filter(|listener| listener.address.is_fixed());
         Ok(Self {
-            listeners: fixed.map(listener).collect(),
+            listeners: fixed.filter_map(listener).collect(),
             hostname: config.hostname.to_string(),
             domains: config.domains.iter().map(|domain| domain.name.clone()).collect(),
             rules: Rules::File(Box::new(Policy::new(&config))),

@@ -75,6 +75,7 @@ impl Live {
             // As the listener does with a client over IPv4 on an IPv6 socket.
             client: request.client.to_canonical(),
             local: request.local.unwrap(),
+            is_local: false,
         };
         let session = Session::new(shared.clone(), peer, is_secure.then_some(TLS));
         let session = session.with_certificate(certificate(request));
@@ -164,6 +165,8 @@ impl Player {
                 }
                 Action::StartTls(_) => panic!("nobody asked for TLS"),
                 Action::CheckToken(_) => panic!("there is no identity provider"),
+                Action::Repeat(..) => panic!("nobody speaks LMTP"),
+                Action::HandOver(..) | Action::RunQueue(_) => panic!("nobody said XCLIENT or ETRN"),
                 Action::CheckPassword(credentials) => {
                     // Hashing is not what this is about: every password is right.
                     let login = self.shared.policy.load().accounts.login(&credentials.name).unwrap();

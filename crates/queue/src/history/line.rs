@@ -38,6 +38,9 @@ struct Line<'a> {
     size: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client: Option<Cow<'a, str>>,
+    /// Where the client had it from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fwd: Option<Cow<'a, str>>,
     /// The origin; `login` alone: a login that is the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<Cow<'a, str>>,
@@ -87,6 +90,7 @@ pub(super) fn encode(event: &EventView) -> Vec<u8> {
         mid: fact(&event.message_id).map(Cow::Owned),
         size: event.size.filter(|_| has_facts),
         client: fact(&event.client).map(Cow::Owned),
+        fwd: fact(&event.forwarded).map(Cow::Owned),
         by: fact(&event.origin).map(|origin| short_origin(origin, &event.sender)),
         dest: event.destination.as_ref().filter(is_usual).map(|to| to.as_str().into()),
         host: event.host.as_deref().map(Into::into),
@@ -128,6 +132,7 @@ pub(super) fn decode(line: &[u8]) -> Option<EventView> {
         message_id: owned(line.mid),
         size: line.size,
         client: owned(line.client),
+        forwarded: owned(line.fwd),
         origin,
         destination: owned(line.dest),
         host: owned(line.host),
@@ -208,6 +213,7 @@ pub(super) mod tests {
             message_id: Some("20261121180525.0A1B2C3D@proseware.test".to_owned()),
             size: Some(4096),
             client: Some("192.0.2.7".to_owned()),
+            forwarded: None,
             origin: Some("login alice@proseware.test".to_owned()),
             destination: Some("mx adatum.test".to_owned()),
             host: Some("mx1.adatum.test [192.0.2.25]:25".to_owned()),

@@ -84,6 +84,9 @@ pub struct Story {
     /// The client's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// Where the client had the message from, as it said by XFORWARD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<String>,
     /// `login alice`, `trusted network office`, `outsider`, `own`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
@@ -354,6 +357,7 @@ struct Facts {
     message_id: Option<String>,
     size: Option<u64>,
     client: Option<String>,
+    forwarded: Option<String>,
     origin: Option<String>,
 }
 
@@ -369,6 +373,7 @@ impl Facts {
         };
         learn(&mut self.message_id, &event.message_id);
         learn(&mut self.client, &event.client);
+        learn(&mut self.forwarded, &event.forwarded);
         learn(&mut self.origin, &event.origin);
         self.size = self.size.or(event.size);
     }
@@ -413,6 +418,7 @@ impl Stories {
                 message_id: facts.message_id,
                 size: facts.size,
                 client: facts.client,
+                forwarded: facts.forwarded,
                 origin: facts.origin,
                 about: self.reports.remove(&id),
                 events: events.into(),
@@ -425,6 +431,7 @@ impl Stories {
                 story.message_id.clone_from(&queued.message_id);
                 story.size = Some(queued.size);
                 story.client.clone_from(&queued.client);
+                story.forwarded.clone_from(&queued.forwarded);
                 story.origin = Some(queued.origin.clone());
             }
             stories.insert(id, story);

@@ -190,6 +190,7 @@ mod tests {
             message_id: None,
             size: Some(1),
             client: None,
+            forwarded: None,
             origin: None,
             destination: None,
             host: Some("mx.adatum.test [192.0.2.9]".to_owned()),

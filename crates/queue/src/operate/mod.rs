@@ -7,12 +7,14 @@
 //! | `view.rs` | show, content, summary |
 //! | `verbs.rs` | hold, release, retry, fail, remove |
 //! | `edit.rs` | edit, prioritise, reroute, requeue |
+//! | `turn.rs` | turn: what waits for some domains is tried, because a client asks for it |
 //! | `change.rs` | how every verb that changes something does it: durable, waited for, read back |
 
 mod change;
 mod count;
 mod edit;
 mod list;
+mod turn;
 mod verbs;
 mod view;
 
@@ -25,6 +27,7 @@ pub use count::{Group, GroupBy, Shape, ShapeBy, ShapeRow};
 pub use edit::{Edit, Requeue};
 pub(crate) use list::MAX_HEADER;
 pub use list::{Cursor, Page, Sort};
+pub use turn::Turned;
 pub use verbs::Retry;
 pub(crate) use view::origin;
 pub use view::{MessageView, RecipientView, Summary};

@@ -18,7 +18,7 @@ use crate::retry;
 use crate::state::{Ending, EndingKind, MessageState, Phase, shortened};
 
 /// Why a message that is being delivered is not tried again.
-const IN_FLIGHT: &str = "in-flight";
+pub(super) const IN_FLIGHT: &str = "in-flight";
 
 /// Why a message without a recipient that waits is left alone.
 pub(super) const NOTHING_WAITS: &str = "nothing waits";
@@ -84,7 +84,8 @@ impl Queue {
     /// such there are holds.
     pub async fn retry(&self, ids: &[QueueId], how: Retry) -> Result<Change, OperateError> {
         self.check_retry(&how)?;
-        let mut change = self.change(ids, Duration::ZERO, &TryAgain(how)).await;
+        let verb = TryAgain { how, pick: RecipientPick::default(), why: "" };
+        let mut change = self.change(ids, Duration::ZERO, &verb).await;
         if !how.ignore_breaker {
             change.resting = self.resting(ids).await;
         }
@@ -232,15 +233,22 @@ impl Verb for Release {
     }
 }
 
-struct TryAgain(Retry);
+pub(super) struct TryAgain {
+    pub(super) how: Retry,
+    /// Which recipients.
+    pub(super) pick: RecipientPick,
+    /// Why, for the journal.
+    pub(super) why: &'static str,
+}
 
 impl Verb for TryAgain {
     fn apply(&self, work: &mut Work, cx: &Context<'_>) -> Result<Applied, Refusal> {
-        let Self(how) = self;
+        let Self { how, pick, .. } = self;
         if work.state.held.is_some() {
             return Err("held".into());
         }
-        let waiting: Vec<usize> = work.waiting().collect();
+        let waiting = work.waiting().filter(|index| pick.takes(&work.envelope, *index, cx));
+        let waiting: Vec<usize> = waiting.collect();
         if waiting.is_empty() {
             return Err(if work.leases > 0 { IN_FLIGHT } else { NOTHING_WAITS }.into());
         }
@@ -257,7 +265,7 @@ impl Verb for TryAgain {
     }
 
     fn told(&self) -> (EventKind, &str) {
-        (EventKind::Retried, "")
+        (EventKind::Retried, self.why)
     }
 
     /// Due, in line, being tried, or tried since.
@@ -271,14 +279,14 @@ impl Verb for TryAgain {
                     Phase::Waiting { next } => next <= applied.due,
                     Phase::Delivered { .. } | Phase::Failed { .. } => true,
                 };
-                let is_reset = !self.0.reset_backoff || recipient.forgiven >= *attempts;
+                let is_reset = !self.how.reset_backoff || recipient.forgiven >= *attempts;
                 is_reset && (is_due || recipient.leased || recipient.attempts > *attempts)
             })
         })
     }
 
     fn ends_rests(&self) -> bool {
-        self.0.ignore_breaker
+        self.how.ignore_breaker
     }
 }
 

@@ -42,6 +42,9 @@ pub struct MessageView {
     pub origin: String,
     /// The client's address.
     pub client: Option<String>,
+    /// Where the client had the message from, as it said by XFORWARD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<String>,
     /// The Message-ID.
     pub message_id: Option<String>,
     /// Its recipients.
@@ -182,6 +185,7 @@ fn view(found: &Found<'_>) -> MessageView {
         sender: envelope.reverse_path.to_string(),
         origin: origin(&envelope.origin),
         client: envelope.client.map(|ip| ip.to_string()),
+        forwarded: envelope.forwarded.clone(),
         message_id: envelope.message_id.clone(),
         recipients: recipients.map(|(index, (r, s))| recipient_view(index, r, s, found)).collect(),
         attempt: None,

@@ -236,6 +236,7 @@ pub fn envelope(world: &World<impl Backing>, sender: &str, recipients: &[&str]) 
         reverse_path: ReversePath::parse(sender).unwrap(),
         origin: Origin::Login("alice".to_owned()),
         client: Some("192.0.2.7".parse().unwrap()),
+        forwarded: None,
         helo: Some("laptop".to_owned()),
         received: world.clock.now(),
         body: Body::SevenBit,

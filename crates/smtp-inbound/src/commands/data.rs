@@ -73,8 +73,9 @@ pub(crate) fn finish(
     let envelope = Envelope {
         reverse_path: transaction.reverse_path.clone(),
         origin: origin(context, transaction.matter()),
-        client: Some(context.peer.client),
+        client: context.peer.address(),
         helo: Some(transaction.hello.name.clone()),
+        forwarded: transaction.forwarded.as_ref().and_then(|said| said.from()),
         received: now,
         // A client that sends 8 bits without saying so has said so now.
         body: if findings.eight_bit { Body::EightBitMime } else { transaction.body },
@@ -139,7 +140,8 @@ pub(crate) fn check(
 fn hop<'a>(context: &'a Context, transaction: &'a Transaction) -> Hop<'a> {
     Hop {
         hostname: &context.config.hostname,
-        client: context.peer.client,
+        client: context.peer.address(),
+        lmtp: context.speaks_lmtp(),
         hello: &transaction.hello,
         tls: context.tls,
         certificate: context.certificate.as_ref().map(|certificate| certificate.sha256.as_str()),

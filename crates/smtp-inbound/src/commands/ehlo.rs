@@ -1,5 +1,7 @@
 //! EHLO and HELO (RFC 5321 §4.1.1.1).
 
+use postern_smtp::attributes::XForward;
+use postern_smtp::command::ListedVerb;
 use postern_smtp::{Reply, date};
 
 use crate::commands::{auth, parameters};
@@ -28,7 +30,7 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
     }
     extensions.extend(limits(context));
     extensions.extend(demands(context));
-    if context.tls.is_none() && context.shared.tls.load().is_some() {
+    if context.can_start_tls() {
         extensions.push("STARTTLS".to_owned());
     }
     let mechanisms = if context.login.is_none() { auth::offered(context) } else { Vec::new() };
@@ -36,6 +38,7 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         let names: Vec<&str> = mechanisms.iter().map(|mechanism| mechanism.as_str()).collect();
         extensions.push(format!("AUTH {}", names.join(" ")));
     }
+    extensions.extend(for_listed(context));
     replies::extended_hello(hostname, &extensions)
 }
 
@@ -54,6 +57,24 @@ fn demands(context: &Context) -> Vec<String> {
         extensions.push("REQUIRETLS".to_owned());
     }
     extensions
+}
+
+/// What is only for some clients.
+fn for_listed(context: &Context) -> Vec<String> {
+    let offered = |verb: &ListedVerb| !context.is_unknown(Some(*verb));
+    let line = |verb: ListedVerb| {
+        let names = match verb {
+            ListedVerb::XClient => context.xclient_attributes(),
+            ListedVerb::XForward => XForward::NAMES.to_vec(),
+            ListedVerb::Etrn | ListedVerb::Lhlo => Vec::new(),
+        };
+        [&[verb.as_str()], &names[..]].concat().join(" ")
+    };
+    [ListedVerb::XClient, ListedVerb::XForward, ListedVerb::Etrn]
+        .into_iter()
+        .filter(offered)
+        .map(line)
+        .collect()
 }
 
 /// LIMITS (RFC 9422): what would be refused for its number alone. Recipient domains are not counted, so RCPTDOMAINMAX is

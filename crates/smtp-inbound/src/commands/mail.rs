@@ -51,6 +51,7 @@ pub(crate) fn begin(
         tried: false,
         deferred: false,
         began: context.shared.clock.now(),
+        forwarded: None,
         size: 0,
     })
 }

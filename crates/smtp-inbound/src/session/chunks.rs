@@ -56,14 +56,17 @@ impl Session {
                 Err(refusal) => self.chunk_refused(chunk, *transaction, refusal),
             },
             State::Chunks(transaction, receiver) => return self.chunk(chunk, transaction, receiver),
-            State::ChunkRefused(hello, reply) => {
-                self.refused_with(chunk, hello, reply.clone());
-                Action::Reply(reply)
+            State::ChunkRefused(hello, reply, recipients) => {
+                self.refused_with(chunk, hello, reply.clone(), recipients);
+                self.end_of_chunk(chunk, recipients, Action::Reply(reply))
             }
             state => {
-                let first = if matches!(state, State::Connected) { "EHLO first" } else { "MAIL first" };
+                let first = match state {
+                    State::Connected => self.context.hello_first(),
+                    _ => replies::bad_sequence("MAIL first"),
+                };
                 self.state = state;
-                self.error(replies::bad_sequence(first))
+                self.error(first)
             }
         };
         skip(chunk, answer)
@@ -87,19 +90,25 @@ impl Session {
     fn chunk_refused(&mut self, chunk: Chunk, transaction: Transaction, refusal: Refusal) -> Action {
         self.log_refusal("message", &refusal, &transaction.reverse_path.to_string(), None);
         let reply = self.legible(refusal.reply);
-        self.refused_with(chunk, transaction.hello, reply.clone());
-        match self.error(reply.clone()) {
+        self.refused_with(chunk, transaction.hello, reply.clone(), transaction.accepted);
+        let action = match self.error(reply.clone()) {
             // "Too many errors" would have the client send the message again.
             Action::Close(_) => Action::Close(reply),
             action => action,
-        }
+        };
+        self.end_of_chunk(chunk, transaction.accepted, action)
+    }
+
+    /// Only the last chunk has a reply for each recipient.
+    fn end_of_chunk(&self, chunk: Chunk, recipients: usize, action: Action) -> Action {
+        if chunk.is_last { self.for_each_recipient(recipients, action) } else { action }
     }
 
     /// The state behind a chunk that was refused.
-    fn refused_with(&mut self, chunk: Chunk, hello: Arc<Hello>, reply: Reply) {
+    fn refused_with(&mut self, chunk: Chunk, hello: Arc<Hello>, reply: Reply, recipients: usize) {
         self.state = match chunk.is_last {
             true => State::Greeted(hello),
-            false => State::ChunkRefused(hello, reply),
+            false => State::ChunkRefused(hello, reply, recipients),
         };
     }
 }

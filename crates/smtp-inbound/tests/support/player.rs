@@ -94,6 +94,10 @@ impl Player {
         loop {
             action = match action {
                 Action::Reply(reply) => return self.say(&reply),
+                Action::Repeat(reply, times, then) => {
+                    (0..times).for_each(|_| self.say(&reply));
+                    *then
+                }
                 Action::Delayed(reply, delay) => {
                     self.say(&reply);
                     return self.said.push(format!("({} ms later)", delay.as_millis()));
@@ -111,6 +115,15 @@ impl Player {
                     return;
                 }
                 Action::CheckToken(_) => panic!("there is no identity provider"),
+                Action::HandOver(session, greeting) => {
+                    self.session = *session;
+                    return self.say(&greeting);
+                }
+                Action::RunQueue(run) => {
+                    let node = run.node().clone();
+                    let outcome = run.run().await;
+                    self.session.ran(&node, outcome)
+                }
                 Action::CheckPassword(credentials) => {
                     let policy = self.shared.policy.load_full();
                     let now = self.shared.clock.now();
