@@ -217,6 +217,12 @@ impl Converter {
         is_of_digest: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), Unconvertible> {
+        if has_bare_line_end(header) {
+            // Readers differ on where its fields end, and the message will be refused for it: nothing here may hide that.
+            out.extend_from_slice(header);
+            self.place = Place::Body { is_fresh: true, encoder: None };
+            return Ok(());
+        }
         let Entity { media, encoding } = Entity::read(header);
         let default = if is_of_digest && !header.is_empty() { Media::Message } else { Media::Leaf };
         let media = media.unwrap_or(default);
@@ -371,6 +377,13 @@ fn ends_boundary(rest: &[u8]) -> Option<bool> {
         None => (false, rest),
     };
     space.iter().all(|byte| matches!(byte, b' ' | b'\t')).then_some(is_last)
+}
+
+/// Whether a CR or an LF stands alone.
+fn has_bare_line_end(text: &[u8]) -> bool {
+    let lines = memchr::memchr_iter(b'\n', text).count();
+    let returns = memchr::memchr_iter(b'\r', text).count();
+    lines != returns || memmem::find_iter(text, b"\r\n").count() != lines
 }
 
 /// How many octets at the end may be the beginning of a line end with `--` behind it.
@@ -669,6 +682,14 @@ mod tests {
     }
 
     #[test]
+    fn a_header_with_bare_line_ends_is_left_for_who_refuses_it() {
+        for end in ["\n", "\r", "\n\r\n", "\r\r\n", "\n\n"] {
+            let message = format!("Content-Transfer-Encoding: binary{end}X: y\r\n\r\nbody");
+            assert_eq!(converted(&message), message, "{end:?}");
+        }
+    }
+
+    #[test]
     fn depth_and_headers_have_limits() {
         let nested = |depth: usize| {
             let level =
@@ -764,12 +785,20 @@ mod tests {
         leaf.prop_recursive(4, 20, 4, |part| {
             prop_oneof![
                 proptest::collection::vec(part.clone(), 1..4).prop_map(Part::Multipart),
-                part.prop_map(|part| Part::Message(Box::new(part))),
+                part.prop_map(Part::in_a_message),
             ]
         })
     }
 
     impl Part {
+        /// mail-parser 0.11 loses its place where a message is nothing but another, so that is not tried.
+        fn in_a_message(self) -> Self {
+            match self {
+                Self::Message(_) => self,
+                part => Self::Message(Box::new(part)),
+            }
+        }
+
         fn write(&self, boundaries: &mut usize, wire: &mut Vec<u8>) {
             match self {
                 Self::Binary(octets) => {
