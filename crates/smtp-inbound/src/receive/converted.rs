@@ -5,7 +5,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use postern_smtp::Chunk;
-use postern_smtp::binary::{Converter, Unconvertible};
+use postern_smtp::binary::{Converter, Unconvertible, converted_size};
 use postern_smtp::chunk::ChunkReader;
 use postern_smtp::data::{BareLf, Findings, Step};
 
@@ -71,7 +71,8 @@ impl ConvertedChunks {
             usize::try_from(self.remaining).map_or(input.len(), |remaining| remaining.min(input.len()));
         self.remaining -= here as u64;
         let is_end = self.remaining == 0;
-        let mut content = Vec::new();
+        // As much as is needed where all of it is binary: the queue keeps the buffer.
+        let mut content = Vec::with_capacity(usize::try_from(converted_size(here as u64)).unwrap_or(here));
         let converted = self.convert(&input[..here], is_end && self.chunk.is_last, &mut content);
         input.advance(here);
         // Also in front of an error, so that it does not matter how much was read at once.
