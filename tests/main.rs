@@ -5,6 +5,7 @@
 //! | [`abuse`] | floods, early talkers and slow clients, and who gets through |
 //! | [`inbound`] | wrong, hostile and slow clients |
 //! | [`chunking`] | messages in chunks, up to the next hop |
+//! | [`binary_parts`] | messages with binary parts, up to the next hop |
 //! | [`relay`] | who may send what to whom: the six cases, tables of answers, explanations |
 //! | [`queue`] | retries, reports, the operator's verbs, a full disk |
 //! | [`queue_verbs`] | messages that are changed while they are being delivered, edited, sent another way |
@@ -46,6 +47,7 @@
 mod abuse;
 mod admin;
 mod advice;
+mod binary_parts;
 mod blocklists;
 mod checklist;
 mod chunking;

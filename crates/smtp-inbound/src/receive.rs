@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 use postern_config::Config;
 use postern_queue::{AcceptError, Incoming, QueueId};
+use postern_smtp::binary::Unconvertible;
 use postern_smtp::chunk::ChunkReader;
 use postern_smtp::data::{BareLf, DataReader, Findings, Step};
 use postern_smtp::header::{Field, fields};
@@ -17,6 +18,10 @@ use postern_smtp::{Chunk, Domain, Host, date};
 
 use crate::session::{Hello, Peer};
 use crate::tls::Protection;
+
+mod converted;
+
+use converted::{ConvertedChunks, Piece};
 
 /// Pieces of the body below this size are gathered, so that a message in drips costs no more memory than its octets.
 const SMALL_PIECE: usize = 4 * 1024;
@@ -35,6 +40,8 @@ pub struct Receiver {
     part: Part,
     /// Octets of content taken from the client.
     taken: u64,
+    /// What they became: more, where binary parts are converted.
+    kept: u64,
     max_message: u64,
     max_header: u64,
     edits: Edits,
@@ -47,6 +54,8 @@ enum Reader {
     Data(DataReader),
     /// Behind BDAT, chunk by chunk.
     Chunks(ChunkReader),
+    /// The same, converted into lines.
+    Converted(Box<ConvertedChunks>),
 }
 
 /// By which command a message comes.
@@ -54,6 +63,8 @@ enum Reader {
 pub(crate) enum By {
     Data,
     Bdat,
+    /// BDAT of a message with BODY=BINARYMIME.
+    BinaryBdat,
 }
 
 #[derive(Debug)]
@@ -68,7 +79,11 @@ enum Part {
 #[derive(Debug)]
 pub(crate) enum Failure {
     TooLarge,
+    /// It is small enough as it came, and was not with its binary parts in base 64.
+    TooLargeConverted,
     HeaderTooLarge,
+    /// Its binary parts cannot be made fit for the next hops.
+    Unconvertible(Unconvertible),
     /// The buffers of all sessions are at their limit.
     NoMemory,
     Store(AcceptError),
@@ -83,13 +98,21 @@ pub(crate) struct Content {
     pub octets: u64,
 }
 
+/// What the lines of a message are like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lines {
+    pub findings: Findings,
+    /// Bare LFs were allowed, and rewritten.
+    pub normalised: bool,
+    /// The binary parts were converted; what was found is in others.
+    pub converted: bool,
+}
+
 /// A message that has come to its end.
 #[derive(Debug)]
 pub struct Received {
     pub(crate) content: Result<Content, Failure>,
-    pub(crate) findings: Findings,
-    /// Bare LFs were allowed, and rewritten.
-    pub(crate) normalised: bool,
+    pub(crate) lines: Lines,
 }
 
 impl Receiver {
@@ -100,6 +123,10 @@ impl Receiver {
         let reader = match by {
             By::Data => Reader::Data(DataReader::new(limits.max_data_line, bare_lf)),
             By::Bdat => Reader::Chunks(ChunkReader::new(limits.max_data_line, bare_lf)),
+            By::BinaryBdat => Reader::Converted(Box::new(ConvertedChunks::new(
+                limits.max_data_line,
+                limits.max_header_size,
+            ))),
         };
         Self {
             reader,
@@ -107,6 +134,7 @@ impl Receiver {
             state: Ok(Content { incoming, header: Bytes::new(), octets: 0 }),
             part: Part::Header(BytesMut::new()),
             taken: 0,
+            kept: 0,
             max_message: limits.max_message_size,
             max_header: limits.max_header_size,
             edits: Edits { hostname: config.hostname.clone(), remove_bcc: peer.listener.is_submission() },
@@ -115,8 +143,10 @@ impl Receiver {
 
     /// The next octets are a chunk of the message.
     pub(crate) fn begin_chunk(&mut self, chunk: Chunk) {
-        if let Reader::Chunks(reader) = &mut self.reader {
-            reader.begin(chunk);
+        match &mut self.reader {
+            Reader::Data(_) => {}
+            Reader::Chunks(reader) => reader.begin(chunk),
+            Reader::Converted(reader) => reader.begin(chunk),
         }
     }
 
@@ -125,20 +155,18 @@ impl Receiver {
         match &self.reader {
             Reader::Data(_) => None,
             Reader::Chunks(reader) => Some(reader.chunk()),
+            Reader::Converted(reader) => Some(reader.chunk()),
         }
     }
 
-    /// What was found in the message so far.
-    pub(crate) fn findings(&self) -> Findings {
-        match &self.reader {
-            Reader::Data(reader) => reader.findings(),
-            Reader::Chunks(reader) => reader.findings(),
-        }
-    }
-
-    /// Whether bare LFs are allowed, and rewritten.
-    pub(crate) fn normalises(&self) -> bool {
-        self.normalise
+    /// What the lines of the message are like so far.
+    pub(crate) fn lines(&self) -> Lines {
+        let (findings, converted) = match &self.reader {
+            Reader::Data(reader) => (reader.findings(), false),
+            Reader::Chunks(reader) => (reader.findings(), false),
+            Reader::Converted(reader) => (reader.findings(), true),
+        };
+        Lines { findings, normalised: self.normalise && !converted, converted }
     }
 
     /// Why what came in so far cannot be kept.
@@ -158,6 +186,10 @@ impl Receiver {
             let step = match &mut self.reader {
                 Reader::Data(reader) => reader.next(input),
                 Reader::Chunks(reader) => reader.next(input),
+                Reader::Converted(reader) => {
+                    let piece = reader.take(input);
+                    return self.converted(piece).await;
+                }
             };
             match step {
                 Step::Content(octets) => {
@@ -193,7 +225,11 @@ impl Receiver {
             // While the message is small the header is part of what waits to be written.
             content.header.len().max(content.incoming.in_memory())
         });
-        part + content
+        let converter = match &self.reader {
+            Reader::Data(_) | Reader::Chunks(_) => 0,
+            Reader::Converted(reader) => reader.in_memory(),
+        };
+        part + content + converter
     }
 
     /// Gives the message up, because there is no memory for it.
@@ -205,17 +241,40 @@ impl Receiver {
 
     /// The result, when [`Receiver::take`] has said that the message has ended.
     pub fn finish(self) -> Received {
-        let findings = self.findings();
-        Received { content: self.state, findings, normalised: self.normalise }
+        let lines = self.lines();
+        Received { content: self.state, lines }
+    }
+
+    /// What came of a piece of a message that is converted. Whether the chunk has ended.
+    async fn converted(&mut self, piece: Piece) -> bool {
+        self.taken += piece.taken;
+        if !piece.content.is_empty() {
+            self.keep(piece.content).await;
+        }
+        if let Some(error) = piece.error.filter(|_| self.state.is_ok()) {
+            self.fail(Failure::Unconvertible(error));
+        }
+        if piece.is_end {
+            self.ended().await;
+        }
+        piece.is_end
     }
 
     async fn content(&mut self, piece: BytesMut) {
         self.taken += piece.len() as u64;
+        self.keep(piece).await;
+    }
+
+    async fn keep(&mut self, piece: BytesMut) {
+        self.kept += piece.len() as u64;
         if self.state.is_err() {
             return;
         }
         if self.taken > self.max_message {
             return self.fail(Failure::TooLarge);
+        }
+        if self.kept > self.max_message {
+            return self.fail(Failure::TooLargeConverted);
         }
         match &mut self.part {
             Part::Header(header) => {
@@ -286,7 +345,9 @@ impl Receiver {
         let ends_a_line = match &self.reader {
             Reader::Data(_) => true,
             Reader::Chunks(reader) if !reader.chunk().is_last => return,
+            Reader::Converted(reader) if !reader.chunk().is_last => return,
             Reader::Chunks(reader) => reader.ends_a_line(),
+            Reader::Converted(reader) => reader.ends_a_line(),
         };
         // By DATA the last line has an end of its own; whatever stands behind a stored message relies on it.
         if !ends_a_line {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postern_config::LoginPorts;
 use postern_queue::{AcceptError, QueueId};
+use postern_smtp::binary::Unconvertible;
 use postern_smtp::command::{CommandError, Node};
 use postern_smtp::{Domain, EnhancedStatus, Reply};
 
@@ -248,6 +249,24 @@ pub fn message_too_large(limit: u64) -> Reply {
     reply(552, 3, 4, format!("message larger than {limit} octets"))
 }
 
+/// As it came it was not.
+pub fn converted_message_too_large(limit: u64) -> Reply {
+    reply(552, 3, 4, format!("message larger than {limit} octets with its binary parts in base64"))
+}
+
+/// A message with BODY=BINARYMIME from which no other can be made that every server takes (RFC 3463 §3.7: 5.6.2, conversion
+/// prohibited).
+pub fn not_convertible(error: &Unconvertible) -> Reply {
+    let text = format!("BINARYMIME message cannot be converted: {error}");
+    match error {
+        Unconvertible::HeaderTooLarge(_) => reply(552, 3, 4, text),
+        Unconvertible::Signed => reply(550, 6, 2, text),
+        Unconvertible::TooDeep | Unconvertible::NoBoundary | Unconvertible::UnclearEncoding => {
+            reply(550, 6, 0, text)
+        }
+    }
+}
+
 /// The header alone is over its limit.
 pub fn header_too_large(limit: u64) -> Reply {
     reply(552, 3, 4, format!("message header larger than {limit} octets"))
@@ -260,6 +279,17 @@ pub fn bare_line_end_in_message() -> Reply {
         6,
         0,
         "message has bare CR or LF characters: lines must end with CR LF (RFC 5321 section 2.3.8)",
+    )
+}
+
+/// The same with BODY=BINARYMIME, where parts may have any octets.
+pub fn bare_line_end_outside_binary_parts() -> Reply {
+    reply(
+        550,
+        6,
+        0,
+        "message has bare CR or LF characters in a part that is not labelled binary: BINARYMIME needs \
+         Content-Transfer-Encoding: binary there (RFC 3030 section 3)",
     )
 }
 

@@ -7,6 +7,7 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base64::Engine;
 use postern_config::{Listener, ListenerKind};
 use postern_queue::{Door, Envelope, Opener, Origin, Queue};
 use postern_smtp_inbound::{Inbound, bind};
@@ -318,7 +319,12 @@ async fn a_large_message_comes_through_in_pieces_of_any_size() {
 
 /// MAIL, RCPT and these chunks, all in one.
 fn in_chunks(chunks: &[&[u8]]) -> Vec<u8> {
-    let mut wire = b"MAIL FROM:<>\r\nRCPT TO:<alice@proseware.test>\r\n".to_vec();
+    in_chunks_of("MAIL FROM:<>", chunks)
+}
+
+/// The same with this MAIL.
+fn in_chunks_of(mail: &str, chunks: &[&[u8]]) -> Vec<u8> {
+    let mut wire = format!("{mail}\r\nRCPT TO:<alice@proseware.test>\r\n").into_bytes();
     for (at, chunk) in chunks.iter().enumerate() {
         let last = if at + 1 == chunks.len() { " LAST" } else { "" };
         wire.extend_from_slice(format!("BDAT {}{last}\r\n", chunk.len()).as_bytes());
@@ -360,6 +366,58 @@ async fn chunks_come_through_in_pieces_of_any_size() {
     let (envelope, text) = service.message().await;
     assert!(text.ends_with(&message), "the content is another");
     assert_eq!(envelope.size, text.len() as u64);
+    assert_eq!(envelope.body, postern_smtp::Body::EightBitMime);
+}
+
+/// A message with a part of all octets, and what the part becomes; twice as long as what a connection reads at once.
+fn with_binary_part() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let octets: Vec<u8> = (0..150_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let header =
+        "Subject: binary\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n";
+    let message =
+        [header.as_bytes(), b"Content-Transfer-Encoding: binary\r\n\r\n", &octets, b"\r\n--b--\r\n"];
+    let text = base64::engine::general_purpose::STANDARD.encode(&octets);
+    let lines: Vec<&[u8]> = text.as_bytes().chunks(76).collect();
+    let stored = [
+        header.as_bytes(),
+        b"Content-Transfer-Encoding: base64\r\n\r\n",
+        &lines.join(&b"\r\n"[..]),
+        b"\r\n--b--\r\n",
+    ];
+    (message.concat(), stored.concat(), octets)
+}
+
+#[tokio::test]
+async fn binary_parts_are_stored_in_base_64_whatever_pieces_they_come_in() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    let (message, stored, octets) = with_binary_part();
+    assert!(octets.contains(&b'\n') && octets.contains(&0), "the octets are harmless");
+    let (first, last) = message.split_at(70_001);
+    let wire = in_chunks_of("MAIL FROM:<> BODY=BINARYMIME", &[first, last]);
+    for (n, piece) in wire.chunks(7001).enumerate() {
+        client.send(&piece[..n % 5]).await;
+        client.send(&piece[n % 5..]).await;
+    }
+    for code in ["250 2.1.0", "250 2.1.5", "250 2.0.0 Ok: 70001 octets received", "250 2.0.0 Ok: queued"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    let (envelope, text) = service.message().await;
+    assert!(text.as_bytes().ends_with(&stored), "the content is another");
+    assert_eq!((envelope.size, envelope.body), (text.len() as u64, postern_smtp::Body::SevenBit));
+}
+
+#[tokio::test]
+async fn what_has_8_bits_outside_binary_parts_is_8bitmime() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let mut client = service.greeted().await;
+    let message = "Subject: x\r\n\r\ncaf\u{e9}";
+    client.send(in_chunks_of("MAIL FROM:<> BODY=BINARYMIME", &[message.as_bytes()])).await;
+    for code in ["250 2.1.0", "250 2.1.5", "250 2.0.0 Ok: queued"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    let (envelope, text) = service.message().await;
+    assert!(text.ends_with("\r\n\r\ncaf\u{e9}\r\n"), "{text}");
     assert_eq!(envelope.body, postern_smtp::Body::EightBitMime);
 }
 

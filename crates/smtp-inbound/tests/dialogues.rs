@@ -47,7 +47,7 @@ async fn every_dialogue_goes_as_written() {
 }
 
 /// Lines that mean something, so that random ones reach every state.
-const LINES: [&str; 33] = [
+const LINES: [&str; 36] = [
     "LHLO client.test",
     "XCLIENT ADDR=192.0.2.8 HELO=client.test",
     "XFORWARD ADDR=192.0.2.8",
@@ -66,6 +66,8 @@ const LINES: [&str; 33] = [
     "*",
     "MAIL FROM:<a@adatum.test>",
     "MAIL FROM:<> SIZE=1",
+    "MAIL FROM:<> BODY=BINARYMIME",
+    "Content-Transfer-Encoding: binary",
     "RCPT TO:<alice@proseware.test>",
     "RCPT TO:<postmaster>",
     "RCPT TO:<b@adatum.test>",
@@ -80,6 +82,7 @@ const LINES: [&str; 33] = [
     "BDAT 0 LAST",
     "BDAT 7",
     "BDAT 12 LAST",
+    "BDAT 39",
     "BDAT 20000",
 ];
 
@@ -150,15 +153,23 @@ fn however_chunks_are_cut_into_reads_the_replies_are_the_same() {
     // Mostly whole lines, so that many messages are accepted; some chunks are over the limit of a line or a message.
     let pieces =
         [&b"a"[..], b".", b"QUIT\r\n", b"\r\n", b"\r\n.\r\n", b"\r", b"\n", &[b'x'; 1501], &[b'y'; 9000]];
-    let piece = prop_oneof![8 => 0..5_usize, 1 => 5..9_usize].prop_map(move |at| pieces[at].to_vec());
+    let binary =
+        &b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+            [..];
+    let pieces = [&pieces[..], &[binary, b"\r\n--b", b"\r\n--b--\r\n"]].concat();
+    let piece = prop_oneof![8 => 0..5_usize, 1 => 5..9_usize, 3 => 9..12_usize]
+        .prop_map(move |at| pieces[at].to_vec());
     let chunk = proptest::collection::vec(piece, 0..5).prop_map(|pieces| pieces.concat());
-    let messages = proptest::collection::vec(proptest::collection::vec(chunk, 1..4), 1..4);
+    let chunks = proptest::collection::vec(chunk, 1..4);
+    let body = proptest::sample::select(&["", " BODY=BINARYMIME"][..]);
+    let messages = proptest::collection::vec((body, chunks), 1..4);
     let cuts = proptest::collection::vec(0..usize::MAX, 0..12);
     let config = ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
     let played = TestRunner::new(config).run(&(messages, cuts), |(messages, cuts)| {
         let mut wire = b"EHLO client.test\r\n".to_vec();
-        for chunks in &messages {
-            wire.extend_from_slice(b"MAIL FROM:<a@adatum.test>\r\nRCPT TO:<alice@proseware.test>\r\n");
+        for (body, chunks) in &messages {
+            let commands = format!("MAIL FROM:<a@adatum.test>{body}\r\nRCPT TO:<alice@proseware.test>\r\n");
+            wire.extend_from_slice(commands.as_bytes());
             for (at, chunk) in chunks.iter().enumerate() {
                 let last = if at + 1 == chunks.len() { " LAST" } else { "" };
                 wire.extend_from_slice(format!("BDAT {}{last}\r\n", chunk.len()).as_bytes());
@@ -170,7 +181,7 @@ fn however_chunks_are_cut_into_reads_the_replies_are_the_same() {
         cuts.sort_unstable();
         let reads: Vec<&[u8]> = cuts.windows(2).map(|cut| &wire[cut[0]..cut[1]]).collect();
         let whole = said(&[&wire]);
-        let commands: usize = messages.iter().map(|chunks| 2 + chunks.len()).sum();
+        let commands: usize = messages.iter().map(|(_, chunks)| 2 + chunks.len()).sum();
         let replies = whole.iter().filter(|line| line.as_bytes()[3] == b' ').count();
         prop_assert_eq!(replies, 1 + commands + 1, "{:?}", whole);
         prop_assert_eq!(said(&reads), whole);

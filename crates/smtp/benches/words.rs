@@ -1,4 +1,4 @@
-//! What the words of SMTP cost: command lines, addresses, the content behind DATA and BDAT, header fields.
+//! What the words of SMTP cost: command lines, addresses, the content behind DATA and BDAT, binary parts, header fields.
 //!
 //! ```text
 //! cargo bench -p postern-smtp
@@ -8,6 +8,7 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
+use postern_smtp::binary::Converter;
 use postern_smtp::chunk::ChunkReader;
 use postern_smtp::command::Command;
 use postern_smtp::data::{BareLf, DataReader, DotStuffer, Step};
@@ -105,6 +106,26 @@ fn dots(bencher: Bencher<'_, '_>, line: usize) {
             stuffer.push(black_box(read), &mut wire);
         }
         wire.len()
+    });
+}
+
+/// A message with one attachment that is labelled so. As `binary` it becomes base 64, as `8bit` it is only looked through.
+#[divan::bench(args = ["binary", "8bit"])]
+fn binary_parts(bencher: Bencher<'_, '_>, label: &str) {
+    let header = format!(
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Transfer-Encoding: {label}\r\n\r\n"
+    );
+    let message = [header.as_bytes(), &content(76), b"\r\n--b--\r\n"].concat();
+    let mut out = Vec::with_capacity(message.len() * 2);
+    bencher.counter(BytesCount::new(message.len())).bench_local(|| {
+        out.clear();
+        let mut converter = Converter::new(10_000);
+        for read in message.chunks(READ) {
+            // A message of ours is converted.
+            let _ = converter.push(black_box(read), &mut out);
+        }
+        let _ = converter.finish(&mut out);
+        out.len()
     });
 }
 

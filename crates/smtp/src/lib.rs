@@ -11,6 +11,8 @@
 //! | [`ehlo`] | what a server says it can do | 5321 §4.1.1.1 |
 //! | [`data`] | line ends, dots, the end of a message | 5321 §4.5.2 |
 //! | [`chunk`] | a message in chunks | 3030 §2 |
+//! | [`binary`] | a message with binary parts, converted into lines | 3030 §3 |
+//! | [`mime`] | the types, boundaries and encodings of parts | 2045, 2046, 2231 |
 //! | [`header`] | header fields and the addresses in them | 5322 §2.2, 3.4 |
 //! | [`attributes`] | clients that other mail systems speak for | Postfix's XCLIENT_README, XFORWARD_README |
 //! | [`proxy`] | whose connection a proxy hands on | HAProxy's proxy-protocol.txt |
@@ -21,6 +23,7 @@
 
 pub mod address;
 pub mod attributes;
+pub mod binary;
 pub mod chunk;
 pub mod command;
 pub mod data;
@@ -28,6 +31,7 @@ pub mod date;
 pub mod ehlo;
 pub mod envelope;
 pub mod header;
+pub mod mime;
 pub mod path;
 pub mod proxy;
 pub mod reply;

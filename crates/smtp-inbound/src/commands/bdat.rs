@@ -3,7 +3,7 @@
 //! The octets of a chunk follow their command at once, whatever the reply will be. One that is refused is therefore read and
 //! thrown away by the connection; here is only said whether it is.
 
-use postern_smtp::Chunk;
+use postern_smtp::{Body, Chunk};
 
 use super::data;
 use crate::receive::{By, Receiver};
@@ -16,7 +16,8 @@ pub(crate) fn begin(context: &Context, transaction: &Transaction) -> Result<Rece
     if !transaction.hello.extended {
         return Err(Refusal::new("bad-sequence", replies::bad_sequence("EHLO first")));
     }
-    data::begin(context, transaction, By::Bdat)
+    let by = if transaction.body == Body::BinaryMime { By::BinaryBdat } else { By::Bdat };
+    data::begin(context, transaction, by)
 }
 
 /// Makes ready for a chunk, unless the message would be too large with it: then nothing of it goes to the spool.
@@ -32,5 +33,5 @@ pub(crate) fn expect(context: &Context, receiver: &mut Receiver, chunk: Chunk) -
 /// Whether the message is still one that can be accepted, behind a chunk that is not the last. The client need not send the
 /// rest to learn that it is not.
 pub(crate) fn check(context: &Context, receiver: &Receiver) -> Result<(), Refusal> {
-    data::check(context, receiver.findings(), receiver.normalises(), receiver.failure())
+    data::check(context, receiver.lines(), receiver.failure())
 }

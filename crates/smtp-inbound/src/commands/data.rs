@@ -6,14 +6,17 @@ use postern_policy::sender::header_senders;
 use postern_queue::rules::{Forecast, RuleAction};
 use postern_queue::{AcceptError, Envelope, Origin, Terms};
 use postern_smtp::Body;
-use postern_smtp::data::Findings;
 
-use crate::receive::{By, Failure, Header, Hop, Received, Receiver};
+use crate::receive::{By, Failure, Header, Hop, Lines, Received, Receiver};
 use crate::replies;
 use crate::session::{Commit, Context, Matter, Refusal, Transaction};
 
 /// Begins to receive the message, by DATA or by BDAT.
 pub(crate) fn begin(context: &Context, transaction: &Transaction, by: By) -> Result<Receiver, Refusal> {
+    // RFC 3030 §3: nothing but BDAT can carry it.
+    if by == By::Data && transaction.body == Body::BinaryMime {
+        return Err(Refusal::new("bad-sequence", replies::bad_sequence("BODY=BINARYMIME comes by BDAT")));
+    }
     if transaction.recipients.is_empty() {
         return Err(match (transaction.tried, transaction.deferred) {
             (_, true) => Refusal::new("no-valid-recipients", replies::no_valid_recipients_now()),
@@ -42,8 +45,8 @@ pub(crate) fn finish(
     received: Received,
 ) -> Result<Box<Commit>, Refusal> {
     let limits = &context.config.smtp;
-    let Received { content, findings, normalised } = received;
-    check(context, findings, normalised, content.as_ref().err())?;
+    let Received { content, lines } = received;
+    check(context, lines, content.as_ref().err())?;
     let content = content.map_err(|failure| failed(context, &failure))?;
     let header = Header::read(&content.header);
     if header.received > limits.max_received {
@@ -77,8 +80,7 @@ pub(crate) fn finish(
         helo: Some(transaction.hello.name.clone()),
         forwarded: transaction.forwarded.as_ref().and_then(|said| said.from()),
         received: now,
-        // A client that sends 8 bits without saying so has said so now.
-        body: if findings.eight_bit { Body::EightBitMime } else { transaction.body },
+        body: body(transaction.body, lines),
         smtputf8,
         ret: transaction.ret,
         envelope_id: transaction.envelope_id.clone(),
@@ -94,6 +96,16 @@ pub(crate) fn finish(
     };
     transaction.held = held(context, transaction, &envelope, &[&fields.text, &content.header]);
     Ok(Box::new(Commit { incoming: content.incoming, envelope, header: fields.text }))
+}
+
+/// What the next hop is told of the content. A client that sends 8 bits without saying so has said so now; nothing binary is left of
+/// a message that was converted.
+fn body(announced: Body, lines: Lines) -> Body {
+    match announced {
+        _ if lines.findings.eight_bit => Body::EightBitMime,
+        Body::BinaryMime => Body::SevenBit,
+        announced => announced,
+    }
 }
 
 /// What the standing rules say of a message that they hold. The queue does it, when the message is durable; what they refuse is
@@ -117,15 +129,15 @@ fn held(
 }
 
 /// What is wrong with a message whatever follows: asked at its end, and behind each of its chunks.
-pub(crate) fn check(
-    context: &Context,
-    findings: Findings,
-    normalised: bool,
-    failure: Option<&Failure>,
-) -> Result<(), Refusal> {
+pub(crate) fn check(context: &Context, lines: Lines, failure: Option<&Failure>) -> Result<(), Refusal> {
+    let Lines { findings, normalised, converted } = lines;
     // The first thing that a client can mend: how it writes lines. A message without line ends looks long in every way.
     if findings.bare_cr || (findings.bare_lf && !normalised) {
-        return Err(Refusal::new("bare-line-end", replies::bare_line_end_in_message()));
+        let reply = match converted {
+            true => replies::bare_line_end_outside_binary_parts(),
+            false => replies::bare_line_end_in_message(),
+        };
+        return Err(Refusal::new("bare-line-end", reply));
     }
     if let Some(failure) = failure {
         return Err(failed(context, failure));
@@ -172,6 +184,10 @@ fn failed(context: &Context, failure: &Failure) -> Refusal {
         Failure::TooLarge => {
             Refusal::new("message-too-large", replies::message_too_large(limits.max_message_size))
         }
+        Failure::TooLargeConverted => {
+            Refusal::new("message-too-large", replies::converted_message_too_large(limits.max_message_size))
+        }
+        Failure::Unconvertible(error) => Refusal::new("not-convertible", replies::not_convertible(error)),
         Failure::HeaderTooLarge => {
             Refusal::new("header-too-large", replies::header_too_large(limits.max_header_size))
         }

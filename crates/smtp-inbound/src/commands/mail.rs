@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use postern_policy::relay::Stage;
 use postern_queue::Queue;
+use postern_smtp::Body;
+use postern_smtp::binary::converted_size;
 use postern_smtp::command::Mail;
 
 use super::data::not_stored;
@@ -30,7 +32,9 @@ pub(crate) fn begin(
     if size > limit {
         return Err(Refusal::new("message-too-large", replies::message_too_large(limit)));
     }
-    queue.admits(size).map_err(|error| not_stored(&error))?;
+    // What is announced is the message as it comes (RFC 3030 §3, RFC 1870 §5); stored it may be larger.
+    let stored = if wanted.body == Some(Body::BinaryMime) { converted_size(size).min(limit) } else { size };
+    queue.admits(stored).map_err(|error| not_stored(&error))?;
     Ok(Transaction {
         queue,
         hello,

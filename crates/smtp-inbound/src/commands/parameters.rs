@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use postern_config::smtp::OfferDsn;
 use postern_queue::{DeliverBy, Late, Terms};
+use postern_smtp::Hold;
 use postern_smtp::command::{MailParameters, RcptParameters};
-use postern_smtp::{Body, Hold};
 
 use crate::replies;
 use crate::session::{Context, Refusal};
@@ -69,7 +69,6 @@ pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
         "REQUIRETLS" => context.tls.is_some(),
         "HOLDFOR" | "HOLDUNTIL" => offers_hold(context),
         "MT-PRIORITY" => offers_priority(context),
-        "BODY=BINARYMIME" => false,
         "AUTH" => context.peer.listener.is_submission(),
         _ => true,
     }
@@ -80,7 +79,6 @@ pub(crate) fn not_offered_to_mail(context: &Context, parameters: &MailParameters
     let given = [
         ("RET", parameters.ret.is_some()),
         ("ENVID", parameters.envelope_id.is_some()),
-        ("BODY=BINARYMIME", parameters.body == Some(Body::BinaryMime)),
         ("REQUIRETLS", parameters.require_tls),
         ("HOLDFOR", matches!(parameters.hold, Some(Hold::For(_)))),
         ("HOLDUNTIL", matches!(parameters.hold, Some(Hold::Until(_)))),
