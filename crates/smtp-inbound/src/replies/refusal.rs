@@ -247,8 +247,7 @@ fn words(question: &Question<'_>, reason: &Reason, ports: &LoginPorts) -> Words 
         // A login always may: who is refused has none.
         Reason::NotTrustedNotLocal => {
             let client = question.client.to_canonical();
-            let cause =
-                format!("relay not permitted: {client} is not logged in and not a trusted network");
+            let cause = format!("relay not permitted: {client} is not logged in and not a trusted network");
             Words::of_address(550, 7, 1, cause).advice(log_in(ports))
         }
         // How we call the grant is nobody else's business.

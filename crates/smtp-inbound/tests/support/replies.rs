@@ -50,19 +50,28 @@ const CONSTRUCTORS: [Constructor; 6] = [
 /// All of them.
 pub fn all(repository: &Path) -> Vec<Text> {
     let read = |path: &str| {
-        let text = std::fs::read_to_string(repository.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let text =
+            std::fs::read_to_string(repository.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
         Source::new(path, &text)
     };
     let mut texts: Vec<Text> = SOURCES.iter().flat_map(|path| read(path).replies()).collect();
     texts.extend(ERRORS.iter().flat_map(|(path, before)| {
-        read(path).behind("#[error(").map(|text| Text { pattern: format!("{before}*{}", text.pattern), ..text }).collect::<Vec<_>>()
+        read(path)
+            .behind("#[error(")
+            .map(|text| Text { pattern: format!("{before}*{}", text.pattern), ..text })
+            .collect::<Vec<_>>()
     }));
     texts.extend(SEQUENCE.iter().flat_map(|path| {
         let begin = "503 5.5.1 bad sequence of commands: ";
-        read(path).behind("bad_sequence(").map(|text| Text { pattern: format!("{begin}{}", text.pattern), ..text }).collect::<Vec<_>>()
+        read(path)
+            .behind("bad_sequence(")
+            .map(|text| Text { pattern: format!("{begin}{}", text.pattern), ..text })
+            .collect::<Vec<_>>()
     }));
     // What the scanner must find, or it is no use.
-    for (call, least) in [("replies.rs", 50), ("families.rs", 15), ("refusal.rs", 50), ("command.rs", 12), ("address.rs", 7)] {
+    for (call, least) in
+        [("replies.rs", 50), ("families.rs", 15), ("refusal.rs", 50), ("command.rs", 12), ("address.rs", 7)]
+    {
         let found = texts.iter().filter(|text| text.place.starts_with(call)).count();
         assert!(found >= least, "only {found} texts found in {call}");
     }
@@ -149,7 +158,13 @@ impl Source {
         let (subject, behind) = self.number(at)?;
         let (detail, behind) = self.number(behind)?;
         at = self.past(behind, &["&", "format!("]);
-        let class = if code < 300 { 2 } else if code < 500 { 4 } else { 5 };
+        let class = if code < 300 {
+            2
+        } else if code < 500 {
+            4
+        } else {
+            5
+        };
         Some((format!("{code} {class}.{subject}.{detail}"), at))
     }
 
