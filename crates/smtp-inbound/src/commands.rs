@@ -6,4 +6,5 @@ pub(crate) mod data;
 pub(crate) mod ehlo;
 pub(crate) mod mail;
 pub(crate) mod parameters;
+pub(crate) mod qualified;
 pub(crate) mod rcpt;

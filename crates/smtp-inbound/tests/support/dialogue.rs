@@ -179,6 +179,7 @@ impl Dialogue {
 /// What the server knows beside its configuration, from DNS or from operators:
 ///
 /// - `spf adatum.test fail for 192.0.2.25`: what the SPF record of a domain says of this server
+/// - `covers adatum.test`: the same, that it lets this server send
 /// - `lock adatum.test v=postern1; logins=bob@adatum.test`: the owner's lock of a domain
 /// - `failed proseware.test SPF`: a domain of ours is not verified, and what is missing
 /// - `listed 127.0.0.2`: what the first of the lists in DNS says of the client
@@ -192,6 +193,7 @@ async fn know(shared: &Shared, client: IpAddr, fact: &str) {
     let (of, words) = rest.split_once(' ').unwrap_or((rest, ""));
     let domain = || Domain::parse(of).unwrap();
     match what {
+        "covers" => standing.sender_domains.learn_policy(&domain(), Ok(SenderPolicy::Covers), now()),
         "spf" => {
             let says = SenderPolicy::DoesNot(words.to_owned());
             standing.sender_domains.learn_policy(&domain(), Ok(says), now());
