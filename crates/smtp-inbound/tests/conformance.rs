@@ -145,7 +145,9 @@ fn what_only_connections_say_is_shown_by_the_tests_that_are_named() {
 async fn heard(in_all_words: bool) -> Vec<String> {
     let mut heard = Vec::new();
     let played = dialogue::play_all().await;
-    for (name, played) in played.into_iter().filter(|(name, _)| in_all_words || !name.starts_with(OTHER_WORDS)) {
+    for (name, played) in
+        played.into_iter().filter(|(name, _)| in_all_words || !name.starts_with(OTHER_WORDS))
+    {
         let lines = played.unwrap_or_else(|difference| panic!("{name}: {difference}"));
         let mut whole = String::new();
         for line in lines.iter().filter(|line| line.as_bytes()[0].is_ascii_digit()) {
@@ -176,15 +178,20 @@ fn documentation() -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn the_documentation_lists_the_codes_of_all_replies() {
     let page = documentation();
-    let section = page.split("## Replies").nth(1).expect("the section about replies").split("\n## ").next().unwrap();
+    let section =
+        page.split("## Replies").nth(1).expect("the section about replies").split("\n## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let documented: BTreeSet<String> = rows.map(str::to_owned).collect();
     let by_connections = SHOWN_BY_CONNECTIONS.map(|(text, ..)| text.to_owned());
     let of_connections = by_connections.iter().filter(|text| text.starts_with(|c: char| c.is_ascii_digit()));
-    let said: BTreeSet<String> = heard(false).await.iter().chain(of_connections).map(|reply| codes(reply)).collect();
+    let said: BTreeSet<String> =
+        heard(false).await.iter().chain(of_connections).map(|reply| codes(reply)).collect();
     let missing: Vec<_> = said.difference(&documented).collect();
     let unsaid: Vec<_> = documented.difference(&said).collect();
-    assert!(missing.is_empty() && unsaid.is_empty(), "docs/smtp.md: missing {missing:?}, said by no dialogue {unsaid:?}");
+    assert!(
+        missing.is_empty() && unsaid.is_empty(),
+        "docs/smtp.md: missing {missing:?}, said by no dialogue {unsaid:?}"
+    );
 }
 
 /// `250 2.1.0`, or `354` where there is no enhanced code.
