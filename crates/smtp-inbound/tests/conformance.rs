@@ -10,13 +10,14 @@ mod player;
 mod replies;
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use dialogue::{directory, fits};
 use postern_smtp::EnhancedStatus;
 use replies::Text;
+use tokio::sync::OnceCell;
 
 /// Replies of connections, not of sessions: the text as [`Text::pattern`] has it, and the test that shows it.
 const SHOWN_BY_CONNECTIONS: [(&str, &str, &str); 13] = [
@@ -140,28 +141,32 @@ fn what_only_connections_say_is_shown_by_the_tests_that_are_named() {
     }
 }
 
-/// All replies to all dialogues whose wording is ours, or of those too that speak as other systems do; the lines of one reply
-/// joined.
+/// All replies to all dialogues whose wording is ours, or of those too that speak as other systems do.
 async fn heard(in_all_words: bool) -> Vec<String> {
-    let mut heard = Vec::new();
-    let played = dialogue::play_all().await;
-    for (name, played) in
-        played.into_iter().filter(|(name, _)| in_all_words || !name.starts_with(OTHER_WORDS))
-    {
-        let lines = played.unwrap_or_else(|difference| panic!("{name}: {difference}"));
-        let mut whole = String::new();
-        for line in lines.iter().filter(|line| line.as_bytes()[0].is_ascii_digit()) {
-            let (code, text) = line.split_at(4);
-            match whole.is_empty() {
-                true => whole = format!("{} {text}", &code[..3]),
-                false => whole = format!("{whole}\n{}", without_status(text)),
-            }
-            if code.ends_with(' ') {
-                heard.push(std::mem::take(&mut whole));
-            }
+    static PLAYED: OnceCell<BTreeMap<String, Result<Vec<String>, String>>> = OnceCell::const_new();
+    let played = PLAYED.get_or_init(dialogue::play_all).await.iter();
+    let wanted = played.filter(|(name, _)| in_all_words || !name.starts_with(OTHER_WORDS));
+    let replies = wanted.flat_map(|(name, played)| {
+        whole_replies(played.as_ref().unwrap_or_else(|difference| panic!("{name}: {difference}")))
+    });
+    replies.collect()
+}
+
+/// The lines of each reply joined, with its codes at the beginning only.
+fn whole_replies(lines: &[String]) -> Vec<String> {
+    let mut replies = Vec::new();
+    let mut whole = String::new();
+    for line in lines.iter().filter(|line| line.as_bytes()[0].is_ascii_digit()) {
+        let (code, text) = line.split_at(4);
+        match whole.is_empty() {
+            true => whole = format!("{} {text}", &code[..3]),
+            false => whole = format!("{whole}\n{}", without_status(text)),
+        }
+        if code.ends_with(' ') {
+            replies.push(std::mem::take(&mut whole));
         }
     }
-    heard
+    replies
 }
 
 /// The enhanced code stands in front of each line (RFC 2034 §4).
