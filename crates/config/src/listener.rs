@@ -186,7 +186,7 @@ pub enum ListenerKind {
 
 impl ListenerKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Mx, Self::Submission, Self::Submissions];
+    pub const ALL: [Self; 4] = [Self::Mx, Self::Submission, Self::Submissions, Self::Lmtp];
 
     /// The word in the configuration, logs and metrics.
     pub fn as_str(self) -> &'static str {

@@ -7,4 +7,5 @@ pub(crate) mod ehlo;
 pub(crate) mod etrn;
 pub(crate) mod mail;
 pub(crate) mod parameters;
+pub(crate) mod qualified;
 pub(crate) mod rcpt;

@@ -8,7 +8,7 @@ use postern_config::LoginPorts;
 use postern_queue::{AcceptError, QueueId};
 use postern_smtp::binary::Unconvertible;
 use postern_smtp::command::{CommandError, Node};
-use postern_smtp::{Domain, EnhancedStatus, Reply};
+use postern_smtp::{Domain, EnhancedStatus, Host, Reply};
 
 use crate::clients::{Deed, Scope};
 
@@ -85,6 +85,16 @@ pub fn too_urgent(shortest: Duration) -> Reply {
 /// RCPT was taken.
 pub fn recipient_ok() -> Reply {
     reply(250, 1, 5, "Ok")
+}
+
+/// RCPT at a submission listener names a host without its domain (RFC 6409 §4.2).
+pub fn recipient_not_qualified(host: &Host) -> Reply {
+    reply(554, 1, 2, format!("{host} is no whole domain name: write it to its end"))
+}
+
+/// MAIL likewise.
+pub fn sender_not_qualified(host: &Host) -> Reply {
+    reply(554, 1, 8, format!("{host} is no whole domain name: write it to its end"))
 }
 
 /// Go on with the message.

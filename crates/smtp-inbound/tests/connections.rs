@@ -11,6 +11,8 @@ use base64::Engine;
 use postern_config::{Listener, ListenerKind};
 use postern_queue::{Door, Envelope, Opener, Origin, Queue};
 use postern_smtp_inbound::{Inbound, bind};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -716,4 +718,180 @@ async fn stopping_does_not_wait_for_handshakes() {
 fn base64(text: &str) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+/// What a client sends before it waits for replies (RFC 2920 §3.1).
+#[derive(Debug, Clone)]
+struct Group {
+    /// Commands, with chunks behind those that announce them.
+    wire: Vec<u8>,
+    /// So many commands.
+    replies: usize,
+    /// What it sends where the last of them is answered with 354.
+    content: Option<Vec<u8>>,
+}
+
+impl Group {
+    fn of(lines: &[&[u8]]) -> Self {
+        let wire = lines.iter().flat_map(|line| [line, &b"\r\n"[..]].concat()).collect();
+        Self { wire, replies: lines.len(), content: None }
+    }
+
+    /// A transaction, by DATA.
+    fn with_message(recipients: &[&[u8]], lines: &[&[u8]]) -> Self {
+        let commands = [&[&b"MAIL FROM:<a@adatum.test>"[..]], recipients, &[&b"DATA"[..]]].concat();
+        let stuffed = lines.iter().flat_map(|line| {
+            let dot = if line.starts_with(b".") { &b"."[..] } else { b"" };
+            [dot, line, b"\r\n"].concat()
+        });
+        let content = stuffed.chain(*b".\r\n").collect();
+        Self { content: Some(content), ..Self::of(&commands) }
+    }
+
+    /// The same by BDAT, all sent ahead.
+    fn with_chunks(chunks: &[&[u8]]) -> Self {
+        Self { wire: in_chunks(chunks), replies: 2 + chunks.len(), content: None }
+    }
+}
+
+/// What a client hears that writes so many octets at once.
+async fn heard(service: &Service, groups: &[Group], octets: usize) -> Vec<String> {
+    let mut client = service.connect().await;
+    client.stream.set_nodelay(true).unwrap();
+    let mut heard = vec![client.reply().await];
+    for Group { wire, replies, content } in groups {
+        client.send_in_pieces(wire, octets).await;
+        for _ in 0..*replies {
+            heard.push(client.reply().await);
+        }
+        let goes_on = heard.last().is_some_and(|reply| reply.starts_with("354"));
+        if let Some(content) = content.as_ref().filter(|_| goes_on) {
+            client.send_in_pieces(content, octets).await;
+            heard.push(client.reply().await);
+        }
+    }
+    client.send_in_pieces(b"QUIT\r\n", octets).await;
+    heard.push(client.reply().await);
+    // What is different each time.
+    let before = |text: &str, end: &str| text.split(end).next().unwrap_or_default().to_owned();
+    let same = |reply: &String| before(&before(reply, " queued as "), " (ref ");
+    heard.iter().map(same).collect()
+}
+
+impl Client<TcpStream> {
+    /// Lets the server read between two pieces. It may have closed the connection.
+    async fn send_in_pieces(&mut self, wire: &[u8], octets: usize) {
+        for piece in wire.chunks(octets) {
+            if self.stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sessions of clients that wait where they must, right and wrong ones.
+fn sessions() -> impl Strategy<Value = Vec<Group>> {
+    let long = || &[b'x'; 5000][..];
+    let commands: [&[u8]; 14] = [
+        b"EHLO client.test",
+        b"HELO client.test",
+        b"RSET",
+        b"NOOP",
+        b"noop  with words ",
+        b"VRFY alice",
+        b"MAIL FROM:<a@adatum.test> SIZE=100",
+        b"MAIL FROM:<a@adatum.test",
+        b"RCPT TO:<alice@proseware.test>",
+        b"RCPT TO:<nobody@proseware.test>",
+        b"XYZZY \0",
+        b"NOOP\nNOOP",
+        b"\xff\r",
+        long(),
+    ];
+    let lines: [&[u8]; 11] = [
+        b"Subject: x",
+        b"",
+        b".",
+        b"..",
+        b"QUIT",
+        b"a\r",
+        b"a\nb",
+        b"\n.",
+        b"\r.\r",
+        b"MAIL FROM:<hidden@adatum.test>",
+        long(),
+    ];
+    let recipients: [&[u8]; 3] = [
+        b"RCPT TO:<alice@proseware.test>",
+        b"RCPT TO:<nobody@proseware.test>",
+        b"RCPT TO:<bob@elsewhere.test>",
+    ];
+    let some = |of: &[&'static [u8]], most: usize| {
+        proptest::collection::vec(proptest::sample::select(of.to_vec()), 0..most)
+    };
+    let transaction = (some(&recipients, 4), some(&lines, 8));
+    let group = prop_oneof![
+        3 => some(&commands, 5).prop_map(|lines| Group::of(&lines)),
+        3 => transaction.prop_map(|(recipients, lines)| Group::with_message(&recipients, &lines)),
+        1 => some(&lines, 4).prop_map(|chunks| Group::with_chunks(&chunks)),
+    ];
+    proptest::collection::vec(group, 1..5)
+        .prop_map(|groups| [vec![Group::of(&[b"EHLO client.test"])], groups].concat())
+}
+
+#[test]
+fn however_sessions_are_cut_into_reads_the_replies_are_the_same() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = CONFIG
+        .replace("max_connections_per_address = 2", "max_connections_per_address = 1000\nmax_errors = 1000")
+        .replace("max_message_size", "max_data_line = \"4096B\"\nmax_message_size");
+    let service = runtime.block_on(async { Service::start(ListenerKind::Mx, &config) });
+    let pieces = prop_oneof![2 => Just(1_usize), 1 => 2..40_usize, 1 => 1000..5000_usize];
+    let settings = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    let played = TestRunner::new(settings).run(&(sessions(), pieces), |(groups, octets)| {
+        let whole = runtime.block_on(heard(&service, &groups, usize::MAX));
+        prop_assert_eq!(runtime.block_on(heard(&service, &groups, octets)), whole);
+        Ok(())
+    });
+    played.unwrap();
+    assert!(service.counter("postern_smtp_accepted_messages_total") > 0.0, "no session had a good message");
+}
+
+#[tokio::test]
+async fn a_session_may_come_octet_by_octet() {
+    let service = Service::start(ListenerKind::Mx, CONFIG);
+    let rcpt = &b"RCPT TO:<alice@proseware.test>"[..];
+    let groups = [
+        Group::of(&[b"EHLO client.test"]),
+        Group::with_message(
+            &[rcpt, b"RCPT TO:<nobody@proseware.test>"],
+            &[b"Subject: x", b"", b".", b"..", b"QUIT"],
+        ),
+        Group::with_message(&[rcpt], &[b"Subject: x", b"", b"a\nb"]),
+        Group::with_chunks(&[b"Subject: x\r", b"\n\r\n.\r\n", b""]),
+    ];
+    let mut said = heard(&service, &groups, 1).await;
+    said.remove(1);
+    assert_eq!(
+        said,
+        [
+            "220 mail.proseware.test ESMTP Postern",
+            "250 2.1.0 Ok",
+            "250 2.1.5 Ok",
+            "550 5.1.1 <nobody@proseware.test>: no such user here",
+            "354 End data with <CR><LF>.<CR><LF>",
+            "250 2.0.0 Ok:",
+            "250 2.1.0 Ok",
+            "250 2.1.5 Ok",
+            "354 End data with <CR><LF>.<CR><LF>",
+            "550 5.6.0 message has bare CR or LF characters: lines must end with CR LF (RFC 5321 section 2.3.8)",
+            "250 2.1.0 Ok",
+            "250 2.1.5 Ok",
+            "250 2.0.0 Ok: 11 octets received",
+            "250 2.0.0 Ok: 6 octets received",
+            "250 2.0.0 Ok:",
+            "221 2.0.0 Bye",
+        ]
+    );
 }

@@ -1,22 +1,18 @@
-//! Plays `tests/dialogues/*.smtp`: what a client says (`C:`) and what it hears (`S:`), without a socket.
-//!
-//! A dialogue begins with directives: `listener` (mx, submission, submissions), `client` (an address), `tls` (on, off),
-//! `hello` (a name: EHLO is already over), `config` (a file of this directory), `certificate` (none). `#` begins a comment. Lines of `C:` that
-//! follow each other are sent in one piece; `\r`, `\n`, `\0`, `\xNN` and `\\` are escapes, `\*70a` is seventy times "a", and a
-//! line ends with CRLF unless `\` ends it. `S:` lines must be the whole reply; `*` stands for anything. `S: -` ends the connection.
+//! Plays `tests/dialogues/*.smtp` without a socket (`support/dialogue.rs` says how they are written), and what no dialogue of a
+//! fixed text can show.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "support/dialogue.rs"]
+mod dialogue;
 #[path = "support/player.rs"]
 mod player;
 mod support;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Buf;
+use dialogue::{directory, fits};
 use player::{Player, TLS};
 use postern_config::ListenerKind;
 use postern_smtp_inbound::session::Peer;
@@ -24,23 +20,12 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use support::Server;
 
-/// Where the dialogues are.
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues")
-}
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn every_dialogue_goes_as_written() {
     let mut failures = String::new();
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "smtp"));
-    assert!(files.len() >= 25, "only {} dialogues found", files.len());
-    for file in files {
-        let dialogue = Dialogue::parse(&std::fs::read_to_string(&file).unwrap());
-        if let Err(difference) = dialogue.play().await {
-            let _ = writeln!(failures, "{}: {difference}", file.file_name().unwrap().display());
+    for (name, played) in dialogue::play_all().await {
+        if let Err(difference) = played {
+            let _ = writeln!(failures, "{name}: {difference}");
         }
     }
     assert!(failures.is_empty(), "\n{failures}");
@@ -224,157 +209,4 @@ fn wildcards_stand_for_anything_and_nothing_else_does() {
     ] {
         assert_eq!(fits(pattern, text), matches, "{pattern} {text}");
     }
-}
-
-struct Dialogue {
-    listener: ListenerKind,
-    client: IpAddr,
-    tls: bool,
-    hello: Option<String>,
-    config: String,
-    certificate: bool,
-    turns: Vec<Turn>,
-}
-
-/// What is said at once, and the reply lines to it.
-#[derive(Default)]
-struct Turn {
-    line: usize,
-    said: Vec<u8>,
-    heard: Vec<String>,
-}
-
-impl Dialogue {
-    fn parse(text: &str) -> Self {
-        let mut dialogue = Self {
-            listener: ListenerKind::Mx,
-            client: "198.51.100.9".parse().unwrap(),
-            tls: false,
-            hello: None,
-            config: "default.toml".to_owned(),
-            certificate: true,
-            turns: vec![Turn::default()],
-        };
-        for (at, line) in text.lines().enumerate() {
-            let turn = dialogue.turns.last_mut().unwrap();
-            if let Some(said) = line.strip_prefix("C:") {
-                if !turn.heard.is_empty() {
-                    dialogue.turns.push(Turn { line: at + 1, said: unescape(said), heard: Vec::new() });
-                } else {
-                    turn.line = at + 1;
-                    turn.said.extend(unescape(said));
-                }
-            } else if let Some(heard) = line.strip_prefix("S: ") {
-                turn.heard.push(heard.to_owned());
-            } else if !line.is_empty() && !line.starts_with('#') {
-                dialogue.direct(line);
-            }
-        }
-        dialogue
-    }
-
-    fn direct(&mut self, line: &str) {
-        let (name, value) =
-            line.split_once(": ").unwrap_or_else(|| panic!("not a line of a dialogue: {line}"));
-        match name {
-            "listener" => {
-                let kinds = [
-                    ListenerKind::Mx,
-                    ListenerKind::Submission,
-                    ListenerKind::Submissions,
-                    ListenerKind::Lmtp,
-                ];
-                self.listener =
-                    kinds.into_iter().find(|kind| kind.as_str() == value).expect("kind of a listener");
-            }
-            "client" => self.client = value.parse().unwrap(),
-            "tls" => self.tls = value == "on",
-            "hello" => self.hello = Some(value.to_owned()),
-            "config" => self.config = value.to_owned(),
-            "certificate" => self.certificate = value != "none",
-            _ => panic!("unknown directive: {line}"),
-        }
-    }
-
-    async fn play(self) -> Result<(), String> {
-        let config = std::fs::read_to_string(directory().join(&self.config)).unwrap();
-        // The spool is needed as long as the session.
-        let Server { shared, registry: _registry, directory: _directory } = Server::new(&config);
-        if !self.certificate {
-            shared.tls.store(None);
-        }
-        let local = if self.client.is_ipv4() { "192.0.2.25" } else { "2001:db8::25" };
-        let peer = Peer {
-            listener: self.listener,
-            client: self.client,
-            local: local.parse().unwrap(),
-            is_local: false,
-        };
-        let mut player = Player::new(Arc::new(shared), peer, self.tls.then_some(TLS));
-        if let Some(hello) = &self.hello {
-            player.hear(format!("EHLO {hello}\r\n").as_bytes()).await;
-            player.said.clear();
-        } else {
-            let greeting = player.session.greeting();
-            player.say(&greeting);
-        }
-        for turn in self.turns {
-            player.hear(&turn.said).await;
-            let said = std::mem::take(&mut player.said);
-            let same =
-                said.len() == turn.heard.len() && turn.heard.iter().zip(&said).all(|(p, text)| fits(p, text));
-            if !same {
-                let (expected, said) = (turn.heard.join("\n  "), said.join("\n  "));
-                return Err(format!("line {}: expected\n  {expected}\nheard\n  {said}", turn.line));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unescape(said: &str) -> Vec<u8> {
-    let said = said.strip_prefix(' ').unwrap_or(said);
-    let mut bytes = Vec::new();
-    let mut rest = said.as_bytes();
-    let mut crlf = true;
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        if *byte != b'\\' {
-            bytes.push(*byte);
-            continue;
-        }
-        let Some((escape, tail)) = rest.split_first() else {
-            crlf = false;
-            break;
-        };
-        rest = tail;
-        match escape {
-            b'r' => bytes.push(b'\r'),
-            b'n' => bytes.push(b'\n'),
-            b'0' => bytes.push(0),
-            b'x' => {
-                bytes.push(u8::from_str_radix(std::str::from_utf8(&rest[..2]).unwrap(), 16).unwrap());
-                rest.advance(2);
-            }
-            // A number: the next character so many times.
-            b'*' => {
-                let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap();
-                let count: usize = std::str::from_utf8(&rest[..end]).unwrap().parse().unwrap();
-                bytes.extend(std::iter::repeat_n(rest[end], count));
-                rest.advance(end + 1);
-            }
-            other => bytes.push(*other),
-        }
-    }
-    if crlf {
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
-
-/// Whether the text is what the pattern says, `*` being anything.
-fn fits(pattern: &str, text: &str) -> bool {
-    let Some((head, tail)) = pattern.split_once('*') else { return pattern == text };
-    let Some(rest) = text.strip_prefix(head) else { return false };
-    (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| fits(tail, &rest[at..]))
 }

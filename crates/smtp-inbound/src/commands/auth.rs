@@ -243,11 +243,14 @@ fn external(context: &Context, response: Vec<u8>) -> Step {
     }
 }
 
-/// `authorisation NUL name NUL password` (RFC 4616 §2). To act as another user is not offered: an authorisation identity
-/// other than the name makes the name unknown.
+/// `authorisation NUL name NUL password` (RFC 4616 §2), with no other NUL. To act as another user is not offered: an
+/// authorisation identity other than the name makes the name unknown.
 fn plain(response: &[u8]) -> Option<Credentials> {
-    let mut parts = response.splitn(3, |byte| *byte == 0);
+    let mut parts = response.split(|byte| *byte == 0);
     let (authorisation, name, password) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
     let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
     let authorisation = (!authorisation.is_empty()).then_some(authorisation);
     Some(Credentials { name: as_oneself(name, authorisation).to_owned(), password: password.to_vec() })
@@ -268,9 +271,11 @@ mod tests {
     #[test]
     fn plain_takes_no_authority_over_others() {
         assert_eq!(plain(b"\0alice\0secret").unwrap().name, "alice");
-        assert_eq!(plain(b"Alice\0alice\0se\0cret").unwrap().password, b"se\0cret");
+        assert_eq!(plain(b"Alice\0alice\0secret").unwrap().password, b"secret");
         assert_eq!(plain(b"bob\0alice\0secret").unwrap().name, "");
-        for malformed in [&b""[..], b"alice", b"\0alice", b"\0\0secret", b"\0\xff\0secret"] {
+        for malformed in
+            [&b""[..], b"alice", b"\0alice", b"\0\0secret", b"\0\xff\0secret", b"\0alice\0se\0cret"]
+        {
             assert!(plain(malformed).is_none(), "{malformed:?}");
         }
     }

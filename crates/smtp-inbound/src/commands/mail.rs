@@ -11,6 +11,7 @@ use postern_smtp::command::Mail;
 
 use super::data::not_stored;
 use super::parameters;
+use super::qualified::is_qualified;
 use crate::replies;
 use crate::session::{Context, Hello, Matter, Refusal, Transaction};
 
@@ -27,6 +28,11 @@ pub(crate) fn begin(
     }
     let terms = parameters::terms(context, &wanted)?;
     context.ask(Matter { hello: &hello, reverse_path: &path, recipients: 0 }, Stage::Mail)?;
+    if let Some(address) = path.address()
+        && !is_qualified(context, address.domain())
+    {
+        return Err(Refusal::new("unqualified-domain", replies::sender_not_qualified(&address.host)));
+    }
     let limit = context.config.smtp.max_message_size;
     let size = wanted.size.unwrap_or(0);
     if size > limit {

@@ -9,6 +9,7 @@ use postern_smtp::{Address, ForwardPath, LocalPart, Notify};
 
 use super::data::origin;
 use super::parameters;
+use super::qualified::is_qualified;
 use crate::replies;
 use crate::session::{Context, Refusal, Transaction};
 
@@ -22,6 +23,11 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     if utf8 && !transaction.smtputf8 {
         let stage = Stage::Rcpt(&path);
         return Err(context.refused_by_session(transaction.matter(), stage, &Decision::needs_smtputf8()));
+    }
+    if let ForwardPath::Address(address) = &path
+        && !is_qualified(context, address.domain())
+    {
+        return Err(Refusal::new("unqualified-domain", replies::recipient_not_qualified(&address.host)));
     }
     let limit = context.config.smtp.max_recipients;
     if transaction.accepted >= limit && !context.is_trusted() {

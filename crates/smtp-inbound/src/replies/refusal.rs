@@ -244,14 +244,11 @@ fn words(question: &Question<'_>, reason: &Reason, ports: &LoginPorts) -> Words 
         Reason::NotAuthenticated => {
             Words::new(530, 7, 0, format!("authentication required: {}", starttls(ports)))
         }
+        // A login always may: who is refused has none.
         Reason::NotTrustedNotLocal => {
-            let who = match question.login {
-                Some(login) => format!("{} may not relay", login.name),
-                None => {
-                    format!("{} is not logged in and not a trusted network", question.client.to_canonical())
-                }
-            };
-            Words::of_address(550, 7, 1, format!("relay not permitted: {who}")).advice(log_in(ports))
+            let client = question.client.to_canonical();
+            let cause = format!("relay not permitted: {client} is not logged in and not a trusted network");
+            Words::of_address(550, 7, 1, cause).advice(log_in(ports))
         }
         // How we call the grant is nobody else's business.
         Reason::GrantTooNarrow { what, .. } => {
@@ -263,7 +260,15 @@ fn words(question: &Question<'_>, reason: &Reason, ports: &LoginPorts) -> Words 
             Words::of_address(451, 4, 3, "relay not permitted now: DNS does not say who you are")
                 .advice("try again later")
         }
-        Reason::Rate { .. } | Reason::Quota { .. } => limit_words(question, reason),
+        Reason::Rate { limit, resets_in, .. } => {
+            let cause = format!("{} has a limit of {limit}", grant_of(question));
+            Words::new(451, 7, 1, cause).advice(again(*resets_in))
+        }
+        Reason::Quota { login, limit, used, resets_in } => {
+            let cause = format!("{login} has a limit of {limit}, and this would make {used}");
+            let advice = resets_in.map_or_else(|| "send to fewer at once".to_owned(), again);
+            Words::new(451, 7, 1, cause).advice(advice)
+        }
         Reason::DnsTrouble { domain, what } => {
             Words::new(451, 4, 3, format!("DNS does not say whether {domain} may be used: {what}"))
                 .advice("try again later")
@@ -354,21 +359,9 @@ fn grant_of(question: &Question<'_>) -> String {
     format!("the grant for {}", question.client.to_canonical())
 }
 
-/// Limits of a login or a grant.
-fn limit_words(question: &Question<'_>, reason: &Reason) -> Words {
-    let again = |seconds: u64| format!("try again in {}", duration_words(seconds));
-    match reason {
-        Reason::Quota { login, limit, used, resets_in } => {
-            let cause = format!("{login} has a limit of {limit}, and this would make {used}");
-            let advice = resets_in.map_or_else(|| "send to fewer at once".to_owned(), again);
-            Words::new(451, 7, 1, cause).advice(advice)
-        }
-        Reason::Rate { limit, resets_in, .. } => {
-            let cause = format!("{} has a limit of {limit}", grant_of(question));
-            Words::new(451, 7, 1, cause).advice(again(*resets_in))
-        }
-        _ => Words::new(451, 7, 1, "too much at once").advice("try again later"),
-    }
+/// When a limit has room again.
+fn again(seconds: u64) -> String {
+    format!("try again in {}", duration_words(seconds))
 }
 
 /// `90 seconds`, `12 minutes`, `3 hours`.

@@ -31,6 +31,15 @@ const ACCOUNTS: &str = r#"
     name = "bob@proseware.test"
     password = "HASH"
     state = "disabled"
+    [[account]]
+    name = "kiosk@proseware.test"
+    password = "HASH"
+    networks = ["192.0.2.0/24"]
+    [[account]]
+    name = "agency@proseware.test"
+    password = "HASH"
+    permission = "any"
+    any_if_spf = true
 "#;
 
 /// What the queue asks; nothing is delivered here.
@@ -77,7 +86,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server with this configuration, two logins and a certificate of its own. Call it inside a runtime.
+    /// A server with this configuration, some logins and a certificate of its own. Call it inside a runtime.
     pub fn new(text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config: Config = toml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));

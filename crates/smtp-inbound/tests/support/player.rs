@@ -29,6 +29,8 @@ pub struct Player {
     input: BytesMut,
     /// Content of which more must come.
     content: Option<Content>,
+    /// Whether what checks passwords can be asked.
+    pub checks_passwords: bool,
     /// The lines of its replies; `-` where it ended the connection, `(5 ms later)` where it let the client wait.
     pub said: Vec<String>,
     closed: bool,
@@ -38,7 +40,16 @@ impl Player {
     /// A client that has connected; `tls` says that it has done so under TLS.
     pub fn new(shared: Arc<Shared>, peer: Peer, tls: Option<Protection>) -> Self {
         let session = Session::new(Arc::clone(&shared), peer, tls);
-        Self { session, shared, peer, input: BytesMut::new(), content: None, said: Vec::new(), closed: false }
+        Self {
+            session,
+            shared,
+            peer,
+            input: BytesMut::new(),
+            content: None,
+            checks_passwords: true,
+            said: Vec::new(),
+            closed: false,
+        }
     }
 
     /// The client sends this, all at once.
@@ -123,6 +134,10 @@ impl Player {
                     let node = run.node().clone();
                     let outcome = run.run().await;
                     self.session.ran(&node, outcome)
+                }
+                Action::CheckPassword(_) if !self.checks_passwords => {
+                    let why = "nobody to ask".to_owned();
+                    self.session.password_checked(PasswordCheck::Unavailable { why })
                 }
                 Action::CheckPassword(credentials) => {
                     let policy = self.shared.policy.load_full();
