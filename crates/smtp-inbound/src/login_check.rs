@@ -81,6 +81,7 @@ impl Check<'_> {
                 self.compared(policy, hash, password, vouched).await
             }
             Answer::Rejected { why } => PasswordCheck::Refused { why, is_guess: true },
+            Answer::Refused { why } => PasswordCheck::Refused { why: Some(why), is_guess: false },
             Answer::Unavailable { why } => PasswordCheck::Unavailable { why },
         }
     }

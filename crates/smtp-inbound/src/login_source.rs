@@ -43,6 +43,8 @@ pub(crate) enum Answer {
     Hash { hash: Option<String>, addresses: Vec<String> },
     /// It is not, or there is no such login: on purpose not told apart. `why` is for the log, where more is known.
     Rejected { why: Option<String> },
+    /// It is, and the login may not be used all the same: no guess.
+    Refused { why: String },
     /// Nobody knows: never counted as a guess.
     Unavailable { why: String },
 }
