@@ -69,7 +69,7 @@ fn look_up(
     connection.busy_timeout(timeout)?;
     connection.progress_handler(STEPS, Some(move || is_over.load(Ordering::Relaxed)))?;
     let mut statement = connection.prepare(&config.query)?;
-    let columns = match Columns::of(statement.column_names().into_iter()) {
+    let columns = match Columns::of(statement.column_names()) {
         Ok(columns) => columns,
         Err(lacking) => return Ok(Answer::unavailable(lacking)),
     };
