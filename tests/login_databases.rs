@@ -77,7 +77,7 @@ fn sqlite_is_asked_for_hashes() {
     let hash = hash();
     run(&format!(
         "INSERT INTO users VALUES ('{CARL}', '{hash}', NULL), ('dora', '{hash}', 'dora@proseware.test x@adatum.test'), \
-         ('empty@proseware.test', NULL, NULL);"
+         ('empty@proseware.test', NULL, NULL), ('{ALICE}', '{hash}', NULL);"
     ));
     let table = table("SQLite", &[("/var/lib/mail/users.db", path.to_str().unwrap())]);
     let daemon = Setup::new().with(QUICK).with(&table).start();
@@ -85,9 +85,21 @@ fn sqlite_is_asked_for_hashes() {
     assert_says(&log_in(&daemon, "dora", ELSEWHERE), 235, &[]);
     guesses_are_counted(&daemon);
 
-    let table = table.replace("SELECT password", "SELECT nothing");
-    let daemon = Setup::new().with(QUICK).with(&table).start();
-    without_the_back_end(&daemon);
+    // Found by another name, she is alice all the same, whose password is kept here.
+    let by_local = table.replace("WHERE name = ?1", "WHERE ?1 IN (name, 'a.smith@proseware.test')");
+    let by_local = by_local.replace("WHERE", &format!("WHERE name = '{ALICE}' AND"));
+    let daemon = Setup::new().with(QUICK).with(&by_local).start();
+    assert_says(&log_in(&daemon, "a.smith@proseware.test", ELSEWHERE), 535, &["5.7.8"]);
+    daemon.wait_for("login-without-rights", |line| {
+        line["why"].as_str().is_some_and(|why| why.contains("accounts.toml has the password"))
+    });
+
+    for wrong in [
+        table.replace("SELECT password", "SELECT nothing"),
+        table.replace("addresses, name FROM", "addresses FROM"),
+    ] {
+        without_the_back_end(&Setup::new().with(QUICK).with(&wrong).start());
+    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -239,7 +251,7 @@ fn postgresql_is_asked_for_hashes() {
     // Over its socket, without TLS and password.
     let socket = format!(
         "[auth.backend.postgres]\nhost = {:?}\n{port}\nuser = \"postern\"\ndatabase = \"mail\"\n\
-         query = \"SELECT password FROM users WHERE name = $1\"",
+         query = \"SELECT password, name FROM users WHERE name = $1\"",
         postgres.folder.path()
     );
     let daemon = Setup::new().with(QUICK).with(&socket).start();
@@ -278,21 +290,27 @@ impl Slapd {
              access to * by dn.exact=\"cn=postern,dc=proseware,dc=test\" read by * none\n"
         );
         fs::write(folder.path().join("slapd.conf"), config).unwrap();
-        let person = |uid: &str, mail: &str| {
+        let person = |uid: &str, unit: &str, mail: &str| {
             format!(
-                "dn: uid={uid},ou=people,dc=proseware,dc=test\nobjectClass: inetOrgPerson\nuid: {uid}\ncn: {uid}\n\
+                "dn: uid={uid},ou={unit},dc=proseware,dc=test\nobjectClass: inetOrgPerson\nuid: {uid}\ncn: {uid}\n\
                  sn: {uid}\nuserPassword: {ELSEWHERE}\n{mail}\n"
             )
         };
+        let unit = |unit: &str| {
+            format!("dn: ou={unit},dc=proseware,dc=test\nobjectClass: organizationalUnit\nou: {unit}\n")
+        };
         let entries = [
             "dn: dc=proseware,dc=test\nobjectClass: dcObject\nobjectClass: organization\no: Proseware\ndc: proseware\n".to_owned(),
-            "dn: ou=people,dc=proseware,dc=test\nobjectClass: organizationalUnit\nou: people\n".to_owned(),
+            unit("people"),
+            unit("proseware.test"),
             "dn: cn=postern,dc=proseware,dc=test\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\n\
              cn: postern\nuserPassword: geheim\n"
                 .to_owned(),
-            person("carl", &format!("mail: {CARL}\nmail: sales@proseware.test\n")),
-            person("twin1", "mail: twin@proseware.test\n"),
-            person("twin2", "mail: twin@proseware.test\n"),
+            person("carl", "people", &format!("mail: {CARL}\nmail: sales@proseware.test\n")),
+            person("twin1", "people", "mail: twin@proseware.test\n"),
+            person("twin2", "people", "mail: twin@proseware.test\n"),
+            // Bound as without a search.
+            person("carl", "proseware.test", ""),
         ];
         fs::write(folder.path().join("entries.ldif"), entries.join("\n")).unwrap();
         let added = Command::new("/usr/sbin/slapadd")
@@ -340,6 +358,9 @@ fn a_directory_is_searched_and_bound_as_the_user() {
     let daemon = setup.with(QUICK).with("[auth.guessing]\nmax_failures = 9").with(&table).start();
     without_the_back_end(&daemon);
     slapd.start();
+    // Whichever of his addresses he types, he is one login.
+    assert_says(&log_in(&daemon, "sales@proseware.test", ELSEWHERE), 235, &[]);
+    daemon.wait_for("login", |line| line["login"] == "carl");
     acts_as_a_back_end(&daemon);
     // The directory tells a second address.
     let mut carl = crate::harness::Client::log_in(daemon.submission(), CARL, ELSEWHERE);
@@ -361,7 +382,9 @@ fn a_directory_is_bound_as_a_name_without_a_search() {
     let Some(mut slapd) = Slapd::prepare() else { return };
     slapd.start();
     let authority = slapd.folder.path().join("ca.pem");
-    let dn = "dn = \"uid={local},ou=people,dc={domain}\"".replace("dc={domain}", "dc=proseware,dc=test");
+    let dn = "dn = \"uid={local},ou={domain},dc=proseware,dc=test\"";
+    let page = fs::read_to_string(crate::harness::repository().join("docs/logins.md")).unwrap();
+    assert!(page.contains(dn), "the documentation has another example");
     let ldaps = format!(
         "[auth.backend.ldap]\nurl = \"ldaps://localhost:{}\"\nca_file = {authority:?}\n{dn}\n",
         slapd.tls

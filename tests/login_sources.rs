@@ -154,7 +154,11 @@ impl DovecotAuth {
         let here = folder.path().display();
         fs::write(
             folder.path().join("users"),
-            format!("{CARL}:{{PLAIN}}{ELSEWHERE}\nalice:{{PLAIN}}{ELSEWHERE}\n"),
+            format!(
+                "{CARL}:{{PLAIN}}{ELSEWHERE}\nalice:{{PLAIN}}{ELSEWHERE}\n\
+                 dora@proseware.test:{{PLAIN}}{ELSEWHERE}::::::nologin reason=moved\n\
+                 anne@proseware.test:{{PLAIN}}{ELSEWHERE}::::::user={ALICE}\n"
+            ),
         )
         .unwrap();
         let service = example("Dovecot", "dovecot")
@@ -192,6 +196,26 @@ fn dovecot_is_asked_about_passwords() {
     let daemon = Setup::new().with(QUICK).with(&dovecot.table()).start();
     acts_as_a_back_end(&daemon);
     guesses_are_counted(&daemon);
+}
+
+#[test]
+fn dovecot_lets_nobody_in_who_may_not_log_in_or_whose_password_is_kept_here() {
+    let Some(mut dovecot) = DovecotAuth::prepare("plain") else { return };
+    dovecot.start();
+    let daemon = Setup::new().with(QUICK).with(&dovecot.table()).start();
+    for (name, why) in
+        [("dora@proseware.test", "moved"), ("anne@proseware.test", "accounts.toml has the password")]
+    {
+        // More often than guesses are taken.
+        for _ in 0..4 {
+            assert_says(&log_in(&daemon, name, ELSEWHERE), 535, &["5.7.8"]);
+        }
+        daemon.wait_for("login-without-rights", |line| {
+            line["why"].as_str().is_some_and(|told| told.contains(why))
+        });
+    }
+    assert_eq!(daemon.logged("banned"), 0);
+    assert_says(&log_in(&daemon, CARL, ELSEWHERE), 235, &[]);
 }
 
 #[test]
@@ -236,7 +260,11 @@ fn a_back_end_that_was_not_built_in_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("postern.toml");
     for (name, is_built, table) in [
-        ("ldap", cfg!(feature = "ldap"), "url = \"ldapi://%2Frun%2Fldapi\"\nbase = \"dc=proseware,dc=test\""),
+        (
+            "ldap",
+            cfg!(feature = "ldap"),
+            "url = \"ldapi://%2Frun%2Fldapi\"\nbase = \"dc=proseware,dc=test\"\nname = \"uid\"",
+        ),
         (
             "sqlite",
             cfg!(feature = "sqlite"),

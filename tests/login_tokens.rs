@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,7 +32,7 @@ const PATIENT: &str = "[auth.guessing]\nmax_failures = 0\ndelay = \"0s\"\n";
 /// An identity provider: what it answers to GET and POST, and what it was asked.
 struct Provider {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    shared: Arc<(Mutex<State>, Condvar)>,
 }
 
 #[derive(Default)]
@@ -41,6 +41,8 @@ struct State {
     /// Status and body for each token.
     tokens: Vec<(String, String)>,
     is_broken: bool,
+    /// Questions come, and no answer goes.
+    stalls: bool,
     asked: usize,
     connections: usize,
     authorization: String,
@@ -50,21 +52,26 @@ impl Provider {
     fn start(keys: &[Json]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state =
-            Arc::new(Mutex::new(State { keys: json!({ "keys": keys }).to_string(), ..State::default() }));
-        let shared = Arc::clone(&state);
+        let state = State { keys: json!({ "keys": keys }).to_string(), ..State::default() };
+        let shared = Arc::new((Mutex::new(state), Condvar::new()));
+        let serving = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                shared.lock().unwrap().connections += 1;
-                let state = Arc::clone(&shared);
-                thread::spawn(move || serve(stream, &state));
+                serving.0.lock().unwrap().connections += 1;
+                let shared = Arc::clone(&serving);
+                thread::spawn(move || serve(stream, &shared));
             }
         });
-        Self { address, state }
+        Self { address, shared }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.shared.0.lock().unwrap()
+    }
+
+    fn resume(&self) {
+        self.state().stalls = false;
+        self.shared.1.notify_all();
     }
 
     fn publish(&self, keys: &[Json]) {
@@ -79,7 +86,7 @@ impl Provider {
     }
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>) {
+fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     loop {
@@ -100,6 +107,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
         let mut body = vec![0; length];
         reader.read_exact(&mut body).unwrap();
         let body = String::from_utf8(body).unwrap();
+        let (state, resumed) = shared;
         let mut state = state.lock().unwrap();
         state.asked += 1;
         state.authorization = authorization;
@@ -112,6 +120,9 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
             false => state.keys.clone(),
         };
         let status = if state.is_broken { "503 Service Unavailable" } else { "200 OK" };
+        while state.stalls {
+            state = resumed.wait(state).unwrap();
+        }
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             answer.len()
@@ -288,7 +299,7 @@ fn tokens_of_the_provider_are_taken_by_both_mechanisms() {
 
 #[test]
 fn tokens_that_are_wrong_are_refused_and_the_log_says_why() {
-    let [(_, rsa), (_, ec), (_, ed)] = Signer::all();
+    let [(_, rsa), (_, ec), _] = Signer::all();
     let provider = Provider::start(&[rsa.key("rsa"), ec.key("ec")]);
     let daemon = Setup::new().with(PATIENT).with(&provider.table("Tokens")).start();
     let with = |changes: Json| rsa.token("rsa", &claims(&changes));
@@ -321,8 +332,6 @@ fn tokens_that_are_wrong_are_refused_and_the_log_says_why() {
             format!("{confused}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag)),
             "signed by \"HS256\"",
         ),
-        ("unknown key", ed.token("ed", &claims(&json!({}))), "no such key"),
-        ("another's name", ec.token("rsa", &claims(&json!({}))), "no such key"),
         ("another's signature", format!("{signed}.{forged}"), "signature is wrong"),
         ("no signature", format!("{signed}."), "signature is wrong"),
         ("no token", "opaque".to_owned(), "three parts"),
@@ -360,6 +369,76 @@ fn wrong_tokens_are_guesses_and_expired_ones_are_not() {
         assert_eq!(present(&daemon, "opaque").1.code, 334);
     }
     daemon.wait_for("banned", |_| true);
+}
+
+/// Three guesses are banned, and answers come at once.
+const STRICT: &str = "[auth.guessing]\nban_loopback = true\nmax_failures = 3\ndelay = \"0s\"\n";
+
+#[test]
+fn a_key_that_may_be_new_is_no_guess() {
+    let [(_, old), (_, new), _] = Signer::all();
+    let provider = Provider::start(&[old.key("old")]);
+    let daemon = Setup::new().with(STRICT).with(&provider.table("Tokens")).start();
+    assert_eq!(present(&daemon, &old.token("old", &claims(&json!({})))).1.code, 235);
+    provider.publish(&[new.key("new")]);
+    let [unknown, another] = [new.token("new", &claims(&json!({}))), new.token("old", &claims(&json!({})))];
+    for token in [&unknown, &another, &unknown, &unknown] {
+        let reply = present(&daemon, token).1;
+        assert!(reply.text().starts_with("454 4.7.0"), "{}", reply.text());
+    }
+    assert_eq!(provider.state().asked, 1, "not asked again so soon");
+    // Where it can be looked for, it is told that there is none, and that is no guess either.
+    let table = provider.table("Tokens").replace("[auth.oauth]", "[auth.oauth]\nrefresh = \"1ms\"");
+    let daemon = Setup::new().with(STRICT).with(&table).start();
+    let taken_back = old.token("old", &claims(&json!({})));
+    for _ in 0..4 {
+        assert_refused(&daemon, "a key that was taken back", &taken_back);
+    }
+    daemon.wait_for_line(|line| line.contains("no such key"));
+    assert_eq!(daemon.logged("banned"), 0);
+    assert_eq!(present(&daemon, &unknown).1.code, 235);
+}
+
+#[test]
+fn tokens_with_a_known_key_do_not_wait_for_a_slow_provider() {
+    let [(_, known), (_, unknown), _] = Signer::all();
+    let provider = Provider::start(&[known.key("known")]);
+    let table = provider
+        .table("Tokens")
+        .replace("[auth.oauth]", "[auth.oauth]\nrefresh = \"1ms\"\ntimeout = \"600s\"");
+    let daemon = Setup::new().with(PATIENT).with(&table).start();
+    let good = known.token("known", &claims(&json!({})));
+    assert_eq!(present(&daemon, &good).1.code, 235);
+    let asked = provider.state().asked;
+    provider.state().stalls = true;
+    thread::scope(|scope| {
+        let made_up = scope.spawn(|| present(&daemon, &unknown.token("made-up", &claims(&json!({})))).1.code);
+        crate::harness::eventually("the provider is asked", || {
+            (provider.state().asked > asked).then_some(())
+        });
+        let code = present(&daemon, &good).1.code;
+        let is_waiting = !made_up.is_finished();
+        provider.resume();
+        assert_eq!((code, is_waiting), (235, true));
+        assert_eq!(made_up.join().unwrap(), 334, "refused");
+    });
+}
+
+#[test]
+fn a_token_that_is_not_active_is_no_guess() {
+    let provider = Provider::start(&[]);
+    let setup = Setup::new();
+    let secret = setup.folder().join("secret");
+    fs::write(&secret, "s:cret\n").unwrap();
+    let table = provider
+        .table("Asking about each token")
+        .replace("/etc/postern/oauth-secret", secret.to_str().unwrap());
+    let daemon = setup.with(STRICT).with(&table).start();
+    for _ in 0..4 {
+        assert_refused(&daemon, "expired", "expired");
+    }
+    daemon.wait_for_line(|line| line.contains("not active"));
+    assert_eq!(daemon.logged("banned"), 0);
 }
 
 #[test]

@@ -87,7 +87,8 @@ pub struct Ldap {
     /// The authorities that the server's certificate is checked against. Left out: those of the system.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// The DN of a user, with `{login}`, `{local}` or `{domain}` in it: nothing is searched then.
+    /// The DN of a user, with `{login}` in it, or `{local}` and `{domain}`: nothing is searched then, and the login is the name
+    /// as it was given.
     #[serde(default)]
     pub dn: Option<String>,
     /// Where users are searched; below it the whole tree.
@@ -102,6 +103,10 @@ pub struct Ldap {
     /// A file whose first line is the password of `bind_dn`.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// The attribute whose only value is the login, such as `uid`; with the search it must be set. Whatever name has found the
+    /// entry, rights, state and limits are those of this login.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The attribute with the addresses of the user, such as `mail`: with the search only.
     #[serde(default)]
     pub addresses: Option<String>,
@@ -113,8 +118,9 @@ pub struct Ldap {
 pub struct Sqlite {
     /// The file. It is opened for reading only.
     pub path: PathBuf,
-    /// The query. `?1` is the login in lower case; the first column of its only row is the hash of the password, as
-    /// `accounts.toml` could have it, and a second one may hold addresses, with blanks or commas between them.
+    /// The query. `?1` is the name that was given, in lower case. Of its only row the column `name` is the login; the first of the
+    /// others is the hash of the password, as `accounts.toml` could have it, and a second one may hold addresses, with blanks
+    /// or commas between them.
     pub query: String,
 }
 
@@ -134,7 +140,7 @@ pub struct Postgres {
     pub password_file: Option<PathBuf>,
     /// The database.
     pub database: String,
-    /// The query. `$1` is the login in lower case; columns as for `sqlite`.
+    /// The query. `$1` is the name that was given, in lower case; columns as for `sqlite`.
     pub query: String,
     /// Whether TLS is spoken. Left out: over the network it is, where it must be, and on this machine it is not.
     #[serde(default)]
@@ -275,12 +281,22 @@ impl Ldap {
             }
             (Some(dn), None) => {
                 check_template(&node.key("dn"), dn, findings);
-                if self.addresses.is_some() {
-                    let message = "`addresses` needs a search, and with `dn` there is none";
-                    findings.error(&node.key("addresses"), message, "set `base` instead of `dn`");
+                check_whole_name(&node.key("dn"), dn, findings);
+                for (key, value) in [("addresses", &self.addresses), ("name", &self.name)] {
+                    if value.is_some() {
+                        let message = format!("`{key}` needs a search, and with `dn` there is none");
+                        findings.error(&node.key(key), message, "set `base` instead of `dn`");
+                    }
                 }
             }
-            (None, Some(_)) => check_template(&node.key("filter"), &self.filter, findings),
+            (None, Some(_)) => {
+                check_template(&node.key("filter"), &self.filter, findings);
+                if self.name.as_deref().is_none_or(str::is_empty) {
+                    let message = "the search does not say whose login it has found";
+                    let help = "name the attribute with the one name of each user: name = \"uid\"";
+                    findings.error(&node.key("name"), message, help);
+                }
+            }
         }
         match (&self.bind_dn, &self.password_file) {
             (Some(_), Some(path)) => {
@@ -359,7 +375,7 @@ fn is_near(address: IpAddr) -> bool {
 fn check_query(node: &Node<'_>, query: &str, parameter: &str, findings: &mut Findings<'_>) {
     if !query.contains(parameter) {
         let message = format!("the query has no `{parameter}`, so it would be the same for every login");
-        let help = format!("such as \"SELECT password FROM users WHERE name = {parameter}\"");
+        let help = format!("such as \"SELECT password, name FROM users WHERE name = {parameter}\"");
         findings.error(&node.key("query"), message, help);
     }
 }
@@ -371,6 +387,17 @@ fn check_template(node: &Node<'_>, template: &str, findings: &mut Findings<'_>) 
     if rest.contains(['{', '}']) || rest.len() == template.len() {
         let message = format!("{template:?} has no placeholder, or one that does not exist");
         findings.error(node, message, "there are {login}, {local} and {domain}");
+    }
+}
+
+/// The DN must follow from the whole name. If it left the domain out, whoever has an entry could log in with any domain, and
+/// be taken for somebody else there.
+fn check_whole_name(node: &Node<'_>, template: &str, findings: &mut Findings<'_>) {
+    let has = |placeholder: &str| template.contains(placeholder);
+    if !has("{login}") && (!has("{local}") || !has("{domain}")) {
+        let message = format!("with {template:?} different names lead to the same entry");
+        let help = "use {login}, or both {local} and {domain}; or search with `base` and `name`";
+        findings.error(node, message, help);
     }
 }
 

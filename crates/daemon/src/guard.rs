@@ -119,7 +119,7 @@ impl Guard {
     fn restore(&self) {
         let UsageContent { logins, networks, told } = self.usage.read();
         self.standing.usage.restore(logins);
-        self.standing.signs.restore(networks);
+        self.standing.signs.restore(networks, self.clock.now());
         self.standing.alarms.restore(told);
         self.standing.suspensions.restore(self.suspensions.read().suspensions);
         self.standing.bans.restore(self.bans.read().bans);
@@ -176,7 +176,7 @@ impl Guard {
     }
 
     async fn write_usage(self: &Arc<Self>) {
-        self.live.policy.load().forget_gone_logins();
+        self.live.policy.load().forget_gone_logins(self.clock.now());
         let guard = self.clone();
         let write = move || {
             let standing = &guard.standing;

@@ -11,12 +11,20 @@ use postern_config::auth::{Guessing, Signs};
 use postern_smtp::ForwardPath;
 
 use crate::Policy;
+use crate::accounts::fold;
 use crate::relay::{Decision, Question, Reason, Stage};
 use crate::standing::alarms::{Alarm, Cause};
 use crate::standing::bans::Ban;
 use crate::standing::guesses::{Failed, source};
 use crate::standing::signs::Sign;
 use crate::standing::suspensions::Suspension;
+
+/// How long a login that only another system knows is remembered without being used: its networks, its recipients, and what it
+/// has used up, which counts for a day at most.
+const UNLISTED_MEMORY: Duration = Duration::from_secs(30 * 86_400);
+/// So many of them, those that were used last: whoever can make up logins in the other system takes no more memory than that.
+/// Mostly some 1 KiB each, and 10 KiB at most.
+const MOST_UNLISTED: usize = 50_000;
 
 /// What `[auth]` says of signs and guessing.
 #[derive(Debug)]
@@ -54,7 +62,7 @@ impl Policy {
         let (login, now, rules) = (login.name.as_str(), question.now, &self.logins.signs);
         let signs = &self.standing.signs;
         let sign = match &question.stage {
-            Stage::Login => signs.address(login, question.client, rules),
+            Stage::Login => signs.address(login, question.client, rules, now),
             Stage::Mail => {
                 question.reverse_path.address().and_then(|sender| signs.sender(login, sender, rules, now))
             }
@@ -153,15 +161,16 @@ impl Policy {
     /// Counts a wrong password, and bans whoever has sent too many.
     pub fn note_guess(&self, login: &str, client: IpAddr, own: IpAddr, now: SystemTime) -> Guess {
         let rules = &self.logins.guessing;
-        let known = self.accounts.login(login);
-        let addresses =
-            known.as_ref().and_then(|login| self.standing.guesses.guessed(&login.name, client, rules, now));
-        if let (Some(login), Some(addresses)) = (known, addresses) {
+        let login = fold(login);
+        let addresses = self
+            .is_known(&login)
+            .then(|| self.standing.guesses.guessed(&login, client, rules, now))
+            .flatten();
+        if let Some(addresses) = addresses {
             let text = format!(
-                "the password of {} was guessed wrongly from {addresses} addresses or more within an hour",
-                login.name
+                "the password of {login} was guessed wrongly from {addresses} addresses or more within an hour"
             );
-            let alarm = Alarm { login: login.name, cause: Cause::Guessed, text, suspended: false };
+            let alarm = Alarm { login, cause: Cause::Guessed, text, suspended: false };
             self.standing.alarms.raise(alarm, now);
         }
         if self.is_spared(client, Some(own)) {
@@ -170,6 +179,12 @@ impl Policy {
         let failed = self.standing.guesses.failed(client, rules, now);
         let ban = failed.is_too_much.then(|| self.ban_guesser(client, failed.failures, now));
         Guess { failed, ban }
+    }
+
+    /// Whether there is such a login: one of the file, or one that only another system knows and that has logged in before.
+    fn is_known(&self, login: &str) -> bool {
+        self.accounts.login(login).is_some()
+            || (self.accounts.takes_unlisted() && self.standing.signs.knows(login))
     }
 
     /// Counts a wrong login that is no guess, or that comes from where nobody is banned: the answer waits, and that is all.
@@ -200,19 +215,33 @@ impl Policy {
         self.standing.rates.keep(|label| self.relay.has_grant(label));
     }
 
-    /// Forgets logins that the configuration no longer has.
-    pub fn forget_gone_logins(&self) {
-        // What only other systems know cannot be listed.
-        let takes_unlisted = self.accounts.takes_unlisted();
-        let is_kept = |login: &str| takes_unlisted || self.accounts.login(login).is_some();
+    /// Forgets logins that the configuration no longer has, and of those that only other systems know the ones that were not used
+    /// for long.
+    pub fn forget_gone_logins(&self, now: SystemTime) {
+        let unlisted = self.unlisted_in_use(now);
+        let is_kept = |login: &str| self.accounts.login(login).is_some() || unlisted.contains(login);
         self.standing.usage.keep(is_kept);
         self.standing.signs.keep(is_kept);
         self.standing.guesses.keep(is_kept);
+        // Who is suspended does not log in, and must not get out of it by waiting.
+        let takes_unlisted = self.accounts.takes_unlisted();
         for suspension in self.standing.suspensions.list() {
-            if !is_kept(&suspension.login) {
+            if !takes_unlisted && !is_kept(&suspension.login) {
                 self.standing.suspensions.lift(&suspension.login);
             }
         }
+    }
+
+    /// The logins that only other systems know, and that are remembered: they cannot be listed, so use decides.
+    fn unlisted_in_use(&self, now: SystemTime) -> HashSet<String> {
+        if !self.accounts.takes_unlisted() {
+            return HashSet::new();
+        }
+        let mut used = self.standing.signs.used_within(UNLISTED_MEMORY, now);
+        used.retain(|(login, _)| self.accounts.login(login).is_none());
+        used.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(*at));
+        used.truncate(MOST_UNLISTED);
+        used.into_iter().map(|(login, _)| login).collect()
     }
 }
 
@@ -444,8 +473,63 @@ mod tests {
             policy.standing.usage.reserve(login, &Limits::NONE, 1, now()).unwrap();
             policy.suspend(login, "x", now());
         }
-        policy.forget_gone_logins();
+        policy.forget_gone_logins(now());
         assert_eq!(policy.standing.usage.snapshot().len(), 1);
         assert_eq!(policy.standing.suspensions.list().len(), 1);
+    }
+
+    const BACK_END: &str = "[auth.backend.dovecot]\naddress = \"/run/auth\"\n";
+
+    #[test]
+    fn logins_that_nobody_uses_any_more_are_forgotten_where_they_cannot_be_listed() {
+        let policy = policy(BACK_END);
+        let day = |n: u64| now() + Duration::from_secs(n * 86_400);
+        let logged_in = |login: &str, at| {
+            policy.standing.signs.address(login, address("192.0.2.7"), &policy.logins.signs, at);
+            policy.standing.usage.reserve(login, &Limits::NONE, 1, at).unwrap();
+        };
+        for login in ["alice@proseware.test", "dora@proseware.test", "emil@proseware.test"] {
+            logged_in(login, now());
+        }
+        logged_in("dora@proseware.test", day(20));
+        policy.suspend("emil@proseware.test", "x", now());
+        policy.forget_gone_logins(day(29));
+        assert_eq!(policy.standing.usage.snapshot().len(), 3);
+        policy.forget_gone_logins(day(31));
+        let knows = |login: &str| policy.standing.signs.knows(login);
+        assert_eq!((policy.standing.usage.snapshot().len(), knows("emil@proseware.test")), (2, false));
+        assert!(knows("alice@proseware.test") && knows("dora@proseware.test"));
+        assert!(policy.standing.suspensions.find("emil@proseware.test").is_some());
+    }
+
+    #[test]
+    fn of_logins_that_cannot_be_listed_only_the_latest_are_remembered() {
+        let policy = policy(BACK_END);
+        for n in 0..=MOST_UNLISTED as u64 {
+            let (login, at) = (format!("user{n}@proseware.test"), now() + Duration::from_secs(n));
+            policy.standing.signs.address(&login, address("192.0.2.7"), &policy.logins.signs, at);
+        }
+        policy.forget_gone_logins(now() + Duration::from_secs(86_400));
+        assert!(!policy.standing.signs.knows("user0@proseware.test"));
+        assert!(policy.standing.signs.knows("user1@proseware.test"));
+    }
+
+    #[test]
+    fn guesses_for_logins_that_only_a_back_end_knows_raise_an_alarm() {
+        let guess = |policy: &Policy, client: &str| {
+            policy.note_guess("Dora@proseware.test", address(client), address("192.0.2.25"), now());
+        };
+        for auth in [BACK_END, ""] {
+            let policy = policy(&format!("[auth.guessing]\nalarm_addresses = 2\n{auth}"));
+            ["198.51.100.1", "198.51.100.2"].iter().for_each(|client| guess(&policy, client));
+            assert_eq!(policy.standing.alarms.next(), None, "nobody has logged in by that name");
+            let dora = "dora@proseware.test";
+            policy.standing.signs.address(dora, address("192.0.2.7"), &policy.logins.signs, now());
+            ["198.51.100.1", "198.51.100.2"].iter().for_each(|client| guess(&policy, client));
+            let alarm = policy.standing.alarms.next();
+            let told = alarm.map(|alarm| (alarm.login, alarm.cause));
+            let expected = (!auth.is_empty()).then(|| (dora.to_owned(), Cause::Guessed));
+            assert_eq!(told, expected, "{auth}");
+        }
     }
 }

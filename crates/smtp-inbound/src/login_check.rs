@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::House;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::login_source::Hashed;
 use crate::login_source::{Answer, Question};
 use crate::session::{Credentials, PasswordCheck, Peer};
 use crate::tokens::{self, Bearer};
@@ -76,11 +78,9 @@ impl Check<'_> {
                 vouched(&policy, Vouched { name, addresses, by: Voucher::Backend })
             }
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
-            Answer::Hash { hash, addresses } => {
-                let vouched = Vouched { name, addresses, by: Voucher::Backend };
-                self.compared(policy, hash, password, vouched).await
-            }
+            Answer::Hash(known) => self.compared(policy, known, password).await,
             Answer::Rejected { why } => PasswordCheck::Refused { why, is_guess: true },
+            Answer::Refused { why } => PasswordCheck::Refused { why: Some(why), is_guess: false },
             Answer::Unavailable { why } => PasswordCheck::Unavailable { why },
         }
     }
@@ -88,13 +88,7 @@ impl Check<'_> {
     /// A password against a hash that another system keeps. It takes a turn of those that are checked here, and the same time
     /// where there is no hash.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    async fn compared(
-        &self,
-        policy: Arc<Policy>,
-        hash: Option<String>,
-        password: Vec<u8>,
-        vouched: Vouched,
-    ) -> PasswordCheck {
+    async fn compared(&self, policy: Arc<Policy>, known: Option<Hashed>, password: Vec<u8>) -> PasswordCheck {
         let Peer { client, local, .. } = self.peer;
         let is_crowd = policy.is_spared(client, Some(local));
         let Some(_turn) = self.house.password_checks.turn(client, is_crowd).await else {
@@ -102,11 +96,17 @@ impl Check<'_> {
         };
         let compare = tokio::task::spawn_blocking({
             let policy = Arc::clone(&policy);
-            move || policy.accounts.fits_hash(hash.as_deref(), &password)
+            move || {
+                let hash = known.as_ref().map(|known| known.hash.as_str());
+                let fits = policy.accounts.fits_hash(hash, &password);
+                known.filter(|_| fits)
+            }
         });
         match compare.await {
-            Ok(true) => self::vouched(&policy, vouched),
-            Ok(false) => PasswordCheck::Refused { why: None, is_guess: true },
+            Ok(Some(Hashed { name, addresses, .. })) => {
+                vouched(&policy, Vouched { name, addresses, by: Voucher::Backend })
+            }
+            Ok(None) => PasswordCheck::Refused { why: None, is_guess: true },
             Err(error) => unavailable(error),
         }
     }

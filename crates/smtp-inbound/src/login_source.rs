@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use postern_config::backend::Backend;
 use tokio::time::{Instant, timeout};
 
-use crate::password_checks::PasswordChecks;
+use crate::password_checks::{PasswordChecks, Turn};
 use dovecot::Dovecot;
 
 /// How long a connection is kept without a question: less than what servers and firewalls usually allow.
@@ -38,13 +38,25 @@ pub(crate) struct Question<'a> {
 pub(crate) enum Answer {
     /// It is the right password of this login.
     Accepted { name: String, addresses: Vec<String> },
-    /// The hash of the login's password, to be compared here; `None` where there is no such login.
+    /// The hash of a password, to be compared here; `None` where there is no such login.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    Hash { hash: Option<String>, addresses: Vec<String> },
+    Hash(Option<Hashed>),
     /// It is not, or there is no such login: on purpose not told apart. `why` is for the log, where more is known.
     Rejected { why: Option<String> },
+    /// It is, and the login may not be used all the same: no guess.
+    Refused { why: String },
     /// Nobody knows: never counted as a guess.
     Unavailable { why: String },
+}
+
+/// A login whose password the other system keeps as a hash.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hashed {
+    /// The login's one name, whatever name has found it.
+    pub name: String,
+    pub hash: String,
+    pub addresses: Vec<String>,
 }
 
 impl Answer {
@@ -107,10 +119,10 @@ impl Asked {
         if question.name.is_empty() || question.name.chars().any(char::is_control) {
             return Answer::Rejected { why: None };
         }
-        let Some(_turn) = self.turns.turn(question.client, is_crowd).await else {
+        let Some(turn) = self.turns.turn(question.client, is_crowd).await else {
             return Answer::unavailable("too many logins wait for the back end");
         };
-        match timeout(self.timeout, self.source.ask(question)).await {
+        match timeout(self.timeout, self.source.ask(question, turn)).await {
             Ok(answer) => answer,
             Err(_) => Answer::unavailable(format!("no answer within {} s", self.timeout.as_secs_f64())),
         }
@@ -139,16 +151,45 @@ impl LoginSource {
         None
     }
 
-    async fn ask(&self, question: Question<'_>) -> Answer {
+    /// The turn is over when nothing works for the question any more, which may be after nobody waits for the answer.
+    #[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "what waits ends with the turn"))]
+    async fn ask(&self, question: Question<'_>, turn: Turn) -> Answer {
         match self {
             Self::Dovecot(dovecot) => dovecot.ask(question).await,
             #[cfg(feature = "ldap")]
             Self::Ldap(ldap) => ldap.ask(question).await,
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(sqlite) => sqlite.ask(question).await,
+            Self::Sqlite(sqlite) => sqlite.ask(question, turn).await,
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => postgres.ask(question).await,
         }
+    }
+}
+
+/// Which columns of a row are what.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[derive(Debug, PartialEq, Eq)]
+struct Columns {
+    name: usize,
+    hash: usize,
+    addresses: Option<usize>,
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+impl Columns {
+    /// Of columns that are called so.
+    ///
+    /// # Errors
+    /// What the query lacks.
+    fn of<'c>(names: impl Iterator<Item = &'c str>) -> Result<Self, String> {
+        let (called_name, mut others): (Vec<_>, Vec<_>) =
+            names.enumerate().partition(|(_, name)| name.eq_ignore_ascii_case("name"));
+        let lacks = |what: &str| format!("the query gives no column {what}; see docs/logins.md");
+        let [(name, _)] = called_name[..] else { return Err(lacks("`name`, or several")) };
+        others.truncate(2);
+        let mut others = others.into_iter().map(|(at, _)| at);
+        let hash = others.next().ok_or_else(|| lacks("with the hash"))?;
+        Ok(Self { name, hash, addresses: others.next() })
     }
 }
 
@@ -209,6 +250,19 @@ mod tests {
         idle.give(4);
         tokio::time::advance(LONGEST_IDLE).await;
         assert_eq!(idle.take(), None);
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[test]
+    fn columns_are_the_name_and_the_others_in_their_order() {
+        let of = |names: &str| Columns::of(names.split(' '));
+        let columns = |name, hash, addresses| Ok(Columns { name, hash, addresses });
+        assert_eq!(of("password addresses name"), columns(2, 0, Some(1)));
+        assert_eq!(of("password NAME addresses"), columns(1, 0, Some(2)));
+        assert_eq!(of("name password"), columns(0, 1, None));
+        for names in ["password addresses", "name", "name name password"] {
+            assert!(of(names).is_err(), "{names}");
+        }
     }
 
     #[tokio::test]

@@ -93,6 +93,15 @@ impl Accounts {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err("the other system names nobody".to_owned());
         }
+        if !folds_to_itself_alone(&vouched.name) {
+            return Err(format!(
+                "the other system tells {:?} and {name:?} apart, and here they are one",
+                vouched.name
+            ));
+        }
+        if vouched.by == Voucher::Backend && self.keeps_password(&name) {
+            return Err("accounts.toml has the password of this login, whatever the back end says".to_owned());
+        }
         let login = match self.login(&name) {
             Some(login) => login,
             None => Login::new(&self.vouched.account(name, &vouched.addresses)?, self.vouched.limits),
@@ -124,6 +133,14 @@ impl Accounts {
             known.as_ref().or(self.decoy.as_ref()).is_some_and(|hash| hash.fits(password, &self.scratch));
         fits && known.is_some()
     }
+}
+
+/// Whether a name of another system is the same here but for the case of its letters. Blanks around it, and characters such as the Kelvin
+/// sign, which is a `k` in lower case, would make one login of what are two there.
+fn folds_to_itself_alone(name: &str) -> bool {
+    let becomes_ascii =
+        |character: char| !character.is_ascii() && character.to_lowercase().any(|folded| folded.is_ascii());
+    name.trim() == name && !name.chars().any(becomes_ascii)
 }
 
 #[cfg(test)]
@@ -215,6 +232,40 @@ mod tests {
         let renewed = with.accounts.renew(&login, client, SystemTime::UNIX_EPOCH);
         assert_eq!(renewed, Some(login.clone()));
         assert_eq!(without.accounts.renew(&login, client, SystemTime::UNIX_EPOCH), None);
+    }
+
+    #[test]
+    fn a_back_end_opens_no_login_whose_password_the_file_keeps() {
+        let mut config: Config = toml::from_str(&format!(
+            "hostname = \"mail.proseware.test\"\n[[domain]]\nname = \"proseware.test\"\n{DOVECOT}"
+        ))
+        .unwrap();
+        let before = Policy::new(&config);
+        let session = before.accounts.vouched(vouched("alice@proseware.test", &[])).unwrap();
+        let password = super::super::hash_password(b"right").unwrap();
+        config.accounts = vec![Account { password, ..Account::named("alice@proseware.test".to_owned()) }];
+        let accounts = &Policy::new(&config).accounts;
+        // Another name was typed, and the back end answers with hers.
+        let refused = accounts.vouched(vouched("Alice@proseware.test", &["a.smith@proseware.test"]));
+        assert!(refused.unwrap_err().contains("accounts.toml has the password"));
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(accounts.renew(&session, client, SystemTime::UNIX_EPOCH), None, "an open session ends");
+        // A token is another way in beside the password.
+        let token = Vouched { by: Voucher::OAuth, ..vouched("alice@proseware.test", &[]) };
+        assert!(accounts.vouched(token).is_ok());
+    }
+
+    #[test]
+    fn names_that_other_systems_tell_apart_are_not_made_one() {
+        let policy = policy(DOVECOT);
+        for name in [" carl@proseware.test", "carl@proseware.test\u{a0}", "\u{212a}arl@proseware.test"] {
+            let refused = policy.accounts.vouched(vouched(name, &[])).unwrap_err();
+            assert!(refused.contains("here they are one"), "{name:?}: {refused}");
+        }
+        for name in ["CARL@proseware.test", "J\u{d6}RG@proseware.test"] {
+            let taken = policy.accounts.vouched(vouched(name, &["carl@proseware.test"])).unwrap();
+            assert_eq!(taken.name, name.to_lowercase());
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-/// Bounded by the logins of the configuration: nobody else gets in, and those that are gone are forgotten.
+/// Bounded by the logins that there are: nobody else gets in, and those that are gone are forgotten, as are those that only
+/// other systems know when they are not used (see `Policy::forget_gone_logins`).
 #[derive(Debug)]
 pub(crate) struct ByLogin<T> {
     entries: RwLock<HashMap<String, Arc<Mutex<T>>>>,

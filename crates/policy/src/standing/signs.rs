@@ -1,7 +1,7 @@
 //! Signs that a login is in the wrong hands.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use postern_config::auth::Signs as Rules;
 use postern_smtp::Address;
@@ -33,6 +33,8 @@ struct Seen {
     senders: Vec<(u32, u64)>,
     /// The latest last.
     networks: Vec<String>,
+    /// When it logged in last, sent, or had something bounced, in seconds since 1970.
+    used: u64,
 }
 
 /// A sign: what it is, and in a sentence with numbers.
@@ -42,6 +44,7 @@ impl Signs {
     /// A recipient of the login was accepted; `is_new`: it had not written to it before.
     pub fn recipient(&self, login: &str, is_new: bool, rules: &Rules, now: SystemTime) -> Option<Sign> {
         self.logins.change(login, |seen| {
+            seen.used = seconds(now);
             seen.recipients.add(1, now);
             if !is_new {
                 return None;
@@ -65,6 +68,7 @@ impl Signs {
     /// A recipient that was accepted turned out not to exist (5.1.1).
     pub fn bounced(&self, login: &str, rules: &Rules, now: SystemTime) -> Option<Sign> {
         self.logins.change(login, |seen| {
+            seen.used = seconds(now);
             seen.unknown.add(1, now);
             let (unknown, all) = (seen.unknown.total(now), seen.recipients.total(now));
             let limit = rules.unknown_recipients_per_hour;
@@ -83,6 +87,7 @@ impl Signs {
         let hash = super::stable_hash(sender.folded().to_string().as_bytes());
         let now = seconds(now);
         let senders = self.logins.change(login, |seen| {
+            seen.used = now;
             seen.senders.retain(|(other, at)| *other != hash && *at <= now && now - at < HOUR);
             if seen.senders.len() >= MOST_SENDERS {
                 seen.senders.remove(0);
@@ -96,9 +101,10 @@ impl Signs {
     }
 
     /// The login is used from an address.
-    pub fn address(&self, login: &str, client: IpAddr, rules: &Rules) -> Option<Sign> {
+    pub fn address(&self, login: &str, client: IpAddr, rules: &Rules, now: SystemTime) -> Option<Sign> {
         let network = wide_network(client);
         let is_new = self.logins.change(login, |seen| {
+            seen.used = seconds(now);
             let known = seen.networks.len();
             seen.networks.retain(|other| *other != network);
             // The first one of all says nothing.
@@ -118,6 +124,17 @@ impl Signs {
         })
     }
 
+    /// Whether anybody has logged in by this name, as far as is remembered.
+    pub fn knows(&self, login: &str) -> bool {
+        self.logins.look(login, |seen| !seen.networks.is_empty()).unwrap_or(false)
+    }
+
+    /// The logins that were used so lately, with the seconds since 1970 at which they were used last.
+    pub fn used_within(&self, time: Duration, now: SystemTime) -> Vec<(String, u64)> {
+        let since = seconds(now).saturating_sub(time.as_secs());
+        self.logins.all(|login, seen| (seen.used >= since).then(|| (login.to_owned(), seen.used)))
+    }
+
     /// Forgets logins that are gone.
     pub fn keep(&self, is_kept: impl Fn(&str) -> bool) {
         self.logins.keep(is_kept);
@@ -127,15 +144,21 @@ impl Signs {
     pub fn snapshot(&self) -> Vec<NetworksOfLogin> {
         self.logins.all(|login, seen| {
             let networks = seen.networks.clone();
-            (!networks.is_empty()).then(|| NetworksOfLogin { login: login.to_owned(), networks })
+            (!networks.is_empty()).then(|| NetworksOfLogin {
+                login: login.to_owned(),
+                networks,
+                used: seen.used,
+            })
         })
     }
 
     /// Takes up what was known before a restart.
-    pub fn restore(&self, known: impl IntoIterator<Item = NetworksOfLogin>) {
-        for NetworksOfLogin { login, mut networks } in known {
+    pub fn restore(&self, known: impl IntoIterator<Item = NetworksOfLogin>, now: SystemTime) {
+        for NetworksOfLogin { login, mut networks, used } in known {
             networks.drain(..networks.len().saturating_sub(MOST_NETWORKS));
-            self.logins.insert(login, Seen { networks, ..Seen::default() });
+            // A file of an earlier version does not say it.
+            let used = if used == 0 { seconds(now) } else { used };
+            self.logins.insert(login, Seen { networks, used, ..Seen::default() });
         }
     }
 }
@@ -145,6 +168,8 @@ impl Signs {
 pub struct NetworksOfLogin {
     login: String,
     networks: Vec<String>,
+    #[serde(default)]
+    used: u64,
 }
 
 /// About one provider: IPv4 /16, IPv6 /32.
@@ -164,8 +189,6 @@ fn wide_network(client: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::time::Duration;
-
     use super::*;
 
     const LOGIN: &str = "alice@proseware.test";
@@ -227,13 +250,13 @@ mod tests {
     #[test]
     fn a_network_is_new_once_and_the_first_is_none() {
         let signs = Signs::default();
-        let from = |client: &str| signs.address(LOGIN, client.parse().unwrap(), &rules());
+        let from = |client: &str| signs.address(LOGIN, client.parse().unwrap(), &rules(), now());
         let found = ["192.0.2.7", "192.0.77.7", "198.51.100.9", "::ffff:198.51.1.1", "2001:db8::1"].map(from);
         let new = Some(Cause::NewNetwork);
         assert_eq!(causes(found), [None, None, new, None, new]);
         let again = Signs::default();
-        again.restore(signs.snapshot());
-        assert_eq!(again.address(LOGIN, "192.0.2.7".parse().unwrap(), &rules()), None);
-        assert!(again.address(LOGIN, "203.0.113.1".parse().unwrap(), &rules()).is_some());
+        again.restore(signs.snapshot(), now());
+        assert_eq!(again.address(LOGIN, "192.0.2.7".parse().unwrap(), &rules(), now()), None);
+        assert!(again.address(LOGIN, "203.0.113.1".parse().unwrap(), &rules(), now()).is_some());
     }
 }

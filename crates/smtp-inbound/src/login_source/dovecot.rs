@@ -51,8 +51,17 @@ enum Mechanism {
 /// What the service says to a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
-    Ok { user: Option<String> },
-    Fail { is_temporary: bool, why: Option<String> },
+    Ok {
+        user: Option<String>,
+    },
+    Fail {
+        is_temporary: bool,
+        why: Option<String>,
+    },
+    /// The password is right, and the user may not log in.
+    NoLogin {
+        why: String,
+    },
     Continue,
 }
 
@@ -154,6 +163,7 @@ impl Connection {
                     ));
                 }
                 Line::Fail { is_temporary: false, why } => return Ok(Answer::Rejected { why }),
+                Line::NoLogin { why } => return Ok(Answer::Refused { why }),
                 Line::Continue => {
                     let next = answers.next().filter(|_| self.mechanism == Mechanism::Login);
                     let next = next.ok_or_else(|| broken("it asks for more than a name and a password"))?;
@@ -209,6 +219,11 @@ fn parse(line: &str) -> Option<(u32, Line)> {
     let field = |key: &str| fields.iter().find(|(name, _)| *name == key).map(|(_, value)| unescape(value));
     let has = |key: &str| fields.iter().any(|(name, _)| *name == key);
     let line = match verb {
+        "OK" if has("temp") => Line::Fail { is_temporary: true, why: field("reason") },
+        // The request says `nologin` as well, of another thing, and that is not repeated here.
+        "OK" if has("nologin") => Line::NoLogin {
+            why: field("reason").unwrap_or_else(|| "Dovecot lets this user not log in (nologin)".to_owned()),
+        },
         "OK" => Line::Ok { user: field("user") },
         "CONT" => Line::Continue,
         "FAIL" => {
@@ -292,6 +307,7 @@ mod tests {
                 (1, "OK\t1\tuser=alice@proseware.test\n"),
                 (2, "FAIL\t2\tuser=alice\n"),
                 (3, "FAIL\t3\ttemp\n"),
+                (4, "OK\t4\tuser=alice\tnologin\treason=moved\n"),
             ] {
                 let line = lines.next_line().await.unwrap().unwrap();
                 let start = format!(
@@ -310,6 +326,7 @@ mod tests {
         assert_eq!(ask().await, accepted("alice@proseware.test"));
         assert_eq!(ask().await, Answer::Rejected { why: None });
         assert!(matches!(ask().await, Answer::Unavailable { .. }));
+        assert_eq!(ask().await, Answer::Refused { why: "moved".to_owned() });
         assert_eq!(ask().await, accepted("again"));
         serve.await.unwrap();
     }
@@ -352,6 +369,11 @@ mod tests {
         let fail = |is_temporary, why: Option<&str>| Line::Fail { is_temporary, why: why.map(str::to_owned) };
         for (line, expected) in [
             ("OK\t7\tuser=a\u{1}tb", Some((7, Line::Ok { user: Some("a\tb".to_owned()) }))),
+            (
+                "OK\t7\tuser=a\tnologin\treason=gone fishing",
+                Some((7, Line::NoLogin { why: "gone fishing".to_owned() })),
+            ),
+            ("OK\t7\tuser=a\tnologin\ttemp\treason=moving", Some((7, fail(true, Some("moving"))))),
             ("FAIL\t7\tuser=a\tcode=temp_fail", Some((7, fail(true, Some("temp_fail"))))),
             ("FAIL\t7\tuser=a\tuser_disabled", Some((7, fail(false, Some("user_disabled"))))),
             ("FAIL\t7\treason=gone fishing", Some((7, fail(false, Some("gone fishing"))))),

@@ -35,8 +35,11 @@ impl fmt::Debug for Ldap {
 }
 
 /// Who the user is there.
+#[derive(Debug)]
 struct Entry {
     dn: String,
+    /// The login.
+    name: String,
     addresses: Vec<String>,
 }
 
@@ -91,8 +94,8 @@ impl Ldap {
 
     async fn ask_over(&self, ldap: &mut ldap3::Ldap, question: Question<'_>) -> Result<Answer, LdapError> {
         let entry = match &self.config.dn {
-            Some(template) => match fill(template, question.name, dn_escape) {
-                Some(dn) => Entry { dn, addresses: Vec::new() },
+            Some(template) => match dn(template, question.name) {
+                Some(dn) => Entry { dn, name: question.name.to_owned(), addresses: Vec::new() },
                 None => return Ok(Answer::Rejected { why: None }),
             },
             None => match self.search(ldap, question.name).await? {
@@ -104,7 +107,7 @@ impl Ldap {
         let password = String::from_utf8_lossy(question.password);
         let bound = ldap.simple_bind(&entry.dn, &password).await?;
         Ok(match bound.rc {
-            SUCCESS => Answer::Accepted { name: question.name.to_owned(), addresses: entry.addresses },
+            SUCCESS => Answer::Accepted { name: entry.name, addresses: entry.addresses },
             INVALID_CREDENTIALS => Answer::Rejected { why: None },
             code if NO_LOGIN.contains(&code) => Answer::Rejected { why: Some(told(&bound)) },
             _ => Answer::unavailable(told(&bound)),
@@ -119,33 +122,40 @@ impl Ldap {
         let password = self.password().await?;
         let dn = self.config.bind_dn.as_deref().unwrap_or_default();
         ldap.simple_bind(dn, &password).await?.success()?;
-        let attributes: Vec<&str> = match &self.config.addresses {
-            Some(attribute) => vec![attribute],
-            // No attribute at all (RFC 4511 §4.5.1.8).
-            None => vec!["1.1"],
-        };
+        let attributes: Vec<&str> =
+            [&self.config.name, &self.config.addresses].into_iter().flatten().map(String::as_str).collect();
         let base = self.config.base.as_deref().unwrap_or_default();
         ldap.with_search_options(SearchOptions::new().sizelimit(2));
         let found = ldap.search(base, Scope::Subtree, &filter, attributes).await?;
         let (mut entries, result) = (found.0, found.1);
-        if result.rc != SUCCESS && result.rc != SIZE_LIMIT {
-            result.success()?;
-            return Ok(Found::Not(None));
+        let several = || Ok(Found::Not(Some("several entries of the directory fit the name".to_owned())));
+        // However few it tells: the server may have a lower limit of its own.
+        if result.rc == SIZE_LIMIT {
+            return several();
         }
+        result.success()?;
         entries.retain(|entry| !entry.is_ref());
         match (entries.pop(), entries.len()) {
             (None, _) => Ok(Found::Not(None)),
-            (Some(_), 1..) => {
-                Ok(Found::Not(Some("several entries of the directory fit the name".to_owned())))
-            }
-            (Some(entry), 0) => {
-                let mut entry = SearchEntry::construct(entry);
-                let wanted = self.config.addresses.as_deref().unwrap_or_default();
-                let key = entry.attrs.keys().find(|name| name.eq_ignore_ascii_case(wanted)).cloned();
-                let addresses = key.and_then(|key| entry.attrs.remove(&key)).unwrap_or_default();
-                Ok(Found::One(Entry { dn: entry.dn, addresses }))
-            }
+            (Some(_), 1..) => several(),
+            (Some(entry), 0) => Ok(self.entry(SearchEntry::construct(entry))),
         }
+    }
+
+    /// Whose login an entry is: without one name of its own it would be everybody's who finds it.
+    fn entry(&self, entry: SearchEntry) -> Found {
+        let values = |wanted: &Option<String>| {
+            let wanted = wanted.as_deref()?;
+            let known = entry.attrs.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            known.map(|(_, values)| values.clone())
+        };
+        let names = values(&self.config.name).unwrap_or_default();
+        let Ok([name]) = <[String; 1]>::try_from(names) else {
+            let attribute = self.config.name.as_deref().unwrap_or_default();
+            return Found::Not(Some(format!("{} has not exactly one value of {attribute}", entry.dn)));
+        };
+        let addresses = values(&self.config.addresses).unwrap_or_default();
+        Found::One(Entry { name, addresses, dn: entry.dn })
     }
 
     async fn password(&self) -> Result<String, std::io::Error> {
@@ -157,6 +167,13 @@ impl Ldap {
 
 fn told(result: &LdapResult) -> String {
     format!("the directory answers {} {}", result.rc, result.text).trim_end().to_owned()
+}
+
+/// The DN of a name. `None`: it would be that of another name, too. Directories compare without regard to some blanks, and take
+/// many characters beyond ASCII for others (RFC 4518 §2).
+fn dn(template: &str, name: &str) -> Option<String> {
+    let is_one_of_a_kind = name.chars().all(|character| character.is_ascii_graphic());
+    if is_one_of_a_kind { fill(template, name, dn_escape) } else { None }
 }
 
 /// The template with the parts of the name in it, escaped. `None`: it wants a domain, and the name has none.
@@ -183,7 +200,85 @@ fn fill<'n>(template: &str, name: &'n str, escape: impl Fn(&'n str) -> Cow<'n, s
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::tests::question;
     use super::*;
+
+    /// A BER element.
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        [&[tag, u8::try_from(content.len()).unwrap()], content].concat()
+    }
+
+    fn text(text: &str) -> Vec<u8> {
+        element(4, text.as_bytes())
+    }
+
+    fn response(id: u8, tag: u8, content: &[u8]) -> Vec<u8> {
+        element(0x30, &[element(2, &[id]), element(tag, content)].concat())
+    }
+
+    fn result(id: u8, tag: u8, code: u8) -> Vec<u8> {
+        response(id, tag, &[element(10, &[code]), text(""), text("")].concat())
+    }
+
+    fn entry(uids: &[&str]) -> Vec<u8> {
+        let attribute = |name: &str, values: &[&str]| {
+            let values: Vec<u8> = values.iter().flat_map(|value| text(value)).collect();
+            element(0x30, &[text(name), element(0x31, &values)].concat())
+        };
+        let attributes = [attribute("UID", uids), attribute("mail", &["alice@proseware.test"])].concat();
+        response(2, 0x64, &[text("cn=alice"), element(0x30, &attributes)].concat())
+    }
+
+    /// What comes of a search that is answered so, and of a bind that succeeds.
+    async fn answer_to(entries: &[Vec<u8>], code: u8) -> Answer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ldap://{}", listener.local_addr().unwrap());
+        let found = [entries.concat(), result(2, 0x65, code)].concat();
+        let serve = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            for answer in [result(1, 0x61, 0), found, result(3, 0x61, 0)] {
+                if stream.read(&mut asked).await.unwrap() == 0 {
+                    return;
+                }
+                stream.write_all(&answer).await.unwrap();
+            }
+        });
+        let table = format!("url = {url:?}\nbase = \"dc=test\"\nname = \"uid\"\naddresses = \"mail\"\n");
+        let config: backend::Ldap = toml::from_str(&table).unwrap();
+        let ldap = Ldap::new(&config, Duration::from_secs(5), 1);
+        let answer = ldap.ask(question("a.smith@proseware.test", b"word")).await;
+        drop(ldap);
+        serve.abort();
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_login_is_the_one_name_of_the_entry_whatever_was_typed() {
+        let addresses = vec!["alice@proseware.test".to_owned()];
+        let accepted = Answer::Accepted { name: "alice".to_owned(), addresses };
+        assert_eq!(answer_to(&[entry(&["alice"])], 0).await, accepted);
+        for uids in [&[][..], &["alice", "bob"]] {
+            let Answer::Rejected { why: Some(why) } = answer_to(&[entry(uids)], 0).await else {
+                panic!("{uids:?}");
+            };
+            assert!(why.contains("exactly one value of uid"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_not_the_only_one_where_the_server_stops_at_its_limit() {
+        for entries in [vec![entry(&["alice"])], vec![], vec![entry(&["alice"]), entry(&["bob"])]] {
+            let Answer::Rejected { why: Some(why) } = answer_to(&entries, 4).await else {
+                panic!("{entries:?}")
+            };
+            assert!(why.contains("several entries"), "{why}");
+        }
+    }
 
     #[test]
     fn names_cannot_leave_their_place_in_a_filter_or_a_dn() {
@@ -193,9 +288,11 @@ mod tests {
         let filled = filter("x)(uid=*@b.test").unwrap_or_default();
         assert_eq!(filled.matches(['(', ')']).count(), 6, "{filled}");
         assert_eq!(filter("{local}@b.test").as_deref(), Some("(&(mail={local}@b.test)(uid={local}))"));
-        let dn = |name| fill("uid={local},ou={domain},dc=test", name, dn_escape);
+        let dn = |name| dn("uid={local},ou={domain},dc=test", name);
         assert_eq!(dn("a@b.test").as_deref(), Some("uid=a,ou=b.test,dc=test"));
-        assert_eq!(dn("a"), None);
+        for name in ["a", "a @b.test", "a  c@b.test", "\u{ff41}@b.test", "a\u{ad}@b.test"] {
+            assert_eq!(dn(name), None, "{name:?}");
+        }
         let filled = dn("a,ou=admins@b.test").unwrap_or_default();
         assert!(filled.starts_with("uid=a\\"), "{filled}");
     }

@@ -9,7 +9,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Answer, Idle, Question, words};
+use super::{Answer, Columns, Hashed, Idle, Question, words};
 use crate::tls::trust;
 
 /// The database, and connections to it.
@@ -82,24 +82,30 @@ impl Postgres {
     }
 
     async fn look_up(&self, client: &Client, name: &str) -> Result<Answer, tokio_postgres::Error> {
-        let rows = client.query(&self.config.query, &[&name]).await?;
+        let statement = client.prepare(&self.config.query).await?;
+        let columns = match Columns::of(statement.columns().iter().map(|column| column.name())) {
+            Ok(columns) => columns,
+            Err(lacking) => return Ok(Answer::unavailable(lacking)),
+        };
+        let rows = client.query(&statement, &[&name]).await?;
         let [row] = rows.as_slice() else {
             // Nobody, or nobody knows who.
-            return Ok(Answer::Hash { hash: None, addresses: Vec::new() });
+            return Ok(Answer::Hash(None));
         };
-        Ok(Answer::Hash { hash: row.try_get(0)?, addresses: addresses(row)? })
+        let (Some(hash), Some(name)) = (row.try_get(columns.hash)?, row.try_get(columns.name)?) else {
+            return Ok(Answer::Hash(None));
+        };
+        let addresses = columns.addresses.map_or(Ok(Vec::new()), |at| addresses(row, at))?;
+        Ok(Answer::Hash(Some(Hashed { name, hash, addresses })))
     }
 }
 
-/// The second column: an array, or words.
-fn addresses(row: &Row) -> Result<Vec<String>, tokio_postgres::Error> {
-    if row.len() < 2 {
-        return Ok(Vec::new());
-    }
-    if let Ok(list) = row.try_get::<_, Option<Vec<String>>>(1) {
+/// The column of addresses: an array, or words.
+fn addresses(row: &Row, at: usize) -> Result<Vec<String>, tokio_postgres::Error> {
+    if let Ok(list) = row.try_get::<_, Option<Vec<String>>>(at) {
         return Ok(list.unwrap_or_default());
     }
-    Ok(row.try_get::<_, Option<String>>(1)?.as_deref().map(words).unwrap_or_default())
+    Ok(row.try_get::<_, Option<String>>(at)?.as_deref().map(words).unwrap_or_default())
 }
 
 /// The library says what failed, and why only in its source.

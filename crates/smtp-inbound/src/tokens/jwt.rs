@@ -159,7 +159,8 @@ impl Token {
     /// What it says, if one of the keys has signed it.
     pub fn verified(self, keys: &[Key]) -> Result<Claims, Refused> {
         if !self.has_key_in(keys) {
-            return Err(Refused::guess("the provider has no such key"));
+            // It had it when the token was signed: the key was taken back.
+            return Err(Refused::mistake("the provider has no such key"));
         }
         let is_signed = self.candidates(keys).any(|key| key.verifies(&self));
         if is_signed { Ok(self.claims) } else { Err(Refused::guess("the signature is wrong")) }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use postern_config::oauth::OAuth;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Answer;
@@ -24,8 +25,10 @@ pub(super) struct Keys {
     refresh: Duration,
     keep: Duration,
     timeout: Duration,
-    /// Locked while they are fetched: many logins at once fetch them once.
+    /// Never locked for longer than it takes to look.
     known: Mutex<Known>,
+    /// Whose turn it is to fetch them: many logins at once fetch them once.
+    fetching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -36,7 +39,7 @@ enum Place {
 
 #[derive(Debug, Default)]
 struct Known {
-    keys: Vec<Key>,
+    keys: Arc<[Key]>,
     /// When they came.
     since: Option<Instant>,
     /// When they were asked for, and what was wrong then.
@@ -53,28 +56,56 @@ impl Keys {
             None => Place::Url(Provider::new(config.jwks_url.as_deref().unwrap_or_default(), config)),
         };
         let OAuth { refresh, keep, timeout, .. } = *config;
-        Self { place, refresh, keep, timeout, known: Mutex::default() }
+        Self {
+            place,
+            refresh,
+            keep,
+            timeout,
+            known: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+        }
     }
 
     /// What a token says, if the provider has signed it.
     pub async fn verified(&self, text: &str) -> Result<Claims, Answer> {
+        let began = Instant::now();
         let token = Token::read(text).map_err(Answer::Refused)?;
-        let mut known = self.known.lock().await;
         match &self.place {
-            Place::File(path) => known.read(path),
+            Place::File(path) => self.known.lock().read(path),
             Place::Url(provider) => {
-                if known.is_worth_a_try(self.refresh, token.has_key_in(&known.keys)) {
-                    let fetched = timeout(self.timeout, provider.keys()).await;
-                    known.note(fetched.unwrap_or_else(|_| Err("no answer in time".to_owned())));
-                }
-                known.forget_after(self.keep.max(self.refresh));
+                self.fetch(provider, &token).await;
+                self.known.lock().forget_after(self.keep.max(self.refresh));
             }
         }
+        let (keys, doubt) = {
+            let known = self.known.lock();
+            (Arc::clone(&known.keys), known.doubt(began))
+        };
         // A key that is not among old ones may be a new one.
-        if let Some(problem) = known.problem.as_ref().filter(|_| !token.has_key_in(&known.keys)) {
-            return Err(Answer::Unavailable { why: format!("the keys of the identity provider: {problem}") });
+        if let Some(doubt) = doubt.filter(|_| !token.has_key_in(&keys)) {
+            return Err(Answer::Unavailable { why: format!("the keys of the identity provider: {doubt}") });
         }
-        token.verified(&known.keys).map_err(Answer::Refused)
+        token.verified(&keys).map_err(Answer::Refused)
+    }
+
+    /// Fetches the keys if it is time to. Whoever has a token with a key that is known goes on with that while somebody else
+    /// fetches them: a provider that is slow, and tokens that somebody made up, keep nobody else waiting.
+    async fn fetch(&self, provider: &Provider, token: &Token) {
+        let has_key = token.has_key_in(&self.known.lock().keys);
+        if !self.known.lock().is_worth_a_try(self.refresh, has_key) {
+            return;
+        }
+        let turn = match has_key {
+            true => self.fetching.try_lock().ok(),
+            false => Some(self.fetching.lock().await),
+        };
+        let Some(_turn) = turn else { return };
+        // Somebody else may have fetched them since.
+        let has_key = token.has_key_in(&self.known.lock().keys);
+        if self.known.lock().is_worth_a_try(self.refresh, has_key) {
+            let fetched = timeout(self.timeout, provider.keys()).await;
+            self.known.lock().note(fetched.unwrap_or_else(|_| Err("no answer in time".to_owned())));
+        }
     }
 }
 
@@ -91,11 +122,19 @@ impl Known {
         (is_stale || !has_key) && (is_due || !is_soon)
     }
 
+    /// Why a key that is not among these may be one of the provider's all the same, for a token that came then.
+    fn doubt(&self, came: Instant) -> Option<String> {
+        let is_older = self.since.is_some_and(|since| since < came);
+        let soon =
+            || format!("none is the token's, and they were fetched less than {} s ago", PAUSE.as_secs());
+        self.problem.clone().or_else(|| is_older.then(soon))
+    }
+
     fn note(&mut self, fetched: Result<Vec<Key>, String>) {
         self.tried = Some(Instant::now());
         match fetched {
             Ok(keys) => {
-                (self.keys, self.since, self.problem) = (keys, self.tried, None);
+                (self.keys, self.since, self.problem) = (keys.into(), self.tried, None);
             }
             Err(problem) => {
                 tracing::warn!(
@@ -110,7 +149,7 @@ impl Known {
 
     fn forget_after(&mut self, keep: Duration) {
         if self.since.is_some_and(|since| since.elapsed() >= keep) {
-            self.keys.clear();
+            self.keys = Arc::default();
         }
     }
 
@@ -122,7 +161,7 @@ impl Known {
         }
         let read = fs::read(path).map_err(|error| error.to_string()).and_then(|text| Key::set(&text));
         match read {
-            Ok(keys) => (self.keys, self.problem, self.modified) = (keys, None, modified),
+            Ok(keys) => (self.keys, self.problem, self.modified) = (keys.into(), None, modified),
             Err(problem) => self.problem = Some(format!("{}: {problem}", path.display())),
         }
     }

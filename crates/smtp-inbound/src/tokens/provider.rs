@@ -77,8 +77,9 @@ impl Provider {
             .map_err(|error| unavailable(format!("{} answers no JSON object: {error}", self.url)))?;
         match claims.get("active").and_then(Value::as_bool) {
             Some(true) => Ok(Claims(claims)),
+            // Mostly it has expired, and the provider does not tell that from one that it never gave out (RFC 7662 §2.2).
             Some(false) => {
-                Err(Answer::Refused(Refused::guess("the provider says that the token is not active")))
+                Err(Answer::Refused(Refused::mistake("the provider says that the token is not active")))
             }
             None => Err(unavailable(format!("{} does not say whether the token is active", self.url))),
         }
