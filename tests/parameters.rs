@@ -158,16 +158,27 @@ fn a_sender_who_wants_to_know_is_told_that_mail_is_late_and_it_is_tried_on() {
 fn mail_that_is_to_return_does_not_go_where_nobody_returns_it() {
     let hop = NextHop::start(Script::default());
     let daemon = Setup::new().next_hop("adatum.test", &hop).start();
-    let mut client = Client::connect(daemon.mx());
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
     assert!(client.ehlo().text().contains("DELIVERBY 60"));
-    client.expect(&format!("MAIL FROM:<{CAROL}> BY=59;R"), 555);
-    client.expect(&format!("MAIL FROM:<{CAROL}> BY=0;R"), 501);
+    client.expect(&format!("MAIL FROM:<{ALICE}> BY=59;R"), 555);
+    client.expect(&format!("MAIL FROM:<{ALICE}> BY=0;R"), 501);
     submit(&daemon, &format!("<{CAROL}>"), "BY=600;R", "returns");
     assert_eq!(report(&daemon, "returns").recipients[0].field("Status"), "5.3.3");
     assert!(hop.received().is_empty());
     // A mailbox of ours is in time.
     submit(&daemon, &format!("<{BOB}>"), "BY=600;R", "in time");
     daemon.maildir(BOB).wait_for("in time");
+}
+
+#[test]
+fn a_stranger_cannot_have_a_report_sent_by_a_time() {
+    let daemon = Setup::new().start();
+    let mut stranger = Client::connect(daemon.mx());
+    assert!(!stranger.ehlo().offers("DELIVERBY"));
+    for by in ["1;N", "600;NT", "600;R", "600;RT"] {
+        stranger.expect(&format!("MAIL FROM:<{CAROL}> BY={by}"), 555);
+    }
+    stranger.expect(&format!("MAIL FROM:<{CAROL}>"), 250);
 }
 
 #[test]

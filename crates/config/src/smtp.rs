@@ -81,15 +81,16 @@ pub struct Smtp {
     /// How long each state may last.
     pub timeouts: Timeouts,
     /// Who is offered DSN, with which a sender can ask to be told that mail was delivered. Whoever is not must ask the next host
-    /// on the way, which then says that the mail was relayed here.
+    /// on the way, which then says that the mail was relayed here. DELIVERBY, which ends in reports too, is offered to those of
+    /// them who have a login or are in a trusted network.
     pub dsn: OfferDsn,
     /// How far ahead a submitting client may set the time of its message (FUTURERELEASE); "0s": not at all. A week: for the next
     /// Monday morning, and no longer than a login that was stolen goes unnoticed.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub max_hold: Duration,
-    /// The shortest time in which a client may have its message delivered or returned (DELIVERBY). A minute: one attempt may
-    /// take as long.
+    /// The shortest time in which a login or a trusted network may have its message delivered or returned (DELIVERBY). A minute:
+    /// one attempt may take as long.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub min_deliver_by: Duration,

@@ -29,6 +29,13 @@ pub(crate) fn offers_priority(context: &Context) -> bool {
     context.peer.listener.is_submission() || context.is_trusted()
 }
 
+/// Whether DELIVERBY is offered: to whom submits and to trusted networks, as far as they may ask for reports. A message with
+/// a time ends in a report wherever the next host does not know the extension, so a stranger could have one sent to any
+/// address that he names as the sender.
+pub(crate) fn offers_deliver_by(context: &Context) -> bool {
+    (context.peer.listener.is_submission() || context.is_trusted()) && offers_dsn(context)
+}
+
 /// What the parameters of MAIL demand of every server on the way, as far as it is granted.
 ///
 /// # Errors
@@ -67,6 +74,7 @@ pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
     match keyword {
         "RET" | "ENVID" | "NOTIFY" | "ORCPT" => offers_dsn(context),
         "REQUIRETLS" => context.tls.is_some(),
+        "BY" => offers_deliver_by(context),
         "HOLDFOR" | "HOLDUNTIL" => offers_hold(context),
         "MT-PRIORITY" => offers_priority(context),
         "BODY=BINARYMIME" => false,
@@ -82,6 +90,7 @@ pub(crate) fn not_offered_to_mail(context: &Context, parameters: &MailParameters
         ("ENVID", parameters.envelope_id.is_some()),
         ("BODY=BINARYMIME", parameters.body == Some(Body::BinaryMime)),
         ("REQUIRETLS", parameters.require_tls),
+        ("BY", parameters.by.is_some()),
         ("HOLDFOR", matches!(parameters.hold, Some(Hold::For(_)))),
         ("HOLDUNTIL", matches!(parameters.hold, Some(Hold::Until(_)))),
         ("MT-PRIORITY", parameters.priority.is_some()),
