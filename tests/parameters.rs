@@ -10,6 +10,9 @@ const ALICE: &str = "alice@proseware.test";
 const BOB: &str = "bob@proseware.test";
 const CAROL: &str = "carol@adatum.test";
 
+/// Senders may demand TLS on the whole way.
+const REQUIRETLS: &str = "[smtp]\nrequire_tls = \"on\"";
+
 /// A host with a certificate for `name` that offers these extensions too.
 fn hop(name: &str, extensions: &[&str]) -> NextHop {
     let mut script = Script { tls: Some(Identity::new(&[name])), ..Script::default() };
@@ -35,7 +38,7 @@ fn report(daemon: &Daemon, about: &str) -> Dsn {
 #[test]
 fn a_message_that_demands_tls_goes_to_a_proved_host_that_promises_the_same() {
     let hop = hop("mx.adatum.test", &["REQUIRETLS"]);
-    let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(REQUIRETLS).start();
     submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS", "secret");
     let received = hop.wait_for_message();
     assert!(received.tls && received.from.ends_with(" REQUIRETLS"), "{received:?}");
@@ -46,7 +49,7 @@ fn a_message_that_demands_tls_goes_to_a_proved_host_that_promises_the_same() {
 fn a_message_that_demands_tls_returns_from_a_host_that_does_not_promise_it() {
     let in_clear = Script { extensions: vec!["REQUIRETLS".to_owned()], ..Script::default() };
     for hop in [hop("mx.adatum.test", &[]), NextHop::start(in_clear)] {
-        let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+        let daemon = Setup::new().next_hop("adatum.test", &hop).with(REQUIRETLS).start();
         submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS RET=FULL", "secret");
         let dsn = report(&daemon, "secret");
         assert_eq!(dsn.recipients[0].field("Status"), "5.7.30");
@@ -61,7 +64,7 @@ fn a_message_that_demands_tls_returns_from_a_host_that_does_not_promise_it() {
 #[test]
 fn a_message_that_demands_tls_waits_for_a_host_that_proves_its_name() {
     let hop = hop("wrong.test", &["REQUIRETLS"]);
-    let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(REQUIRETLS).start();
     let id = submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS", "secret");
     let waiting = daemon.wait_in_queue("a deferred message", |m| {
         m["state"] == "deferred" && m["recipients"][0]["status"] == "4.7.5"
@@ -72,6 +75,16 @@ fn a_message_that_demands_tls_waits_for_a_host_that_proves_its_name() {
     assert!(
         hop.received().is_empty() && hop.sessions().iter().flatten().all(|line| !line.starts_with("MAIL"))
     );
+}
+
+#[test]
+fn a_demand_of_tls_is_taken_only_where_the_operator_offers_it() {
+    for (config, offers, code) in [("", false, 555), (REQUIRETLS, true, 250)] {
+        let daemon = Setup::new().with(config).start();
+        let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+        assert_eq!(client.ehlo().offers("REQUIRETLS"), offers);
+        client.expect(&format!("MAIL FROM:<{ALICE}> REQUIRETLS"), code);
+    }
 }
 
 #[test]

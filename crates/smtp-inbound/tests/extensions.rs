@@ -14,8 +14,11 @@ use postern_smtp_inbound::session::{Action, Ahead, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
 use support::Server;
 
+/// What the documentation says is offered if the configuration wants it.
 const CONFIG: &str = r#"
     hostname = "mail.proseware.test"
+    [smtp]
+    require_tls = "on"
     [[domain]]
     name = "proseware.test"
     mailboxes = ["alice"]

@@ -53,7 +53,7 @@ fn demands(context: &Context) -> Vec<String> {
     if parameters::offers_priority(context) {
         extensions.push("MT-PRIORITY".to_owned());
     }
-    if parameters::is_offered(context, "REQUIRETLS") {
+    if parameters::offers_require_tls(context) {
         extensions.push("REQUIRETLS".to_owned());
     }
     extensions

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_config::smtp::OfferDsn;
+use postern_config::smtp::{OfferDsn, OfferRequireTls};
 use postern_queue::{DeliverBy, Late, Terms};
 use postern_smtp::command::{MailParameters, RcptParameters};
 use postern_smtp::{Body, Hold};
@@ -34,6 +34,11 @@ pub(crate) fn offers_priority(context: &Context) -> bool {
 /// address that he names as the sender.
 pub(crate) fn offers_deliver_by(context: &Context) -> bool {
     (context.peer.listener.is_submission() || context.is_trusted()) && offers_dsn(context)
+}
+
+/// Whether REQUIRETLS is offered: only under TLS (RFC 8689 §2).
+pub(crate) fn offers_require_tls(context: &Context) -> bool {
+    context.config.smtp.require_tls == OfferRequireTls::On && context.tls.is_some()
 }
 
 /// What the parameters of MAIL demand of every server on the way, as far as it is granted.
@@ -73,7 +78,7 @@ pub(crate) fn terms(context: &Context, wanted: &MailParameters) -> Result<Terms,
 pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
     match keyword {
         "RET" | "ENVID" | "NOTIFY" | "ORCPT" => offers_dsn(context),
-        "REQUIRETLS" => context.tls.is_some(),
+        "REQUIRETLS" => offers_require_tls(context),
         "BY" => offers_deliver_by(context),
         "HOLDFOR" | "HOLDUNTIL" => offers_hold(context),
         "MT-PRIORITY" => offers_priority(context),
