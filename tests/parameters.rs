@@ -4,11 +4,14 @@ use crate::harness::client::message;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::mail::{Dsn, contains};
 use crate::harness::tls::Identity;
-use crate::harness::{Client, Daemon, NextHop, Script, Setup};
+use crate::harness::{Action, Client, Daemon, NextHop, Script, Setup};
 
 const ALICE: &str = "alice@proseware.test";
 const BOB: &str = "bob@proseware.test";
 const CAROL: &str = "carol@adatum.test";
+
+/// Senders may demand TLS on the whole way.
+const REQUIRETLS: &str = "[smtp]\nrequire_tls = \"on\"";
 
 /// A host with a certificate for `name` that offers these extensions too.
 fn hop(name: &str, extensions: &[&str]) -> NextHop {
@@ -35,7 +38,7 @@ fn report(daemon: &Daemon, about: &str) -> Dsn {
 #[test]
 fn a_message_that_demands_tls_goes_to_a_proved_host_that_promises_the_same() {
     let hop = hop("mx.adatum.test", &["REQUIRETLS"]);
-    let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(REQUIRETLS).start();
     submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS", "secret");
     let received = hop.wait_for_message();
     assert!(received.tls && received.from.ends_with(" REQUIRETLS"), "{received:?}");
@@ -45,11 +48,11 @@ fn a_message_that_demands_tls_goes_to_a_proved_host_that_promises_the_same() {
 #[test]
 fn a_message_that_demands_tls_returns_from_a_host_that_does_not_promise_it() {
     let in_clear = Script { extensions: vec!["REQUIRETLS".to_owned()], ..Script::default() };
-    for hop in [hop("mx.adatum.test", &[]), NextHop::start(in_clear)] {
-        let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+    for (hop, status) in [(hop("mx.adatum.test", &[]), "5.7.30"), (NextHop::start(in_clear), "5.7.10")] {
+        let daemon = Setup::new().next_hop("adatum.test", &hop).with(REQUIRETLS).start();
         submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS RET=FULL", "secret");
         let dsn = report(&daemon, "secret");
-        assert_eq!(dsn.recipients[0].field("Status"), "5.7.30");
+        assert_eq!(dsn.recipients[0].field("Status"), status);
         assert!(!contains(&dsn.returned, "the body"), "the header only");
         // Other mail goes on at once.
         submit(&daemon, &format!("<{CAROL}>"), "", "nothing special");
@@ -61,7 +64,7 @@ fn a_message_that_demands_tls_returns_from_a_host_that_does_not_promise_it() {
 #[test]
 fn a_message_that_demands_tls_waits_for_a_host_that_proves_its_name() {
     let hop = hop("wrong.test", &["REQUIRETLS"]);
-    let daemon = Setup::new().next_hop("adatum.test", &hop).start();
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(REQUIRETLS).start();
     let id = submit(&daemon, &format!("<{CAROL}>"), "REQUIRETLS", "secret");
     let waiting = daemon.wait_in_queue("a deferred message", |m| {
         m["state"] == "deferred" && m["recipients"][0]["status"] == "4.7.5"
@@ -72,6 +75,16 @@ fn a_message_that_demands_tls_waits_for_a_host_that_proves_its_name() {
     assert!(
         hop.received().is_empty() && hop.sessions().iter().flatten().all(|line| !line.starts_with("MAIL"))
     );
+}
+
+#[test]
+fn a_demand_of_tls_is_taken_only_where_the_operator_offers_it() {
+    for (config, offers, code) in [("", false, 555), (REQUIRETLS, true, 250)] {
+        let daemon = Setup::new().with(config).start();
+        let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+        assert_eq!(client.ehlo().offers("REQUIRETLS"), offers);
+        client.expect(&format!("MAIL FROM:<{ALICE}> REQUIRETLS"), code);
+    }
 }
 
 #[test]
@@ -98,6 +111,10 @@ fn mail_for_later_waits_for_its_time_over_a_restart_or_until_an_operator_lets_it
         daemon.queue().iter().all(|m| m["id"] != later.as_str() || m["recipients"][0]["state"] != "deferred")
     );
     assert_eq!(daemon.maildir(BOB).messages().len(), 1, "the other one waits");
+    assert_eq!(daemon.change_queue(&["retry", "--sender", ALICE]), 0, "nobody has named it");
+    assert_eq!(daemon.change_queue(&["hold", "--id", &id, "--reason", "looked at"]), 1);
+    assert_eq!(daemon.change_queue(&["release", "--id", &id]), 1);
+    daemon.wait_in_queue("mail for tomorrow, after a hold", is_waiting);
     assert_eq!(daemon.change_queue(&["retry", "--id", &id]), 1);
     daemon.maildir(BOB).wait_for("for tomorrow");
     daemon.wait_for_empty_queue();
@@ -158,16 +175,27 @@ fn a_sender_who_wants_to_know_is_told_that_mail_is_late_and_it_is_tried_on() {
 fn mail_that_is_to_return_does_not_go_where_nobody_returns_it() {
     let hop = NextHop::start(Script::default());
     let daemon = Setup::new().next_hop("adatum.test", &hop).start();
-    let mut client = Client::connect(daemon.mx());
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
     assert!(client.ehlo().text().contains("DELIVERBY 60"));
-    client.expect(&format!("MAIL FROM:<{CAROL}> BY=59;R"), 555);
-    client.expect(&format!("MAIL FROM:<{CAROL}> BY=0;R"), 501);
+    client.expect(&format!("MAIL FROM:<{ALICE}> BY=59;R"), 555);
+    client.expect(&format!("MAIL FROM:<{ALICE}> BY=0;R"), 501);
     submit(&daemon, &format!("<{CAROL}>"), "BY=600;R", "returns");
     assert_eq!(report(&daemon, "returns").recipients[0].field("Status"), "5.3.3");
     assert!(hop.received().is_empty());
     // A mailbox of ours is in time.
     submit(&daemon, &format!("<{BOB}>"), "BY=600;R", "in time");
     daemon.maildir(BOB).wait_for("in time");
+}
+
+#[test]
+fn a_stranger_cannot_have_a_report_sent_by_a_time() {
+    let daemon = Setup::new().start();
+    let mut stranger = Client::connect(daemon.mx());
+    assert!(!stranger.ehlo().offers("DELIVERBY"));
+    for by in ["1;N", "600;NT", "600;R", "600;RT"] {
+        stranger.expect(&format!("MAIL FROM:<{CAROL}> BY={by}"), 555);
+    }
+    stranger.expect(&format!("MAIL FROM:<{CAROL}>"), 250);
 }
 
 #[test]
@@ -190,4 +218,35 @@ fn a_priority_is_granted_lowered_and_passed_on() {
     let mut stranger = Client::connect(daemon.mx());
     assert!(!stranger.ehlo().offers("MT-PRIORITY"));
     stranger.expect(&format!("MAIL FROM:<{CAROL}> MT-PRIORITY=1"), 555);
+}
+
+#[test]
+fn what_has_a_higher_priority_goes_first_to_its_destination() {
+    let mut hop = NextHop::start(Script::default().times(1, "MAIL", Action::Hang));
+    // One at a time, and time enough to come up again before the next attempt.
+    let one_by_one = "[outbound]\nmax_per_destination = 1\ninitial_per_destination = 1\ndestination_back_off = \"3s\"\n\
+                      destination_back_off_cap = \"3s\"";
+    let daemon = Setup::new().next_hop("adatum.test", &hop).with(one_by_one).start();
+    submit(&daemon, &format!("<{CAROL}>"), "", "takes the line");
+    hop.wait_for_command("MAIL", 1);
+    let held = [-4, 4, 1];
+    let ids = held.map(|priority| {
+        submit(
+            &daemon,
+            &format!("<{CAROL}>"),
+            &format!("MT-PRIORITY={priority}"),
+            &format!("priority {priority}."),
+        )
+    });
+    for id in &ids {
+        daemon.wait_in_queue("a message in line", |m| m["id"] == id.as_str() && m["state"] == "ready");
+    }
+    hop.go_down();
+    hop.come_up();
+    let mails: Vec<_> = hop.wait_for_count(4).into_iter().map(|received| received.mail.0).collect();
+    let place = |priority: i32| {
+        let subject = format!("priority {priority}.");
+        mails.iter().position(|mail| contains(mail, &subject)).unwrap()
+    };
+    assert!(place(4) < place(1) && place(1) < place(-4), "{:?}", held.map(place));
 }

@@ -116,6 +116,8 @@ impl Asked {
             spread: Duration::from_secs(request.spread.unwrap_or(0).min(MAX_AHEAD)),
             reset_backoff: request.reset_backoff,
             ignore_breaker: request.ignore_breaker,
+            // Who names a message means it; a filter finds what nobody has thought of.
+            before_release: !request.filter.ids.is_empty(),
         };
         Ok(Self {
             verb,

@@ -48,6 +48,7 @@ pub(crate) fn check(
     }
     config.outbound.check(&node.key("outbound"), findings);
     stall_limit(config, &node.key("queue"), findings);
+    longest_stay(config, &node.key("queue"), findings);
     config.resolver.check(&node.key("resolver"), findings);
     config.log.check(&node.key("log"), findings);
     auth::check(&config.auth, &node.key("auth"), findings);
@@ -74,6 +75,28 @@ fn stall_limit(config: &Config, queue: &Node<'_>, findings: &mut Findings<'_>) {
             longest.as_secs_f64()
         );
         findings.warning(&queue.key("stall_limit"), message, "after three of those a message is held");
+    }
+}
+
+/// The queue counts the times of a message from its acceptance in 32 bits of milliseconds, which end after 49.7 days.
+const LONGEST_STAY: Duration = Duration::from_secs(49 * 86_400);
+
+/// No message may be in the queue for longer than its times can be counted: for its hold, and its lifetime behind that.
+fn longest_stay(config: &Config, queue: &Node<'_>, findings: &mut Findings<'_>) {
+    let hold = config.smtp.max_hold;
+    let (days, held) = (LONGEST_STAY.as_secs() / 86_400, hold.as_secs().div_ceil(86_400));
+    let lifetimes = [("lifetime", config.queue.lifetime), ("bounce_lifetime", config.queue.bounce_lifetime)];
+    for (key, lifetime) in lifetimes {
+        if lifetime.checked_add(hold).is_none_or(|stay| stay > LONGEST_STAY) {
+            let message = format!(
+                "`{key}` and the {held} days of `smtp.max_hold` are more than {days} days, and no message can wait longer"
+            );
+            let help = format!(
+                "set \"{}d\" or less, or a shorter `smtp.max_hold`; RFC 5321 §4.5.4.1 asks for 4 to 5 days",
+                days.saturating_sub(held)
+            );
+            findings.error(&queue.key(key), message, help);
+        }
     }
 }
 

@@ -1046,6 +1046,12 @@ mod tests {
             ("queue.retry", "first = \"5h\"", "`first` is longer than `cap`"),
             ("queue.retry", "first = \"0s\"", "`first` is 0"),
             ("queue", "lifetime = \"0s\"", "`lifetime` is 0"),
+            (
+                "queue",
+                "lifetime = \"43d\"",
+                "`lifetime` and the 7 days of `smtp.max_hold` are more than 49 days",
+            ),
+            ("queue", "bounce_lifetime = \"60d\"", "`bounce_lifetime` and the 7 days of `smtp.max_hold`"),
             ("queue", "max_messages = 0", "`max_messages` is 0"),
             ("queue", "stall_limit = \"10m\"", "warning: `stall_limit` is not above the longest"),
             ("queue", "inline_limit = \"64MiB\"", "is not below `segment_size`"),

@@ -19,7 +19,7 @@ pub struct Queue {
     pub path: PathBuf,
     /// When a deferred recipient is tried again.
     pub retry: Retry,
-    /// How long a recipient is tried. RFC 5321 §4.5.4.1 asks for 4 to 5 days.
+    /// How long a recipient is tried. RFC 5321 §4.5.4.1 asks for 4 to 5 days. With `smtp.max_hold` 49 days at most.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub lifetime: Duration,

@@ -82,15 +82,18 @@ pub struct Smtp {
     /// How long each state may last.
     pub timeouts: Timeouts,
     /// Who is offered DSN, with which a sender can ask to be told that mail was delivered. Whoever is not must ask the next host
-    /// on the way, which then says that the mail was relayed here.
+    /// on the way, which then says that the mail was relayed here. DELIVERBY, which ends in reports too, is offered to those of
+    /// them who have a login or are in a trusted network.
     pub dsn: OfferDsn,
+    /// Whether REQUIRETLS is offered, with which a sender can demand verified TLS on the whole way (RFC 8689).
+    pub require_tls: OfferRequireTls,
     /// How far ahead a submitting client may set the time of its message (FUTURERELEASE); "0s": not at all. A week: for the next
     /// Monday morning, and no longer than a login that was stolen goes unnoticed.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub max_hold: Duration,
-    /// The shortest time in which a client may have its message delivered or returned (DELIVERBY). A minute: one attempt may
-    /// take as long.
+    /// The shortest time in which a login or a trusted network may have its message delivered or returned (DELIVERBY). A minute:
+    /// one attempt may take as long.
     #[serde(deserialize_with = "units::duration")]
     #[schemars(with = "String")]
     pub min_deliver_by: Duration,
@@ -151,6 +154,7 @@ impl Default for Smtp {
             stress: Stress::default(),
             timeouts: Timeouts::default(),
             dsn: OfferDsn::default(),
+            require_tls: OfferRequireTls::default(),
             max_hold: Duration::from_secs(7 * 86_400),
             min_deliver_by: Duration::from_secs(60),
             max_priority: 4,
@@ -178,6 +182,19 @@ pub enum OfferDsn {
     Known,
     /// Nobody.
     Nobody,
+}
+
+/// Whether senders can demand verified TLS on the whole way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferRequireTls {
+    /// No. Which hosts take the mail of a domain is learnt from DNS, and RFC 8689 §4.2.1 wants that look-up secured by DNSSEC
+    /// or MTA-STS, neither of which is checked: a forged MX record leads to a host with a valid certificate for its own name.
+    #[default]
+    Off,
+    /// Under TLS. For servers that send all such mail through smarthosts, which need no MX, and where the answers of the name
+    /// servers can be trusted: a resolver on this machine that validates DNSSEC.
+    On,
 }
 
 /// How long a client may be silent in each state (RFC 5321 §4.5.3.2.7 asks servers for 5 minutes).

@@ -65,9 +65,10 @@ pub enum Verb {
     /// Keep messages back until they are released, or until a time. They still expire; a restart changes nothing.
     #[command(after_help = FILTER_EXAMPLES)]
     Hold(HoldChange),
-    /// End a hold: the messages are due at once.
+    /// End a hold: the messages are due at once, or when their senders want them sent (FUTURERELEASE).
     Release(PlainChange),
-    /// Try messages again before their time, or at another.
+    /// Try messages again before their time, or at another. What its sender wants sent later (FUTURERELEASE) goes before that
+    /// time only if it is named by its id.
     Retry(RetryChange),
     /// End messages; the sender gets a report with the reason.
     #[command(after_help = FILTER_EXAMPLES)]

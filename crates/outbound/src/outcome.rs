@@ -133,6 +133,9 @@ pub enum Failure {
     /// The message demands REQUIRETLS of every host (RFC 8689 §4.2.1), and this one does not promise it.
     #[error("REQUIRETLS support required: the host does not offer it")]
     RequireTlsNotOffered,
+    /// The message demands REQUIRETLS, and this host has no TLS at all.
+    #[error("encryption needed (REQUIRETLS): the host does not offer STARTTLS")]
+    EncryptionNotOffered,
     /// The smarthost does not take our login.
     #[error("login refused: {0}")]
     LoginRefused(String),
@@ -151,7 +154,10 @@ impl Failure {
             | Self::NotSmtp { stage, .. }
             | Self::Refused { stage, .. }
             | Self::Unexpected { stage, .. } => *stage,
-            Self::Handshake(_) | Self::TlsNotOffered | Self::RequireTlsNotOffered => Stage::Tls,
+            Self::Handshake(_)
+            | Self::TlsNotOffered
+            | Self::RequireTlsNotOffered
+            | Self::EncryptionNotOffered => Stage::Tls,
             Self::LoginRefused(_) => Stage::Login,
             Self::Content(_) => Stage::Content,
         }
@@ -170,6 +176,11 @@ impl Failure {
         matches!(self, Self::Lost { .. } | Self::Timeout(_) | Self::NotSmtp { .. } | Self::Unexpected { .. })
     }
 
+    /// Whether the host cannot keep what the message demands, and does not promise to.
+    pub fn is_unmet_demand(&self) -> bool {
+        matches!(self, Self::RequireTlsNotOffered | Self::EncryptionNotOffered)
+    }
+
     /// Whether another host of the destination may do better: nothing of the message was sent yet, and this host did not
     /// ask us to stop.
     pub fn suggests_next_host(&self) -> bool {
@@ -184,7 +195,9 @@ impl Failure {
                 return Verdict::Later(reply.clone());
             }
             Self::Refused { reply, .. } => return Verdict::Reply(reply.clone()),
+            // RFC 8689 §4.2.1 names both codes.
             Self::RequireTlsNotOffered => return Verdict::never(7, 30, self.to_string()),
+            Self::EncryptionNotOffered => return Verdict::never(7, 10, self.to_string()),
             Self::Unreachable(_) => (4, 1),
             Self::Lost { .. } | Self::Timeout(_) => (4, 2),
             Self::NotSmtp { .. } | Self::Unexpected { .. } => (5, 0),

@@ -365,7 +365,7 @@ impl<'a> Attempt<'a> {
                     }
                     let goes_on = failure.suggests_next_host();
                     // It returns only where no host at all promises it: one that failed otherwise may do so later.
-                    if last.is_none() || !matches!(failure, Failure::RequireTlsNotOffered) {
+                    if last.is_none() || !failure.is_unmet_demand() {
                         last = Some((failure, target));
                     }
                     if !goes_on {
@@ -412,7 +412,7 @@ impl<'a> Attempt<'a> {
         }
         self.reused = false;
         let connection = self.connect(hop, target).await.map_err(|failure| match failure {
-            Failure::TlsNotOffered if self.requires_tls() => Failure::RequireTlsNotOffered,
+            Failure::TlsNotOffered if self.requires_tls() => Failure::EncryptionNotOffered,
             failure => failure,
         })?;
         self.feedback = Feedback::Reached;

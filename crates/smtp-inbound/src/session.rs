@@ -314,7 +314,7 @@ pub(crate) struct Matter<'a> {
 impl Transaction {
     /// As the policy is asked about it.
     pub fn matter(&self) -> Matter<'_> {
-        Matter { hello: &self.hello, reverse_path: &self.reverse_path, recipients: self.recipients.len() }
+        Matter { hello: &self.hello, reverse_path: &self.reverse_path, recipients: self.distinct.len() }
     }
 }
 

@@ -14,12 +14,14 @@ use postern_smtp_inbound::session::{Action, Ahead, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
 use support::Server;
 
+/// What the documentation says is offered if the configuration wants it.
 const CONFIG: &str = r#"
     hostname = "mail.proseware.test"
     [smtp]
     xclient_from = ["203.0.113.5/32"]
     xforward_from = ["203.0.113.5/32"]
     etrn_from = ["203.0.113.5/32"]
+    require_tls = "on"
     [[domain]]
     name = "proseware.test"
     mailboxes = ["alice"]

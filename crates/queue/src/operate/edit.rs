@@ -193,7 +193,7 @@ impl Verb for ChangeEnvelope<'_> {
             work.set_priority(priority);
         }
         for recipient in added {
-            about.push(work.add_recipient(recipient));
+            about.push(add(work, recipient, cx));
         }
         removed.iter().for_each(|index| work.end(*index, self.removed.clone()));
         delivered.iter().for_each(|index| work.end(*index, self.delivered.clone()));
@@ -363,14 +363,15 @@ impl Verb for Rewrite<'_> {
         for index in kept.iter().chain(&revived) {
             work.set_route(*index, None);
         }
+        let release = Some(work.envelope.starts()).filter(|starts| *starts > cx.now);
         for index in &revived {
             let recipient = &mut work.state.recipients[*index];
             recipient.replaced = false;
-            recipient.wait_until(None);
+            recipient.wait_until(release);
         }
         replaced.iter().for_each(|index| work.end(*index, self.replaced.clone()));
         let mut due: Vec<usize> = [kept, revived].concat();
-        due.extend(added.into_iter().map(|recipient| work.add_recipient(recipient)));
+        due.extend(added.into_iter().map(|recipient| add(work, recipient, cx)));
         if self.how.reset_backoff {
             begin_anew(work, &due);
         }
@@ -410,9 +411,19 @@ fn recipient(address: Address, given: &Address, like: Option<&Recipient>) -> Rec
     }
 }
 
-/// Has recipients tried again, unless they are held.
+/// Adds a recipient, who waits with the others for the time that the sender has set. Answers its index.
+fn add(work: &mut Work, recipient: Recipient, cx: &Context<'_>) -> usize {
+    let index = work.add_recipient(recipient);
+    let starts = work.envelope.starts();
+    if starts > cx.now {
+        work.wait(index, starts, cx);
+    }
+    index
+}
+
+/// Has recipients tried again, unless they are held, or wait for the time that their sender has set (FUTURERELEASE).
 fn due_again(work: &mut Work, indices: &[usize], how: &Retry, now: SystemTime) -> Applied {
-    if work.state.held.is_none() {
+    if work.state.held.is_none() && work.envelope.starts() <= now {
         make_due(work, indices, how, now);
     }
     // All that are ready: they stand in the line of a destination that may not be theirs any more.

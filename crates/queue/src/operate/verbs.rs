@@ -20,6 +20,9 @@ use crate::state::{Ending, EndingKind, MessageState, Phase, shortened};
 /// Why a message that is being delivered is not tried again.
 pub(super) const IN_FLIGHT: &str = "in-flight";
 
+/// Why a message for later is left alone.
+const NOT_RELEASED: &str = "its sender wants it sent later (FUTURERELEASE): name it by its id";
+
 /// Why a message without a recipient that waits is left alone.
 pub(super) const NOTHING_WAITS: &str = "nothing waits";
 
@@ -37,6 +40,8 @@ pub struct Retry {
     pub reset_backoff: bool,
     /// Destinations that rest are tried at once.
     pub ignore_breaker: bool,
+    /// Also messages whose sender wants them sent later than that (FUTURERELEASE); they are left alone otherwise.
+    pub before_release: bool,
 }
 
 impl Queue {
@@ -69,7 +74,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends a hold; the messages are due at once.
+    /// Ends a hold; the messages are due at once, or when their sender wants them sent (FUTURERELEASE).
     ///
     /// # Errors
     /// [`OperateError`].
@@ -216,11 +221,13 @@ impl Verb for Hold<'_> {
 struct Release;
 
 impl Verb for Release {
-    fn apply(&self, work: &mut Work, _: &Context<'_>) -> Result<Applied, Refusal> {
+    fn apply(&self, work: &mut Work, cx: &Context<'_>) -> Result<Applied, Refusal> {
         if work.state.held.is_none() {
             return Err("not held".into());
         }
-        work.release(None);
+        // The hold was ours, the time is its sender's.
+        let starts = work.envelope.starts();
+        work.release((starts > cx.now).then_some(starts));
         Ok(Applied { ready: work.ready(), ..Applied::default() })
     }
 
@@ -252,7 +259,11 @@ impl Verb for TryAgain {
         if waiting.is_empty() {
             return Err(if work.leases > 0 { IN_FLIGHT } else { NOTHING_WAITS }.into());
         }
-        let latest = how.at.unwrap_or(cx.now) + how.spread;
+        let first = how.at.unwrap_or(cx.now);
+        if !how.before_release && first < work.envelope.starts() {
+            return Err(NOT_RELEASED.into());
+        }
+        let latest = first + how.spread;
         if how.at.is_some() && latest >= work.expires(cx) {
             return Err("expires before then".into());
         }

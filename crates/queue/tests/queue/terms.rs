@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use postern_queue::operate::Retry;
+use postern_queue::operate::{Edit, RecipientPick, Requeue, Retry};
 use postern_queue::{DeliverBy, Envelope, Handover, Late, Origin, Outcome, Queue, QueueId, Terms};
 use postern_runtime::Clock;
 use postern_smtp::Notify;
@@ -70,7 +70,49 @@ async fn an_operator_lets_a_message_for_later_go_at_once() {
     let release = Some(world.clock.now() + DAY);
     let id = accept_as(&queue, with_terms(&world, Terms { release, ..Terms::default() })).await;
     wait_for_state(&queue, id, "deferred").await;
-    assert_eq!(queue.retry(&[id], Retry::default()).await.unwrap().changed, 1);
+    let found = queue.retry(&[id], Retry::default()).await.unwrap();
+    assert!(found.changed == 0 && found.skipped[0].1.contains("FUTURERELEASE"), "{found:?}");
+    assert_eq!(queue.show(id).unwrap().recipients[0].next_attempt, release.map(seconds));
+    let named = Retry { before_release: true, ..Retry::default() };
+    assert_eq!(queue.retry(&[id], named).await.unwrap().changed, 1);
+    assert_eq!(lease(&queue).await.id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_for_later_can_be_retried_behind_its_time() {
+    let world = World::new();
+    let queue = world.open().await;
+    let release = world.clock.now() + Duration::from_secs(60);
+    let terms = Terms { release: Some(release), ..Terms::default() };
+    let id = accept_as(&queue, with_terms(&world, terms)).await;
+    wait_for_state(&queue, id, "deferred").await;
+    let at = Some(release + Duration::from_secs(60));
+    assert_eq!(queue.retry(&[id], Retry { at, ..Retry::default() }).await.unwrap().changed, 1);
+    assert_eq!(queue.show(id).unwrap().recipients[0].next_attempt, at.map(seconds));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_for_later_waits_for_its_time_when_its_hold_is_ended_or_its_route_changed() {
+    let world = World::new();
+    let queue = world.open().await;
+    let release = world.clock.now() + DAY;
+    let terms = Terms { release: Some(release), ..Terms::default() };
+    let id = accept_as(&queue, with_terms(&world, terms)).await;
+    wait_for_state(&queue, id, "deferred").await;
+    queue.hold(&[id], "looked at", None, Duration::ZERO).await.unwrap();
+    assert_eq!(queue.release(&[id]).await.unwrap().changed, 1);
+    let waits = queue.show(id).unwrap();
+    assert_eq!(
+        (waits.state.as_str(), waits.recipients[0].next_attempt),
+        ("deferred", Some(seconds(release)))
+    );
+    queue.requeue(&[id], &RecipientPick::default(), Requeue::default()).await.unwrap();
+    let carol = Edit { add: vec![addr("carol@adatum.test")], ..Edit::default() };
+    assert_eq!(queue.edit(id, &carol, Duration::ZERO).await.unwrap().changed, 1);
+    for recipient in queue.show(id).unwrap().recipients {
+        assert_eq!(recipient.next_attempt, Some(seconds(release)), "{}", recipient.address);
+    }
+    world.pass(DAY);
     assert_eq!(lease(&queue).await.id, id);
 }
 

@@ -46,7 +46,10 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
 /// What a client may demand of us and of those behind us.
 fn demands(context: &Context) -> Vec<String> {
     let limits = &context.config.smtp;
-    let mut extensions = vec![format!("DELIVERBY {}", limits.min_deliver_by.as_secs())];
+    let mut extensions = Vec::new();
+    if parameters::offers_deliver_by(context) {
+        extensions.push(format!("DELIVERBY {}", limits.min_deliver_by.as_secs()));
+    }
     if parameters::offers_hold(context) {
         let latest = date::rfc3339(context.shared.clock.now() + limits.max_hold);
         extensions.push(format!("FUTURERELEASE {} {latest}", limits.max_hold.as_secs()));
@@ -54,7 +57,7 @@ fn demands(context: &Context) -> Vec<String> {
     if parameters::offers_priority(context) {
         extensions.push("MT-PRIORITY".to_owned());
     }
-    if parameters::is_offered(context, "REQUIRETLS") {
+    if parameters::offers_require_tls(context) {
         extensions.push("REQUIRETLS".to_owned());
     }
     extensions

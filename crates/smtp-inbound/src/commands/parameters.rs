@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_config::smtp::OfferDsn;
+use postern_config::smtp::{OfferDsn, OfferRequireTls};
 use postern_queue::{DeliverBy, Late, Terms};
 use postern_smtp::Hold;
 use postern_smtp::command::{MailParameters, RcptParameters};
@@ -27,6 +27,18 @@ pub(crate) fn offers_hold(context: &Context) -> bool {
 /// Whether MT-PRIORITY is offered: strangers must not overtake others (RFC 6710 §8).
 pub(crate) fn offers_priority(context: &Context) -> bool {
     context.peer.listener.is_submission() || context.is_trusted()
+}
+
+/// Whether DELIVERBY is offered: to whom submits and to trusted networks, as far as they may ask for reports. A message with
+/// a time ends in a report wherever the next host does not know the extension, so a stranger could have one sent to any
+/// address that he names as the sender.
+pub(crate) fn offers_deliver_by(context: &Context) -> bool {
+    (context.peer.listener.is_submission() || context.is_trusted()) && offers_dsn(context)
+}
+
+/// Whether REQUIRETLS is offered: only under TLS (RFC 8689 §2).
+pub(crate) fn offers_require_tls(context: &Context) -> bool {
+    context.config.smtp.require_tls == OfferRequireTls::On && context.tls.is_some()
 }
 
 /// What the parameters of MAIL demand of every server on the way, as far as it is granted.
@@ -66,7 +78,8 @@ pub(crate) fn terms(context: &Context, wanted: &MailParameters) -> Result<Terms,
 pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
     match keyword {
         "RET" | "ENVID" | "NOTIFY" | "ORCPT" => offers_dsn(context),
-        "REQUIRETLS" => context.tls.is_some(),
+        "REQUIRETLS" => offers_require_tls(context),
+        "BY" => offers_deliver_by(context),
         "HOLDFOR" | "HOLDUNTIL" => offers_hold(context),
         "MT-PRIORITY" => offers_priority(context),
         "AUTH" => context.peer.listener.is_submission(),
@@ -80,6 +93,7 @@ pub(crate) fn not_offered_to_mail(context: &Context, parameters: &MailParameters
         ("RET", parameters.ret.is_some()),
         ("ENVID", parameters.envelope_id.is_some()),
         ("REQUIRETLS", parameters.require_tls),
+        ("BY", parameters.by.is_some()),
         ("HOLDFOR", matches!(parameters.hold, Some(Hold::For(_)))),
         ("HOLDUNTIL", matches!(parameters.hold, Some(Hold::Until(_)))),
         ("MT-PRIORITY", parameters.priority.is_some()),
