@@ -64,6 +64,7 @@ pub mod reputation;
 pub mod resolver;
 pub mod route;
 pub mod scram;
+mod senders;
 mod shape;
 pub mod smtp;
 mod source;
