@@ -21,6 +21,7 @@ use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
 };
 use postern_policy::scram::ChannelBindings;
+use postern_policy::standing::rates::Use;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
@@ -249,6 +250,8 @@ pub(crate) struct Transaction {
     pub of_login: bool,
     /// Whom the login writes to for the first time.
     pub met: Option<FirstMet>,
+    /// What it uses of the rates of grants.
+    pub used: Use,
     /// Their addresses, to find duplicates.
     pub distinct: HashSet<Address>,
     /// RCPT commands that were accepted; their limit counts also duplicates.
@@ -344,7 +347,7 @@ impl Context {
         match decision.verdict {
             Verdict::Accept => {
                 self.shared.decisions.decided(question.stage.as_str(), &decision);
-                self.policy.count(&question, &decision);
+                self.policy.count(&question);
                 for fact in decision.warnings() {
                     let login = self.login.as_ref().map(|login| login.name.as_str());
                     tracing::warn!(
@@ -1173,6 +1176,7 @@ impl Session {
         if let Some(met) = transaction.met.take() {
             met.keep();
         }
+        transaction.used.keep();
         self.messages += 1;
         self.commands = 0;
         self.errors = 0;
