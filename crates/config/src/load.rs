@@ -76,7 +76,8 @@ fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) ->
     if let Some(config) = &mut config {
         config.path = directory.join(path.file_name().unwrap_or_default());
         resolve_paths(config, &directory);
-        config.places = Places::look(&config.path, sources.first(), tree.get_ref());
+        config.places = Places::look(&config.path, &sources, tree.get_ref());
+        config.surroundings = surroundings.clone();
         let root = Spanned::new(tree.span(), DeValue::Table(tree.get_ref().clone()));
         check(config, &Node::root(&root), surroundings, &mut findings);
     }
@@ -418,6 +419,16 @@ mod tests {
             assert!(found.starts_with("accounts.toml:") && found.contains(message), "{keys}: {found}");
             assert!(!found.contains("secret"), "{found}");
         }
+    }
+
+    #[test]
+    fn placeholders_that_were_not_replaced_are_pointed_out() {
+        let zeros = "0".repeat(64);
+        let host = |name: &str| format!("[[relay.hosts]]\nname = \"{name}\"\nlabel = \"branch\"\n");
+        fine(&host("branch.proseware.test"));
+        one(&host("client.invalid"), "3:8", "warning: client.invalid is nobody's name");
+        let certificate = format!("[[relay.certificates]]\nsha256 = \"{zeros}\"\nlabel = \"gateway\"\n");
+        one(&certificate, "3:10", "warning: only zeros");
     }
 
     #[test]

@@ -427,9 +427,9 @@ impl Context {
     }
 
     /// A name that is none, or not its password.
-    fn refuse_password(&self, hello: &Hello, name: &str) -> Refusal {
+    fn refuse_password(&self, hello: &Hello, name: &str, why: Option<&str>) -> Refusal {
         let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
-        self.refusal(&self.question(matter, Stage::Login), &Decision::wrong_password(name))
+        self.refusal(&self.question(matter, Stage::Login), &Decision::wrong_password(name, why))
     }
 
     /// Keeps a decision that is no yes, and puts it into words.
@@ -839,7 +839,7 @@ impl Session {
         let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
         let shown = self.context.policy.login_to_note(&name);
-        let refusal = self.context.refuse_password(hello, &shown);
+        let refusal = self.context.refuse_password(hello, &shown, None);
         tracing::warn!(
             event = "login-failed",
             %client,
@@ -870,7 +870,7 @@ impl Session {
     ) -> Action {
         let Peer { client, local, listener } = self.context.peer;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
-        let refusal = self.context.refuse_password(hello, name);
+        let refusal = self.context.refuse_password(hello, name, Some(&app.why));
         tracing::warn!(
             event = "app-password-refused",
             %client,
@@ -899,7 +899,7 @@ impl Session {
         let Unproved { name, mechanism, why } = unproved;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
         let shown = self.context.policy.login_to_note(&name);
-        let refusal = self.context.refuse_password(hello, &shown);
+        let refusal = self.context.refuse_password(hello, &shown, None);
         tracing::warn!(
             event = "login-without-rights",
             %client,
