@@ -111,7 +111,9 @@ fn new_report(
         info!(id = %about, sender = %to, kind, "no report: the sender does not exist");
         return Some(report);
     };
-    let is_full_wanted = Original::is_full_wanted(&envelope, &told);
+    // Whoever reads for postmaster need not read what others wrote.
+    let is_senders = envelope.reverse_path.address() == Some(&to);
+    let is_full_wanted = is_senders && Original::is_full_wanted(&envelope, &told);
     let original = read_original(spool, about, is_full_wanted).unwrap_or_else(|error| {
         warn!(id = %about, %error, "the message cannot be read for its report");
         Original::Unreadable

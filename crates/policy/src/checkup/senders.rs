@@ -298,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_submission_leaves_no_sender_without_a_reader() {
+        let page = include_str!("../../../../docs/submission.md");
+        let text = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.relay.grants.len(), 1);
+        let found = concerns(&config, Standing::default());
+        assert!(!found.iter().any(|text| text.contains("mailbox")), "{found:?}");
+    }
+
+    #[test]
     fn who_may_send_as_anybody_is_pointed_out() {
         for (keys, is_concern) in [
             ("permission = \"any\"", true),

@@ -319,6 +319,7 @@ async fn postmaster_hears_of_mail_of_ours_that_fails_and_whose_sender_nobody_rea
     for part in ["To: <postmaster@proseware.test>", "Nobody reads gone@proseware.test", "bob@adatum.test"] {
         assert!(text.contains(part), "{text}");
     }
+    assert!(text.contains("text/rfc822-headers") && !text.contains("message/rfc822\r\n"), "{text}");
     settle(&queue, report, &failed(&world));
     wait_for_messages(&queue, 0).await;
 }
