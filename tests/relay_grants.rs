@@ -182,7 +182,7 @@ fn the_rate_of_a_grant_does_not_start_anew_with_the_daemon() {
     let mut daemon = Setup::new().with(&grant).next_hop("adatum.test", &hop).start();
     let used = |daemon: &Daemon| daemon.ask(&["relay", "list"])["grants"][0]["used"].as_u64().unwrap();
     for _ in 0..2 {
-        assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 250);
+        assert_eq!(send(&daemon, LAPTOP).code, 250);
     }
     assert_eq!(used(&daemon), 2);
     // It is written every five seconds, not for each recipient: what was written is what a crash leaves.
@@ -194,7 +194,7 @@ fn the_rate_of_a_grant_does_not_start_anew_with_the_daemon() {
     daemon.kill();
     daemon.start();
     assert_eq!(used(&daemon), 2);
-    assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 250);
+    assert_eq!(send(&daemon, LAPTOP).code, 250);
     let full = ask(&daemon, LAPTOP, SCANNER, CAROL);
     assert!(full.code == 451 && full.text().contains("limit of 3"), "{full:?}");
     // A daemon that ends in order writes all of it.
@@ -206,6 +206,37 @@ fn the_rate_of_a_grant_does_not_start_anew_with_the_daemon() {
     daemon.start();
     daemon.wait_for("state-damaged", |line| line["path"].as_str().unwrap().ends_with("rates.json"));
     assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 250);
+}
+
+/// A message of the scanner, from its address.
+fn send(daemon: &Daemon, client: Ipv4Addr) -> Reply {
+    let mut client = Client::connect_from(client, daemon.mx());
+    client.ehlo();
+    client.deliver(SCANNER, &[CAROL], &message(SCANNER, CAROL, "scan", "x"))
+}
+
+#[test]
+fn the_rate_of_a_grant_counts_what_was_sent_only() {
+    let hop = NextHop::start(Script::default().reply("RCPT", "451 4.2.1 later"));
+    let grant = format!(
+        "[[relay.grants]]\nlabel = \"scanner\"\nnetwork = \"{LAPTOP}/32\"\nsenders = [\"{SCANNER}\"]\n\
+         recipients = [\"@adatum.test\"]\nrate = \"1/d\""
+    );
+    let daemon = Setup::new().with(&grant).next_hop("adatum.test", &hop).start();
+    let mut client = Client::connect_from(LAPTOP, daemon.mx());
+    client.ehlo();
+    for _ in 0..3 {
+        client.expect(&format!("MAIL FROM:<{SCANNER}>"), 250);
+        client.expect(&format!("RCPT TO:<{CAROL}>"), 250);
+        client.expect("RSET", 250);
+    }
+    let forged = message("boss@proseware.test", CAROL, "forged", "x");
+    for _ in 0..3 {
+        let refused = client.deliver(SCANNER, &[CAROL], &forged);
+        assert!(refused.text().starts_with("550 5.7.1 From header not permitted"), "{}", refused.text());
+    }
+    assert_eq!(send(&daemon, LAPTOP).code, 250);
+    assert_eq!(ask(&daemon, LAPTOP, SCANNER, CAROL).code, 451);
 }
 
 #[test]

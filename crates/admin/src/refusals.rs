@@ -73,7 +73,7 @@ pub fn refusal(record: Record, policy: &Policy) -> Refusal {
 
 /// What is known now of the login whose password was wrong. Operators alone are told: the client hears the same of every name.
 fn about_login(reason: &Reason, policy: &Policy) -> Option<String> {
-    let Reason::WrongPassword { login: name } = reason else { return None };
+    let Reason::WrongPassword { login: name, why: unusable } = reason else { return None };
     let Some(login) = policy.accounts.login(name) else {
         let hint = "`posternctl account list` shows the logins, `posternctl account add NAME` makes one";
         return Some(format!("there is no login of this name ({name}): {hint}"));
@@ -87,6 +87,9 @@ fn about_login(reason: &Reason, policy: &Policy) -> Option<String> {
     let why = why.filter(|why| !why.is_empty()).map(|why| format!(" ({why})")).unwrap_or_default();
     let way_out = match state {
         LoginState::Active => {
+            if let Some(why) = unusable {
+                return Some(format!("{name} exists and is active, and the password was right: {why}"));
+            }
             return Some(format!(
                 "{name} exists and is active: the password was wrong, or one that cannot be used now; `posternctl account show {}` \
              shows its app passwords",

@@ -11,7 +11,7 @@ use crate::Config;
 use crate::source::{Findings, Node};
 
 /// The names of all domains.
-struct Names<'c> {
+pub(crate) struct Names<'c> {
     config: &'c Config,
     domains: HashMap<&'c Domain, DomainNames<'c>>,
 }
@@ -59,9 +59,19 @@ pub(crate) fn check(config: &Config, node: &Node<'_>, findings: &mut Findings<'_
 }
 
 impl<'c> Names<'c> {
-    fn new(config: &'c Config) -> Self {
+    pub(crate) fn new(config: &'c Config) -> Self {
         let domains = config.domains.iter().map(|domain| (&domain.name, DomainNames::new(domain)));
         Self { config, domains: domains.collect() }
+    }
+
+    /// Whether an address is of a `[[domain]]` that has names, and none of them is its. A domain without any name has its
+    /// mailboxes elsewhere.
+    pub(crate) fn lacks(&self, address: &Address) -> bool {
+        let domain = address.domain().and_then(|domain| self.domains.get(domain));
+        let has_names = domain.is_some_and(|names| {
+            !names.mailboxes.is_empty() || !names.aliases.is_empty() || names.catch_all.is_some()
+        });
+        has_names && matches!(self.next(address), Next::Nobody)
     }
 
     fn check_targets(&self, domain: &crate::domain::Domain, node: &Node<'_>, findings: &mut Findings<'_>) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::source::{Findings, Node};
 use crate::surroundings::{Surroundings, user_exists};
-use crate::{Config, aliases, auth};
+use crate::{Config, aliases, auth, senders};
 
 /// Looks for everything that would not run or would run against its reader's expectation. Paths are resolved already.
 pub(crate) fn check(
@@ -37,6 +37,7 @@ pub(crate) fn check(
     }
     domains_are_told_apart(config, node, findings);
     aliases::check(config, node, findings);
+    senders::check_grants(config, node, findings);
     config.policy.check(&node.key("policy"), findings);
     config.report.check(config.tls.is_some(), &node.key("report"), findings);
     config.reputation.check(&node.key("reputation"), findings);

@@ -66,6 +66,7 @@ pub mod reputation;
 pub mod resolver;
 pub mod route;
 pub mod scram;
+mod senders;
 mod shape;
 pub mod smtp;
 mod source;
@@ -166,6 +167,9 @@ pub struct Config {
     /// Where lines can be added to it; filled by loading, not by this file.
     #[serde(skip)]
     pub places: paste::Places,
+    /// The machine as it was when it was loaded; nothing is known of it where it came from no file.
+    #[serde(skip)]
+    pub surroundings: surroundings::Surroundings,
 }
 
 impl Config {

@@ -16,7 +16,7 @@ use crate::diagnostic::{ConfigError, Diagnostic, Severity};
 use crate::paste::Places;
 use crate::source::{Findings, Node, Sources};
 use crate::surroundings::Surroundings;
-use crate::{Account, Auth, Config, Listener, Via, shape};
+use crate::{Account, Auth, Config, Listener, Via, senders, shape};
 
 /// The directory beside the main file whose `*.toml` files are part of the configuration.
 pub(crate) const PARTS: &str = "conf.d";
@@ -58,7 +58,7 @@ pub fn load_logins(path: &Path) -> Result<Vec<Account>, ConfigError> {
     let sources = read_sources(path, &mut elsewhere);
     let tree = sources.parse(&mut Findings::new(&sources));
     let accounts =
-        read_accounts(&accounts_path(&tree, &directory_of(path)), Around::default(), &mut diagnostics);
+        read_accounts(&accounts_path(&tree, &directory_of(path)), Around::default(), None, &mut diagnostics);
     match diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         true => Err(ConfigError { diagnostics }),
         false => Ok(accounts),
@@ -76,7 +76,8 @@ fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) ->
     if let Some(config) = &mut config {
         config.path = directory.join(path.file_name().unwrap_or_default());
         resolve_paths(config, &directory);
-        config.places = Places::look(&config.path, sources.first(), tree.get_ref());
+        config.places = Places::look(&config.path, &sources, tree.get_ref());
+        config.surroundings = surroundings.clone();
         let root = Spanned::new(tree.span(), DeValue::Table(tree.get_ref().clone()));
         check(config, &Node::root(&root), surroundings, &mut findings);
     }
@@ -85,10 +86,8 @@ fn load_in(path: &Path, accounts: Option<&Path>, surroundings: &Surroundings) ->
         has_ca: Some(config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())),
         asks_others: Some(config.auth.asks_others()),
     });
-    let accounts = match accounts {
-        Some(path) => read_accounts(path, around, &mut diagnostics),
-        None => read_accounts(&accounts_path(&tree, &directory), around, &mut diagnostics),
-    };
+    let path = accounts.map_or_else(|| accounts_path(&tree, &directory), Path::to_owned);
+    let accounts = read_accounts(&path, around, config.as_ref(), &mut diagnostics);
     finish(config, accounts, diagnostics)
 }
 
@@ -165,7 +164,12 @@ fn accounts_path(tree: &Spanned<DeTable<'_>>, directory: &Path) -> PathBuf {
     directory.join(path.map_or(Auth::default().accounts, PathBuf::from))
 }
 
-fn read_accounts(path: &Path, around: Around, diagnostics: &mut Vec<Diagnostic>) -> Vec<Account> {
+fn read_accounts(
+    path: &Path,
+    around: Around,
+    config: Option<&Config>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Account> {
     let mut sources = Sources::default();
     match fs::read_to_string(path) {
         Ok(text) => sources.add(path, text),
@@ -184,6 +188,9 @@ fn read_accounts(path: &Path, around: Around, diagnostics: &mut Vec<Diagnostic>)
     let root = Node::root(&root);
     for (node, account) in root.each("account", &accounts) {
         account.check(around, &node, &mut findings);
+    }
+    if let Some(config) = config {
+        senders::check_logins(config, &accounts, &root, &mut findings);
     }
     let names: Vec<_> = accounts.iter().map(|account| Some(account.name.trim().to_lowercase())).collect();
     no_duplicates(&root.key("account"), "name", "login", &names, &mut findings);
@@ -413,6 +420,44 @@ mod tests {
             assert!(found.starts_with("accounts.toml:") && found.contains(message), "{keys}: {found}");
             assert!(!found.contains("secret"), "{found}");
         }
+    }
+
+    #[test]
+    fn placeholders_that_were_not_replaced_are_pointed_out() {
+        let zeros = "0".repeat(64);
+        let host = |name: &str| format!("[[relay.hosts]]\nname = \"{name}\"\nlabel = \"branch\"\n");
+        fine(&host("branch.proseware.test"));
+        one(&host("client.invalid"), "3:8", "warning: client.invalid is nobody's name");
+        let certificate = format!("[[relay.certificates]]\nsha256 = \"{zeros}\"\nlabel = \"gateway\"\n");
+        one(&certificate, "3:10", "warning: only zeros");
+    }
+
+    #[test]
+    fn senders_of_ours_that_nobody_reads_are_pointed_out() {
+        const DOMAINS: &str = "[[domain]]\nname = \"proseware.test\"\nmailboxes = [\"alice\"]\n\
+                               aliases = { office = [\"alice\"] }\n[[domain]]\nname = \"elsewhere.test\"\n";
+        let problems = |senders: &str, send_as: &str, state: &str| {
+            let main = format!(
+                "{HOST}[[relay.grants]]\nlabel = \"printer\"\nnetwork = \"192.0.2.40/32\"\nsenders = [{senders}]\n\
+                 recipients = [\"*\"]\nrate = \"100/h\"\n{DOMAINS}"
+            );
+            let logins = format!(
+                "[[account]]\nname = \"scanner\"\npassword = \"{HASH}\"\nstate = \"{state}\"\nsend_as = [{send_as}]\n"
+            );
+            Folder::new(&[("postern.toml", &main), ("accounts.toml", &logins)]).problems()
+        };
+        let fine = "\"office@proseware.test\", \"alice+x@proseware.test\", \"@proseware.test\", \"x@elsewhere.test\", \
+                    \"x@adatum.test\", \"postmaster@proseware.test\"";
+        assert_eq!(problems(&format!("{fine}, \"*\", \"<>\""), fine, "active"), Vec::<String>::new());
+        let scan = "\"scan@proseware.test\"";
+        let found = problems(scan, scan, "active");
+        let text = "warning: nobody reads scan@proseware.test";
+        assert!(
+            matches!(&found[..], [grant, login] if grant.starts_with("postern.toml:5:12: ") && grant.contains(text)
+                && login.starts_with("accounts.toml:5:12: ") && login.contains(text)),
+            "{found:#?}"
+        );
+        assert_eq!(problems(fine, scan, "disabled"), Vec::<String>::new());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use crate::load::PARTS;
+use crate::source::Sources;
 
 /// What operators are told to add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +69,8 @@ impl Block {
 pub enum Place {
     /// The end of this file.
     EndOf(PathBuf),
-    /// A new file in this folder.
-    NewFileIn(PathBuf),
+    /// This file, which is not there yet.
+    NewFile(PathBuf),
     /// Nowhere: the key has a value, which must be changed. This is the main file.
     Change(PathBuf),
 }
@@ -80,6 +81,33 @@ pub struct Places {
     main: PathBuf,
     /// In the order of [`Block::ALL`].
     fits: [Fit; 7],
+    /// A file of `conf.d` that is not there.
+    free: PathBuf,
+    /// Where each entry of a list stands, in the order of [`List::ALL`].
+    entries: [Vec<PathBuf>; 3],
+}
+
+/// A list of which operators are told to change an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// `[[relay.grants]]`
+    Grants,
+    /// `[[relay.relay_domains]]`
+    RelayDomains,
+    /// `[[domain]]`
+    Domains,
+}
+
+impl List {
+    const ALL: [Self; 3] = [Self::Grants, Self::RelayDomains, Self::Domains];
+
+    fn path(self) -> &'static [&'static str] {
+        match self {
+            Self::Grants => &["relay", "grants"],
+            Self::RelayDomains => &["relay", "relay_domains"],
+            Self::Domains => &["domain"],
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +120,20 @@ enum Fit {
 impl Default for Places {
     /// Of a configuration that came from no file.
     fn default() -> Self {
-        Self { main: PathBuf::from("postern.toml"), fits: [Fit::End; 7] }
+        let main = PathBuf::from("postern.toml");
+        Self {
+            free: main.with_file_name(PARTS).join("relay.toml"),
+            main,
+            fits: [Fit::End; 7],
+            entries: Default::default(),
+        }
     }
 }
 
 impl Places {
     /// Looks at the text of the main file, and at what all files say together.
-    pub(crate) fn look(main: &Path, text: &str, whole: &DeTable<'_>) -> Self {
+    pub(crate) fn look(main: &Path, sources: &Sources, whole: &DeTable<'_>) -> Self {
+        let text = sources.first();
         let fit = |block: Block| {
             if block.single().is_some_and(|path| is_set(whole, &path)) {
                 return Fit::No;
@@ -106,14 +141,21 @@ impl Places {
             let appended = format!("{text}\n{}\n", block.header());
             if DeTable::parse(&appended).is_ok() { Fit::End } else { Fit::Part }
         };
-        Self { main: main.to_owned(), fits: Block::ALL.map(fit) }
+        let entries = List::ALL.map(|list| files_of(list, sources, whole));
+        Self { main: main.to_owned(), fits: Block::ALL.map(fit), free: free_part(main, sources), entries }
+    }
+
+    /// The file in which the entry of a list stands that has this place in the configuration.
+    pub fn file_of(&self, list: List, at: usize) -> &Path {
+        let files = List::ALL.iter().zip(&self.entries).find(|(known, _)| **known == list);
+        files.and_then(|(_, files)| files.get(at)).unwrap_or(&self.main)
     }
 
     /// Where a block goes.
     pub fn of(&self, block: Block) -> Place {
         let fit = Block::ALL.iter().zip(self.fits).find(|(known, _)| **known == block).map(|(_, fit)| fit);
         match fit {
-            Some(Fit::Part) => Place::NewFileIn(self.main.with_file_name(PARTS)),
+            Some(Fit::Part) => Place::NewFile(self.free.clone()),
             Some(Fit::No) => Place::Change(self.main.clone()),
             Some(Fit::End) | None => Place::EndOf(self.main.clone()),
         }
@@ -123,6 +165,27 @@ impl Places {
     pub fn main(&self) -> &Path {
         &self.main
     }
+}
+
+/// `conf.d/relay.toml`, or the first numbered one that no file of the configuration has.
+fn free_part(main: &Path, sources: &Sources) -> PathBuf {
+    let folder = main.with_file_name(PARTS);
+    let taken: Vec<_> = sources.paths().filter_map(Path::file_name).collect();
+    let numbered = (2..).map(|number| format!("relay-{number}.toml"));
+    let mut names = std::iter::once("relay.toml".to_owned()).chain(numbered);
+    let free = names.find(|name| !taken.contains(&name.as_ref()));
+    folder.join(free.unwrap_or_default())
+}
+
+fn files_of(list: List, sources: &Sources, whole: &DeTable<'_>) -> Vec<PathBuf> {
+    let mut table = Some(whole);
+    let mut found = None;
+    for key in list.path() {
+        found = table.and_then(|table| table.get(*key)).map(|value| value.get_ref());
+        table = found.and_then(DeValue::as_table);
+    }
+    let entries = found.and_then(DeValue::as_array).into_iter().flat_map(|array| array.iter());
+    entries.map(|entry| sources.file_of(&entry.span()).map_or_else(PathBuf::new, Path::to_owned)).collect()
 }
 
 fn is_set(table: &DeTable<'_>, path: &[&str]) -> bool {
@@ -144,13 +207,16 @@ mod tests {
 
     fn places(main: &str, parts: &str) -> Places {
         let whole = format!("{main}\n{parts}");
-        Places::look(Path::new("/etc/postern/postern.toml"), main, DeTable::parse(&whole).unwrap().get_ref())
+        let path = Path::new("/etc/postern/postern.toml");
+        let mut sources = Sources::default();
+        sources.add(path, main.to_owned());
+        Places::look(path, &sources, DeTable::parse(&whole).unwrap().get_ref())
     }
 
     #[test]
     fn what_has_another_form_already_goes_to_a_file_of_its_own() {
         let end = Place::EndOf("/etc/postern/postern.toml".into());
-        let part = Place::NewFileIn("/etc/postern/conf.d".into());
+        let part = Place::NewFile("/etc/postern/conf.d/relay.toml".into());
         for (text, block, place) in [
             ("hostname = \"x.test\"", Block::Grant, &end),
             ("[relay]\nhost_refresh = \"1m\"", Block::Grant, &end),
@@ -163,6 +229,30 @@ mod tests {
         ] {
             assert_eq!(places(text, "").of(block), *place, "{text}");
         }
+    }
+
+    #[test]
+    fn entries_are_changed_in_their_files_and_new_files_are_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let grant = |label: &str| {
+            format!(
+                "[[relay.grants]]\nlabel = \"{label}\"\nnetwork = \"192.0.2.40/32\"\nsenders = [\"*\"]\nrecipients = [\"*\"]\nrate = \"1/h\"\n"
+            )
+        };
+        let (main, parts) = (folder.path().join("postern.toml"), folder.path().join(PARTS));
+        std::fs::create_dir(&parts).unwrap();
+        std::fs::write(&main, format!("hostname = \"mail.proseware.test\"\n{}", grant("a"))).unwrap();
+        for name in ["relay.toml", "relay-2.toml"] {
+            std::fs::write(parts.join(name), grant(name)).unwrap();
+        }
+        let config = crate::load(&main).unwrap().config;
+        for (at, grant) in config.relay.grants.iter().enumerate() {
+            let file = config.places.file_of(List::Grants, at);
+            assert_eq!(file, if grant.label == "a" { main.clone() } else { parts.join(&grant.label) });
+        }
+        assert_eq!(config.relay.grants.len(), 3);
+        assert_eq!(config.places.file_of(List::Domains, 0), main);
+        assert_eq!(config.places.free, parts.join("relay-3.toml"));
     }
 
     #[test]

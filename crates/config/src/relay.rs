@@ -110,6 +110,16 @@ impl Relay {
         for (node, grant) in node.each("grants", &self.grants) {
             grant.check(&node, surroundings, findings);
         }
+        for (node, host) in node.each("hosts", &self.hosts) {
+            if host.name.as_str().rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("invalid")) {
+                let help = "write the name that leads to the address of the host";
+                findings.warning(
+                    &node.key("name"),
+                    format!("{} is nobody's name (RFC 6761)", host.name),
+                    help,
+                );
+            }
+        }
         for (node, certificate) in node.each("certificates", &self.certificates) {
             certificate.check(has_ca, &node, findings);
         }

@@ -36,6 +36,16 @@ impl Sources {
         self.files.first().map_or("", |file| &file.text)
     }
 
+    /// The files, the main one first.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// The file in which a value of the merged tree stands.
+    pub fn file_of(&self, span: &Range<usize>) -> Option<&Path> {
+        self.files.iter().rfind(|file| file.base <= span.start).map(|file| file.path.as_path())
+    }
+
     /// Parses all files and merges them in order.
     pub fn parse<'s>(&'s self, findings: &mut Findings<'s>) -> Spanned<DeTable<'s>> {
         let mut whole = DeTable::new();

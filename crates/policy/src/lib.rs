@@ -44,11 +44,13 @@ pub mod verification;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use postern_config::Config;
 use postern_smtp::ForwardPath;
 
 use standing::Standing;
+use standing::rates::Use;
 
 /// The rules of one configuration, ready to be asked. Made anew at every reload and swapped whole.
 #[derive(Debug)]
@@ -106,13 +108,18 @@ impl Policy {
         relay::recipient_class(path, own, self)
     }
 
-    /// Counts what a decision in favour uses up. The live server calls it; dry runs do not.
-    pub fn count(&self, question: &relay::Question<'_>, decision: &relay::Decision) {
-        if let relay::Reason::AddressGrant { label } = &decision.reason
-            && let Some(rate) = self.relay.rate(question.client, label)
-        {
-            self.standing.rates.take(label, rate, question.now);
-        }
+    /// Notes what a decision in favour tells about a login. The live server calls it; dry runs do not.
+    pub fn count(&self, question: &relay::Question<'_>) {
         self.note_accepted(question);
+    }
+
+    /// Takes what a decision in favour of a recipient uses of the rate of a grant. Given back unless [`Use::keep`] says that the
+    /// message is accepted. The live server calls it; dry runs do not.
+    pub fn take(&self, client: IpAddr, decision: &relay::Decision, now: SystemTime, taken: &mut Use) {
+        if let relay::Reason::AddressGrant { label } = &decision.reason
+            && let Some(rate) = self.relay.rate(client, label)
+        {
+            taken.take(label, rate, now);
+        }
     }
 }

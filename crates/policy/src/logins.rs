@@ -321,7 +321,7 @@ mod tests {
         };
         let decision = decide(&question, policy);
         match decision.verdict {
-            Verdict::Accept => policy.count(&question, &decision),
+            Verdict::Accept => policy.count(&question),
             _ => policy.note_refused(&question, &decision),
         }
         decision

@@ -57,10 +57,11 @@ pub struct Decision {
 
 impl Decision {
     /// The refusal of whoever does not know the password of a login, or names one that is not there.
-    pub fn wrong_password(login: &str) -> Self {
-        let reason = Reason::WrongPassword { login: login.to_owned() };
+    /// `why`: it is an app password, and what keeps it from being used; the client hears nothing of that.
+    pub fn wrong_password(login: &str, why: Option<&str>) -> Self {
+        let reason = Reason::WrongPassword { login: login.to_owned(), why: why.map(str::to_owned) };
         let mut trace = Trace::default();
-        trace.rule("password", false, "no login has this name and this password");
+        trace.rule("password", false, why.unwrap_or("no login has this name and this password"));
         Self { verdict: reason.verdict(), reason, trace }
     }
 

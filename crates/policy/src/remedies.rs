@@ -8,16 +8,24 @@
 mod lines;
 mod relaying;
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use postern_config::paste::{Block, Places};
-use postern_config::{Config, LoginPorts};
-use postern_smtp::Address;
+use ipnet::IpNet;
+use postern_config::auth::OwnLimits;
+use postern_config::paste::{Block, List, Places};
+use postern_config::relay::{Recipients, RelayDomain};
+use postern_config::surroundings::Surroundings;
+use postern_config::units::format_duration;
+use postern_config::{Account, Config, LoginPorts};
+use postern_smtp::{Address, Domain};
 
 use crate::relay::Reason;
 use crate::shell::word;
 
-use lines::{added, list_of};
+use lines::{added, list, list_of};
 use relaying::{grant, host, log_in, relaying, trust, without_login};
 
 /// What the ways out hang on in one configuration.
@@ -29,6 +37,24 @@ pub struct Site {
     accounts: PathBuf,
     labels: Vec<String>,
     has_temporary_grants: bool,
+    /// By their names in lower case.
+    logins: HashMap<String, Own>,
+    /// Whether logins can be known that the file does not name.
+    asks_others: bool,
+    domains: Vec<Domain>,
+    /// A list of recipients is left out.
+    relay_domains: Vec<(Domain, Recipients)>,
+    hostname: Option<Domain>,
+    negative_ttl: Duration,
+    surroundings: Surroundings,
+    public_addresses: Vec<IpAddr>,
+}
+
+/// What of a login is changed in the file of logins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Own {
+    networks: Vec<IpNet>,
+    limits: OwnLimits,
 }
 
 impl Site {
@@ -40,7 +66,26 @@ impl Site {
             accounts: config.auth.accounts.clone(),
             labels: config.relay.grants.iter().map(|grant| grant.label.trim().to_owned()).collect(),
             has_temporary_grants: config.relay.temporary.enabled,
+            logins: config.accounts.iter().map(own).collect(),
+            asks_others: config.auth.asks_others(),
+            domains: config.domains.iter().map(|domain| domain.name.clone()).collect(),
+            relay_domains: config.relay.relay_domains.iter().map(who_exists).collect(),
+            hostname: Some(config.hostname.clone()),
+            negative_ttl: config.relay.call_forward.negative_ttl,
+            surroundings: config.surroundings.clone(),
+            public_addresses: config.policy.public_addresses.clone(),
         }
+    }
+
+    fn login(&self, name: &str) -> Option<&Own> {
+        self.logins.get(&name.trim().to_lowercase())
+    }
+
+    /// The file in which a grant stands.
+    fn grant_file(&self, label: &str) -> String {
+        let at = self.labels.iter().position(|known| known == label.trim());
+        let file = at.map_or(self.places.main(), |at| self.places.file_of(List::Grants, at));
+        file.display().to_string()
     }
 
     /// A label that no grant has.
@@ -59,6 +104,19 @@ impl Site {
     fn main(&self) -> String {
         self.places.main().display().to_string()
     }
+}
+
+fn own(account: &Account) -> (String, Own) {
+    let own = Own { networks: account.networks.clone(), limits: account.limits };
+    (account.name.trim().to_lowercase(), own)
+}
+
+fn who_exists(domain: &RelayDomain) -> (Domain, Recipients) {
+    let recipients = match &domain.recipients {
+        Recipients::Listed(_) => Recipients::Listed(Vec::new()),
+        other => other.clone(),
+    };
+    (domain.name.clone(), recipients)
 }
 
 /// What was refused.
@@ -113,7 +171,8 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         Reason::NotAuthenticated => [vec![log_in(site)], without_login(asked)].concat(),
         Reason::GrantTooNarrow { label, what } => {
             let widen = format!(
-                "widen the grant {label:?} in {main} so that it covers the {what}, then posternctl reload"
+                "widen the grant {label:?} in {} so that it covers the {what}, then posternctl reload",
+                site.grant_file(label)
             );
             let other = grant("or give the client one more grant", asked);
             [Some(widen), other, Some(log_in(site))].into_iter().flatten().collect()
@@ -125,11 +184,14 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
             format!("or remove {name} from relay.hosts in {main}, then posternctl reload"),
         ],
         Reason::Rate { who, .. } => {
+            let file = site.grant_file(who.strip_prefix("the grant ").unwrap_or(who));
             vec![format!(
-                "wait, or raise the rate of {who} in relay.grants of {main}: rate = \"200/h\", then posternctl reload"
+                "wait, or raise the rate of {who} in relay.grants of {file}: rate = \"200/h\", then posternctl reload"
             )]
         }
-        Reason::Quota { login, limit, .. } => vec![raise_limit(login, limit, site)],
+        Reason::Quota { login, limit, used, resets_in } => {
+            vec![raise_limit(login, limit, *used, resets_in.is_some(), site)]
+        }
         Reason::SenderDomainNotListed { login, sender } | Reason::LoginLacksPermission { login, sender } => {
             send_as(login, sender)
         }
@@ -155,7 +217,8 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
             let or = format!("or the client names only senders of the grant in the {field} field");
             vec![
                 format!(
-                    "add {address} to the senders of the grant {label:?} in {main}, then posternctl reload"
+                    "add {address} to the senders of the grant {label:?} in {}, then posternctl reload",
+                    site.grant_file(label)
                 ),
                 or,
             ]
@@ -169,31 +232,25 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         Reason::HeaderFromUnusable { .. } => {
             vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
         }
-        Reason::WrongPassword { .. } => vec![
-            "the user enters the right name and password; `posternctl account list` shows the names"
-                .to_owned(),
-            "or the account gets a new password: `posternctl account password NAME`".to_owned(),
-        ],
-        Reason::LoginNotOffered { missing } => vec![log_in_elsewhere(missing, site)],
+        Reason::WrongPassword { login, why } => wrong_password(login, why.as_deref(), site),
+        Reason::LoginNotOffered { missing } => {
+            let exposed = "if the client sent the password with its AUTH command, that has crossed the network in clear: the \
+                           login gets a new one, `posternctl account password NAME`";
+            let exposed = (missing == "TLS").then(|| exposed.to_owned());
+            std::iter::once(log_in_elsewhere(missing, site)).chain(exposed).collect()
+        }
         Reason::LoginSuspended { login, .. } => {
             vec![format!("unlock it: `posternctl account unlock {}`", word(login))]
         }
         Reason::ClientAddressNotAllowed { login, client } => {
             vec![format!(
-                "add the address to the networks of account {login:?} in {}: networks = {}, then posternctl reload",
+                "add the address to the networks of account {login:?} in {}, so that they are: networks = {}, then posternctl \
+                 reload",
                 site.accounts.display(),
-                list_of(&host(client))
+                networks_with(login, client, site)
             )]
         }
-        Reason::UnknownRecipient => vec![
-            format!(
-                "add {local:?} to the mailboxes or aliases of [[domain]] {domain:?} in {main}, or set its catch_all, then \
-                 posternctl reload"
-            ),
-            format!(
-                "for a relay domain: add {local:?} to its recipients in relay.relay_domains, then posternctl reload"
-            ),
-        ],
+        Reason::UnknownRecipient => unknown_recipient(local, domain, site),
         Reason::AliasLoop => {
             vec![format!(
                 "change the aliases of [[domain]] {domain:?} in {main} so that {local:?} does not lead back to itself, then \
@@ -232,14 +289,94 @@ fn log_in_elsewhere(missing: &str, site: &Site) -> String {
     }
 }
 
-fn raise_limit(login: &str, limit: &str, site: &Site) -> String {
+/// By the rule that refused: of a relay domain, or of a domain of ours.
+fn unknown_recipient(local: &str, domain: &str, site: &Site) -> Vec<String> {
+    let name = Domain::parse(domain).ok();
+    let is_it = |known: &Domain| name.as_ref() == Some(known);
+    let file = |list, at: Option<usize>| {
+        at.map_or(site.places.main(), |at| site.places.file_of(list, at)).display().to_string()
+    };
+    let relay = site.relay_domains.iter().position(|(known, _)| is_it(known));
+    match relay.map(|at| &site.relay_domains[at].1) {
+        Some(Recipients::CallForward) => vec![
+            format!(
+                "make the mailbox {local:?} at the primary server of {domain}, which says that there is none"
+            ),
+            format!(
+                "what it says is remembered for {} (relay.call_forward.negative_ttl): until then it is not asked again",
+                format_duration(site.negative_ttl)
+            ),
+        ],
+        Some(_) => vec![format!(
+            "add {local:?} to the recipients of [[relay.relay_domains]] {domain:?} in {}, then posternctl reload",
+            file(List::RelayDomains, relay)
+        )],
+        None if site.hostname.as_ref().is_some_and(is_it) && !site.domains.iter().any(is_it) => {
+            vec![format!(
+                "{domain} is the name of this server and no [[domain]]: the client writes to a mailbox of one, or there is one more \
+             [[domain]] with this name and {local:?} among its mailboxes"
+            )]
+        }
+        None => vec![format!(
+            "add {local:?} to the mailboxes or aliases of [[domain]] {domain:?} in {}, or set its catch_all, then posternctl \
+             reload",
+            file(List::Domains, site.domains.iter().position(is_it))
+        )],
+    }
+}
+
+/// All of them: they stand in the place of those in the file.
+fn networks_with(login: &str, client: &str, site: &Site) -> String {
+    let own = site.login(login).map(|own| own.networks.as_slice()).unwrap_or_default();
+    let mut networks: Vec<String> = own.iter().map(ToString::to_string).collect();
+    networks.push(host(client));
+    list(&networks)
+}
+
+/// A new password helps a login that has one here, and not one that does not exist.
+fn wrong_password(login: &str, why: Option<&str>, site: &Site) -> Vec<String> {
+    let name = word(login);
+    if let Some(why) = why {
+        return vec![format!(
+            "{why}: `posternctl account show {name}` shows the app passwords, `posternctl account app-password add {name} LABEL` \
+             makes another one"
+        )];
+    }
+    let user =
+        "the user enters the right name and password; `posternctl account list` shows the names".to_owned();
+    let new = match site.login(login) {
+        Some(_) => Some(format!("or the account gets a new password: `posternctl account password {name}`")),
+        None if site.asks_others => {
+            Some("or the account gets a new password where it is kept ([auth])".to_owned())
+        }
+        None => None,
+    };
+    std::iter::once(user).chain(new).collect()
+}
+
+/// With the limits that the login has already, and high enough for what was asked. `can_wait`: there is room again some time.
+fn raise_limit(login: &str, limit: &str, used: u64, can_wait: bool, site: &Site) -> String {
     let key = limit_key(limit);
     let now: Option<u64> = limit.split_whitespace().next().and_then(|count| count.parse().ok());
-    let twice = now.unwrap_or(100).saturating_mul(2);
+    let enough = now.unwrap_or(100).saturating_mul(2).max(used);
+    let own = site.login(login).map(|own| own.limits).unwrap_or_default();
+    let limits = [
+        ("per_message", own.per_message),
+        ("per_hour", own.per_hour),
+        ("per_day", own.per_day),
+        ("new_recipients_per_day", own.new_recipients_per_day),
+    ];
+    let limits: Vec<String> = limits
+        .into_iter()
+        .filter_map(|(name, own)| Some((name, if name == key { enough } else { own?.into() })))
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
     format!(
-        "wait, or raise the limit of account {login:?} in {}: limits = {{ {key} = {twice} }}, then posternctl reload; for all \
-         accounts it is auth.limits.{key} in {}",
+        "{}raise the limit of account {login:?} in {}: limits = {{ {} }}, then posternctl reload; for all accounts it is \
+         auth.limits.{key} in {}",
+        if can_wait { "wait, or " } else { "" },
         site.accounts.display(),
+        limits.join(", "),
         site.main()
     )
 }
@@ -332,7 +469,8 @@ mod tests {
                 address: text(),
             },
             Reason::HeaderFromUnusable { problem: text() },
-            Reason::WrongPassword { login: text() },
+            Reason::WrongPassword { login: text(), why: None },
+            Reason::WrongPassword { login: text(), why: Some(text()) },
             Reason::LoginNotOffered { missing: "TLS".to_owned() },
             Reason::LoginNotOffered { missing: "a submission port".to_owned() },
             Reason::LoginSuspended { login: text(), state: text(), why: text() },
@@ -388,7 +526,8 @@ mod tests {
         let (first, rest) = way.split_once('\n')?;
         let lines = rest.strip_suffix("then posternctl reload").unwrap().to_owned();
         let words = first.trim_end_matches(':');
-        let file = words.rsplit_once(if words.contains("such as ") { "such as " } else { "at the end of " });
+        let file =
+            words.rsplit_once(if words.contains("new file, ") { "new file, " } else { "at the end of " });
         Some((file.unwrap_or_else(|| panic!("{first}")).1.into(), lines))
     }
 
@@ -523,6 +662,112 @@ mod tests {
         }
         let rate = Reason::Rate { who: "the grant scanner".to_owned(), limit: String::new(), resets_in: 1 };
         assert!(ways(&rate)[0].contains("the grant scanner in relay.grants"));
+    }
+
+    fn site(text: &str, logins: &str) -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("postern.toml");
+        std::fs::write(&main, format!("hostname = \"mail.proseware.test\"\n{text}")).unwrap();
+        std::fs::write(folder.path().join("accounts.toml"), logins).unwrap();
+        Site::of(&load(&main))
+    }
+
+    const LOGIN: &str = "[[account]]\nname = \"Alice\"\npassword = \"$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzYWx0$MDEyMzQ1Njc4OWFiY2RlZg\"\n";
+
+    #[test]
+    fn an_unknown_recipient_is_added_where_the_rule_looked() {
+        let site = site(
+            "relay.relay_domains = [{ name = \"adatum.test\", recipients = [\"x\"] }]\n[[domain]]\nname = \"proseware.test\"\n",
+            "",
+        );
+        let asked = |recipient: &str, site: &Site| {
+            let (recipient, reason) = (Some(recipient), &Reason::UnknownRecipient);
+            remedies(&Asked { reason, client: "192.0.2.1", sender: "", recipient, certificate: None, site })
+                .join("\n")
+        };
+        let relay = asked("<bob@adatum.test>", &site);
+        assert!(
+            relay.contains("recipients of [[relay.relay_domains]]") && !relay.contains("[[domain]]"),
+            "{relay}"
+        );
+        let local = asked("<bob@proseware.test>", &site);
+        assert!(local.contains("mailboxes or aliases of [[domain]]") && !local.contains("relay"), "{local}");
+        let host = asked("<bob@mail.proseware.test>", &site);
+        assert!(host.contains("is the name of this server and no [[domain]]"), "{host}");
+        let called = Site {
+            relay_domains: vec![(Domain::parse("adatum.test").unwrap(), Recipients::CallForward)],
+            ..site
+        };
+        let called = asked("<bob@adatum.test>", &called);
+        assert!(called.contains("at the primary server") && called.contains("for 30m"), "{called}");
+    }
+
+    #[test]
+    fn networks_and_limits_of_a_login_are_printed_whole() {
+        let own = format!(
+            "{LOGIN}networks = [\"192.0.2.0/24\", \"2001:db8::/32\"]\nlimits = {{ per_message = 5, per_hour = 4 }}\n"
+        );
+        let site = site("", &own);
+        let reason =
+            Reason::ClientAddressNotAllowed { login: "alice".to_owned(), client: "127.0.0.61".to_owned() };
+        let said = ways_at(&reason, &site).join("\n");
+        assert!(
+            said.contains("networks = [\"192.0.2.0/24\", \"2001:db8::/32\", \"127.0.0.61/32\"]"),
+            "{said}"
+        );
+        let quota = |limit: &str, used, resets_in| {
+            let (login, limit) = ("alice".to_owned(), limit.to_owned());
+            ways_at(&Reason::Quota { login, limit, used, resets_in }, &site).join("\n")
+        };
+        let hour = quota("4 recipients an hour", 9, Some(60));
+        assert!(hour.starts_with("wait, or") && hour.contains("{ per_message = 5, per_hour = 9 }"), "{hour}");
+        let message = quota("5 recipients a message", 6, None);
+        assert!(
+            !message.contains("wait") && message.contains("{ per_message = 10, per_hour = 4 }"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_new_password_is_for_logins_that_have_one_here() {
+        let (site, why) = (site("", LOGIN), "the app password \"phone\" may not be used from 192.0.2.9");
+        let ways = |login: &str, why: Option<&str>| {
+            let (login, why) = (login.to_owned(), why.map(str::to_owned));
+            ways_at(&Reason::WrongPassword { login, why }, &site).join("\n")
+        };
+        assert!(ways("alice", None).contains("`posternctl account password alice`"));
+        assert!(!ways("nobody", None).contains("account password"));
+        let app = ways("alice", Some(why));
+        assert!(app.contains(why) && !app.contains("account password"), "{app}");
+    }
+
+    #[test]
+    fn a_password_that_crossed_in_clear_is_to_be_changed() {
+        let offered =
+            |missing: &str| ways(&Reason::LoginNotOffered { missing: missing.to_owned() }).join("\n");
+        assert!(offered("TLS").contains("crossed the network in clear"));
+        assert!(!offered("a submission port").contains("in clear"));
+    }
+
+    #[test]
+    fn a_grant_for_a_while_is_not_offered_to_the_server_itself() {
+        let own = Surroundings { own: vec!["198.51.100.9".parse().unwrap()], ..Surroundings::default() };
+        let site = Site { surroundings: own, ..Site::default() };
+        let said = ways_at(&Reason::NotTrustedNotLocal, &site).join("\n");
+        assert!(!said.contains("relay grant 198.51.100.9"), "{said}");
+    }
+
+    #[test]
+    fn a_grant_is_widened_in_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, parts) = (folder.path().join("postern.toml"), folder.path().join("conf.d"));
+        std::fs::create_dir(&parts).unwrap();
+        std::fs::write(&main, "hostname = \"mail.proseware.test\"\n").unwrap();
+        let grant = "[[relay.grants]]\nlabel = \"scanner\"\nnetwork = \"192.0.2.40/32\"\nsenders = [\"*\"]\nrecipients = [\"@adatum.test\"]\nrate = \"1/h\"\n";
+        std::fs::write(parts.join("relay.toml"), grant).unwrap();
+        let narrow = Reason::GrantTooNarrow { label: "scanner".to_owned(), what: "sender".to_owned() };
+        let said = &ways_at(&narrow, &Site::of(&load(&main)))[0];
+        assert!(said.contains(&parts.join("relay.toml").display().to_string()), "{said}");
     }
 
     #[test]

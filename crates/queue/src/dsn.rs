@@ -115,7 +115,7 @@ pub struct Facts<'a> {
     pub about: QueueId,
     /// The envelope of that message.
     pub envelope: &'a Envelope,
-    /// To whom it goes: the reverse-path of that message.
+    /// To whom it goes: the reverse-path of that message, or postmaster where nobody has that address.
     pub to: &'a Address,
     /// The recipients it is about; at least one.
     pub told: &'a [Told],
@@ -232,6 +232,17 @@ fn human_part(facts: &Facts<'_>, international: bool) -> String {
     let mut text = Text::default();
     text.line(&format!("This is the mail server {}.", facts.hostname));
     text.line("");
+    if let Some(sender) = facts.envelope.reverse_path.address().filter(|sender| *sender != facts.to) {
+        let sender = clean(&sender.to_string(), international);
+        text.paragraph(
+            "",
+            &format!(
+                "Nobody reads {sender}, the sender of this message, so the report goes to you, the postmaster. Make it a \
+                 mailbox or an alias, so that its people hear of it. What follows was written for the sender."
+            ),
+        );
+        text.line("");
+    }
     for (action, introduction) in [
         (
             Action::Failed,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postern_smtp::{Address, Notify, ReversePath};
+use postern_smtp::{Address, Domain, LocalPart, Notify, ReversePath};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, info, warn};
 
@@ -107,12 +107,13 @@ fn new_report(
     let Some(to) = envelope.reverse_path.address().filter(|_| !told.is_empty()) else {
         return Some(report);
     };
-    let recipients = cx.surroundings.final_recipients(to);
-    if recipients.is_empty() {
-        info!(id = %about, sender = %to, kind, "no report: the sender does not exist any more");
+    let Some((to, recipients)) = readers(to, &envelope.origin, &told, cx) else {
+        info!(id = %about, sender = %to, kind, "no report: the sender does not exist");
         return Some(report);
-    }
-    let is_full_wanted = Original::is_full_wanted(&envelope, &told);
+    };
+    // Whoever reads for postmaster need not read what others wrote.
+    let is_senders = envelope.reverse_path.address() == Some(&to);
+    let is_full_wanted = is_senders && Original::is_full_wanted(&envelope, &told);
     let original = read_original(spool, about, is_full_wanted).unwrap_or_else(|error| {
         warn!(id = %about, %error, "the message cannot be read for its report");
         Original::Unreadable
@@ -123,7 +124,7 @@ fn new_report(
         id,
         about,
         envelope: &envelope,
-        to,
+        to: &to,
         told: &told,
         original: &original,
         retried_until: envelope.expires(&cx.schedule),
@@ -167,6 +168,27 @@ fn new_report(
             None
         }
     }
+}
+
+/// To which address a report goes, and who is behind it. Mail of our own people must not vanish with a sender that nobody
+/// reads, such as that of a printer: postmaster hears that it failed. What outsiders make up as a sender is nobody's mail.
+fn readers(
+    sender: &Address,
+    origin: &Origin,
+    told: &[Told],
+    cx: &Context<'_>,
+) -> Option<(Address, Vec<Address>)> {
+    let behind = |address: Address| {
+        let recipients = cx.surroundings.final_recipients(&address);
+        (!recipients.is_empty()).then_some((address, recipients))
+    };
+    let fails = || told.iter().any(|told| told.action == Action::Failed);
+    let postmaster = |domain: Domain| Some(Address::new(LocalPart::parse("postmaster").ok()?, domain));
+    behind(sender.clone()).or_else(|| {
+        let is_owed = *origin != Origin::Outsider && fails();
+        let domains = is_owed.then(|| [sender.domain().cloned(), Some(cx.surroundings.hostname())]);
+        domains.into_iter().flatten().flatten().filter_map(postmaster).find_map(behind)
+    })
 }
 
 fn kind(told: &[Told]) -> &'static str {

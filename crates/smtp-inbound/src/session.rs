@@ -21,6 +21,7 @@ use postern_policy::relay::{
     Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
 };
 use postern_policy::scram::ChannelBindings;
+use postern_policy::standing::rates::Use;
 use postern_policy::standing::usage::{Exceeded, FirstMet};
 use postern_queue::rules::Refused as RefusedByRule;
 use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
@@ -281,6 +282,8 @@ pub(crate) struct Transaction {
     pub of_login: bool,
     /// Whom the login writes to for the first time.
     pub met: Option<FirstMet>,
+    /// What it uses of the rates of grants.
+    pub used: Use,
     /// Their addresses, to find duplicates.
     pub distinct: HashSet<Address>,
     /// RCPT commands that were accepted; their limit counts also duplicates.
@@ -393,7 +396,7 @@ impl Context {
         match decision.verdict {
             Verdict::Accept => {
                 self.shared.decisions.decided(question.stage.as_str(), &decision);
-                self.policy.count(&question, &decision);
+                self.policy.count(&question);
                 for fact in decision.warnings() {
                     let login = self.login.as_ref().map(|login| login.name.as_str());
                     tracing::warn!(
@@ -473,9 +476,9 @@ impl Context {
     }
 
     /// A name that is none, or not its password.
-    fn refuse_password(&self, hello: &Hello, name: &str) -> Refusal {
+    fn refuse_password(&self, hello: &Hello, name: &str, why: Option<&str>) -> Refusal {
         let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
-        self.refusal(&self.question(matter, Stage::Login), &Decision::wrong_password(name))
+        self.refusal(&self.question(matter, Stage::Login), &Decision::wrong_password(name, why))
     }
 
     /// Keeps a decision that is no yes, and puts it into words.
@@ -907,7 +910,7 @@ impl Session {
         let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
         let failures = guess.failed.failures;
         let shown = self.context.policy.login_to_note(&name);
-        let refusal = self.context.refuse_password(hello, &shown);
+        let refusal = self.context.refuse_password(hello, &shown, None);
         tracing::warn!(
             event = "login-failed",
             %client,
@@ -938,7 +941,7 @@ impl Session {
     ) -> Action {
         let Peer { client, local, listener, .. } = self.context.peer;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
-        let refusal = self.context.refuse_password(hello, name);
+        let refusal = self.context.refuse_password(hello, name, Some(&app.why));
         tracing::warn!(
             event = "app-password-refused",
             %client,
@@ -967,7 +970,7 @@ impl Session {
         let Unproved { name, mechanism, why } = unproved;
         let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
         let shown = self.context.policy.login_to_note(&name);
-        let refusal = self.context.refuse_password(hello, &shown);
+        let refusal = self.context.refuse_password(hello, &shown, None);
         tracing::warn!(
             event = "login-without-rights",
             %client,
@@ -1247,6 +1250,7 @@ impl Session {
         if let Some(met) = transaction.met.take() {
             met.keep();
         }
+        transaction.used.keep();
         self.messages += 1;
         self.commands = 0;
         self.errors = 0;

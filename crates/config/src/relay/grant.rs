@@ -147,7 +147,8 @@ pub struct HostName {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientCertificate {
-    /// SHA-256 over the certificate, in hexadecimal with or without colons, as `openssl x509 -fingerprint -sha256` prints it.
+    /// SHA-256 over the certificate, in hexadecimal with or without colons, as `openssl x509 -fingerprint -sha256` prints it, with
+    /// or without its `sha256 Fingerprint=`.
     #[serde(default)]
     pub sha256: Option<String>,
     /// A DNS name of the certificate, which must be signed by `tls.client_ca`.
@@ -169,9 +170,13 @@ impl ClientCertificate {
     }
 }
 
-/// A SHA-256 fingerprint as it is compared: lower case, no colons.
+/// A SHA-256 fingerprint as it is compared: lower case, no colons. openssl names the hash before it.
 pub(crate) fn fingerprint(text: &str) -> Option<String> {
-    let folded: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
+    let text = match text.split_once('=') {
+        Some((name, rest)) if name.trim().eq_ignore_ascii_case("sha256 fingerprint") => rest,
+        _ => text,
+    };
+    let folded: String = text.trim().chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
     let is_one = folded.len() == 64 && folded.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_one.then_some(folded)
 }
@@ -252,6 +257,10 @@ impl ClientCertificate {
             let help = "`openssl x509 -noout -fingerprint -sha256 -in FILE` prints it";
             findings.error(&node.key("sha256"), format!("{text:?} is not a SHA-256 fingerprint"), help);
         }
+        if self.fingerprint().is_some_and(|found| found.bytes().all(|byte| byte == b'0')) {
+            let help = "`openssl x509 -noout -fingerprint -sha256 -in FILE` prints that of a certificate";
+            findings.warning(&node.key("sha256"), "only zeros: no certificate has this fingerprint", help);
+        }
         if self.name.is_some() && !has_ca {
             let help = "set tls.client_ca to the file of the authority, or use sha256";
             findings.error(&node.key("name"), "a name counts only where an authority has signed it", help);
@@ -295,6 +304,11 @@ mod tests {
         };
         let colons = ["AB"; 32].join(":");
         assert_eq!(certificate(&colons).fingerprint(), Some("ab".repeat(32)));
+        for printed in ["sha256 Fingerprint=", "SHA256 Fingerprint="] {
+            let printed = format!("{printed}{colons}\n");
+            assert_eq!(certificate(&printed).fingerprint(), Some("ab".repeat(32)), "{printed}");
+        }
+        assert_eq!(certificate(&format!("sha1 Fingerprint={colons}")).fingerprint(), None);
         assert_eq!(certificate("abcd").fingerprint(), None);
         assert_eq!(certificate(&"zz".repeat(32)).fingerprint(), None);
     }

@@ -1,9 +1,10 @@
-//! May the right logins send, and as whom?
+//! May the right logins send, and as whom? And does somebody hear of it when mail of theirs, or of a grant, fails?
 
 use std::collections::HashSet;
 use std::time::SystemTime;
 
 use postern_config::account::SendAs;
+use postern_config::relay::{Grant, Scope};
 use postern_config::{Account, Config, LoginState, Permission};
 use postern_smtp::{Address, Domain, ForwardPath};
 
@@ -37,6 +38,9 @@ pub fn senders(config: &Config, policy: &Policy, now: SystemTime) -> Vec<Finding
     }
     for account in &config.accounts {
         of_login(account, config, policy, now, &mut found);
+    }
+    for grant in &config.relay.grants {
+        of_grant(grant, config, policy, &mut found);
     }
     let concerns = found.iter().filter(|finding| finding.is_concern()).count();
     if concerns > MOST_FINDINGS {
@@ -84,12 +88,29 @@ fn of_login(account: &Account, config: &Config, policy: &Policy, now: SystemTime
         }
         Ok(_) | Err(_) => {}
     }
+    if account.state != LoginState::Disabled {
+        for text in &account.send_as {
+            if let Ok(SendAs::Address(address)) = SendAs::parse(text) {
+                unreachable(&place, &address, config, policy, found);
+            }
+        }
+    }
     for app in account.app_passwords.iter().filter(|app| app.end().is_some_and(|end| end <= now)) {
         let remedy =
             format!("posternctl account app-password remove {} {}", word(&account.name), word(&app.label));
         found.push(
             Finding::note(&place, format!("the app password {:?} has expired", app.label)).mend(remedy),
         );
+    }
+}
+
+/// Mail of a device fails, too, and somebody has to hear of it.
+fn of_grant(grant: &Grant, config: &Config, policy: &Policy, found: &mut Vec<Finding>) {
+    let place = format!("grant {}", grant.label.trim());
+    for text in &grant.senders {
+        if let Ok(Scope::Address(address)) = Scope::parse(text) {
+            unreachable(&place, &address, config, policy, found);
+        }
     }
 }
 
@@ -258,6 +279,32 @@ mod tests {
             "domain adatum.test: no login that can be used may send for it",
         ];
         assert_eq!(concerns(&config, standing), expected);
+    }
+
+    #[test]
+    fn senders_that_nobody_reads_are_found() {
+        let mut config = config(
+            "[[account]]\nname = \"alice@proseware.test\"\nPASSWORD\nsend_as = [\"scan@proseware.test\", \"@adatum.test\"]\n",
+        );
+        config.relay = toml::from_str(
+            "[[grants]]\nlabel = \"printer\"\nnetwork = \"192.0.2.40/32\"\nrate = \"100/h\"\nrecipients = [\"*\"]\n\
+             senders = [\"scan@proseware.test\", \"alice@proseware.test\", \"x@adatum.test\", \"<>\"]\n",
+        )
+        .unwrap();
+        let text = "there is no mailbox scan@proseware.test: answers and bounces are refused";
+        let expected =
+            ["login alice@proseware.test", "grant printer"].map(|place| format!("{place}: {text}"));
+        assert_eq!(concerns(&config, Standing::default()), expected);
+    }
+
+    #[test]
+    fn the_page_about_submission_leaves_no_sender_without_a_reader() {
+        let page = include_str!("../../../../docs/submission.md");
+        let text = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.relay.grants.len(), 1);
+        let found = concerns(&config, Standing::default());
+        assert!(!found.iter().any(|text| text.contains("mailbox")), "{found:?}");
     }
 
     #[test]

@@ -173,6 +173,9 @@ pub enum Reason {
     WrongPassword {
         /// The login, where it is one or looks like one of ours; who mistypes may have written a password.
         login: String,
+        /// Why an app password that is right cannot be used, for operators: its label and what keeps it out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// A login was tried where none is offered: in clear (538 5.7.11), or on port 25 (503 5.5.1).
     LoginNotOffered {

@@ -8,9 +8,7 @@ use postern_config::paste::{Block, Place, Places};
 pub(super) fn added(what: &str, places: &Places, block: Block, keys: &[(&str, String)]) -> String {
     let place = match places.of(block) {
         Place::EndOf(file) => format!("at the end of {}:", file.display()),
-        Place::NewFileIn(folder) => {
-            format!("in a new file in {}, such as {}:", folder.display(), folder.join("relay.toml").display())
-        }
+        Place::NewFile(file) => format!("in a new file, {}:", file.display()),
         Place::Change(file) => {
             format!(
                 "where {} has this key ({}, or a file in conf.d), change it:",
@@ -46,7 +44,13 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// A list of one text.
 pub(super) fn list_of(text: &str) -> String {
-    format!("[{}]", quoted(text))
+    list(&[text.to_owned()])
+}
+
+/// A list of texts.
+pub(super) fn list(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The ways to be allowed to relay.
 
+use std::net::IpAddr;
+
 use postern_config::paste::Block;
-use postern_config::relay::Scope;
+use postern_config::relay::{Scope, refused_for_a_while};
 use postern_smtp::Domain;
 
 use super::lines::{added, list_of, quoted};
@@ -17,7 +19,7 @@ pub(super) fn relaying(asked: &Asked<'_>) -> Vec<String> {
 
 /// Those of a client that cannot log in, on a submission port as elsewhere.
 pub(super) fn without_login(asked: &Asked<'_>) -> Vec<String> {
-    let mut ways = vec![for_a_while(asked)];
+    let mut ways: Vec<String> = for_a_while(asked).into_iter().collect();
     ways.extend(grant("grant it to the client", asked));
     ways.extend([by_certificate(asked), by_host_name(asked.site), trust(asked)]);
     ways
@@ -33,13 +35,19 @@ pub(super) fn log_in(site: &Site) -> String {
     }
 }
 
-fn for_a_while(asked: &Asked<'_>) -> String {
+/// `None`: a client that gets no such grant, such as the server itself.
+fn for_a_while(asked: &Asked<'_>) -> Option<String> {
+    let client: IpAddr = asked.client.parse().ok()?;
+    let (around, public) = (&asked.site.surroundings, &asked.site.public_addresses);
+    if refused_for_a_while(client.to_canonical().into(), around, public).is_some() {
+        return None;
+    }
     let command = format!("`posternctl relay grant {} --ttl 30m --reason \"...\"`", asked.client);
     let what = format!("let the client in for a while: {command}");
     if asked.site.has_temporary_grants {
-        return what;
+        return Some(what);
     }
-    format!("{what}; {}", asked.site.switch_on_temporary_grants())
+    Some(format!("{what}; {}", asked.site.switch_on_temporary_grants()))
 }
 
 /// One more grant for just this client, sender and recipient. `None`: one of them cannot be written as a scope.
@@ -68,7 +76,7 @@ fn by_certificate(asked: &Asked<'_>) -> String {
     let (sha256, note) = match asked.certificate {
         Some(sha256) => (sha256.to_owned(), ""),
         None => {
-            let note = ", with what `openssl x509 -noout -fingerprint -sha256 -in CERTIFICATE` prints instead of the zeros";
+            let note = ", with what `openssl x509 -noout -fingerprint -sha256 -in CERTIFICATE` prints behind the \"=\" instead of the zeros";
             ("0".repeat(64), note)
         }
     };

@@ -1,11 +1,14 @@
 //! How much of its rate a grant has used.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use postern_config::relay::Rate;
 use serde::{Deserialize, Serialize};
+
+use super::Standing;
 
 /// What has been used, by the label of the grant. Bounded by the grants of the configuration.
 #[derive(Debug, Default)]
@@ -18,6 +21,51 @@ pub struct Rates {
 struct Bucket {
     level: f64,
     at: SystemTime,
+}
+
+/// What the recipients of one transaction use of the rates of grants. Given back unless the message is accepted: dropping this
+/// does it, however the transaction ends.
+#[derive(Debug)]
+pub struct Use {
+    standing: Arc<Standing>,
+    /// By label; a client has few grants.
+    taken: HashMap<String, Taken>,
+}
+
+/// What is used of one rate.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    rate: Rate,
+    count: u32,
+    /// When the first was taken.
+    since: SystemTime,
+}
+
+impl Use {
+    /// Nothing yet.
+    pub fn new(standing: Arc<Standing>) -> Self {
+        Self { standing, taken: HashMap::new() }
+    }
+
+    /// One more recipient comes by a grant.
+    pub fn take(&mut self, label: &str, rate: Rate, now: SystemTime) {
+        self.standing.rates.take(label, rate, now);
+        let taken = self.taken.entry(label.to_owned()).or_insert(Taken { rate, count: 0, since: now });
+        taken.count = taken.count.saturating_add(1);
+    }
+
+    /// The message is accepted: they are used.
+    pub fn keep(&mut self) {
+        self.taken.clear();
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        for (label, taken) in &self.taken {
+            self.standing.rates.give_back(label, taken);
+        }
+    }
 }
 
 /// What of a grant stands in the file.
@@ -68,6 +116,16 @@ impl Rates {
         let mut used = self.used.lock();
         let level = used.get(label).map_or(0.0, |bucket| bucket.leaked(rate, now));
         used.insert(label.to_owned(), Bucket { level: level + 1.0, at: now });
+    }
+
+    /// So many that were taken since this time are not used after all. What has leaked meanwhile is not given back twice: never
+    /// more passes than the rate.
+    fn give_back(&self, label: &str, taken: &Taken) {
+        if let Some(bucket) = self.used.lock().get_mut(label) {
+            let since = bucket.at.duration_since(taken.since).unwrap_or_default();
+            let leak = f64::from(taken.rate.count) * since.as_secs_f64() / taken.rate.per.as_secs_f64();
+            bucket.level = (bucket.level - (f64::from(taken.count) - leak).max(0.0)).max(0.0);
+        }
     }
 
     /// Forgets grants that are gone.
@@ -123,6 +181,32 @@ mod tests {
         rates.take("scanner", rate, later);
         assert!(rates.room("scanner", rate, later).is_err());
         assert!(rates.room("scanner", rate, now).is_err(), "a clock that goes back gives nothing");
+    }
+
+    #[test]
+    fn what_a_transaction_took_is_used_only_when_its_message_is_accepted() {
+        let standing = Arc::new(Standing::default());
+        let rate = Rate::parse("4/m").unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let used = |now| standing.rates.used("scanner", rate, now);
+        let of = |count: usize| {
+            let mut taken = Use::new(Arc::clone(&standing));
+            (0..count).for_each(|_| taken.take("scanner", rate, now));
+            taken
+        };
+        let (given_up, mut accepted) = (of(3), of(1));
+        assert_eq!(used(now), 4);
+        drop(given_up);
+        assert_eq!(used(now), 1);
+        accepted.keep();
+        assert_eq!(used(now), 1);
+        let slow = of(1);
+        let later = now + Duration::from_secs(15);
+        let mut other = Use::new(Arc::clone(&standing));
+        (0..2).for_each(|_| other.take("scanner", rate, later));
+        assert_eq!(used(later), 3);
+        drop(slow);
+        assert_eq!(used(later), 3, "its place has leaked out already");
     }
 
     #[test]

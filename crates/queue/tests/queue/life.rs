@@ -294,7 +294,7 @@ async fn a_success_is_reported_to_a_sender_who_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_follow_aliases_and_end_where_nobody_is_left() {
+async fn reports_follow_aliases() {
     let world = World::new();
     let queue = world.open().await;
     accept(&world, &queue, "team@proseware.test", &["bob@adatum.test"]).await;
@@ -304,7 +304,33 @@ async fn reports_follow_aliases_and_end_where_nobody_is_left() {
     assert_eq!(recipients, [ALICE, "bill@proseware.test"]);
     settle(&queue, report, &delivered(&world));
     wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postmaster_hears_of_mail_of_ours_that_fails_and_whose_sender_nobody_reads() {
+    let world = World::new();
+    let queue = world.open().await;
     accept(&world, &queue, "gone@proseware.test", &["bob@adatum.test"]).await;
+    settle(&queue, lease(&queue).await, &failed(&world));
+    let report = lease(&queue).await;
+    assert_eq!(report.envelope.reverse_path, ReversePath::Null);
+    assert_eq!(report.recipients[0].address, addr("postmaster@proseware.test"));
+    let text = String::from_utf8(read(report.content()).await).unwrap();
+    for part in ["To: <postmaster@proseware.test>", "Nobody reads gone@proseware.test", "bob@adatum.test"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(text.contains("text/rfc822-headers") && !text.contains("message/rfc822\r\n"), "{text}");
+    settle(&queue, report, &failed(&world));
+    wait_for_messages(&queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_senders_of_outsiders_are_no_matter_for_postmaster() {
+    let world = World::new();
+    let queue = world.open().await;
+    let mut forged = envelope(&world, "gone@proseware.test", &["bob@adatum.test"]);
+    forged.origin = Origin::Outsider;
+    accept_as(&queue, forged).await;
     settle(&queue, lease(&queue).await, &failed(&world));
     wait_for_messages(&queue, 0).await;
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use postern_policy::relay::Stage;
+use postern_policy::standing::rates::Use;
 use postern_queue::Queue;
 use postern_smtp::Body;
 use postern_smtp::binary::converted_size;
@@ -53,6 +54,7 @@ pub(crate) fn begin(
         recipients: Vec::new(),
         of_login: context.login.is_some(),
         met: None,
+        used: Use::new(context.policy.standing.clone()),
         distinct: HashSet::new(),
         accepted: 0,
         too_many: None,

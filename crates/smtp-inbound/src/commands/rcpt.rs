@@ -35,7 +35,7 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
     }
     let mut recipients = Vec::new();
     let rules = transaction.queue.rules();
-    context.ask_with_rules(transaction.matter(), Stage::Rcpt(&path), || {
+    let decision = context.ask_with_rules(transaction.matter(), Stage::Rcpt(&path), || {
         recipients = final_recipients(context, &path, &wanted);
         if rules.is_empty() {
             return None;
@@ -49,6 +49,8 @@ pub(crate) fn add(context: &Context, transaction: &mut Transaction, command: Rcp
         )
     })?;
     meet(context, transaction, &path)?;
+    let now = context.shared.clock.now();
+    context.policy.take(context.peer.client, &decision, now, &mut transaction.used);
     transaction.accepted += 1;
     transaction.only = (transaction.accepted == 1).then(|| path.to_string());
     recipients.into_iter().for_each(|recipient| merge(transaction, recipient));

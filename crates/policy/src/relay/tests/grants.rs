@@ -8,6 +8,7 @@ use super::*;
 use crate::facts::Wanted;
 use crate::standing::grants::TemporaryGrant;
 use crate::standing::hosts::GRACE;
+use crate::standing::rates::Use;
 use crate::standing::recipients::Said;
 
 const GRANTS: &str = r#"
@@ -77,7 +78,11 @@ fn ask(policy: &Policy, client: &Client<'_>, to: &str) -> Decision {
         stage: Stage::Rcpt(&ForwardPath::parse(to).unwrap()),
     };
     let decision = decide(&question, policy);
-    policy.count(&question, &decision);
+    policy.count(&question);
+    // The message is accepted each time.
+    let mut used = Use::new(policy.standing.clone());
+    policy.take(question.client, &decision, question.now, &mut used);
+    used.keep();
     decision
 }
 

@@ -164,7 +164,7 @@ fn auth_fails_with_535_in_the_words_of_every_family_and_later_commands_with_550(
         let login = || "alice@proseware.test".to_owned();
         let client = "198.51.100.9".to_owned();
         for reason in [
-            Reason::WrongPassword { login: login() },
+            Reason::WrongPassword { login: login(), why: Some(login()) },
             Reason::ClientAddressNotAllowed { login: login(), client: client.clone() },
             Reason::LoginSuspended { login: login(), state: "suspended".to_owned(), why: String::new() },
         ] {
