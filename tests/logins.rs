@@ -563,6 +563,10 @@ fn operators_ban_and_the_servers_own_are_never_banned() {
     assert_says(&trusted.auth_plain(ALICE, PASSWORD), 235, &[]);
     let audit = ctl(&daemon, &["audit"]);
     assert!(audit.contains("ban-add") && audit.contains("127.77.2.0/24"), "{audit}");
+    // Most likely one address: who bans a whole /8 must have written so.
+    let ambiguous = daemon.ctl(&["ban", "add", "203.0.113.7/8"]);
+    assert_eq!((ambiguous.code, ambiguous.stderr.contains("host bits")), (2, true), "{ambiguous:?}");
+    assert!(ambiguous.stderr.contains("203.0.113.7 for the one address"), "{ambiguous:?}");
     let large = daemon.ctl(&["ban", "add", "112.0.0.0/4"]);
     assert!(large.code == 2 && large.stderr.contains("too large"), "{large:?}");
 }

@@ -463,7 +463,9 @@ send_as = [\"shared@proseware.test\"]
             document.insert("no_such_key", value(1));
             Ok(())
         });
-        assert!(matches!(broken, Err(Failure::Finding(_))), "{broken:?}");
+        let Err(Failure::Finding(problem)) = broken else { panic!("{broken:?}") };
+        let place = format!("{}:", file.path.display());
+        assert!(problem.contains(&place) && !problem.contains(".new"), "{problem}");
         assert_eq!(fs::read_to_string(&path).unwrap(), FILE);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
