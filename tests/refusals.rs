@@ -261,7 +261,23 @@ fn a_session_that_refuses_by_a_limit_or_for_smtputf8_names_a_record() {
         (&found["reason"]["kind"], &found["recipient"]),
         (&"needs-smtputf8".into(), &"jörg@proseware.test".into())
     );
-    assert_eq!(stored(&daemon).lines().count(), 2);
+    client.expect("RSET", 250);
+    let sender = client.command("MAIL FROM:<jörg@client.test>");
+    assert!(sender.text().starts_with("553 5.6.7 address needs the SMTPUTF8 parameter"), "{sender:?}");
+    let found = record(&daemon, &sender);
+    assert_eq!(
+        (&found["reason"]["kind"], &found["reverse_path"]),
+        (&"needs-smtputf8".into(), &"jörg@client.test".into())
+    );
+    let explain = |more: &[&str]| {
+        let question =
+            ["policy", "explain", "--client", "127.0.0.1", "--from", "jörg@client.test", "--to", ALICE];
+        daemon.ctl(&[&question, more].concat())
+    };
+    let without = explain(&[]);
+    assert!(without.code == 1 && without.stdout.contains("needs-smtputf8"), "{without:?}");
+    assert_eq!(explain(&["--smtputf8"]).code, 0);
+    assert_eq!(stored(&daemon).lines().count(), 3);
     // Syntax is no decision: its reply says all that there is to know.
     let syntax = client.command("RCPT TO:nobody");
     assert!(syntax.code == 501 && !syntax.text().contains("(ref "), "{syntax:?}");

@@ -75,6 +75,9 @@ pub struct ExplainOptions {
     /// RCPT TO.
     #[arg(long, value_name = "ADDRESS")]
     to: String,
+    /// The client says SMTPUTF8 in MAIL (RFC 6531); without it, addresses beyond ASCII are refused.
+    #[arg(long)]
+    smtputf8: bool,
     /// A message: the senders in its header are asked about too, and the standing rules that look at its header.
     #[arg(long, value_name = "FILE")]
     message: Option<PathBuf>,
@@ -99,6 +102,7 @@ impl Verb {
             helo: options.helo,
             tls: options.tls,
             user: options.user,
+            smtputf8: options.smtputf8,
             message,
             local: options.local,
             certificate: options.certificate,
@@ -160,6 +164,9 @@ fn text(request: &ExplainRequest, explanation: &Explanation, look: Look) -> Stri
     }
     if !explanation.stages.iter().all(goes_on) {
         text += "The mail would not be accepted.\n";
+        if explanation.stages.last().is_some_and(|stage| stage.decision.reason.kind == "needs-smtputf8") {
+            text += "It was asked about a client that does not say SMTPUTF8; --smtputf8 asks about one that does.\n";
+        }
         return text;
     }
     text += &outcome(explanation);
@@ -213,7 +220,10 @@ fn command(request: &ExplainRequest, stage: &StageView) -> String {
         "login" => {
             format!("AUTH (as {}, with the right password)", request.user.as_deref().unwrap_or_default())
         }
-        "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
+        "mail" => {
+            let utf8 = if request.smtputf8 { " SMTPUTF8" } else { "" };
+            format!("MAIL FROM:<{}>{utf8}", bare(&request.from))
+        }
         "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
         "rules" => "DATA (the standing rules)".to_owned(),
         _ => "DATA (the senders in the header)".to_owned(),
@@ -386,6 +396,18 @@ The mail would be accepted, for
         assert_eq!(heading("connect"), "(connection from 198.51.100.9)");
         assert_eq!(heading("rules"), "DATA (the standing rules)");
         assert_eq!(heading("message"), "DATA (the senders in the header)");
+    }
+
+    #[test]
+    fn a_question_without_smtputf8_says_so() {
+        let stages = vec![stage("mail", "reject", "needs-smtputf8", &[], &[])];
+        let explanation = Explanation { stages, deliveries: Vec::new(), fate: None };
+        assert!(text(&request(), &explanation, Look::PLAIN).contains("--smtputf8 asks about one that does"));
+        let utf8 = ExplainRequest { smtputf8: true, ..request() };
+        assert_eq!(
+            command(&utf8, &stage("mail", "accept", "x", &[], &[])),
+            "MAIL FROM:<a@client.test> SMTPUTF8"
+        );
     }
 
     #[test]
