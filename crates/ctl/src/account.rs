@@ -170,6 +170,7 @@ impl Verb {
             (Self::Unlock(options), Err(failure)) => {
                 return state::unlock_beside_file(session, &failure, options).await;
             }
+            (Self::List, Err(failure)) => return from_file::list(session, &failure).await,
             (Self::Show { name }, Err(failure)) => return from_file::show(session, &failure, name).await,
             (this, config) => (this, config?),
         };
