@@ -269,7 +269,8 @@ fn remedy_text(remedy: &str) -> String {
 }
 
 fn reason_text(reason: &ReasonView) -> String {
-    let facts: Vec<String> = reason.facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let known = reason.facts.iter().filter(|(_, value)| !value.is_empty());
+    let facts: Vec<String> = known.map(|(name, value)| format!("{name} {value}")).collect();
     match facts.is_empty() {
         true => reason.kind.clone(),
         false => output::clean(&format!("{} ({})", reason.kind, facts.join(", "))).into_owned(),
@@ -355,7 +356,8 @@ The mail would not be accepted.
 
     #[test]
     fn an_acceptance_shows_the_reason_with_its_facts_and_the_routes() {
-        let facts = [("label", "office")];
+        // Of what is not known nothing is said.
+        let facts = [("label", "office"), ("why", "")];
         let rules = [("trusted network", true, "198.51.100.9 is in 198.51.100.0/24 (office)")];
         let rcpt = stage("rcpt", "accept", "trusted-network", &facts, &rules);
         let deliveries = vec![

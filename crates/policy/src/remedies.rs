@@ -11,7 +11,7 @@ mod relaying;
 use std::path::PathBuf;
 
 use postern_config::paste::{Block, Places};
-use postern_config::{Config, LoginPorts};
+use postern_config::{Config, LoginPorts, LoginState};
 use postern_smtp::Address;
 
 use crate::relay::Reason;
@@ -175,8 +175,9 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
             "or the account gets a new password: `posternctl account password NAME`".to_owned(),
         ],
         Reason::LoginNotOffered { missing } => vec![log_in_elsewhere(missing, site)],
-        Reason::LoginSuspended { login, .. } => {
-            vec![format!("unlock it: `posternctl account unlock {}`", word(login))]
+        Reason::LoginSuspended { login, state, .. } => {
+            let verb = if state == LoginState::Disabled.as_str() { "enable" } else { "unlock" };
+            vec![format!("{verb} it: `posternctl account {verb} {}`", word(login))]
         }
         Reason::ClientAddressNotAllowed { login, client } => {
             vec![format!(
