@@ -259,8 +259,21 @@ fn locking_a_login_is_one_step_and_unlocking_too() {
     for verb in ["account-suspend", "account-lock", "account-unlock"] {
         assert!(audit.contains(verb), "{audit}");
     }
-    ctl(&daemon, &["account", "enable", ALICE]);
+    let enabled = daemon.ctl(&["account", "enable", ALICE]);
+    assert!(enabled.code == 1 && enabled.stderr.contains("account unlock alice@"), "{enabled:?}");
+    ctl(&daemon, &["account", "unlock", ALICE]);
+    let again = daemon.ctl(&["account", "unlock", ALICE]);
+    assert!(again.code == 1 && again.stdout.contains("was not locked"), "{again:?}");
     ctl(&daemon, &["account", "disable", ALICE]);
+    let refused = log_in(&daemon, ALICE, PASSWORD);
+    assert_says(&refused, 535, &["is disabled"]);
+    let reference = refused.text().split_once("(ref ").unwrap().1[..9].to_owned();
+    let explained = ctl(&daemon, &["explain", &reference]);
+    assert!(explained.contains("posternctl account enable alice@"), "{explained}");
+    assert!(explained.contains("state disabled)") && !explained.contains("account unlock"), "{explained}");
+    // Whoever lifts locks must not bring it back.
+    let unlocked = daemon.ctl(&["account", "unlock", ALICE]);
+    assert!(unlocked.code == 1 && unlocked.stderr.contains("account enable alice@"), "{unlocked:?}");
     assert_says(&log_in(&daemon, ALICE, PASSWORD), 535, &["is disabled"]);
     let unknown = daemon.ctl(&["account", "lock", "nobody"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("account list"), "{unknown:?}");
@@ -340,8 +353,16 @@ fn a_login_is_locked_whatever_is_wrong_with_the_configuration() {
     assert!(listed.contains("quota-locked (file: active)"), "{listed}");
     assert!(ctl(&daemon, &["account", "show", ALICE]).contains("by an operator, beside the file: stolen"));
     daemon.change_config("no_such_key = 1");
+    let listed = daemon.ctl(&["account", "list"]);
+    assert!(listed.code == 1 && listed.stderr.contains("no_such_key"), "{listed:?}");
+    assert!(listed.stdout.contains("quota-locked (file: active)"), "{listed:?}");
     let unlocked = daemon.ctl(&["account", "unlock", ALICE]);
     assert_eq!(unlocked.code, 3, "{unlocked:?}");
+    assert!(unlocked.stdout.contains("only what held beside the file"), "{unlocked:?}");
+    assert!(!unlocked.stdout.contains("until `posternctl account unlock`"), "{unlocked:?}");
+    // What is wrong is told line by line, as `config check` tells it.
+    assert!(unlocked.stdout.lines().any(|line| line.contains("no_such_key")), "{unlocked:?}");
+    assert!(!unlocked.stdout.contains('?'), "{unlocked:?}");
     assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
     fs::write(daemon.config(), good).unwrap();
     ctl(&daemon, &["account", "lock", ALICE, "--state", "quota-locked"]);
@@ -364,7 +385,10 @@ fn locking_ends_a_transaction_that_is_open() {
         client.expect(&format!("RCPT TO:<{BOB}>"), 250);
         client
     };
-    for verb in [&["account", "lock", ALICE, "--purge-queue", "--yes"][..], &["account", "disable", ALICE]] {
+    for (verb, back) in [
+        (&["account", "lock", ALICE, "--purge-queue", "--yes"][..], "unlock"),
+        (&["account", "disable", ALICE], "enable"),
+    ] {
         let (mut at_rcpt, mut at_data) = (begin(), begin());
         at_data.expect("DATA", 354);
         ctl(&daemon, verb);
@@ -374,7 +398,7 @@ fn locking_ends_a_transaction_that_is_open() {
             assert_says(&end_of_data(&mut client, ALICE), 550, &["5.7.13"]);
         }
         daemon.wait_for_empty_queue();
-        ctl(&daemon, &["account", "unlock", ALICE]);
+        ctl(&daemon, &["account", back, ALICE]);
     }
     // And so does removing it.
     let mut client = begin();
@@ -563,6 +587,10 @@ fn operators_ban_and_the_servers_own_are_never_banned() {
     assert_says(&trusted.auth_plain(ALICE, PASSWORD), 235, &[]);
     let audit = ctl(&daemon, &["audit"]);
     assert!(audit.contains("ban-add") && audit.contains("127.77.2.0/24"), "{audit}");
+    // Most likely one address: who bans a whole /8 must have written so.
+    let ambiguous = daemon.ctl(&["ban", "add", "203.0.113.7/8"]);
+    assert_eq!((ambiguous.code, ambiguous.stderr.contains("host bits")), (2, true), "{ambiguous:?}");
+    assert!(ambiguous.stderr.contains("203.0.113.7 for the one address"), "{ambiguous:?}");
     let large = daemon.ctl(&["ban", "add", "112.0.0.0/4"]);
     assert!(large.code == 2 && large.stderr.contains("too large"), "{large:?}");
 }

@@ -229,6 +229,19 @@ fn a_refusal_of_the_header_names_its_senders() {
     let found = record(&daemon, &reply);
     assert_eq!((&found["stage"], &found["class"]), (&"message".into(), &"header".into()));
     assert_eq!(found["header"][0], "From: mallory@client.test");
+    // The reply as it was pasted, and its reference in any form, lead to the same record; one with a slip in it is told so.
+    let name = reference(&reply);
+    let halves = name.replace('-', " ");
+    for pasted in [reply.text(), format!("(ref {name})"), format!("ref {name}."), halves] {
+        assert_eq!(daemon.ask(&["explain", &pasted]), found, "{pasted}");
+    }
+    let (first, rest) = name.split_at(1);
+    let slip = format!("{}{rest}", if first == "0" { "1" } else { "0" });
+    let unknown = daemon.ctl(&["explain", &slip]);
+    assert_eq!(unknown.code, 1, "{unknown:?}");
+    assert!(unknown.stderr.contains(&format!("Mistyped? There is one of {name}")), "{unknown:?}");
+    let nothing = daemon.ctl(&["explain", ""]);
+    assert!(nothing.code == 2 && nothing.stderr.contains("what is to be explained?"), "{nothing:?}");
     assert_eq!(found["login"], ALICE);
     assert_eq!(transcript(&found).last(), Some(&"C: (message)"));
 }
@@ -261,7 +274,23 @@ fn a_session_that_refuses_by_a_limit_or_for_smtputf8_names_a_record() {
         (&found["reason"]["kind"], &found["recipient"]),
         (&"needs-smtputf8".into(), &"jörg@proseware.test".into())
     );
-    assert_eq!(stored(&daemon).lines().count(), 2);
+    client.expect("RSET", 250);
+    let sender = client.command("MAIL FROM:<jörg@client.test>");
+    assert!(sender.text().starts_with("553 5.6.7 address needs the SMTPUTF8 parameter"), "{sender:?}");
+    let found = record(&daemon, &sender);
+    assert_eq!(
+        (&found["reason"]["kind"], &found["reverse_path"]),
+        (&"needs-smtputf8".into(), &"jörg@client.test".into())
+    );
+    let explain = |more: &[&str]| {
+        let question =
+            ["policy", "explain", "--client", "127.0.0.1", "--from", "jörg@client.test", "--to", ALICE];
+        daemon.ctl(&[&question, more].concat())
+    };
+    let without = explain(&[]);
+    assert!(without.code == 1 && without.stdout.contains("needs-smtputf8"), "{without:?}");
+    assert_eq!(explain(&["--smtputf8"]).code, 0);
+    assert_eq!(stored(&daemon).lines().count(), 3);
     // Syntax is no decision: its reply says all that there is to know.
     let syntax = client.command("RCPT TO:nobody");
     assert!(syntax.code == 501 && !syntax.text().contains("(ref "), "{syntax:?}");
@@ -303,6 +332,8 @@ fn a_banned_client_hears_a_reference_and_a_flood_of_them_fills_no_records() {
     assert_eq!((&found["stage"], &found["client"]), (&"connect".into(), &"127.77.2.1".into()));
     assert_eq!((&found["reason"]["kind"], &found["reason"]["why"]), (&"banned".into(), &"spam".into()));
     assert_eq!(found["remedies"], serde_json::json!(["end the ban: `posternctl ban remove 127.77.2.0/24`"]));
+    daemon
+        .wait_for("turned-away", |line| line["client"] == "127.77.2.1" && line["network"] == "127.77.2.0/24");
     // Why is nobody else's business.
     assert!(!reply.text().contains("spam"), "{reply:?}");
     for _ in 0..20 {
@@ -407,11 +438,9 @@ fn a_reference_without_a_record_is_answered_with_what_is_kept() {
     assert_eq!(unknown.code, 1, "{unknown:?}");
     for part in [
         "no record of 0000-0000",
-        "1000000 records",
-        "256MiB",
-        "30d",
-        "there are none",
-        "raise policy.records.max_age",
+        "mistyped by more than one character",
+        "kept for 30d",
+        "there are none at all",
     ] {
         assert!(unknown.stderr.contains(part), "{part}: {unknown:?}");
     }

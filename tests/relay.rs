@@ -291,6 +291,27 @@ fn a_wrong_answer_names_the_question_and_every_rule_looked_at() {
 }
 
 #[test]
+fn who_expects_a_refusal_is_not_told_what_would_prevent_it() {
+    let daemon = tested();
+    let table = daemon.folder().join("codes.toml");
+    let question =
+        "[[question]]\nclient = \"127.88.0.30\"\nfrom = \"x@client.test\"\nto = \"bob@adatum.test\"\n";
+    let test = |answer: &str, more: &[&str]| {
+        fs::write(&table, format!("{question}{answer}")).unwrap();
+        let output = daemon.ctl(&[&["policy", "test", table.to_str().unwrap()], more].concat());
+        assert_eq!(output.code, 1, "{output:?}");
+        output.stdout
+    };
+    let code = test("expect = \"reject\"\ncode = 554\n", &[]);
+    assert!(code.contains("RCPT TO:<bob@adatum.test>") && !code.contains("what would allow it"), "{code}");
+    let accept = "expect = \"accept\"\n";
+    assert!(test(accept, &[]).contains("what would allow it"));
+    let quiet = test(accept, &["--quiet"]);
+    assert!(quiet.contains("it is answered with reject, not accept"), "{quiet}");
+    assert!(!quiet.contains("RCPT TO:") && !quiet.contains("what would allow it"), "{quiet}");
+}
+
+#[test]
 fn a_table_that_cannot_be_read_is_a_usage_error() {
     let daemon = tested();
     let broken = daemon.folder().join("broken.toml");

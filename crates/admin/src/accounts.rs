@@ -15,6 +15,7 @@ use crate::api::accounts::{
     AppPasswordView, Ban, BanList, LimitsView, LockAccount, RemoveBan, ShowAccount, Suspension,
 };
 use crate::api::{AuditEvent, ProblemKind};
+use crate::relay::without_host_bits;
 use crate::rights::Writer;
 use crate::server::{Answer, App, Failure, Input, answer, failure};
 use crate::verbs::MAX_REASON;
@@ -198,7 +199,7 @@ async fn bans(State(shared): State<Shared>) -> Answer<BanList> {
 
 async fn ban(State(app): State<App>, Writer(peer): Writer, Input(request): Input<AddBan>) -> Answer<BanList> {
     let AddBan { network, seconds, reason } = request;
-    let network = canonical(network).trunc();
+    let network = without_host_bits(canonical(network))?;
     checked_reason(reason.as_deref())?;
     check_ban(&app.shared, network, seconds)?;
     let now = SystemTime::now();
@@ -218,7 +219,7 @@ async fn lift(
     Writer(peer): Writer,
     Input(request): Input<RemoveBan>,
 ) -> Answer<BanList> {
-    let network = canonical(request.network).trunc();
+    let network = without_host_bits(canonical(request.network))?;
     let policy = app.shared.policy.load_full();
     let former = policy.standing.bans.remove(network);
     policy.standing.guesses.forgive(network);

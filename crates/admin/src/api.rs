@@ -425,6 +425,9 @@ pub struct ExplainRequest {
     pub from: String,
     /// RCPT TO.
     pub to: String,
+    /// Whether the client says SMTPUTF8 in MAIL (RFC 6531 §3.4); without it, addresses beyond ASCII are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub smtputf8: bool,
     /// The header of the message, or the whole message.
     #[serde(default)]
     pub message: Option<String>,
@@ -453,6 +456,7 @@ impl ExplainRequest {
             user: None,
             from: from.to_owned(),
             to: to.to_owned(),
+            smtputf8: false,
             message: None,
             local: None,
             certificate: None,

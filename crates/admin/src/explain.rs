@@ -137,7 +137,10 @@ pub fn explain(
             break;
         }
         let question = asked.question(stage, policy);
-        let decision = after_rules(decide(&question, policy), &question, policy, beyond);
+        let decision = match asked.needs_smtputf8(&question.stage) {
+            true => Decision::needs_smtputf8(),
+            false => after_rules(decide(&question, policy), &question, policy, beyond),
+        };
         // That a client may speak is worth no words.
         if decision.reason == Reason::ConnectionAllowed {
             continue;
@@ -430,6 +433,23 @@ mod tests {
         let last = answer.stages.last().unwrap();
         assert_eq!((last.stage.as_str(), last.decision.verdict.as_str()), ("message", "reject"));
         assert_eq!(last.decision.reason.facts["address"], "bob@proseware.test");
+    }
+
+    #[test]
+    fn addresses_beyond_ascii_are_refused_as_a_session_without_smtputf8_does() {
+        let last = |request: &ExplainRequest| {
+            let stage = asked(request).stages.pop().unwrap();
+            (stage.stage, stage.decision.reason.kind)
+        };
+        let refused = |stage: &str| (stage.to_owned(), "needs-smtputf8".to_owned());
+        let mut request = question("192.0.2.7", "x@client.test", "bøb@adatum.test");
+        assert_eq!(last(&request), refused("rcpt"));
+        request.smtputf8 = true;
+        assert_eq!(last(&request).1, "trusted-network");
+        request.from = "<älice@client.test>".to_owned();
+        assert_eq!(last(&request).1, "trusted-network");
+        request.smtputf8 = false;
+        assert_eq!(last(&request), refused("mail"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Refusals that happened, by the reference in their reply.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -31,8 +31,11 @@ async fn explain(State(shared): State<Shared>, Path(reference): Path<String>) ->
     };
     let records = Arc::clone(&shared.records);
     // Files are read.
-    let found = blocking(move || records.find(&reference)).await?;
-    answer(refusal(found.ok_or_else(|| unknown(known, &shared.records))?, &shared.policy.load()))
+    let found = blocking(move || records.find(&reference).ok_or_else(|| records.find_near(known))).await?;
+    match found {
+        Ok(record) => answer(refusal(record, &shared.policy.load())),
+        Err(near) => Err(unknown(known, near.as_ref(), &shared.records)),
+    }
 }
 
 /// A refusal that happened, with what would have allowed it by the rules of now.
@@ -106,25 +109,38 @@ fn about_login(reason: &Reason, policy: &Policy) -> Option<String> {
 }
 
 /// Why there may be no record: what is kept, since when, and what was not.
-fn unknown(reference: Reference, records: &Records) -> Failure {
+fn unknown(reference: Reference, near: Option<&Record>, records: &Records) -> Failure {
     let (settings, status) = (records.settings(), records.status());
     let mut text = format!("there is no record of {reference}. ");
+    if let Some(Record { reference: near, time, .. }) = near {
+        let time = rfc3339(UNIX_EPOCH + Duration::from_secs(*time));
+        text += &format!("Mistyped? There is one of {near} ({time}): `posternctl explain {near}`. ");
+    }
     if !settings.enabled {
         text += "policy.records.enabled is false: refusals are not kept";
         return failure(ProblemKind::NotFound, text);
     }
-    text += &format!(
-        "Kept are at most {} of {} records, {} of {}, for {} (policy.records); ",
-        status.records,
-        settings.max_records,
-        format_size(status.octets >> 20 << 20),
-        format_size(settings.max_size),
-        format_duration(settings.max_age),
-    );
-    text += &match status.oldest {
-        Some(oldest) => format!("the oldest is of {}", rfc3339(UNIX_EPOCH + Duration::from_secs(oldest))),
-        None => "there are none".to_owned(),
+    if near.is_none() {
+        text += "Either it is mistyped by more than one character (there is no check digit), or of another server, or its \
+                 record has expired. ";
+    }
+    text += &format!("Records are kept for {} (policy.records); ", format_duration(settings.max_age));
+    let now = SystemTime::now();
+    let is_over = |oldest: &SystemTime| now.duration_since(*oldest).is_ok_and(|age| age > settings.max_age);
+    text += &match status.oldest.map(|oldest| UNIX_EPOCH + Duration::from_secs(oldest)) {
+        // What is over its age goes with its whole file.
+        Some(oldest) if is_over(&oldest) => format!("the oldest are of {}", rfc3339(now - settings.max_age)),
+        Some(oldest) => format!("the oldest is of {}", rfc3339(oldest)),
+        None => "there are none at all".to_owned(),
     };
+    let is_full = status.records >= settings.max_records || status.octets >= settings.max_size / 10 * 9;
+    if is_full {
+        text += &format!(
+            ", for they fill the room that they have ({} records, {}): raise max_records and max_size to keep them for longer",
+            settings.max_records,
+            format_size(settings.max_size)
+        );
+    }
     let not_kept: u64 = status.not_kept.iter().map(|(_, count)| count).sum();
     if not_kept > 0 {
         let why = status.not_kept.iter().map(|(why, count)| format!("{why} {count}"));
@@ -133,8 +149,7 @@ fn unknown(reference: Reference, records: &Records) -> Failure {
             why.collect::<Vec<_>>().join(", ")
         );
     }
-    text += ". To keep more for longer, raise policy.records.max_age, max_records or max_size, and max_per_client for clients \
-             that are refused often; the log has every refusal, with its reference";
+    text += ". The log has every refusal, with its reference";
     if let Some(trouble) = &status.trouble {
         text += &format!(". Nothing can be written at this moment: {trouble}");
     }

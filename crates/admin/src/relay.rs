@@ -305,18 +305,24 @@ fn network(text: &str) -> Result<IpNet, Failure> {
             "{shown:?} is neither an address nor a network: write 203.0.113.7, 203.0.113.0/28 or 2001:db8::/64"
         )));
     };
-    if network.trunc() != network {
-        let (whole, single) = (network.trunc(), network.addr());
-        return Err(bad(format!(
-            "{network} has host bits set: write {whole} for the network or {single} for the one address"
-        )));
-    }
+    without_host_bits(network)?;
     if let IpNet::V6(v6) = network
         && v6.addr().to_ipv4_mapped().is_some()
     {
         return Err(bad(format!("{network} is an IPv4 network in IPv6 form: write it as 203.0.113.0/28")));
     }
     Ok(network)
+}
+
+/// `203.0.113.7/8` is most likely one address.
+pub(crate) fn without_host_bits(network: IpNet) -> Result<IpNet, Failure> {
+    let (whole, single) = (network.trunc(), network.addr());
+    if whole == network {
+        return Ok(network);
+    }
+    let problem =
+        format!("{network} has host bits set: write {whole} for the network or {single} for the one address");
+    Err(failure(ProblemKind::BadRequest, problem))
 }
 
 async fn revoke(

@@ -714,6 +714,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_the_place_of_a_network_is_told_how_to_be_one() {
+        let told = |text: &str| {
+            let text = format!("{HOST}{text}");
+            Folder::new(&[("postern.toml", text.as_str())]).load().unwrap_err().to_string()
+        };
+        let address = told(&trusted("192.0.2.1"));
+        assert!(address.contains("\"192.0.2.1\" is an address, not a network"), "{address}");
+        assert!(address.contains("help: write \"192.0.2.1/32\""), "{address}");
+        let six = told("[auth.guessing]\nnever = [\"2001:db8::1\"]\n");
+        assert!(six.contains("help: write \"2001:db8::1/128\""), "{six}");
+        let list = told("[relay]\ntrusted_networks = [\"192.0.2.5\"]\n");
+        assert!(list.contains("help: write { network = \"192.0.2.5/32\", label = \"...\" }"), "{list}");
+    }
+
+    #[test]
     fn networks_with_host_bits_or_in_ipv6_disguise_are_refused() {
         one(&trusted("192.0.2.1/24"), "3:33", "192.0.2.1/24 has host bits set");
         one(&trusted("::ffff:0:0/96"), "3:33", "an IPv4 network in IPv6 form");

@@ -3,8 +3,10 @@
 //! Serde stops at the first error. So the tree is compared with the schema of the table first (unknown keys, missing
 //! keys, wrong types, unknown words), and then read again and again, each time without the value that was refused.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -67,8 +69,17 @@ impl Schema {
                 Err(error) => error,
             };
             let span = error.span().unwrap_or(0..0);
-            findings.at(span.clone(), Severity::Error, error.message(), "");
-            let path = path_to(&tree, &span)?;
+            let path = path_to(&tree, &span);
+            let address = path.as_ref().and_then(|path| address_at(&tree, path));
+            match address.filter(|_| error.message().contains("IP address")) {
+                Some(address) => {
+                    let message = format!("{:?} is an address, not a network", address.to_string());
+                    let help = format!("write {:?}", IpNet::from(address).to_string());
+                    findings.at(span, Severity::Error, message, help);
+                }
+                None => findings.at(span, Severity::Error, error.message(), ""),
+            }
+            let path = path?;
             self.prune(&mut tree, &path)?;
         }
         None
@@ -200,9 +211,34 @@ fn mismatch(value: &DeValue<'_>, schema: &Value, name: &str) -> Option<(String, 
     if fits {
         return None;
     }
-    let help =
-        schema["default"].as_str().map_or_else(String::new, |default| format!("the default is {default:?}"));
+    let help = match (expected, value.as_str()) {
+        ("table", Some(text)) => table_for(text, schema),
+        _ => schema["default"]
+            .as_str()
+            .map_or_else(String::new, |default| format!("the default is {default:?}")),
+    };
     Some((format!("`{name}` must be {}, not {}", with_article(expected), with_article(found)), help))
+}
+
+/// The table that somebody may have meant who wrote a string: the keys that it must have, and the network, if it is one.
+fn table_for(text: &str, schema: &Value) -> String {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let keys = required(schema).map(|key| match (&network, key) {
+        (Ok(network), "network") => format!("network = \"{network}\""),
+        _ => format!("{key} = \"...\""),
+    });
+    let keys: Vec<String> = keys.collect();
+    if keys.is_empty() { String::new() } else { format!("write {{ {} }}", keys.join(", ")) }
+}
+
+/// The address that stands at a place of the tree.
+fn address_at(tree: &Spanned<DeValue<'_>>, path: &[Step]) -> Option<IpAddr> {
+    let value = path.iter().try_fold(tree.get_ref(), |value, step| match (value, step) {
+        (DeValue::Table(table), Step::Key(key)) => table.get(key.as_str()).map(Spanned::get_ref),
+        (DeValue::Array(array), Step::Index(index)) => array.get(*index).map(Spanned::get_ref),
+        _ => None,
+    });
+    value?.as_str()?.parse().ok()
 }
 
 /// The values of an enumeration.

@@ -170,6 +170,7 @@ impl Verb {
             (Self::Unlock(options), Err(failure)) => {
                 return state::unlock_beside_file(session, &failure, options).await;
             }
+            (Self::List, Err(failure)) => return from_file::list(session, &failure).await,
             (Self::Show { name }, Err(failure)) => return from_file::show(session, &failure, name).await,
             (this, config) => (this, config?),
         };
@@ -463,7 +464,9 @@ send_as = [\"shared@proseware.test\"]
             document.insert("no_such_key", value(1));
             Ok(())
         });
-        assert!(matches!(broken, Err(Failure::Finding(_))), "{broken:?}");
+        let Err(Failure::Finding(problem)) = broken else { panic!("{broken:?}") };
+        let place = format!("{}:", file.path.display());
+        assert!(problem.contains(&place) && !problem.contains(".new"), "{problem}");
         assert_eq!(fs::read_to_string(&path).unwrap(), FILE);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }

@@ -131,6 +131,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_with_the_length_of_a_large_network_bans_nobody() {
+        let refused = banned("203.0.113.7/8").unwrap_err();
+        assert_eq!(
+            refused,
+            "203.0.113.7/8 has host bits set: write 203.0.0.0/8 for the network or 203.0.113.7 for the one address"
+        );
+        assert!(banned("2001:db8:1:2::7/64").unwrap_err().contains("2001:db8:1:2::/64"));
+        assert_eq!(banned("203.0.113.0/24").unwrap().to_string(), "203.0.113.0/24");
+    }
+
+    #[test]
     fn bans_are_listed_with_their_end() {
         let ban = |network: &str, by_hand| Ban {
             network: network.parse().unwrap(),

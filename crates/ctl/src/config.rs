@@ -179,7 +179,8 @@ fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
     let document: DocumentMut = text.parse().map_err(|error| {
         let file = file.display();
         Failure::Finding(format!(
-            "{file} is no TOML, so it does not say where the daemon is (--socket does):\n{error}"
+            "{file} is no TOML, so it does not say where the daemon is (--socket does; `posternctl config check` says all that is \
+             wrong):\n{error}"
         ))
     })?;
     let socket = document.get("admin").and_then(|admin| admin.get("socket"));
@@ -205,7 +206,8 @@ mod tests {
         let config = folder.path().join("postern.toml");
         assert!(matches!(control_socket(&config), Err(Failure::Usage(_))));
         std::fs::write(&config, "hostname = \n").unwrap();
-        assert!(matches!(control_socket(&config), Err(Failure::Finding(_))));
+        let Err(Failure::Finding(problem)) = control_socket(&config) else { panic!("it is no TOML") };
+        assert!(problem.contains("--socket") && problem.contains("posternctl config check"), "{problem}");
     }
 
     #[test]

@@ -60,10 +60,24 @@ impl Explain {
         // A reply pasted without quotes comes as many words; octets that are no text are no reason to refuse it.
         let words: Vec<_> = self.what.iter().map(|word| word.to_string_lossy()).collect();
         let what = words.join(" ");
+        if what.trim().is_empty() {
+            return Err(Failure::Usage(
+                "what is to be explained? A reference such as 4QX7-93KD, a code such as 550-5.7.1, or a whole reply".to_owned(),
+            ));
+        }
         if let Some(asked) = code::Asked::parse(&what) {
             return code::run(&asked, session);
         }
+        if let Some(reference) = refusal::pasted(&what) {
+            return refusal::run(&reference.to_string(), session).await;
+        }
         if what.trim().contains(char::is_whitespace) {
+            // A reply of ours has all that there is to know on record.
+            if let Some(reference) = bounce::reference_of_ours(what.as_bytes(), session)
+                && let Some(exit) = refusal::run_if_known(reference, session).await?
+            {
+                return Ok(exit);
+            }
             return bounce::run(what.as_bytes(), session);
         }
         refusal::run(what.trim(), session).await

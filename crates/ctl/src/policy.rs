@@ -75,6 +75,9 @@ pub struct ExplainOptions {
     /// RCPT TO.
     #[arg(long, value_name = "ADDRESS")]
     to: String,
+    /// The client says SMTPUTF8 in MAIL (RFC 6531); without it, addresses beyond ASCII are refused.
+    #[arg(long)]
+    smtputf8: bool,
     /// A message: the senders in its header are asked about too, and the standing rules that look at its header.
     #[arg(long, value_name = "FILE")]
     message: Option<PathBuf>,
@@ -99,6 +102,7 @@ impl Verb {
             helo: options.helo,
             tls: options.tls,
             user: options.user,
+            smtputf8: options.smtputf8,
             message,
             local: options.local,
             certificate: options.certificate,
@@ -160,6 +164,9 @@ fn text(request: &ExplainRequest, explanation: &Explanation, look: Look) -> Stri
     }
     if !explanation.stages.iter().all(goes_on) {
         text += "The mail would not be accepted.\n";
+        if explanation.stages.last().is_some_and(|stage| stage.decision.reason.kind == "needs-smtputf8") {
+            text += "It was asked about a client that does not say SMTPUTF8; --smtputf8 asks about one that does.\n";
+        }
         return text;
     }
     text += &outcome(explanation);
@@ -213,7 +220,10 @@ fn command(request: &ExplainRequest, stage: &StageView) -> String {
         "login" => {
             format!("AUTH (as {}, with the right password)", request.user.as_deref().unwrap_or_default())
         }
-        "mail" => format!("MAIL FROM:<{}>", bare(&request.from)),
+        "mail" => {
+            let utf8 = if request.smtputf8 { " SMTPUTF8" } else { "" };
+            format!("MAIL FROM:<{}>{utf8}", bare(&request.from))
+        }
         "rcpt" => format!("RCPT TO:<{}>", bare(&request.to)),
         "rules" => "DATA (the standing rules)".to_owned(),
         _ => "DATA (the senders in the header)".to_owned(),
@@ -259,7 +269,8 @@ fn remedy_text(remedy: &str) -> String {
 }
 
 fn reason_text(reason: &ReasonView) -> String {
-    let facts: Vec<String> = reason.facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let known = reason.facts.iter().filter(|(_, value)| !value.is_empty());
+    let facts: Vec<String> = known.map(|(name, value)| format!("{name} {value}")).collect();
     match facts.is_empty() {
         true => reason.kind.clone(),
         false => output::clean(&format!("{} ({})", reason.kind, facts.join(", "))).into_owned(),
@@ -345,7 +356,8 @@ The mail would not be accepted.
 
     #[test]
     fn an_acceptance_shows_the_reason_with_its_facts_and_the_routes() {
-        let facts = [("label", "office")];
+        // Of what is not known nothing is said.
+        let facts = [("label", "office"), ("why", "")];
         let rules = [("trusted network", true, "198.51.100.9 is in 198.51.100.0/24 (office)")];
         let rcpt = stage("rcpt", "accept", "trusted-network", &facts, &rules);
         let deliveries = vec![
@@ -386,6 +398,18 @@ The mail would be accepted, for
         assert_eq!(heading("connect"), "(connection from 198.51.100.9)");
         assert_eq!(heading("rules"), "DATA (the standing rules)");
         assert_eq!(heading("message"), "DATA (the senders in the header)");
+    }
+
+    #[test]
+    fn a_question_without_smtputf8_says_so() {
+        let stages = vec![stage("mail", "reject", "needs-smtputf8", &[], &[])];
+        let explanation = Explanation { stages, deliveries: Vec::new(), fate: None };
+        assert!(text(&request(), &explanation, Look::PLAIN).contains("--smtputf8 asks about one that does"));
+        let utf8 = ExplainRequest { smtputf8: true, ..request() };
+        assert_eq!(
+            command(&utf8, &stage("mail", "accept", "x", &[], &[])),
+            "MAIL FROM:<a@client.test> SMTPUTF8"
+        );
     }
 
     #[test]

@@ -410,6 +410,15 @@ impl Records {
         self.read(reference, |_| true)
     }
 
+    /// The record that was meant, if one digit of the reference is wrong or two are in the wrong order. Blocking.
+    pub fn find_near(&self, reference: Reference) -> Option<Record> {
+        let near: Vec<Reference> = {
+            let files = self.shared.files.lock();
+            reference.near().filter(|near| !files.places(*near).is_empty()).collect()
+        };
+        near.into_iter().find_map(|near| self.read(near, |_| true))
+    }
+
     /// The record that a token opens. Blocking.
     pub fn find_by_token(&self, token: &Token) -> Option<Record> {
         let fingerprint = token.fingerprint();

@@ -19,7 +19,7 @@ use postern_config::paste::{Block, List, Places};
 use postern_config::relay::{Recipients, RelayDomain};
 use postern_config::surroundings::Surroundings;
 use postern_config::units::format_duration;
-use postern_config::{Account, Config, LoginPorts};
+use postern_config::{Account, Config, LoginPorts, LoginState};
 use postern_smtp::{Address, Domain};
 
 use crate::relay::Reason;
@@ -239,8 +239,9 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
             let exposed = (missing == "TLS").then(|| exposed.to_owned());
             std::iter::once(log_in_elsewhere(missing, site)).chain(exposed).collect()
         }
-        Reason::LoginSuspended { login, .. } => {
-            vec![format!("unlock it: `posternctl account unlock {}`", word(login))]
+        Reason::LoginSuspended { login, state, .. } => {
+            let verb = if state == LoginState::Disabled.as_str() { "enable" } else { "unlock" };
+            vec![format!("{verb} it: `posternctl account {verb} {}`", word(login))]
         }
         Reason::ClientAddressNotAllowed { login, client } => {
             vec![format!(

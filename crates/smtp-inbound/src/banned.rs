@@ -39,6 +39,8 @@ struct Hour {
 pub struct TurnedAway {
     /// What it is told.
     pub reply: Reply,
+    /// What is banned: it, or a network that it is in.
+    pub network: IpNet,
     /// Where it is kept.
     pub reference: Option<Reference>,
 }
@@ -59,7 +61,7 @@ impl BannedClients {
         let (config, policy) = (shared.config.load(), shared.policy.load());
         let now = shared.clock.now();
         // Nearly everybody is not: nothing is put into words for them.
-        policy.ban(peer.client, peer.local, peer.listener.is_submission(), now)?;
+        let ban = policy.ban(peer.client, peer.local, peer.listener.is_submission(), now)?;
         let question = Question {
             listener: peer.listener,
             client: peer.client,
@@ -90,7 +92,7 @@ impl BannedClients {
             let record = Record::new(name, &question, &decision, told, &Transcript::default());
             shared.records.keep(name, record);
         }
-        Some(TurnedAway { reply, reference: name.map(|name| name.reference) })
+        Some(TurnedAway { reply, network: ban.network, reference: name.map(|name| name.reference) })
     }
 
     fn kept(&self, shared: &Shared, question: &Question<'_>, decision: &Decision) -> Kept {

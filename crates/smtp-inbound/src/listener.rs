@@ -346,8 +346,8 @@ impl House {
     /// Counts a connection in, unless its address is banned or a limit is reached; that is noted.
     fn let_in(self: &Arc<Self>, peer: Peer) -> Result<Place, KeptOut> {
         let keys = Keys::of(peer.client, &self.shared.config.load().smtp.clients);
-        if let Some(TurnedAway { reply, reference }) = self.banned.turn_away(&self.shared, peer) {
-            self.turned_away(peer, BANNED, Some(keys.address()), reference);
+        if let Some(TurnedAway { reply, network, reference }) = self.banned.turn_away(&self.shared, peer) {
+            self.turned_away(peer, BANNED, Some(keys.address()), Some((network, reference)));
             return Err(KeptOut { reply, is_banned: true });
         }
         let kept_out = |limit| KeptOut { reply: self.kept_out(peer, keys, limit), is_banned: false };
@@ -481,23 +481,25 @@ impl House {
         limit.reply()
     }
 
-    /// There is one line in the log for each limit and network and minute.
+    /// There is one line in the log for each limit and network and minute. Of who is banned it names what the ban is of.
     fn turned_away(
         &self,
         peer: Peer,
         limit: &'static str,
         network: Option<IpNet>,
-        reference: Option<Reference>,
+        ban: Option<(IpNet, Option<Reference>)>,
     ) {
         let Peer { listener, client, .. } = peer;
         self.shared.metrics.turned_away(listener, limit);
         let Some(note) = self.note(limit, network) else { return };
+        let banned = ban.map(|(network, _)| network);
+        let reference = ban.and_then(|(_, reference)| reference);
         tracing::info!(
             event = "turned-away",
             listener = listener.as_str(),
             %client,
             limit,
-            network = note.network.map(|network| network.to_string()),
+            network = banned.or(note.network).map(|network| network.to_string()),
             silent = note.silent,
             reference = reference.map(|reference| reference.to_string()),
         );

@@ -113,6 +113,8 @@ impl ListedVerb {
 pub struct Mail {
     /// The sender.
     pub path: ReversePath,
+    /// Whether it was written with characters beyond ASCII: only allowed with SMTPUTF8 (RFC 6531 §3.3).
+    pub utf8: bool,
     /// What stands behind it.
     pub parameters: MailParameters,
 }
@@ -232,9 +234,6 @@ pub enum CommandError {
     /// The address in RCPT TO.
     #[error("bad recipient address: {0}")]
     BadRecipient(#[source] AddressError),
-    /// Characters beyond ASCII in MAIL FROM, without SMTPUTF8.
-    #[error("address needs the SMTPUTF8 parameter")]
-    NeedsUtf8,
 }
 
 impl CommandError {
@@ -258,7 +257,7 @@ impl CommandError {
         }
     }
 
-    /// The reply code (RFC 5321 §4.2.3; 555 and 552 from §4.1.1.11 and RFC 1870; 553 from RFC 6531 §3.5).
+    /// The reply code (RFC 5321 §4.2.3; 555 and 552 from §4.1.1.11 and RFC 1870).
     pub fn code(&self) -> u16 {
         match self {
             Self::Unknown | Self::BadCharacter => 500,
@@ -275,7 +274,6 @@ impl CommandError {
             | Self::BadRecipient(_) => 501,
             Self::UnknownValue(_) => 504,
             Self::SizeTooLarge => 552,
-            Self::NeedsUtf8 => 553,
             Self::UnknownParameter(_) => 555,
         }
     }
@@ -290,7 +288,6 @@ impl CommandError {
             Self::SizeTooLarge => (3, 4),
             Self::BadSender(_) => (1, 7),
             Self::BadRecipient(_) => (1, 3),
-            Self::NeedsUtf8 => (6, 7),
         };
         EnhancedStatus::new(5, subject, detail)
     }
@@ -460,11 +457,7 @@ const RCPT_USAGE: &str = "RCPT TO:<address> [parameters]";
 fn mail(argument: &str) -> Result<Mail, CommandError> {
     let (inner, rest) = split_path(argument, "FROM:").ok_or(CommandError::Syntax(MAIL_USAGE))?;
     let path = ReversePath::parse(inner).map_err(CommandError::BadSender)?;
-    let parameters = mail_parameters(rest)?;
-    if !inner.is_ascii() && !parameters.smtputf8 {
-        return Err(CommandError::NeedsUtf8);
-    }
-    Ok(Mail { path, parameters })
+    Ok(Mail { path, utf8: !inner.is_ascii(), parameters: mail_parameters(rest)? })
 }
 
 fn rcpt(argument: &str) -> Result<Rcpt, CommandError> {
@@ -1064,9 +1057,10 @@ mod tests {
     }
 
     #[test]
-    fn addresses_beyond_ascii_need_smtputf8() {
-        assert_eq!(reply_to("MAIL FROM:<jörg@b.test>"), "553 5.6.7");
-        assert_eq!(reply_to("MAIL FROM:<a@bücher.test>"), "553 5.6.7");
+    fn addresses_beyond_ascii_are_told_apart() {
+        assert!(mail("MAIL FROM:<jörg@b.test>").utf8);
+        assert!(mail("MAIL FROM:<a@bücher.test>").utf8);
+        assert!(!mail("MAIL FROM:<a@b.test> SMTPUTF8").utf8);
         assert!(mail("MAIL FROM:<jörg@bücher.test> SMTPUTF8").parameters.smtputf8);
         assert!(rcpt("RCPT TO:<a@bücher.test>").utf8);
     }

@@ -32,8 +32,13 @@ pub(super) struct Asked {
     certificate: Option<Certificate>,
     helo: Option<String>,
     now: SystemTime,
+    smtputf8: bool,
     reverse_path: ReversePath,
+    /// Whether it was written with characters beyond ASCII.
+    is_utf8_sender: bool,
     forward_path: ForwardPath,
+    /// The same of the recipient.
+    is_utf8_recipient: bool,
 }
 
 impl Asked {
@@ -63,6 +68,9 @@ impl Asked {
             certificate: certificate(request, tls)?,
             helo: request.helo.clone(),
             now: request.at.map_or_else(SystemTime::now, |at| UNIX_EPOCH + Duration::from_secs(at)),
+            smtputf8: request.smtputf8,
+            is_utf8_sender: !from.is_ascii(),
+            is_utf8_recipient: !to.is_ascii(),
             reverse_path: ReversePath::parse(from)
                 .map_err(|e| BadQuestion(format!("the sender {from:?} is not an address: {e}")))?,
             forward_path: ForwardPath::parse(to)
@@ -76,6 +84,16 @@ impl Asked {
         let connect = std::iter::once(("connect", Stage::Connect));
         let always = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
         connect.chain(login).chain(always).chain(message)
+    }
+
+    /// Whether a session refuses the address of this stage before it asks the rules: it is not ASCII, and SMTPUTF8 was not said.
+    pub fn needs_smtputf8(&self, stage: &Stage<'_>) -> bool {
+        let is_utf8 = match stage {
+            Stage::Mail => self.is_utf8_sender,
+            Stage::Rcpt(_) => self.is_utf8_recipient,
+            _ => false,
+        };
+        is_utf8 && !self.smtputf8
     }
 
     pub fn question<'a>(&'a self, stage: Stage<'a>, policy: &Policy) -> Question<'a> {
@@ -128,7 +146,7 @@ impl Asked {
             helo: self.helo.clone(),
             received: self.now,
             body: Body::SevenBit,
-            smtputf8: false,
+            smtputf8: self.smtputf8,
             ret: None,
             envelope_id: None,
             message_id: header.and_then(message_id),

@@ -86,6 +86,9 @@ pub(super) struct Row {
     #[serde(default)]
     pub(super) from: String,
     pub(super) to: String,
+    /// The client says SMTPUTF8 in MAIL.
+    #[serde(default)]
+    pub(super) smtputf8: bool,
     /// Lines of a header.
     pub(super) header: Option<String>,
     /// A file with a message; relative paths count from the table.
@@ -230,6 +233,7 @@ impl Row {
             helo: self.helo.clone(),
             tls: self.tls,
             user: self.user.clone(),
+            smtputf8: self.smtputf8,
             message: self.header.as_ref().map(|header| format!("{}\n\n", header.trim_end())),
             certificate: self.certificate.clone(),
             certificate_names: self.certificate_names.clone(),

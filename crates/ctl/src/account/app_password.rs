@@ -59,13 +59,20 @@ pub struct AddOptions {
     expires: Option<String>,
 }
 
-/// An address, or a network.
+/// An address, or a network. What could be meant in two ways is refused with both.
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let network: Result<IpNet, _> =
         text.parse::<std::net::IpAddr>().map(IpNet::from).or_else(|_| text.parse());
-    network.map_err(|_| {
+    let network = network.map_err(|_| {
         format!("{text:?}: write an address such as 192.0.2.7, or a network such as 192.0.2.0/24")
-    })
+    })?;
+    let (whole, single) = (network.trunc(), network.addr());
+    if whole != network {
+        return Err(format!(
+            "{network} has host bits set: write {whole} for the network or {single} for the one address"
+        ));
+    }
+    Ok(network)
 }
 
 fn expires(text: &str) -> Result<String, String> {

@@ -83,7 +83,12 @@ impl AccountsFile {
 
     pub(super) fn replace_with(&self, new: &Path, tables: Tables) -> Result<Vec<Diagnostic>, Failure> {
         let left = |problem: &dyn std::fmt::Display| {
-            Failure::Finding(format!("the file would not load, so it is left as it was\n{problem}"))
+            // The new file has a name of its own, which is gone when somebody looks for it.
+            let new = new.display().to_string();
+            let problem = problem.to_string().replace(&new, &self.path.display().to_string());
+            Failure::Finding(format!(
+                "the file would not load with this change, so it is left as it was; places are those of the changed file\n{problem}"
+            ))
         };
         let loaded = postern_config::load_with_accounts(&self.configuration, new);
         let config = loaded.map_err(|error| left(&error))?.config;

@@ -48,6 +48,16 @@ pub(super) async fn show(session: &mut Session, broken: &Failure, name: String) 
     Ok(Exit::Finding)
 }
 
+/// Says what is broken, and lists the logins of the file as the daemon has them. Ends with 1: something is wrong.
+pub(super) async fn list(session: &mut Session, broken: &Failure) -> Result<Exit, Failure> {
+    let broken = broken.text().unwrap_or_default();
+    session.note(&format!("the configuration does not load:\n{}", broken.trim_end()));
+    let accounts =
+        load_logins(&session.global.config).map_err(|error| Failure::Finding(error.to_string()))?;
+    super::list(session, &accounts).await?;
+    Ok(Exit::Finding)
+}
+
 fn in_file(account: &Account, broken: String, now: std::time::SystemTime) -> InFile {
     let app = |app: &AppPassword| AppPasswordView {
         label: app.label.clone(),

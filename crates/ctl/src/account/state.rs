@@ -72,8 +72,18 @@ pub struct StateOptions {
     reason: Option<String>,
 }
 
+/// A state that was written into the file.
+struct Set {
+    /// The login, as the daemon has it now.
+    account: Option<AccountView>,
+    /// No daemon runs: it counts from the next start.
+    only_file: bool,
+    /// Something that held beside the file is lifted.
+    lifted: bool,
+}
+
 /// What was done.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct StateSet {
     /// The login, as the daemon has it now; none where no daemon runs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +93,9 @@ struct StateSet {
     /// The file is not changed, or not taken over, for this reason: what was done holds beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     beside_file: Option<String>,
+    /// The login was not locked to begin with.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unneeded: bool,
     /// Nothing was done.
     dry_run: bool,
     /// What became of its messages.
@@ -104,7 +117,7 @@ pub(super) async fn lock(
     let change = queue_change(&name, &options);
     if options.dry_run {
         let queue = change_queue(session, change.as_ref()).await?;
-        let set = StateSet { account: None, only_file: false, beside_file: None, dry_run: true, queue };
+        let set = StateSet { dry_run: true, queue, ..StateSet::default() };
         return say(session, "lock", &name, &set);
     }
     // The lock does not wait for an answer about the queue; that is asked about also where the file cannot be written.
@@ -114,14 +127,14 @@ pub(super) async fn lock(
         Err(failure) => Err(Failure::Finding(failure.text().unwrap_or_default())),
     };
     let (account, only_file, beside_file) = match (file, suspended) {
-        (Ok((account, only_file)), _) => (account, only_file, None),
+        (Ok(set), _) => (set.account, set.only_file, None),
         (Err(failure), Some(view)) => (Some(view), false, failure.text()),
         (Err(failure), None) => return Err(failure),
     };
     let queue = change_if_agreed(session, change.as_ref(), options.yes).await.inspect_err(|_| {
         session.note(&format!("{} is locked, but nothing was done about its messages", output::clean(&name)));
     })?;
-    let set = StateSet { account, only_file, beside_file, dry_run: false, queue };
+    let set = StateSet { account, only_file, beside_file, queue, ..StateSet::default() };
     say(session, "locked", &name, &set)
 }
 
@@ -146,7 +159,7 @@ async fn set_locked(
     config: &Config,
     name: &str,
     options: &LockOptions,
-) -> Result<(Option<AccountView>, bool), Failure> {
+) -> Result<Set, Failure> {
     let state = LoginState::from(options.state).as_str();
     set(session, config, name, state, options.reason.clone(), AccountVerb::Lock).await
 }
@@ -204,13 +217,41 @@ pub(super) async fn unlock(
     verb: AccountVerb,
 ) -> Result<Exit, Failure> {
     let name = existing(config, &options.name)?;
-    let (account, only_file) = set(session, config, &name, "active", options.reason, verb).await?;
+    let in_file = state_in_file(config, &name);
+    if let Some(problem) = other_verb(&name, in_file, verb) {
+        return Err(Failure::Finding(problem));
+    }
+    let Set { account, only_file, lifted } =
+        set(session, config, &name, "active", options.reason, verb).await?;
     if only_file {
         session.note("if the daemon has suspended it by itself, unlock it again when the daemon runs");
     }
     let said = if verb == AccountVerb::Enable { "enabled" } else { "unlocked" };
-    let set = StateSet { account, only_file, beside_file: None, dry_run: false, queue: None };
+    let unneeded = in_file == LoginState::Active && !lifted;
+    let set = StateSet { account, only_file, unneeded, ..StateSet::default() };
     say(session, said, &name, &set)
+}
+
+fn state_in_file(config: &Config, name: &str) -> LoginState {
+    let found = config.accounts.iter().find(|account| account.name == name);
+    found.map_or(LoginState::Active, |account| account.state)
+}
+
+/// Who lifts a lock must not bring a login back that somebody took out of use, and the other way about.
+fn other_verb(name: &str, state: LoginState, verb: AccountVerb) -> Option<String> {
+    let right = match state {
+        LoginState::Active => return None,
+        LoginState::Disabled => AccountVerb::Enable,
+        LoginState::Suspended | LoginState::QuotaLocked => AccountVerb::Unlock,
+    };
+    if right == verb {
+        return None;
+    }
+    let word = if right == AccountVerb::Enable { "enable" } else { "unlock" };
+    let state = state.as_str();
+    Some(format!(
+        "{name} is {state} in the file; nothing was changed: `posternctl account {word} {name}` changes that"
+    ))
 }
 
 /// Unlocks what is locked beside the file only, where the configuration does not load.
@@ -223,7 +264,8 @@ pub(super) async fn unlock_beside_file(
     let change = AccountChange { name: name.clone(), verb: AccountVerb::Unlock, detail: None, reason };
     let changed: AccountChanged = session.client()?.post("/v1/accounts/changed", &change).await?;
     let (account, beside_file) = (changed.account, failure.text());
-    let set = StateSet { account, only_file: false, beside_file, dry_run: false, queue: None };
+    let unneeded = changed.lifted.is_none();
+    let set = StateSet { account, beside_file, unneeded, ..StateSet::default() };
     say(session, "unlocked", &name, &set)
 }
 
@@ -233,9 +275,9 @@ pub(super) async fn disable(
     options: StateOptions,
 ) -> Result<Exit, Failure> {
     let name = existing(config, &options.name)?;
-    let (account, only_file) =
+    let Set { account, only_file, .. } =
         set(session, config, &name, "disabled", options.reason, AccountVerb::Disable).await?;
-    let set = StateSet { account, only_file, beside_file: None, dry_run: false, queue: None };
+    let set = StateSet { account, only_file, ..StateSet::default() };
     say(session, "disabled", &name, &set)
 }
 
@@ -254,7 +296,7 @@ async fn set(
     state: &str,
     reason: Option<String>,
     verb: AccountVerb,
-) -> Result<(Option<AccountView>, bool), Failure> {
+) -> Result<Set, Failure> {
     let file = AccountsFile::open(config)?;
     let tables = if state == "active" { Tables::Must } else { Tables::May };
     let heard =
@@ -265,14 +307,14 @@ async fn set(
     // Others wait for it, and the reload reads it.
     drop(file);
     if !reload(session).await? {
-        return Ok((None, true));
+        return Ok(Set { account: None, only_file: true, lifted: false });
     }
     let change = AccountChange { name: name.to_owned(), verb, detail: None, reason };
     let changed: AccountChanged = session.client()?.post("/v1/accounts/changed", &change).await?;
     if let Some(lifted) = &changed.lifted {
         session.note(&format!("it was suspended by the server: {}", output::clean(&lifted.why)));
     }
-    Ok((changed.account, false))
+    Ok(Set { account: changed.account, only_file: false, lifted: changed.lifted.is_some() })
 }
 
 fn write_state(
@@ -295,19 +337,29 @@ fn write_state(
     Ok(())
 }
 
+const LOCKED_BESIDE_FILE: &str = "  the file does not say so: it holds beside the file, also after a restart, until \
+     `posternctl account unlock`\n";
+const UNLOCKED_BESIDE_FILE: &str = "  only what held beside the file was looked at, as the configuration does not load; what the file \
+     of logins says of it counts, also after a restart. Mend this, then run the command again:\n";
+
 fn say(session: &mut Session, done: &str, name: &str, set: &StateSet) -> Result<Exit, Failure> {
     session.out.answer(set, |set, _| {
         let name = output::clean(name);
         let mut text = match (set.dry_run, set.only_file) {
+            _ if set.unneeded && set.only_file => {
+                format!("{name} is not locked in the file; nothing was changed\n")
+            }
+            _ if set.unneeded => format!("{name} was not locked; nothing was changed\n"),
             (true, _) => format!("{done}: {name} would be locked, nothing was changed (dry run)\n"),
             (_, true) => format!("{done} {name} in the file; it counts from the next start of the daemon\n"),
             _ => format!("{done} {name}\n"),
         };
         if let Some(why) = &set.beside_file {
-            text += &format!(
-                "  the file does not say so: it holds beside the file, also after a restart, until `posternctl account unlock`\n  {}\n",
-                output::clean(why)
-            );
+            text += match done {
+                "unlocked" => UNLOCKED_BESIDE_FILE,
+                _ => LOCKED_BESIDE_FILE,
+            };
+            why.lines().for_each(|line| text += &format!("  {}\n", output::clean(line)));
         }
         if let Some(queue) = &set.queue {
             text += &change_text("queue", queue);
@@ -315,7 +367,11 @@ fn say(session: &mut Session, done: &str, name: &str, set: &StateSet) -> Result<
         text
     })?;
     let skipped = set.queue.as_ref().is_some_and(|queue| !queue.change.skipped.is_empty());
-    Ok(if skipped || set.beside_file.is_some() { Exit::Partial } else { Exit::Done })
+    Ok(match () {
+        () if skipped || set.beside_file.is_some() => Exit::Partial,
+        () if set.unneeded => Exit::Finding,
+        () => Exit::Done,
+    })
 }
 
 pub(super) async fn show(session: &mut Session, name: String) -> Result<Exit, Failure> {

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use postern_policy::bounce::{Bounce, Finding, MAX_INPUT, MAX_RECIPIENTS, Told, explain};
+use postern_policy::record::Reference;
 use serde::Serialize;
 
 use crate::Session;
@@ -55,6 +56,17 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         }
         Err(error) => Err(Failure::Other(anyhow::Error::from(error).context(path.display().to_string()))),
     }
+}
+
+/// The reference in a reply that this server may have given: one that names no server, or this one.
+pub(super) fn reference_of_ours(octets: &[u8], session: &Session) -> Option<Reference> {
+    let bounce = explain(octets);
+    let us = config::hostname(&session.global.config);
+    let may_be_us = |host: Option<&str>| {
+        host.is_none_or(|host| us.as_deref().is_some_and(|us| us.eq_ignore_ascii_case(host)))
+    };
+    let told = bounce.recipients.into_iter().find(|told| told.reference.is_some())?;
+    may_be_us(told.said_by.as_deref().or(bounce.reported_by.as_deref())).then_some(told.reference)?
 }
 
 /// Explains what was read. Ends with [`Exit::Finding`] if nothing in it was recognised.
@@ -142,7 +154,7 @@ fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look)
         line("words", shortened(&told.text));
     }
     if let Some(finding) = &told.finding {
-        finding_lines(finding, &mut line);
+        finding_lines(finding, told.reference.is_some(), &mut line);
     }
     if let Some(reference) = &told.reference {
         let there = told.said_by.as_deref().or(bounce.reported_by.as_deref());
@@ -158,9 +170,10 @@ fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look)
     format!("{head}{}", paragraphs(indent, lines, look))
 }
 
-fn finding_lines(finding: &Finding, line: &mut impl FnMut(&str, String)) {
-    let system =
-        if finding.system == "any server" { String::new() } else { format!(" ({})", finding.system) };
+/// Words with a reference are those of a Postern, also where another system has the same ones.
+fn finding_lines(finding: &Finding, has_reference: bool, line: &mut impl FnMut(&str, String)) {
+    let is_told = finding.system != "any server" && !has_reference;
+    let system = if is_told { format!(" ({})", finding.system) } else { String::new() };
     line("meaning", format!("{}{system}", finding.meaning));
     line("who", finding.side.to_string());
     line("change", finding.change.clone());
@@ -298,6 +311,13 @@ again    does not help
         let here = shown(bounce, Some("mail.proseware.test"));
         assert!(here.contains("record   here: posternctl explain 4QX7-93KD\n"), "{here}");
         assert!(here.contains("server   mail.proseware.test (this server)"), "{here}");
+    }
+
+    #[test]
+    fn words_with_a_reference_are_of_no_other_system() {
+        let reply = "550 5.7.1 <bob@adatum.test>: relay not permitted: log in on port 587 (ref 6N8C-2MRF)";
+        let text = shown(reply, None);
+        assert!(!text.contains("(Exim)") && text.contains("posternctl explain 6N8C-2MRF"), "{text}");
     }
 
     #[test]

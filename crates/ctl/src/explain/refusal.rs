@@ -4,11 +4,52 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use postern_admin::api::Refusal;
+use postern_policy::record::Reference;
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
 use crate::policy::decision_text;
+
+/// A reference as people paste it: `6N8C-2MRF.`, `(ref 6N8C-2MRF)`, `6N8C 2MRF`. `None` where more than a reference stands there.
+pub(super) fn pasted(text: &str) -> Option<Reference> {
+    let bare = text.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<&str> = bare.split([' ', '\t', ':']).filter(|word| !word.is_empty()).collect();
+    let words = match words.as_slice() {
+        [first, rest @ ..] if first.eq_ignore_ascii_case("ref") && !rest.is_empty() => rest,
+        all => all,
+    };
+    match words {
+        [one] => one.parse().ok(),
+        // Two words of a language may have the form of a reference in two parts.
+        [one, two] if one.len() == 4 && two.len() == 4 && !is_prose(one, two) => {
+            format!("{one}{two}").parse().ok()
+        }
+        _ => None,
+    }
+}
+
+fn is_prose(one: &str, two: &str) -> bool {
+    let mut letters = one.bytes().chain(two.bytes());
+    !letters.clone().any(|byte| byte.is_ascii_digit()) && letters.any(|byte| byte.is_ascii_lowercase())
+}
+
+/// Shows the record of a reply that was pasted, if this server has it.
+///
+/// # Errors
+/// [`Failure`] of the answer; that there is no record, or no daemon to ask, is none.
+pub(super) async fn run_if_known(
+    reference: Reference,
+    session: &mut Session,
+) -> Result<Option<Exit>, Failure> {
+    let Ok(client) = session.client() else { return Ok(None) };
+    let Ok(refusal) = client.get::<Refusal>(&format!("/v1/explain/{reference}")).await else {
+        return Ok(None);
+    };
+    let now = session.now;
+    session.out.answer(&refusal, |refusal, look| text(refusal, now, look))?;
+    Ok(Some(Exit::Done))
+}
 
 /// Asks the daemon.
 ///
@@ -60,6 +101,7 @@ fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::collections::BTreeMap;
     use std::time::{Duration, UNIX_EPOCH};
 
@@ -102,6 +144,19 @@ mod tests {
                 }],
                 remedies: vec!["log in".to_owned()],
             },
+        }
+    }
+
+    #[test]
+    fn a_reference_is_read_however_it_was_pasted() {
+        for text in
+            ["(ref 6N8C-2MRF)", "ref 6N8C-2MRF", "6N8C-2MRF.", "6N8C 2MRF", "Ref: 6n8c2mrf", " 6N8C-2MRF\n"]
+        {
+            assert_eq!(pasted(text), Some("6N8C-2MRF".parse().unwrap()), "{text}");
+        }
+        for text in ["", "550 5.7.1", "mail lost", "ref", "550 5.7.1 no (ref 6N8C-2MRF)", "6N8C-2MR", "a b c"]
+        {
+            assert_eq!(pasted(text), None, "{text}");
         }
     }
 

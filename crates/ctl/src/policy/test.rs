@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::Args;
-use postern_admin::policy_test::{Expected, RowReport, Runner, Table, TableReport};
+use postern_admin::policy_test::{Expect, Expected, RowReport, Runner, Table, TableReport};
 use serde::Serialize;
 
 use super::{decision_text, words};
@@ -92,7 +92,7 @@ fn text(tested: &Tested, quiet: bool, look: Look) -> String {
                 let _ = writeln!(text, "{}:{}: {}", table.file.display(), row.line, output::clean(why));
             }
         }
-        table.failed().for_each(|row| text += &failure(table, row, look));
+        table.failed().for_each(|row| text += &failure(table, row, quiet, look));
     }
     let _ = match tested.failed {
         0 => writeln!(text, "{}, each answered as expected", counted(tested.questions, "question")),
@@ -117,7 +117,7 @@ fn expected(expected: &Expected) -> String {
 }
 
 /// Everything about a question that is not answered as expected.
-fn failure(table: &TableReport, row: &RowReport, look: Look) -> String {
+fn failure(table: &TableReport, row: &RowReport, quiet: bool, look: Look) -> String {
     let mut text = format!("{}:{}: {}\n", table.file.display(), row.line, output::clean(&row.name));
     for problem in &row.problems {
         let _ = writeln!(text, "  {}", output::clean(problem));
@@ -125,13 +125,17 @@ fn failure(table: &TableReport, row: &RowReport, look: Look) -> String {
     if let Some(rule) = &row.decided_by {
         let _ = writeln!(text, "  decided by {}: {}", rule.rule, output::clean(&rule.fact));
     }
-    let (Some(request), Some(explanation)) = (&row.request, &row.explanation) else {
+    let (Some(request), Some(explanation), false) = (&row.request, &row.explanation, quiet) else {
         text.push('\n');
         return text;
     };
+    // Who expects a refusal does not ask what would prevent it.
+    let asks_for_remedies = row.expected.verdict == Expect::Accept;
     for stage in &explanation.stages {
         let _ = writeln!(text, "  {}", output::clean(&super::command(request, stage)));
-        decision_text(&stage.decision, look).lines().for_each(|line| {
+        let mut decision = stage.decision.clone();
+        decision.remedies.retain(|_| asks_for_remedies);
+        decision_text(&decision, look).lines().for_each(|line| {
             let _ = writeln!(text, "  {line}");
         });
         if let Some(reply) = &stage.reply {

@@ -218,10 +218,7 @@ fn bracketed(address: &str) -> String {
     }
 }
 
-/// Addresses beyond ASCII need a parameter (RFC 6531 §3.4).
+/// The parameter that addresses beyond ASCII need (RFC 6531 §3.4).
 fn utf8(request: &ExplainRequest) -> &'static str {
-    match request.from.is_ascii() && request.to.is_ascii() {
-        true => "",
-        false => " SMTPUTF8",
-    }
+    if request.smtputf8 { " SMTPUTF8" } else { "" }
 }

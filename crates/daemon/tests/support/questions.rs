@@ -197,7 +197,9 @@ impl Questions {
         let message = (self.below(3) > 0).then(|| self.message());
         let is_secure = tls || listener == "submissions";
         let certificate = (is_secure && self.below(4) == 0).then(|| self.one_of(&CERTIFICATES));
+        let smtputf8 = self.below(4) > 0;
         ExplainRequest {
+            smtputf8,
             listener: Some(listener.to_owned()),
             helo: Some("client.test".to_owned()),
             tls,

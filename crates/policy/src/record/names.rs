@@ -87,6 +87,24 @@ impl fmt::Display for Reference {
     }
 }
 
+impl Reference {
+    /// What may have been meant by whoever mistypes one digit, or writes two neighbours in the wrong order.
+    pub fn near(self) -> impl Iterator<Item = Self> {
+        let shift = |at: u32| BITS_PER_DIGIT * at;
+        let digit = move |at: u32| self.0 >> shift(at) & 31;
+        let other = (0..REFERENCE_DIGITS).flat_map(move |at| {
+            (0..32)
+                .filter(move |new| *new != digit(at))
+                .map(move |new| self.0 ^ (digit(at) ^ new) << shift(at))
+        });
+        let swapped = (1..REFERENCE_DIGITS).filter_map(move |at| {
+            let both = digit(at) ^ digit(at - 1);
+            (both != 0).then(|| self.0 ^ both << shift(at) ^ both << shift(at - 1))
+        });
+        other.chain(swapped).map(Self)
+    }
+}
+
 /// A text that is no reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a reference: eight letters and digits such as 4QX7-93KD are expected")]
@@ -182,6 +200,18 @@ mod tests {
         }
         assert!(!format!("{name:?}").contains(&token.to_string()));
         assert_eq!(Name::random(false).token, None);
+    }
+
+    #[test]
+    fn slips_of_a_finger_are_near() {
+        let meant: Reference = "4QX7-93KD".parse().unwrap();
+        for typed in ["4QX7-93KE", "5QX7-93KD", "4XQ7-93KD", "4QX9-73KD"] {
+            let typed: Reference = typed.parse().unwrap();
+            assert!(typed.near().any(|near| near == meant), "{typed}");
+            assert!(typed.near().all(|near| near != typed), "{typed}");
+        }
+        assert!(!"4QX7-93EE".parse::<Reference>().unwrap().near().any(|near| near == meant));
+        assert_eq!(meant.near().count(), 8 * 31 + 7);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use postern_policy::relay::Stage;
+use postern_policy::relay::{Decision, Stage};
 use postern_policy::standing::rates::Use;
 use postern_queue::Queue;
 use postern_smtp::Body;
@@ -23,12 +23,16 @@ pub(crate) fn begin(
     command: Mail,
     queue: Queue,
 ) -> Result<Transaction, Refusal> {
-    let Mail { path, parameters: wanted } = command;
+    let Mail { path, utf8, parameters: wanted } = command;
     if let Some(parameter) = parameters::not_offered_to_mail(context, &wanted) {
         return Err(Refusal::new("unsupported-parameter", replies::unsupported_parameter(parameter)));
     }
     let terms = parameters::terms(context, &wanted)?;
-    context.ask(Matter { hello: &hello, reverse_path: &path, recipients: 0 }, Stage::Mail)?;
+    let matter = Matter { hello: &hello, reverse_path: &path, recipients: 0 };
+    if utf8 && !wanted.smtputf8 {
+        return Err(context.refused_by_session(matter, Stage::Mail, &Decision::needs_smtputf8()));
+    }
+    context.ask(matter, Stage::Mail)?;
     if let Some(address) = path.address()
         && !is_qualified(context, address.domain())
     {

@@ -393,6 +393,14 @@ fn a_listed_client_hears_of_the_list_and_of_the_way_out() {
 }
 
 #[test]
+fn the_manual_shows_the_words_for_a_client_that_guessed() {
+    let why = "3 wrong logins".to_owned();
+    let said = reply("", Reason::Banned { network: "198.51.100.9/32".to_owned(), why, by_hand: false });
+    let manual = include_str!("../../../../../docs/submission.md");
+    assert!(manual.contains(&format!("`{}`", said.replace("REF", "4QX7-93KD"))), "{said}");
+}
+
+#[test]
 fn codes_that_tell_a_client_what_to_do_next_stay_whatever_the_words_are() {
     let banned =
         |by_hand| Reason::Banned { network: "198.51.100.0/24".to_owned(), why: "spam".to_owned(), by_hand };
