@@ -31,10 +31,12 @@ async fn explain(State(shared): State<Shared>, Path(reference): Path<String>) ->
     };
     let records = Arc::clone(&shared.records);
     // Files are read.
-    let found = blocking(move || records.find(&reference).ok_or_else(|| records.find_near(known))).await?;
+    let found =
+        blocking(move || records.find(&reference).ok_or_else(|| records.find_near(known).map(Box::new)))
+            .await?;
     match found {
         Ok(record) => answer(refusal(record, &shared.policy.load())),
-        Err(near) => Err(unknown(known, near.as_ref(), &shared.records)),
+        Err(near) => Err(unknown(known, near.as_deref(), &shared.records)),
     }
 }
 
