@@ -133,6 +133,9 @@ fn app_passwords_are_named_in_the_log_and_refused_like_wrong_ones() {
     assert!(logged["why"].as_str().unwrap().contains("expired"), "{logged}");
     let logged = daemon.wait_for("app-password-refused", |line| line["app_password"] == "scanner");
     assert!(logged["why"].as_str().unwrap().contains("127.0.0.1"), "{logged}");
+    let explained = daemon.ctl(&["explain", logged["reference"].as_str().unwrap()]).stdout;
+    let why = "the app password \"scanner\" may not be used from 127.0.0.1";
+    assert!(explained.contains(why) && !explained.contains("account password"), "{explained}");
     assert_says(&log_in(&daemon, ALICE, PASSWORD), 235, &[]);
 
     let listed = ctl(&daemon, &["account", "app-password", "list", ALICE]);
