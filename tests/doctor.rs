@@ -421,6 +421,11 @@ fn a_refused_sender_is_no_refusal_to_relay() {
     assert_eq!(output.code, 1, "{output:?}");
     let doubts = text_of(&only_server(&output)["doubts"]);
     assert!(doubts.contains("--sender"), "{doubts}");
+    // No sequence was sent, so that nothing is known about any.
+    let output = examine(fake.address, "adatum.test", &["--send", "bob@adatum.test"]);
+    let smuggled = tricks(&only_server(&output))["smuggle-lf.lf"].clone();
+    assert_eq!(smuggled["verdict"], "not-tried", "{smuggled}");
+    assert!(smuggled["meaning"].as_str().unwrap().contains("550 5.1.8"), "{smuggled}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What was found, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use postern_smtp::Reply;
@@ -275,10 +276,25 @@ impl Server {
                 reply.unwrap_or_default(),
             ]
         };
-        match self.tricks.is_empty() {
+        // Two hundred rows that say "refused" hide the one that does not; they are counted at the end.
+        let is_folded =
+            |finding: &&Finding| matches!(finding.answer.verdict, Verdict::Refused | Verdict::NotTried);
+        let shown: Vec<&Finding> = self.tricks.iter().filter(|finding| !is_folded(finding)).collect();
+        let table = match shown.is_empty() {
             true => String::new(),
-            false => output::table(&["  ANSWER", "TRICK", "REPLY"], self.tricks.iter().map(row), look),
+            false => output::table(&["  ANSWER", "TRICK", "REPLY"], shown.into_iter().map(row), look),
+        };
+        table + &self.not_tried()
+    }
+
+    /// Why tricks were not tried, each reason once.
+    fn not_tried(&self) -> String {
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        for finding in self.tricks.iter().filter(|finding| finding.answer.verdict == Verdict::NotTried) {
+            *reasons.entry(finding.answer.meaning.as_deref().unwrap_or_default()).or_default() += 1;
         }
+        let line = |(why, count): (&str, usize)| format!("  {count} not tried: {}\n", output::clean(why));
+        reasons.into_iter().map(line).collect()
     }
 
     fn counts(&self) -> String {
@@ -402,6 +418,27 @@ mx 192.0.2.1:25
 ";
         assert_eq!(text, expected);
         assert!(server.text(Look::PLAIN, true).contains("    | C: QUIT\n"));
+    }
+
+    #[test]
+    fn what_is_fine_is_counted_and_not_listed() {
+        let why = Some("the sender is not taken: 530 5.7.0 log in");
+        let all = || {
+            vec![
+                finding(Verdict::Refused, None),
+                finding(Verdict::Refused, None),
+                finding(Verdict::NotTried, why),
+                finding(Verdict::NotTried, why),
+            ]
+        };
+        let expected = "\
+mx 192.0.2.1:25
+  2 not tried: the sender is not taken: 530 5.7.0 log in
+  closed: 2 refused, 2 not tried
+";
+        let server = server(all(), &[]);
+        assert_eq!(server.text(Look::PLAIN, false), expected);
+        assert_eq!(server.text(Look::PLAIN, true).matches("refused  percent").count(), 2);
     }
 
     #[test]

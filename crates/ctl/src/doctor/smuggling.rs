@@ -61,7 +61,7 @@ pub(super) async fn smuggle(
     let (sender, recipient) = (letter.sender, letter.recipient);
     let mail = client.command(&format!("MAIL FROM:{sender}")).await?;
     if !mail.is_success() {
-        return Ok(Answer::new(Verdict::Refused, Stage::Mail, &mail));
+        return Ok(Answer::not_tried(format!("{sender} is not taken: {mail}")));
     }
     let rcpt = client.command(&format!("RCPT TO:{recipient}")).await?;
     if !rcpt.is_success() {
@@ -69,7 +69,7 @@ pub(super) async fn smuggle(
     }
     let data = client.command("DATA").await?;
     if data.code != 354 {
-        return Ok(Answer::new(Verdict::Refused, Stage::Data, &data));
+        return Ok(Answer::not_tried(format!("DATA is not taken: {data}")));
     }
     match client.say(&content(sequence, letter)).await {
         // A server that breaks off in the middle has mostly said why.
