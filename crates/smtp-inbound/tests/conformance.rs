@@ -20,7 +20,27 @@ use replies::Text;
 use tokio::sync::OnceCell;
 
 /// Replies of connections, not of sessions: the text as [`Text::pattern`] has it, and the test that shows it.
-const SHOWN_BY_CONNECTIONS: [(&str, &str, &str); 13] = [
+const SHOWN_BY_CONNECTIONS: [(&str, &str, &str); 17] = [
+    (
+        "252 2.0.0 Ok: messages for * are on their way",
+        "crates/smtp-inbound/tests/extensions.rs",
+        "what_became_of_a_run_of_the_queue_is_told",
+    ),
+    (
+        "250 2.0.0 Ok: queuing for * started",
+        "crates/smtp-inbound/tests/extensions.rs",
+        "what_became_of_a_run_of_the_queue_is_told",
+    ),
+    (
+        "458 4.3.2 cannot run the queue for * now, try again later",
+        "crates/smtp-inbound/tests/extensions.rs",
+        "what_became_of_a_run_of_the_queue_is_told",
+    ),
+    (
+        "458 4.7.0 the queue for * is run once in * s: try again later",
+        "crates/smtp-inbound/tests/extensions.rs",
+        "what_became_of_a_run_of_the_queue_is_told",
+    ),
     (
         "451 4.3.2 the queue is being loaded, try again later",
         "crates/smtp-inbound/tests/connections.rs",

@@ -9,8 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use postern_config::ListenerKind;
+use postern_queue::Turned;
+use postern_smtp::Domain;
+use postern_smtp::command::Node;
 use postern_smtp_inbound::Shared;
-use postern_smtp_inbound::session::{Action, Ahead, Peer, Session};
+use postern_smtp_inbound::session::{Action, Ahead, Outcome, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
 use support::Server;
 
@@ -110,5 +113,28 @@ fn is_offered(place: &str, listener: ListenerKind, tls: bool, listed: bool) -> b
         "submission listeners, under TLS" => listener.is_submission() && tls,
         "to listed clients" => listed,
         other => panic!("{other:?} in docs/smtp.md: say here what it means"),
+    }
+}
+
+#[tokio::test]
+async fn what_became_of_a_run_of_the_queue_is_told() {
+    let Server { shared, registry: _registry, directory: _directory } = Server::new(CONFIG);
+    let peer = Peer {
+        listener: ListenerKind::Mx,
+        client: "203.0.113.5".parse().unwrap(),
+        local: "192.0.2.25".parse().unwrap(),
+        is_local: false,
+    };
+    let mut session = Session::new(Arc::new(shared), peer, None);
+    let node = Node::Domain(Domain::parse("customer.test").unwrap());
+    let under_way = Turned { started: 0, under_way: 2 };
+    for (outcome, said) in [
+        (Outcome::Done(under_way), "252 2.0.0 Ok: messages for customer.test are on their way"),
+        (Outcome::GoesOn, "250 2.0.0 Ok: queuing for customer.test started"),
+        (Outcome::TooSoon, "458 4.7.0 the queue for customer.test is run once in 60 s: try again later"),
+        (Outcome::Failed, "458 4.3.2 cannot run the queue for customer.test now, try again later"),
+    ] {
+        let Action::Reply(reply) = session.ran(&node, outcome) else { panic!("no reply to {outcome:?}") };
+        assert_eq!(reply.to_string(), said);
     }
 }
