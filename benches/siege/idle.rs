@@ -25,8 +25,9 @@ pub fn measure(plan: &Plan) -> Result<(), String> {
     let title = format!("idle: sessions that have said EHLO and say no more; {limit} files may be open");
     let table = Table::begin(&title, &["", "sessions", "MiB", "KiB each"]);
     let more = format!(
-        "[smtp]\nmax_connections = {room}\nmax_connections_per_address = {room}\nmax_connections_per_network = {room}\n",
-        room = sessions + 10
+        "[smtp]\nmax_buffers = \"1GiB\"\nmax_connections = {room}\nmax_connections_per_address = {room}\nmax_connections_per_network = {room}\n",
+        // The last tenth is for trusted clients.
+        room = sessions + sessions / 8 + 10
     );
     let ours = postern::start_with(&Setup::only_accepting()?, &more);
     row(&table, "Postern", ours, sessions);
