@@ -47,6 +47,20 @@ fn pieces(store: &Store) -> Vec<Kept> {
     store.quarantine().unwrap().into_iter().filter(|kept| !kept.kind.is_mark()).collect()
 }
 
+/// Ends something set aside as soon as the index knows its segment; the refusal, where there is another reason for one.
+fn discard(store: &Store, name: &str) -> Result<(), String> {
+    let mut result = Ok(());
+    eventually("an index that knows the segment", || {
+        result = match store.discard(name) {
+            Err(StoreError::Refused(reason)) if reason.contains("a moment") => return false,
+            Err(StoreError::Refused(reason)) => Err(reason),
+            result => Ok(result.unwrap()),
+        };
+        true
+    });
+    result
+}
+
 #[test]
 fn a_message_behind_a_damaged_header_is_read_whole() {
     // In the magic, the version, the segment, the sync offset, the origin and the header's own checksum.
@@ -148,11 +162,7 @@ fn a_damaged_segment_goes_when_it_is_released_and_what_counts_stays() {
     let [mark] = &marks(&store)[..] else { panic!("{:?}", store.quarantine()) };
     assert_eq!((mark.kind, mark.segment), (KeptKind::DamagedSegment, Some(1)));
     assert_eq!(store.status().damage.segments, 1);
-    eventually("an index that knows the segment", || match store.discard(&mark.name) {
-        Ok(()) => true,
-        Err(StoreError::Refused(reason)) => !reason.contains("a moment") && panic!("{reason}"),
-        Err(error) => panic!("{error}"),
-    });
+    discard(&store, &mark.name).unwrap();
     assert!(!path.exists() && marks(&store).is_empty());
     assert_eq!(pieces(&store).len(), 1, "the copy of what could not be read stays");
     for id in messages.iter().filter(|id| **id != messages[1]) {
@@ -183,16 +193,11 @@ fn a_segment_whose_damage_is_needed_is_not_released() {
     flip(&path, begin + 500);
     let (store, _) = open(directory.path());
     let mark = marks(&store).remove(0);
-    let refusal = || match store.discard(&mark.name) {
-        Err(StoreError::Refused(text)) => text,
-        result => panic!("{result:?}"),
-    };
-    eventually("an index that knows the segment", || !refusal().contains("a moment"));
-    let reason = refusal();
+    let reason = discard(&store, &mark.name).unwrap_err();
     assert!(reason.contains(&messages[2].to_string()), "{reason}");
     assert!(path.exists() && store.len() == 19);
     delete(&store, messages[2]);
-    store.discard(&mark.name).unwrap();
+    discard(&store, &mark.name).unwrap();
     assert!(!path.exists() && store.len() == 18);
 }
 
@@ -209,7 +214,7 @@ fn damage_that_the_collector_finds_is_shown_and_copied_before_its_segment_goes()
         !marks(&store).is_empty()
     });
     assert!(pieces(&store).is_empty());
-    store.discard(&marks(&store)[0].name).unwrap();
+    discard(&store, &marks(&store)[0].name).unwrap();
     assert!(!path.exists());
     let [piece] = &pieces(&store)[..] else { panic!("{:?}", store.quarantine()) };
     assert_eq!(piece.records[0].id, messages[0]);

@@ -214,7 +214,7 @@ pub fn flip(path: &Path, at: usize) {
 }
 
 /// Waits for what another thread does.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < end, "{what}: not within a minute");
