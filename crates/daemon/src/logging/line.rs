@@ -13,7 +13,7 @@ pub(super) struct OneLine;
 
 impl<'w> FormatFields<'w> for OneLine {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line { writer, is_first: true, result: Ok(()) };
+        let mut line = Line { writer, scratch: String::new(), is_first: true, result: Ok(()) };
         fields.record(&mut line);
         line.result
     }
@@ -21,17 +21,18 @@ impl<'w> FormatFields<'w> for OneLine {
 
 struct Line<'w> {
     writer: Writer<'w>,
+    /// Where a value is written that must be looked at before it goes into the line.
+    scratch: String,
     is_first: bool,
     result: fmt::Result,
 }
 
 impl Line<'_> {
-    fn write(&mut self, field: &Field, value: &str) {
+    fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         if self.result.is_err() {
             return;
         }
-        let gap = if self.is_first { "" } else { " " };
-        self.is_first = false;
+        let gap = if std::mem::take(&mut self.is_first) { "" } else { " " };
         self.result = match field.name() {
             "message" => write!(self.writer, "{gap}{value}"),
             name => write!(self.writer, "{gap}{name}={value}"),
@@ -42,33 +43,50 @@ impl Line<'_> {
 impl Visit for Line<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => self.write(field, &escaped(value)),
-            _ => self.write(field, &format!("{value:?}")),
+            "message" => self.write(field, format_args!("{}", Escaped(value))),
+            _ => self.write(field, format_args!("{value:?}")),
         }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.write(field, format_args!("{value}"));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.write(field, format_args!("{value}"));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.write(field, format_args!("{value}"));
     }
 
     /// What was written with `%` or `?`.
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let text = format!("{value:?}");
-        let value = match field.name() {
-            "message" => escaped(&text),
-            _ if is_plain(&text) || is_quoted(&text) => text,
-            _ => format!("{text:?}"),
-        };
-        self.write(field, &value);
+        let mut text = std::mem::take(&mut self.scratch);
+        text.clear();
+        self.result = self.result.and_then(|()| write!(text, "{value:?}"));
+        match field.name() {
+            "message" => self.write(field, format_args!("{}", Escaped(&text))),
+            _ if is_plain(&text) || is_quoted(&text) => self.write(field, format_args!("{text}")),
+            _ => self.write(field, format_args!("{text:?}")),
+        }
+        self.scratch = text;
     }
 }
 
-/// Without what ends a line, or commands a terminal.
-fn escaped(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.trim_end().chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_debug()),
-            false => line.push(c),
+/// A text without what ends a line, or commands a terminal.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Between two control characters the text goes in one piece.
+        let mut rest = self.0.trim_end();
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| c.is_control()) {
+            write!(f, "{}{}", &rest[..at], c.escape_debug())?;
+            rest = &rest[at + c.len_utf8()..];
         }
+        f.write_str(rest)
     }
-    line
 }
 
 fn is_plain(text: &str) -> bool {
@@ -152,13 +170,13 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let error = std::io::Error::other("no such file\nor folder");
             tracing::warn!(event = "x", client = %"192.0.2.1", why = %"a \"b\" c", quoted = ?"d e", %error, "two\nlines");
-            tracing::info!(event = "y", none = %"", list = ?["a"], "said");
+            tracing::info!(event = "y", none = %"", list = ?["a"], octets = 7, is_new = true, "said");
         });
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         let expected = concat!(
             " WARN two\\nlines event=\"x\" client=192.0.2.1 why=\"a \\\"b\\\" c\" quoted=\"d e\" ",
             "error=\"no such file\\nor folder\"\n",
-            " INFO said event=\"y\" none=\"\" list=\"[\\\"a\\\"]\"\n",
+            " INFO said event=\"y\" none=\"\" list=\"[\\\"a\\\"]\" octets=7 is_new=true\n",
         );
         assert_eq!(text, expected);
     }
