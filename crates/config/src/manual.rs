@@ -132,10 +132,11 @@ fn text<'v>(schema: &'v Value, key: &str) -> &'v str {
     schema[key].as_str().unwrap_or_default()
 }
 
-/// What the key is for, and what its type adds to that.
+/// What the key is for, and what its type adds to that. A type with a comment of a few words adds only its name.
 fn joined(key: &str, table: &str) -> String {
     match table.starts_with(key.trim_end_matches('.')) {
         true => table.to_owned(),
+        false if table.split_whitespace().count() <= 6 => key.to_owned(),
         false => format!("{key} {table}"),
     }
 }
