@@ -4,7 +4,6 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
@@ -648,7 +647,7 @@ fn a_damaged_state_file_does_not_keep_the_server_from_starting() {
     assert!(!fs::read_to_string(folder.join("bans.json")).is_ok_and(|text| text.contains("damaged")));
 }
 
-/// A good login waits for no more than a check of each address that floods.
+/// How long it waits at most is tested where the turns are.
 #[test]
 fn a_flood_of_wrong_logins_from_few_addresses_does_not_starve_a_right_one() {
     let daemon = Setup::new().with("[auth.guessing]\nmax_failures = 0\n").start();
@@ -667,12 +666,9 @@ fn a_flood_of_wrong_logins_from_few_addresses_does_not_starve_a_right_one() {
             });
         }
         daemon.wait_for("login-failed", |_| true);
-        let began = Instant::now();
         let reply = log_in(&daemon, ALICE, PASSWORD);
-        let waited = began.elapsed();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_says(&reply, 235, &[]);
-        assert!(waited < Duration::from_secs(5), "{waited:?}");
     });
 }
 

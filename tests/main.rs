@@ -52,6 +52,7 @@ mod blocklists;
 mod checklist;
 mod chunking;
 mod crash;
+mod differences;
 mod docs;
 mod doctor;
 mod domains;

@@ -1109,11 +1109,10 @@ async fn watchers_are_told_line_by_line_and_leave_room_for_questions() {
         Err(ClientError::Refused(problem)) => assert_eq!(problem.kind, ProblemKind::BadRequest),
         other => panic!("{other:?}"),
     }
-    let started = std::time::Instant::now();
     running.stop.cancel();
+    // They are told the end, and not cut off when there is no time left.
     while lines.next().await.unwrap().is_some() {}
     running.stop().await;
-    assert!(started.elapsed() < Duration::from_secs(3), "those who watch do not hold up the end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
