@@ -54,7 +54,8 @@ fn discard(store: &Store, name: &str) -> Result<(), String> {
         result = match store.discard(name) {
             Err(StoreError::Refused(reason)) if reason.contains("a moment") => return false,
             Err(StoreError::Refused(reason)) => Err(reason),
-            result => Ok(result.unwrap()),
+            Err(error) => panic!("{error}"),
+            Ok(()) => Ok(()),
         };
         true
     });
