@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
 use postern_config::{ListenAddress, Listener, ListenerKind};
 use postern_policy::record::Reference;
+use postern_runtime::unix_socket;
 use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
@@ -27,7 +28,7 @@ use crate::login_source::LoginSources;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
-use crate::stream::{self, Stream};
+use crate::stream::Stream;
 use crate::tokens::Tokens;
 use crate::{Shared, connection, farewell, proxied, replies};
 
@@ -78,7 +79,9 @@ impl BoundListener {
 pub fn bind(listener: &Listener) -> io::Result<BoundListener> {
     let socket = match &listener.address {
         ListenAddress::Tcp(address) => Socket::Tcp(bind_tcp(*address)?),
-        ListenAddress::Unix(path) => Socket::Unix(stream::bind(path, listener.socket_mode())?, path.clone()),
+        ListenAddress::Unix(path) => {
+            Socket::Unix(unix_socket::bind(path, listener.socket_mode())?, path.clone())
+        }
     };
     Ok(BoundListener { kind: listener.kind, proxies: listener.proxy.clone(), socket })
 }
