@@ -17,6 +17,7 @@ use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +29,7 @@ use crate::login_source::LoginSources;
 use crate::password_checks::PasswordChecks;
 use crate::pressure::{Buffers, Delays, Room, Stress};
 use crate::session::Peer;
-use crate::stream::Stream;
+use crate::stream::{self, Stream};
 use crate::tokens::Tokens;
 use crate::{Shared, connection, farewell, proxied, replies};
 
@@ -298,12 +299,12 @@ impl Accepting {
                 let (stream, client) = socket.accept().await?;
                 let local = stream.local_addr().map_err(|_| io::ErrorKind::ConnectionAborted)?;
                 let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
-                Ok((Stream::Tcp(stream), Peer { listener, client, local, is_local: false }))
+                Ok((Either::Left(stream), Peer { listener, client, local, is_local: false }))
             }
             Self::Unix(socket, _) => {
                 let (stream, _) = socket.accept().await?;
                 let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-                Ok((Stream::Unix(stream), Peer { listener, client: here, local: here, is_local: true }))
+                Ok((Either::Right(stream), Peer { listener, client: here, local: here, is_local: true }))
             }
         }
     }
@@ -323,7 +324,7 @@ fn turn_away(stream: Stream, kind: ListenerKind, reply: &Reply) {
     let mut text = Vec::new();
     reply.write_to(&mut text);
     // Nothing was written before, so there is room; a client that is gone needs no reply.
-    let _ = stream.try_write(&text);
+    let _ = stream::try_write(&stream, &text);
 }
 
 impl House {
