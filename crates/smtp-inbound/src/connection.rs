@@ -448,34 +448,16 @@ impl Connection {
         loop {
             action = match action {
                 Action::Reply(reply) => {
-                    self.say(&reply);
-                    if self.output.len() >= MAX_WAITING_REPLIES {
-                        self.flush().await?;
-                    }
+                    self.say_in_turn(&reply).await?;
                     return Ok(Next::Line);
                 }
                 Action::Repeat(reply, times, then) => {
                     for _ in 0..times {
-                        self.say(&reply);
-                        if self.output.len() >= MAX_WAITING_REPLIES {
-                            self.flush().await?;
-                        }
+                        self.say_in_turn(&reply).await?;
                     }
                     *then
                 }
-                Action::Delayed(reply, delay) => {
-                    let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {
-                        self.say(&replies::too_many_errors());
-                        return Ok(Next::Close);
-                    };
-                    self.flush().await?;
-                    tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
-                        () = self.stop.cancelled() => {}
-                    }
-                    self.say(&reply);
-                    return Ok(Next::Line);
-                }
+                Action::Delayed(reply, delay) => return self.say_after(delay, &reply).await,
                 Action::Close(reply) => {
                     self.say(&reply);
                     return Ok(Next::Close);
@@ -542,6 +524,30 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// Adds a reply to those that wait, which go out when there are too many of them.
+    async fn say_in_turn(&mut self, reply: &Reply) -> Result<(), Broken> {
+        self.say(reply);
+        if self.output.len() >= MAX_WAITING_REPLIES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Answers after a while, unless too many clients wait for such answers: then the session ends.
+    async fn say_after(&mut self, delay: Duration, reply: &Reply) -> Result<Next, Broken> {
+        let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {
+            self.say(&replies::too_many_errors());
+            return Ok(Next::Close);
+        };
+        self.flush().await?;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.say(reply);
+        Ok(Next::Line)
     }
 
     /// Goes on with another client, as far as its limits allow.
