@@ -14,7 +14,7 @@ use postern_queue::{
     metrics,
 };
 use postern_runtime::SystemClock;
-use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+use postern_smtp::{Address, Body, Domain, EnhancedStatus, ReversePath};
 use tokio::task::JoinSet;
 
 use crate::harness::load;
@@ -211,14 +211,7 @@ async fn accept(queue: &Queue, fill: &Fill) -> Result<Vec<QueueId>, String> {
 fn envelope(number: usize, domains: usize) -> Result<Envelope, String> {
     // Neighbours differ in both, so that each sender has mail for each domain.
     let recipient = format!("user{number}@domain{:04}.test", number / SENDERS % domains);
-    let recipient = Recipient {
-        address: Address::parse(&recipient).map_err(|e| e.to_string())?,
-        given: None,
-        notify: Notify::default(),
-        original: None,
-        via: None,
-        expanded: false,
-    };
+    let recipient = Recipient::new(Address::parse(&recipient).map_err(|e| e.to_string())?);
     Ok(Envelope {
         reverse_path: ReversePath::parse(&sender(number)).map_err(|e| e.to_string())?,
         origin: Origin::TrustedNetwork("loopback".to_owned()),

@@ -10,6 +10,7 @@ pub mod sink;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start.
@@ -54,6 +55,9 @@ impl Setup {
 /// Starts a server.
 pub type Starter = fn(&Setup) -> Result<Box<dyn Server>, String>;
 
+/// The servers, ours first.
+pub const SERVERS: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", postfix::start)];
+
 /// Waits until a server greets on an address. Answers how long that took.
 pub fn wait_for_greeting(address: SocketAddr) -> Result<Duration, String> {
     let begin = Instant::now();
@@ -79,6 +83,35 @@ fn greets(address: SocketAddr) -> bool {
 
 /// What a benchmark measures, by its name.
 pub type Scenario<P> = (&'static str, fn(&P) -> Result<(), String>);
+
+/// Measures what a benchmark is told to, one scenario after the other; `begin` says how the figures are to be read, and what there is to
+/// measure. The exit code is 2 for arguments that mean nothing, 1 where something could not be measured.
+pub fn run<P>(
+    benchmark: &str,
+    plan: Result<P, String>,
+    begin: impl FnOnce(&P) -> &[Scenario<P>],
+) -> ExitCode {
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(problem) => {
+            eprintln!("{benchmark}: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut failed = false;
+    for (name, measure) in begin(&plan) {
+        if let Err(problem) = measure(&plan) {
+            eprintln!("{name}: not measured: {problem}");
+            failed = true;
+        }
+    }
+    ExitCode::from(u8::from(failed))
+}
+
+/// Processors, which the load and the servers share.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
+}
 
 /// The scenario of this name.
 ///

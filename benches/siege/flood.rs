@@ -10,7 +10,7 @@ use tokio::net::TcpSocket;
 use crate::Plan;
 use crate::harness::figures::{Run, Table, Until, cell};
 use crate::harness::load::{self, Session};
-use crate::harness::{Server, Setup, Starter, postern, postfix};
+use crate::harness::{SERVERS, Server, Setup};
 
 /// Connections of the flood that are open at once.
 const AT_ONCE: usize = 256;
@@ -38,8 +38,7 @@ pub fn measure(plan: &Plan) -> Result<(), String> {
         "failed",
     ];
     let table = Table::begin(&title, &columns);
-    let servers: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", postfix::start)];
-    for (name, start) in servers {
+    for (name, start) in SERVERS {
         for flooded in [false, true] {
             let row = || -> Result<Vec<String>, String> {
                 let mut server = start(&Setup::only_accepting()?)?;

@@ -22,9 +22,10 @@ mod flood;
 mod harness;
 mod idle;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{Scenario, number, scenario};
+use harness::{Scenario, number, processors, scenario};
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -43,23 +44,11 @@ pub struct Plan {
 const SCENARIOS: [Scenario<Plan>; 3] =
     [("flood", flood::measure), ("idle", idle::measure), ("bodies", bodies::measure)];
 
-fn main() {
-    let plan = Plan::read(std::env::args().skip(1)).unwrap_or_else(|problem| {
-        eprintln!("siege: {problem}");
-        std::process::exit(2)
-    });
-    println!(
-        "no TLS, log on; {} processors shared by load and servers",
-        std::thread::available_parallelism().map_or(0, usize::from),
-    );
-    let mut failed = false;
-    for (name, measure) in &plan.scenarios {
-        if let Err(problem) = measure(&plan) {
-            eprintln!("{name}: not measured: {problem}");
-            failed = true;
-        }
-    }
-    std::process::exit(failed.into());
+fn main() -> ExitCode {
+    harness::run("siege", Plan::read(std::env::args().skip(1)), |plan| {
+        println!("no TLS, log on; {} processors shared by load and servers", processors());
+        &plan.scenarios
+    })
 }
 
 impl Plan {

@@ -1,8 +1,8 @@
 //! Taking mail over SMTP, while the next hop is down.
 
+use crate::Plan;
 use crate::harness::figures::{Contender, Outcome, Sample, Table, Until, cell, in_turn, ratio};
-use crate::harness::{Setup, Starter, load, measure::TemporaryFolder, raw};
-use crate::{Plan, SERVERS};
+use crate::harness::{SERVERS, Setup, Starter, load, measure::TemporaryFolder, raw};
 
 /// Prints the table: each size and number of sessions, each server and the bare disk.
 pub fn measure(plan: &Plan) -> Result<(), String> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::Plan;
 use crate::harness::figures::{Table, Until, cell};
-use crate::harness::{Server, Setup, Starter, load, sink::Sink};
-use crate::{Plan, SERVERS};
+use crate::harness::{SERVERS, Server, Setup, Starter, load, sink::Sink};
 
 const SESSIONS: usize = 16;
 

@@ -32,13 +32,11 @@ mod relay;
 mod spool;
 mod sync;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use harness::figures::Until;
-use harness::{Scenario, Starter, number, postern, postfix, scenario};
-
-/// The servers, ours first.
-const SERVERS: [(&str, Starter); 2] = [("Postern", postern::start), ("Postfix", postfix::start)];
+use harness::{Scenario, number, processors, scenario};
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -68,25 +66,16 @@ const SCENARIOS: [Scenario<Plan>; 8] = [
     ("churn", churn::measure),
 ];
 
-fn main() {
-    let plan = Plan::read(std::env::args().skip(1)).unwrap_or_else(|problem| {
-        eprintln!("throughput: {problem}");
-        std::process::exit(2)
-    });
-    println!(
-        "no TLS, log on; {} processors shared by load, servers and sink; median of {} runs of {} s in turn",
-        std::thread::available_parallelism().map_or(0, usize::from),
-        plan.repetitions,
-        plan.time.as_secs_f64(),
-    );
-    let mut failed = false;
-    for (name, measure) in &plan.scenarios {
-        if let Err(problem) = measure(&plan) {
-            eprintln!("{name}: not measured: {problem}");
-            failed = true;
-        }
-    }
-    std::process::exit(failed.into());
+fn main() -> ExitCode {
+    harness::run("throughput", Plan::read(std::env::args().skip(1)), |plan| {
+        println!(
+            "no TLS, log on; {} processors shared by load, servers and sink; median of {} runs of {} s in turn",
+            processors(),
+            plan.repetitions,
+            plan.time.as_secs_f64(),
+        );
+        &plan.scenarios
+    })
 }
 
 impl Plan {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use crate::Plan;
 use crate::harness::figures::{Contender, Sample, Table, Until, cell, in_turn, mebibytes, median, ratio};
-use crate::harness::{Setup, Starter, load, sink::Sink};
-use crate::{Plan, SERVERS};
+use crate::harness::{SERVERS, Setup, Starter, load, sink::Sink};
 
 /// Messages of one session that go before what is counted: connections, caches and the first growth of files.
 const WARM_UP: usize = 10;

@@ -1,10 +1,10 @@
 //! Calls of fsync and fdatasync for each message that is relayed. Postern counts its own; Postfix, and Postern once more, are
 //! counted from outside.
 
+use crate::Plan;
 use crate::harness::figures::{Table, Until, cell};
 use crate::harness::measure::{Counter, TemporaryFolder};
-use crate::harness::{Setup, Starter, load, sink::Sink};
-use crate::{Plan, SERVERS};
+use crate::harness::{SERVERS, Setup, Starter, load, sink::Sink};
 
 /// Prints the table.
 pub fn measure(plan: &Plan) -> Result<(), String> {

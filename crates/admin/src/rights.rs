@@ -2,7 +2,6 @@
 //! of the peer.
 
 use std::ffi::CString;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use axum::extract::FromRequestParts;
@@ -91,9 +90,9 @@ fn groups_of(uid: u32, gid: u32) -> Vec<Gid> {
 
 /// The mode of the socket. A file has one group and there may be two, so it is open to all as soon as there is one: the
 /// credentials of the peer decide in every case.
-pub(crate) fn mode(admin: &Admin) -> std::fs::Permissions {
+pub(crate) fn mode(admin: &Admin) -> u32 {
     let is_shared = admin.operators.is_some() || admin.admins.is_some();
-    std::fs::Permissions::from_mode(if is_shared { 0o666 } else { 0o600 })
+    if is_shared { 0o666 } else { 0o600 }
 }
 
 /// Warns of groups that do not exist: nobody is in them.
@@ -157,8 +156,8 @@ mod tests {
 
     #[test]
     fn the_socket_is_open_to_others_only_if_a_group_is_named() {
-        assert_eq!(mode(&admin(None, None)).mode(), 0o600);
-        assert_eq!(mode(&admin(Some("staff"), None)).mode(), 0o666);
-        assert_eq!(mode(&admin(None, Some("staff"))).mode(), 0o666);
+        assert_eq!(mode(&admin(None, None)), 0o600);
+        assert_eq!(mode(&admin(Some("staff"), None)), 0o666);
+        assert_eq!(mode(&admin(None, Some("staff"))), 0o666);
     }
 }

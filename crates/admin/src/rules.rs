@@ -321,7 +321,7 @@ pub(crate) fn final_recipients(path: &ForwardPath, local: Option<IpAddr>, policy
     };
     let recipient = |address: Address| {
         let given = given.filter(|given| **given != address).cloned();
-        Recipient { address, given, notify: Default::default(), original: None, via: None, expanded: false }
+        Recipient { given, ..Recipient::new(address) }
     };
     addresses.into_iter().map(recipient).collect()
 }

@@ -4,10 +4,8 @@
 //! everybody else gets 403, whatever the mode of the file says. Nothing a peer sends reaches further than its own connection: bodies, headers,
 //! connections and the time for a request are bounded, and a request that cannot be read is answered with a 400.
 
-use std::fs::Permissions;
 use std::future::Future;
 use std::io::{self, Write};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use postern_queue::operate::{BadFilter, Cursor, OperateError};
 use postern_queue::{Content, Queue, QueueId, StoreError};
+use postern_runtime::unix_socket::{self, BindError};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -132,29 +131,14 @@ impl FromRef<App> for Shared {
     }
 }
 
-/// Binds under another name and moves it into place, so that the socket never stands there with a wider mode, and one
-/// left by a crash is replaced in one step.
-fn bind(path: &Path, mode: Permissions) -> Result<UnixListener, ServeError> {
+fn bind(path: &Path, mode: u32) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Listen { address: path.display().to_string(), source };
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(ServeError::InUse(path.to_owned()));
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(_) | Err(_) => {}
-    }
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&new).map_err(failed)?;
-    std::fs::set_permissions(&new, mode).map_err(failed)?;
-    std::fs::rename(&new, path).map_err(failed)?;
-    Ok(listener)
+    let listener = unix_socket::bind(path, mode).map_err(|error| match error {
+        BindError::InUse => ServeError::InUse(path.to_owned()),
+        BindError::NotASocket => ServeError::NotASocket(path.to_owned()),
+        BindError::Io(source) => failed(source),
+    })?;
+    UnixListener::from_std(listener).map_err(failed)
 }
 
 async fn accept_unix(

@@ -42,7 +42,7 @@ use postern_queue::{
 };
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
-use postern_smtp::{Address, Body, Domain, ForwardPath, Notify, ReversePath};
+use postern_smtp::{Address, Body, Domain, ForwardPath, ReversePath};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -194,14 +194,7 @@ impl Running {
         for piece in body.chunks(100_000) {
             incoming.write(Bytes::copy_from_slice(piece)).await.unwrap();
         }
-        let recipient = Recipient {
-            address: Address::parse(to).unwrap(),
-            given: None,
-            notify: Notify::default(),
-            original: None,
-            via: None,
-            expanded: false,
-        };
+        let recipient = Recipient::new(Address::parse(to).unwrap());
         let envelope = Envelope {
             reverse_path: ReversePath::parse(from).unwrap(),
             origin: Origin::Outsider,

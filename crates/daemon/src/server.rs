@@ -176,15 +176,7 @@ impl Server {
             certificates: certificates.clone(),
         };
         let reloader = Arc::new(Reloader::new(live.clone(), services, log, tasks.clone(), stop.clone()));
-        let report = admin::report::Shared {
-            records: records.clone(),
-            config: live.config.clone(),
-            tls: {
-                let tls = live.tls.clone();
-                Arc::new(move || Some(tls.load_full()?.unasked_config()))
-            },
-        };
-        serve_report(report, &stop, &tasks)?;
+        serve_report(&live, records.clone(), &stop, &tasks)?;
         let shared = admin::Shared {
             door: door.clone(),
             records: records.clone(),
@@ -292,11 +284,15 @@ fn open_records(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> 
 
 /// The public page of refusals, where it is configured.
 fn serve_report(
-    shared: admin::report::Shared,
+    live: &Live,
+    records: Arc<Records>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<()> {
-    let Some(address) = shared.config.load().report.listen else { return Ok(()) };
+    let Some(address) = live.config.load().report.listen else { return Ok(()) };
+    let tls = live.tls.clone();
+    let tls = Arc::new(move || Some(tls.load_full()?.unasked_config()));
+    let shared = admin::report::Shared { records, config: live.config.clone(), tls };
     let address = admin::report::serve(address, shared, stop.clone(), tasks).context("report.listen")?;
     tracing::info!(event = "listening", listener = "report", %address);
     Ok(())

@@ -114,14 +114,7 @@ pub async fn tell(
     let text = format!("This is the mail server {hostname}. {}", notice.body);
     let body = if text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     incoming.write(Bytes::from(text)).await?;
-    let recipient = |address| Recipient {
-        address,
-        given: None,
-        notify: Notify::NEVER,
-        original: None,
-        via: None,
-        expanded: false,
-    };
+    let recipient = |address| Recipient { notify: Notify::NEVER, ..Recipient::new(address) };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         origin: Origin::Own,

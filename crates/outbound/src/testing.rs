@@ -15,7 +15,7 @@ use postern_config::outbound::Timeouts;
 use postern_policy::Policy;
 use postern_queue::{Envelope, Origin, Progress, Recipient};
 use postern_runtime::dns::StaticDns;
-use postern_smtp::{Address, Body, Domain, Notify, ReversePath};
+use postern_smtp::{Address, Body, Domain, ReversePath};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -100,14 +100,7 @@ pub(crate) fn dial(tls: &ClientTls) -> Dial<'_> {
 }
 
 pub(crate) fn envelope(sender: &str, to: &[&str]) -> Envelope {
-    let recipient = |address: &&str| Recipient {
-        address: Address::parse(address).unwrap(),
-        given: None,
-        notify: Notify::default(),
-        original: None,
-        via: None,
-        expanded: false,
-    };
+    let recipient = |address: &&str| Recipient::new(Address::parse(address).unwrap());
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),
         origin: Origin::Outsider,

@@ -2,11 +2,19 @@
 //!
 //! | part | module |
 //! |---|---|
+//! | clients that are kept out, whatever they ask | `clients` |
 //! | the ways to be allowed to relay | `relaying` |
+//! | logins | `logins` |
+//! | senders, of the envelope and of the header | `senders` |
+//! | recipients | `recipients` |
 //! | lines for the configuration, and where they go | `lines` |
 
+mod clients;
 mod lines;
+mod logins;
+mod recipients;
 mod relaying;
+mod senders;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,15 +26,12 @@ use postern_config::auth::OwnLimits;
 use postern_config::paste::{Block, List, Places};
 use postern_config::relay::{Recipients, RelayDomain};
 use postern_config::surroundings::Surroundings;
-use postern_config::units::format_duration;
-use postern_config::{Account, Config, LoginPorts, LoginState};
-use postern_smtp::{Address, Domain};
+use postern_config::{Account, Config, LoginPorts};
+use postern_smtp::Domain;
 
 use crate::relay::Reason;
-use crate::shell::word;
 
-use lines::{added, list, list_of};
-use relaying::{grant, host, log_in, relaying, trust, without_login};
+use lines::added;
 
 /// What the ways out hang on in one configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -136,11 +141,17 @@ pub struct Asked<'a> {
     pub site: &'a Site,
 }
 
+impl<'a> Asked<'a> {
+    /// The recipient's local part and domain; empty where there is none.
+    fn recipient_parts(&self) -> (&'a str, &'a str) {
+        let recipient = self.recipient.map(without_brackets).unwrap_or_default();
+        recipient.rsplit_once('@').unwrap_or((recipient, ""))
+    }
+}
+
 /// What would have allowed it, each way by itself, for the operator of this server. Empty for what is allowed.
 pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
-    let Asked { reason, recipient, site, .. } = *asked;
-    let (main, recipient) = (site.main(), recipient.map(without_brackets).unwrap_or_default());
-    let (local, domain) = recipient.rsplit_once('@').unwrap_or((recipient, ""));
+    let Asked { reason, site, .. } = *asked;
     match reason {
         Reason::LocalRecipient
         | Reason::RelayDomain
@@ -153,280 +164,60 @@ pub fn remedies(asked: &Asked<'_>) -> Vec<String> {
         | Reason::LoginAllowed { .. }
         | Reason::SenderAllowed
         | Reason::ConnectionAllowed => Vec::new(),
-        Reason::Banned { network, .. } => vec![format!("end the ban: `posternctl ban remove {network}`")],
-        Reason::MalformedHeader => {
-            vec!["the header of the message has fields only (RFC 5322 §2.2)".to_owned()]
+
+        Reason::Banned { network, .. } => vec![clients::end_ban(network)],
+        Reason::Blocklisted { client, lists, .. } => clients::blocklisted(client, lists, asked),
+        Reason::StandingRule { rule, .. } | Reason::HeaderBlockedSender { rule, .. } => {
+            vec![clients::remove_rule(rule)]
         }
-        Reason::NeedsSmtputf8 => {
-            vec![
-                "the client says SMTPUTF8 in MAIL, or writes the address in ASCII (RFC 6531 §3.5)".to_owned(),
-            ]
-        }
-        Reason::TooManyRecipients { .. } => vec![
-            "the client sends to the rest in another transaction, as 452 tells it (RFC 5321 §4.5.3.1.10)"
-                .to_owned(),
-            format!("or raise smtp.max_recipients in {main}, then posternctl reload"),
-        ],
-        Reason::NotTrustedNotLocal => relaying(asked),
-        Reason::NotAuthenticated => [vec![log_in(site)], without_login(asked)].concat(),
-        Reason::GrantTooNarrow { label, what } => {
-            let widen = format!(
-                "widen the grant {label:?} in {} so that it covers the {what}, then posternctl reload",
-                site.grant_file(label)
-            );
-            let other = grant("or give the client one more grant", asked);
-            [Some(widen), other, Some(log_in(site))].into_iter().flatten().collect()
-        }
-        Reason::HostNameUnknown { name } => vec![
-            format!(
-                "have the name servers of {name} answer: `posternctl relay list` says what is known of it"
-            ),
-            format!("or remove {name} from relay.hosts in {main}, then posternctl reload"),
-        ],
-        Reason::Rate { who, .. } => {
-            let file = site.grant_file(who.strip_prefix("the grant ").unwrap_or(who));
-            vec![format!(
-                "wait, or raise the rate of {who} in relay.grants of {file}: rate = \"200/h\", then posternctl reload"
-            )]
-        }
+        Reason::DnsTrouble { domain, .. } => vec![clients::wait_for_dns(domain)],
+
+        Reason::NotTrustedNotLocal => relaying::relaying(asked),
+        Reason::NotAuthenticated => [vec![relaying::log_in(site)], relaying::without_login(asked)].concat(),
+        Reason::GrantTooNarrow { label, what } => relaying::widen_grant(label, what, asked),
+        Reason::Rate { who, .. } => vec![relaying::raise_rate(who, site)],
+        Reason::HostNameUnknown { name } => relaying::host_name_unknown(name, site),
+
+        Reason::WrongPassword { login, why } => logins::wrong_password(login, why.as_deref(), site),
+        Reason::LoginNotOffered { missing } => logins::not_offered(missing, site),
+        Reason::LoginSuspended { login, state, .. } => vec![logins::restore(login, state)],
+        Reason::ClientAddressNotAllowed { login, client } => vec![logins::add_network(login, client, site)],
         Reason::Quota { login, limit, used, resets_in } => {
-            vec![raise_limit(login, limit, *used, resets_in.is_some(), site)]
+            vec![logins::raise_limit(login, limit, *used, resets_in.is_some(), site)]
         }
+
         Reason::SenderDomainNotListed { login, sender } | Reason::LoginLacksPermission { login, sender } => {
-            send_as(login, sender)
+            senders::send_as(login, sender)
         }
-        Reason::DomainNotVerified { domain, missing, .. } => vec![
-            format!("publish what is missing ({missing}): `posternctl domain records {domain}` prints it"),
-            format!("then have it looked at: `posternctl domain verify {domain}`"),
-        ],
-        Reason::OwnersLock { login, domain, problem: None } => vec![format!(
-            "the owner of {domain} adds {login} to the TXT record at _postern.{domain}, or removes the record"
-        )],
-        Reason::OwnersLock { login, domain, .. } => vec![format!(
-            "the owner of {domain} mends the TXT record at _postern.{domain}: \"v=postern1; logins={login}\""
-        )],
-        Reason::DnsTrouble { domain, .. } => {
-            vec![format!(
-                "wait until the name servers of {domain} answer, or see why the resolver cannot ask them"
-            )]
+        Reason::DomainNotVerified { domain, missing, .. } => senders::verify(domain, missing),
+        Reason::OwnersLock { login, domain, problem } => {
+            vec![senders::owners_lock(login, domain, problem.is_some())]
         }
-        Reason::SpfDoesNotCover { domain, .. } => {
-            vec![format!("the owner of {domain} lists this server in the domain's SPF record")]
-        }
+        Reason::SpfDoesNotCover { domain, .. } => vec![senders::cover_by_spf(domain)],
         Reason::HeaderFromMismatch { grant: Some(label), field, address, .. } => {
-            let or = format!("or the client names only senders of the grant in the {field} field");
-            vec![
-                format!(
-                    "add {address} to the senders of the grant {label:?} in {}, then posternctl reload",
-                    site.grant_file(label)
-                ),
-                or,
-            ]
+            senders::header_of_grant(label, field, address, site)
         }
-        Reason::HeaderFromMismatch { login, field, address, .. } => match Address::parse(address) {
-            Ok(_) => send_as(login, address),
-            Err(_) => {
-                vec![format!("the {field} field of the message names only addresses that {login} may use")]
-            }
-        },
+        Reason::HeaderFromMismatch { login, field, address, .. } => {
+            senders::header_of_login(login, field, address)
+        }
         Reason::HeaderFromUnusable { .. } => {
             vec!["the message has one From field with an address in it (RFC 5322 §3.6.2)".to_owned()]
         }
-        Reason::WrongPassword { login, why } => wrong_password(login, why.as_deref(), site),
-        Reason::LoginNotOffered { missing } => {
-            let exposed = "if the client sent the password with its AUTH command, that has crossed the network in clear: the \
-                           login gets a new one, `posternctl account password NAME`";
-            let exposed = (missing == "TLS").then(|| exposed.to_owned());
-            std::iter::once(log_in_elsewhere(missing, site)).chain(exposed).collect()
+        Reason::MalformedHeader => {
+            vec!["the header of the message has fields only (RFC 5322 §2.2)".to_owned()]
         }
-        Reason::LoginSuspended { login, state, .. } => {
-            let verb = if state == LoginState::Disabled.as_str() { "enable" } else { "unlock" };
-            vec![format!("{verb} it: `posternctl account {verb} {}`", word(login))]
-        }
-        Reason::ClientAddressNotAllowed { login, client } => {
-            vec![format!(
-                "add the address to the networks of account {login:?} in {}, so that they are: networks = {}, then posternctl \
-                 reload",
-                site.accounts.display(),
-                networks_with(login, client, site)
-            )]
-        }
-        Reason::UnknownRecipient => unknown_recipient(local, domain, site),
-        Reason::AliasLoop => {
-            vec![format!(
-                "change the aliases of [[domain]] {domain:?} in {main} so that {local:?} does not lead back to itself, then \
-                 posternctl reload"
-            )]
-        }
+
+        Reason::UnknownRecipient => recipients::unknown(asked),
+        Reason::AliasLoop => vec![recipients::alias_loop(asked)],
+        Reason::RecipientPolicy { .. } => vec![recipients::rejecting_route(site)],
+        Reason::TooManyRecipients { .. } => recipients::too_many(site),
         Reason::BadDestination => {
             vec!["the recipient's address has a domain name instead of an address".to_owned()]
         }
-        Reason::Blocklisted { client, lists, .. } => blocklisted(client, lists, asked),
-        Reason::StandingRule { rule, .. } | Reason::HeaderBlockedSender { rule, .. } => {
-            vec![format!(
-                "remove the standing rule: `posternctl rule remove {rule}` (see `posternctl rule list`)"
-            )]
-        }
-        Reason::RecipientPolicy { .. } => vec![format!(
-            "remove the [[route]] with via = \"reject\" that matches from {main}, or put a route before it that matches first, \
-                 then posternctl reload"
-        )],
-    }
-}
-
-fn log_in_elsewhere(missing: &str, site: &Site) -> String {
-    let ports = &site.ports;
-    let starttls = LoginPorts { tls: Vec::new(), ..ports.clone() }.words();
-    let tls = ports.tls_words();
-    match (missing, starttls, tls) {
-        ("TLS", Some(starttls), Some(tls)) => {
-            format!("the mail program uses STARTTLS on port {starttls}, or TLS on port {tls}")
-        }
-        ("TLS", _, _) => "the mail program uses STARTTLS first".to_owned(),
-        _ => match ports.words() {
-            Some(ports) => format!("the mail program uses port {ports}, where logins are taken"),
-            None => log_in(site),
-        },
-    }
-}
-
-/// By the rule that refused: of a relay domain, or of a domain of ours.
-fn unknown_recipient(local: &str, domain: &str, site: &Site) -> Vec<String> {
-    let name = Domain::parse(domain).ok();
-    let is_it = |known: &Domain| name.as_ref() == Some(known);
-    let file = |list, at: Option<usize>| {
-        at.map_or(site.places.main(), |at| site.places.file_of(list, at)).display().to_string()
-    };
-    let relay = site.relay_domains.iter().position(|(known, _)| is_it(known));
-    match relay.map(|at| &site.relay_domains[at].1) {
-        Some(Recipients::CallForward) => vec![
-            format!(
-                "make the mailbox {local:?} at the primary server of {domain}, which says that there is none"
-            ),
-            format!(
-                "what it says is remembered for {} (relay.call_forward.negative_ttl): until then it is not asked again",
-                format_duration(site.negative_ttl)
-            ),
+        Reason::NeedsSmtputf8 => vec![
+            "the client says SMTPUTF8 in MAIL, or writes the address in ASCII (RFC 6531 §3.5)".to_owned(),
         ],
-        Some(_) => vec![format!(
-            "add {local:?} to the recipients of [[relay.relay_domains]] {domain:?} in {}, then posternctl reload",
-            file(List::RelayDomains, relay)
-        )],
-        None if site.hostname.as_ref().is_some_and(is_it) && !site.domains.iter().any(is_it) => {
-            vec![format!(
-                "{domain} is the name of this server and no [[domain]]: the client writes to a mailbox of one, or there is one more \
-             [[domain]] with this name and {local:?} among its mailboxes"
-            )]
-        }
-        None => vec![format!(
-            "add {local:?} to the mailboxes or aliases of [[domain]] {domain:?} in {}, or set its catch_all, then posternctl \
-             reload",
-            file(List::Domains, site.domains.iter().position(is_it))
-        )],
     }
-}
-
-/// All of them: they stand in the place of those in the file.
-fn networks_with(login: &str, client: &str, site: &Site) -> String {
-    let own = site.login(login).map(|own| own.networks.as_slice()).unwrap_or_default();
-    let mut networks: Vec<String> = own.iter().map(ToString::to_string).collect();
-    networks.push(host(client));
-    list(&networks)
-}
-
-/// A new password helps a login that has one here, and not one that does not exist.
-fn wrong_password(login: &str, why: Option<&str>, site: &Site) -> Vec<String> {
-    let name = word(login);
-    if let Some(why) = why {
-        return vec![format!(
-            "{why}: `posternctl account show {name}` shows the app passwords, `posternctl account app-password add {name} LABEL` \
-             makes another one"
-        )];
-    }
-    let user =
-        "the user enters the right name and password; `posternctl account list` shows the names".to_owned();
-    let new = match site.login(login) {
-        Some(_) => Some(format!("or the account gets a new password: `posternctl account password {name}`")),
-        None if site.asks_others => {
-            Some("or the account gets a new password where it is kept ([auth])".to_owned())
-        }
-        None => None,
-    };
-    std::iter::once(user).chain(new).collect()
-}
-
-/// With the limits that the login has already, and high enough for what was asked. `can_wait`: there is room again some time.
-fn raise_limit(login: &str, limit: &str, used: u64, can_wait: bool, site: &Site) -> String {
-    let key = limit_key(limit);
-    let now: Option<u64> = limit.split_whitespace().next().and_then(|count| count.parse().ok());
-    let enough = now.unwrap_or(100).saturating_mul(2).max(used);
-    let own = site.login(login).map(|own| own.limits).unwrap_or_default();
-    let limits = [
-        ("per_message", own.per_message),
-        ("per_hour", own.per_hour),
-        ("per_day", own.per_day),
-        ("new_recipients_per_day", own.new_recipients_per_day),
-    ];
-    let limits: Vec<String> = limits
-        .into_iter()
-        .filter_map(|(name, own)| Some((name, if name == key { enough } else { own?.into() })))
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
-    format!(
-        "{}raise the limit of account {login:?} in {}: limits = {{ {} }}, then posternctl reload; for all accounts it is \
-         auth.limits.{key} in {}",
-        if can_wait { "wait, or " } else { "" },
-        site.accounts.display(),
-        limits.join(", "),
-        site.main()
-    )
-}
-
-/// The setting of a limit of a login, by its words: `200 recipients an hour`.
-fn limit_key(limit: &str) -> &'static str {
-    const KEYS: [(&str, &str); 4] = [
-        ("new recipients a day", "new_recipients_per_day"),
-        ("a day", "per_day"),
-        ("an hour", "per_hour"),
-        ("a message", "per_message"),
-    ];
-    KEYS.iter().find(|(words, _)| limit.ends_with(words)).map_or("per_hour", |(_, key)| key)
-}
-
-/// The client's own way out first: it helps everywhere.
-fn blocklisted(client: &str, lists: &str, asked: &Asked<'_>) -> Vec<String> {
-    let exempt = [("dnsbl_exempt", list_of(&host(client)))];
-    vec![
-        format!("whoever runs {client} has it removed from {lists}, once what it was listed for has ended"),
-        added(
-            "or spare the client (policy.dnsbl_exempt)",
-            &asked.site.places,
-            Block::BlocklistExempt,
-            &exempt,
-        ),
-        format!(
-            "or weigh the list less: its weight, its answers or action = \"log\" in [[policy.dnsbl]], or \
-             policy.dnsbl_threshold, in {}, then posternctl reload",
-            asked.site.main()
-        ),
-        format!("or, if the client is yours, {}", trust(asked)),
-    ]
-}
-
-fn send_as(login: &str, address: &str) -> Vec<String> {
-    let mut ways = vec![format!(
-        "let the login send as it: `posternctl account grant {} --send-as {}`",
-        word(login),
-        word(address)
-    )];
-    if let Some((_, domain)) = address.rsplit_once('@') {
-        ways.push(format!(
-            "or as its whole domain: `posternctl account grant {} --send-as {}`",
-            word(login),
-            word(&format!("@{domain}"))
-        ));
-    }
-    ways
 }
 
 /// People copy addresses with their angle brackets.

@@ -529,7 +529,7 @@ mod tests {
     use crate::envelope::Origin;
     use crate::terms::Terms;
     use postern_smtp::header::fields;
-    use postern_smtp::{EnvelopeId, Notify, ReversePath};
+    use postern_smtp::{EnvelopeId, ReversePath};
     use std::time::Duration;
 
     const MESSAGE: &str = "From: alice@proseware.test\r\nMessage-ID: <1@proseware.test>\r\n\r\nHello\r\n";
@@ -539,14 +539,7 @@ mod tests {
     }
 
     fn recipient(address: &str) -> Recipient {
-        Recipient {
-            address: Address::parse(address).unwrap(),
-            given: None,
-            notify: Notify::default(),
-            original: None,
-            via: None,
-            expanded: false,
-        }
+        Recipient::new(Address::parse(address).unwrap())
     }
 
     fn told(address: &str, action: Action) -> Told {

@@ -125,18 +125,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::messages::tests::envelope;
-    use postern_smtp::{Address, Notify};
+    use postern_smtp::Address;
 
     fn recipient(address: &str) -> Recipient {
-        let address = Address::parse(address).unwrap();
-        Recipient {
-            address,
-            given: None,
-            notify: Notify::default(),
-            original: None,
-            via: None,
-            expanded: false,
-        }
+        Recipient::new(Address::parse(address).unwrap())
     }
 
     fn sample() -> Edits {

@@ -275,6 +275,11 @@ impl Envelope {
 }
 
 impl Recipient {
+    /// A recipient of whom nothing is said but the address: reports are as without NOTIFY (RFC 3461 §4.1).
+    pub fn new(address: Address) -> Self {
+        Self { address, given: None, notify: Notify::default(), original: None, via: None, expanded: false }
+    }
+
     /// Everything but its route.
     pub(crate) fn encode(&self, writer: &mut Writer) {
         writer.text(tag::recipient::ADDRESS, &self.address.to_string());

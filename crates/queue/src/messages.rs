@@ -1151,7 +1151,7 @@ pub(crate) mod tests {
     use crate::reports::NewReport;
     use crate::state::Phase;
     use crate::state::tests::fresh;
-    use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+    use postern_smtp::{Address, Body, Domain, EnhancedStatus, ReversePath};
 
     /// Every domain is its own destination.
     #[derive(Debug, Default)]
@@ -1190,14 +1190,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn envelope(recipients: usize) -> Envelope {
-        let recipient = |number: usize| Recipient {
-            address: Address::parse(&format!("r{number}@adatum.test")).unwrap(),
-            given: None,
-            notify: Notify::default(),
-            original: None,
-            via: None,
-            expanded: false,
-        };
+        let recipient =
+            |number: usize| Recipient::new(Address::parse(&format!("r{number}@adatum.test")).unwrap());
         Envelope {
             reverse_path: ReversePath::parse("alice@proseware.test").unwrap(),
             origin: Origin::Outsider,

@@ -199,7 +199,7 @@ fn kind(told: &[Told]) -> &'static str {
 
 /// RFC 3461 §6.1: nobody is told when a report fails.
 fn report_recipient(address: Address) -> Recipient {
-    Recipient { address, given: None, notify: Notify::NEVER, original: None, via: None, expanded: false }
+    Recipient { notify: Notify::NEVER, ..Recipient::new(address) }
 }
 
 /// Reads what a report returns: never more than [`FULL_RETURN_LIMIT`].

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use postern_smtp::{Address, Body, Notify, ReversePath};
+use postern_smtp::{Address, Body, ReversePath};
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{Envelope, Recipient};
@@ -169,16 +169,8 @@ fn envelope_of(
     let mut envelope =
         read.unwrap_or_else(|| Envelope { body: Body::EightBitMime, ..Envelope::unreadable(id) });
     if let Some(GivenEnvelope { sender, recipients }) = given {
-        let recipient = |address| Recipient {
-            address,
-            given: None,
-            notify: Notify::default(),
-            original: None,
-            via: None,
-            expanded: false,
-        };
         envelope.reverse_path = sender;
-        envelope.recipients = recipients.into_iter().map(recipient).collect();
+        envelope.recipients = recipients.into_iter().map(Recipient::new).collect();
     }
     if envelope.recipients.is_empty() {
         return Err(RestoreError::NoEnvelope(id));

@@ -15,7 +15,7 @@ use postern_queue::{
     Report, Surroundings, metrics,
 };
 use postern_runtime::{Clock, ManualClock};
-use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+use postern_smtp::{Address, Body, Domain, EnhancedStatus, ReversePath};
 
 const ALICE: &str = "alice@proseware.test";
 const BOB: &str = "bob@adatum.test";
@@ -69,14 +69,7 @@ impl World {
     }
 
     async fn accept(&self, to: &[&str]) -> QueueId {
-        let recipient = |address: &&str| Recipient {
-            address: Address::parse(address).unwrap(),
-            given: None,
-            notify: Notify::default(),
-            original: None,
-            via: None,
-            expanded: false,
-        };
+        let recipient = |address: &&str| Recipient::new(Address::parse(address).unwrap());
         let envelope = Envelope {
             reverse_path: ReversePath::parse(ALICE).unwrap(),
             origin: Origin::Login(ALICE.to_owned()),

@@ -4,9 +4,7 @@
 //! holds a small buffer and no more; memory is bounded whatever the client sends.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -15,11 +13,12 @@ use postern_config::protection::PregreetAction;
 use postern_config::{ListenerKind, Smtp};
 use postern_queue::{Door, Queue};
 use postern_smtp::Reply;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::Limit;
@@ -29,7 +28,7 @@ use crate::pressure::{Held, Room};
 use crate::receive::Receiver;
 use crate::replies;
 use crate::session::{Action, Ahead, Commit, Peer, Session};
-use crate::stream::Stream;
+use crate::stream::{self, Stream};
 use crate::tls::Protection;
 
 /// Read at once while commands are expected: most commands are far shorter.
@@ -68,6 +67,9 @@ enum Broken {
     Io(#[from] io::Error),
 }
 
+/// What a conversation goes over: the stream itself, or TLS on it.
+type Wire = Either<Stream, Box<TlsStream<Stream>>>;
+
 /// How a conversation ended.
 enum End {
     /// The last reply was given.
@@ -86,7 +88,7 @@ pub(crate) async fn serve(
 ) {
     let (client, listener) = (peer, peer.listener.as_str());
     tracing::debug!(event = "connected", %client, listener);
-    stream.send_at_once();
+    stream::send_at_once(&stream);
     let result = converse(stream, peer, place, house, stop).await;
     match result {
         Ok(()) => tracing::debug!(event = "disconnected", %client, listener),
@@ -105,7 +107,7 @@ async fn converse(
         return Box::pin(under_tls(stream, peer, place, house, stop, Greeting::Send)).await;
     }
     let session = Session::new(Arc::clone(&house.shared), peer, None);
-    let connection = Connection::new(Wire::Plain(stream), session, place, Arc::clone(&house), stop.clone());
+    let connection = Connection::new(Either::Left(stream), session, place, Arc::clone(&house), stop.clone());
     match connection.run(Greeting::Send).await? {
         End::Said => Ok(()),
         // After STARTTLS everything is new: nothing that was said or sent in clear survives (RFC 3207 §4.2).
@@ -161,7 +163,7 @@ async fn under_tls(
     let session = Session::new(Arc::clone(&house.shared), peer, Some(protection))
         .with_certificate(certificate)
         .with_channel_bindings(bindings);
-    let connection = Connection::new(Wire::Tls(Box::new(stream)), session, place, house, stop);
+    let connection = Connection::new(Either::Right(Box::new(stream)), session, place, house, stop);
     connection.run(greeting).await.map(|_| ())
 }
 
@@ -433,8 +435,8 @@ impl Connection {
     /// Counts what the buffers take, with those of a message that is received.
     fn weigh(&mut self, message: usize) {
         let wire = match self.wire {
-            Wire::Plain(_) => 0,
-            Wire::Tls(_) => TLS_OCTETS,
+            Either::Left(_) => 0,
+            Either::Right(_) => TLS_OCTETS,
         };
         let buffers = self.input.capacity() + self.output.capacity();
         self.held.set(SESSION_OCTETS + wire + buffers + message);
@@ -446,34 +448,16 @@ impl Connection {
         loop {
             action = match action {
                 Action::Reply(reply) => {
-                    self.say(&reply);
-                    if self.output.len() >= MAX_WAITING_REPLIES {
-                        self.flush().await?;
-                    }
+                    self.say_in_turn(&reply).await?;
                     return Ok(Next::Line);
                 }
                 Action::Repeat(reply, times, then) => {
                     for _ in 0..times {
-                        self.say(&reply);
-                        if self.output.len() >= MAX_WAITING_REPLIES {
-                            self.flush().await?;
-                        }
+                        self.say_in_turn(&reply).await?;
                     }
                     *then
                 }
-                Action::Delayed(reply, delay) => {
-                    let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {
-                        self.say(&replies::too_many_errors());
-                        return Ok(Next::Close);
-                    };
-                    self.flush().await?;
-                    tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
-                        () = self.stop.cancelled() => {}
-                    }
-                    self.say(&reply);
-                    return Ok(Next::Line);
-                }
+                Action::Delayed(reply, delay) => return self.say_after(delay, &reply).await,
                 Action::Close(reply) => {
                     self.say(&reply);
                     return Ok(Next::Close);
@@ -540,6 +524,30 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// Adds a reply to those that wait, which go out when there are too many of them.
+    async fn say_in_turn(&mut self, reply: &Reply) -> Result<(), Broken> {
+        self.say(reply);
+        if self.output.len() >= MAX_WAITING_REPLIES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Answers after a while, unless too many clients wait for such answers: then the session ends.
+    async fn say_after(&mut self, delay: Duration, reply: &Reply) -> Result<Next, Broken> {
+        let Some(_delay) = self.house.delays.begin(self.session.config().smtp.max_delayed) else {
+            self.say(&replies::too_many_errors());
+            return Ok(Next::Close);
+        };
+        self.flush().await?;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.say(reply);
+        Ok(Next::Line)
     }
 
     /// Goes on with another client, as far as its limits allow.
@@ -627,9 +635,9 @@ impl Connection {
     async fn start_tls(mut self) -> Result<End, Broken> {
         self.flush().await?;
         match self.wire {
-            Wire::Plain(stream) => Ok(End::StartTls(stream, self.place)),
+            Either::Left(stream) => Ok(End::StartTls(stream, self.place)),
             // The session offers STARTTLS in clear only.
-            Wire::Tls(_) => Ok(End::Said),
+            Either::Right(_) => Ok(End::Said),
         }
     }
 
@@ -723,48 +731,6 @@ fn arrived(
         Ok(Ok(_)) => Ok(Input::Arrived),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Ok(Input::Timeout { stressed }),
-    }
-}
-
-/// The stream of a client.
-enum Wire {
-    Plain(Stream),
-    Tls(Box<TlsStream<Stream>>),
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 

@@ -12,10 +12,12 @@ use parking_lot::Mutex;
 use postern_config::protection::PregreetAction;
 use postern_config::{ListenAddress, Listener, ListenerKind};
 use postern_policy::record::Reference;
+use postern_runtime::unix_socket;
 use postern_smtp::Reply;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -78,7 +80,9 @@ impl BoundListener {
 pub fn bind(listener: &Listener) -> io::Result<BoundListener> {
     let socket = match &listener.address {
         ListenAddress::Tcp(address) => Socket::Tcp(bind_tcp(*address)?),
-        ListenAddress::Unix(path) => Socket::Unix(stream::bind(path, listener.socket_mode())?, path.clone()),
+        ListenAddress::Unix(path) => {
+            Socket::Unix(unix_socket::bind(path, listener.socket_mode())?, path.clone())
+        }
     };
     Ok(BoundListener { kind: listener.kind, proxies: listener.proxy.clone(), socket })
 }
@@ -295,12 +299,12 @@ impl Accepting {
                 let (stream, client) = socket.accept().await?;
                 let local = stream.local_addr().map_err(|_| io::ErrorKind::ConnectionAborted)?;
                 let (client, local) = (client.ip().to_canonical(), local.ip().to_canonical());
-                Ok((Stream::Tcp(stream), Peer { listener, client, local, is_local: false }))
+                Ok((Either::Left(stream), Peer { listener, client, local, is_local: false }))
             }
             Self::Unix(socket, _) => {
                 let (stream, _) = socket.accept().await?;
                 let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-                Ok((Stream::Unix(stream), Peer { listener, client: here, local: here, is_local: true }))
+                Ok((Either::Right(stream), Peer { listener, client: here, local: here, is_local: true }))
             }
         }
     }
@@ -320,7 +324,7 @@ fn turn_away(stream: Stream, kind: ListenerKind, reply: &Reply) {
     let mut text = Vec::new();
     reply.write_to(&mut text);
     // Nothing was written before, so there is room; a client that is gone needs no reply.
-    let _ = stream.try_write(&text);
+    let _ = stream::try_write(&stream, &text);
 }
 
 impl House {

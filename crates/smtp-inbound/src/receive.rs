@@ -13,7 +13,7 @@ use postern_queue::{AcceptError, Incoming, QueueId};
 use postern_smtp::binary::Unconvertible;
 use postern_smtp::chunk::ChunkReader;
 use postern_smtp::data::{BareLf, DataReader, Findings, Step};
-use postern_smtp::header::{Field, fields};
+use postern_smtp::header::{Field, fields, skip_comments, unquoted};
 use postern_smtp::{Chunk, Domain, Host, date};
 
 use crate::session::{Hello, Peer};
@@ -415,7 +415,7 @@ impl Edits {
     fn claims_to_be_ours(&self, value: &[u8]) -> bool {
         let value = skip_comments(value);
         let id = match value.strip_prefix(b"\"") {
-            Some(rest) => unquoted(rest),
+            Some(rest) => unquoted(rest).0,
             None => {
                 let end =
                     value.iter().position(|byte| matches!(byte, b';' | b'(') || byte.is_ascii_whitespace());
@@ -434,39 +434,6 @@ fn leading_folds(header: &[u8]) -> usize {
     }
     let lines = header.split_inclusive(|byte| *byte == b'\n');
     lines.take_while(|line| matches!(line, [b' ' | b'\t', ..])).map(<[u8]>::len).sum()
-}
-
-/// What a quoted string holds (RFC 5322 §3.2.4), given from behind its first quote.
-fn unquoted(rest: &[u8]) -> Vec<u8> {
-    let mut content = Vec::new();
-    let mut bytes = rest.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => break,
-            b'\\' => content.extend(bytes.next()),
-            // Folding.
-            b'\r' | b'\n' => {}
-            byte => content.push(*byte),
-        }
-    }
-    content
-}
-
-/// White space and comments at the beginning of a value (RFC 5322 §3.2.2).
-fn skip_comments(value: &[u8]) -> &[u8] {
-    let mut depth = 0_usize;
-    let mut escaped = false;
-    for (at, byte) in value.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if depth > 0 => escaped = true,
-            b'(' => depth += 1,
-            b')' if depth > 0 => depth -= 1,
-            _ if depth > 0 || byte.is_ascii_whitespace() => {}
-            _ => return &value[at..],
-        }
-    }
-    &[]
 }
 
 /// What a header says to a server.

@@ -2,46 +2,50 @@
 //!
 //! A session is in one state; [`Session::handle`] has one `match` over state and command that is both the rule of
 //! sequence (RFC 5321 §4.1.4) and the table of contents. The connection does what the actions say.
+//!
+//! | what comes of a command | module |
+//! |---|---|
+//! | what every command looks at, and the policy that it asks | `context` |
+//! | a login | `logins` |
+//! | a message, from DATA to its reply | `message` |
+//! | a message in chunks | `chunks` |
+//! | clients that others speak for, and who asks for mail | `peers` |
 
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use postern_config::replies::Class;
 use postern_config::{Config, ListenerKind};
-use postern_policy::Policy;
-use postern_policy::accounts::{Login, Verified};
 use postern_policy::facts::{Wanted, wanted};
-use postern_policy::record::{Record, Reference, Told, Transcript};
-use postern_policy::relay::{
-    Certificate, Decision, HeaderSenders, Question, Reason, Stage, Trace, Verdict, decide, over_limit,
-};
+use postern_policy::record::Transcript;
+use postern_policy::relay::{Certificate, Decision, Reason, Stage};
 use postern_policy::scram::ChannelBindings;
 use postern_policy::standing::rates::Use;
-use postern_policy::standing::usage::{Exceeded, FirstMet};
-use postern_queue::rules::Refused as RefusedByRule;
-use postern_queue::{AcceptError, Envelope, Incoming, Origin, Queue, QueueId, Recipient, Terms};
+use postern_policy::standing::usage::FirstMet;
+use postern_queue::{Envelope, Incoming, Queue, Recipient, Terms};
 use postern_smtp::attributes::XForward;
-use postern_smtp::command::{Auth, Command, CommandError, Mail, Rcpt};
-use postern_smtp::date::rfc3339;
+use postern_smtp::command::{Command, CommandError, Mail, Rcpt};
 use postern_smtp::{Address, Body, EnvelopeId, ForwardPath, Reply, Ret, ReversePath};
 
 use crate::clients::Offences;
-use crate::commands::auth::{self, Exchange, Mechanism, Proved};
+use crate::commands::auth::{self, Exchange, Mechanism};
 pub use crate::commands::etrn::{Outcome, Run};
 use crate::commands::{data, ehlo, mail, parameters, rcpt};
 use crate::receive::{By, Received, Receiver};
-use crate::replies::Refused;
 use crate::tls::Protection;
 use crate::tokens::Bearer;
 use crate::{Shared, replies};
 
 mod chunks;
+mod context;
+mod logins;
+mod message;
 mod peers;
+
+pub(crate) use context::{Context, Matter, Refusal};
+pub use logins::{Credentials, PasswordCheck};
 
 /// The one code that says that the connection ends (RFC 5321 §3.8).
 const CLOSING: u16 = 421;
@@ -120,59 +124,6 @@ pub enum Postponed {
     Message(Box<Received>),
 }
 
-/// A name and a password. Nothing prints them.
-pub struct Credentials {
-    /// As the client wrote it.
-    pub name: String,
-    /// As the client wrote it.
-    pub password: Vec<u8>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").finish_non_exhaustive()
-    }
-}
-
-/// Somebody who has not shown to be who they say.
-#[derive(Debug)]
-struct Unproved {
-    /// Fit for a log.
-    name: String,
-    mechanism: Mechanism,
-    /// Why, for the log.
-    why: Option<String>,
-}
-
-/// An app password that cannot be used.
-#[derive(Debug)]
-struct AppPassword {
-    label: String,
-    /// For the log.
-    why: String,
-}
-
-/// What came of a password check.
-#[derive(Debug)]
-pub enum PasswordCheck {
-    /// It was checked here.
-    Done(Verified),
-    /// Another system has vouched for the login.
-    Vouched(Login),
-    /// Another system has not.
-    Refused {
-        /// Why, for the log, where that is known.
-        why: Option<String>,
-        /// Whether somebody may be guessing. Nobody is whose login is right, and has no rights here.
-        is_guess: bool,
-    },
-    /// It could not be checked, or not soon enough.
-    Unavailable {
-        /// Why, for the log.
-        why: String,
-    },
-}
-
 /// A message that may be accepted.
 #[derive(Debug)]
 pub struct Commit {
@@ -213,25 +164,6 @@ pub struct Session {
     is_short_of_memory: bool,
     /// Where the next message came from before, as XFORWARD says.
     forwarded: Option<Box<XForward>>,
-}
-
-/// What commands look at and do not change.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub shared: Arc<Shared>,
-    pub config: Arc<Config>,
-    pub policy: Arc<Policy>,
-    pub peer: Peer,
-    /// Who sends what we read: the client, unless it speaks for another one by XCLIENT.
-    pub host: IpAddr,
-    pub tls: Option<Protection>,
-    /// What the client has shown in the handshake.
-    pub certificate: Option<Certificate>,
-    /// What a login can be bound to of the TLS session.
-    pub bindings: ChannelBindings,
-    pub login: Option<Login>,
-    /// What was said, for the record of a refusal.
-    pub transcript: Transcript,
 }
 
 #[derive(Debug)]
@@ -305,212 +237,11 @@ pub(crate) struct Transaction {
     pub size: u64,
 }
 
-/// What the policy is asked about, beside the session.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Matter<'a> {
-    pub hello: &'a Hello,
-    pub reverse_path: &'a ReversePath,
-    /// Final recipients so far.
-    pub recipients: usize,
-}
-
 impl Transaction {
     /// As the policy is asked about it.
     pub fn matter(&self) -> Matter<'_> {
         Matter { hello: &self.hello, reverse_path: &self.reverse_path, recipients: self.distinct.len() }
     }
-}
-
-/// Why a sender, a recipient or a message is not taken.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    pub reply: Reply,
-    /// For logs and metrics.
-    pub reason: &'static str,
-    pub reference: Option<Reference>,
-    /// The rule that decided.
-    pub rule: Option<String>,
-}
-
-impl Refusal {
-    pub fn new(reason: &'static str, reply: Reply) -> Self {
-        Self { reply, reason, reference: None, rule: None }
-    }
-}
-
-impl Context {
-    /// Takes the rules in force now.
-    fn refresh(&mut self) {
-        self.config = self.shared.config.load_full();
-        self.policy = self.shared.policy.load_full();
-        self.refresh_login();
-    }
-
-    /// Takes the login as it is now, also in the middle of a transaction, whose other rules stay those of its MAIL: a login that
-    /// is gone or narrowed, or whose password counts no more, does not live on in a session, and one that is locked sends no more.
-    fn refresh_login(&mut self) {
-        let Some(login) = self.login.take() else { return };
-        let policy = self.shared.policy.load();
-        self.login = policy.accounts.renew(&login, self.peer.client, self.shared.clock.now());
-    }
-
-    /// Whether LMTP is spoken, not SMTP.
-    pub fn speaks_lmtp(&self) -> bool {
-        self.peer.listener == ListenerKind::Lmtp
-    }
-
-    /// Whether TLS can begin: there is a certificate, and nobody listens on a UNIX socket.
-    pub fn can_start_tls(&self) -> bool {
-        !self.peer.is_local && self.tls.is_none() && self.shared.tls.load().is_some()
-    }
-
-    /// The client must say who it is.
-    pub fn hello_first(&self) -> Reply {
-        replies::bad_sequence(if self.speaks_lmtp() { "LHLO first" } else { "EHLO first" })
-    }
-
-    /// Whether the client is in a trusted network: such clients have no limit of recipients.
-    pub fn is_trusted(&self) -> bool {
-        self.policy.relay.trusted_network(self.peer.client).is_some()
-    }
-
-    /// Asks the policy. A refusal is kept, so that its reference can be explained.
-    pub fn ask(&self, matter: Matter<'_>, stage: Stage<'_>) -> Result<Decision, Refusal> {
-        self.ask_with_rules(matter, stage, || None)
-    }
-
-    /// The same, and, where the policy says yes, what the operators' standing rules say.
-    pub fn ask_with_rules(
-        &self,
-        matter: Matter<'_>,
-        stage: Stage<'_>,
-        rules: impl FnOnce() -> Option<RefusedByRule>,
-    ) -> Result<Decision, Refusal> {
-        let question = self.question(matter, stage);
-        let mut decision = decide(&question, &self.policy);
-        if decision.verdict == Verdict::Accept
-            && let Some(refused) = rules()
-        {
-            decision = by_rule(decision, &refused);
-        }
-        match decision.verdict {
-            Verdict::Accept => {
-                self.shared.decisions.decided(question.stage.as_str(), &decision);
-                self.policy.count(&question);
-                for fact in decision.warnings() {
-                    let login = self.login.as_ref().map(|login| login.name.as_str());
-                    tracing::warn!(
-                        event = "domain-not-verified",
-                        stage = question.stage.as_str(),
-                        login,
-                        "{fact}"
-                    );
-                }
-                Ok(decision)
-            }
-            _ => Err(self.refusal(&question, &decision)),
-        }
-    }
-
-    /// A limit of the login turns out to be passed when it is charged.
-    pub fn over_limit(
-        &self,
-        login: &Login,
-        matter: Matter<'_>,
-        stage: Stage<'_>,
-        exceeded: Exceeded,
-    ) -> Refusal {
-        self.refusal(&self.question(matter, stage), &over_limit(login, exceeded))
-    }
-
-    /// What only the session knows enough for.
-    pub fn refused_by_session(&self, matter: Matter<'_>, stage: Stage<'_>, decision: &Decision) -> Refusal {
-        self.refusal(&self.question(matter, stage), decision)
-    }
-
-    /// A standing rule refuses the whole message.
-    pub fn refused_by_rule(&self, matter: Matter<'_>, refused: &RefusedByRule) -> Refusal {
-        let senders = HeaderSenders::default();
-        let question = self.question(matter, Stage::Message(&senders));
-        self.refusal(&question, &by_rule(accepted(), refused))
-    }
-
-    /// A standing rule holds the whole message.
-    pub fn held_by_rule(&self, rule: u64, why: &str) -> Decision {
-        let senders = HeaderSenders::default();
-        let decision = accepted().held_by_rule(rule, why);
-        self.shared.decisions.decided(Stage::Message(&senders).as_str(), &decision);
-        decision
-    }
-
-    /// Keeps what was decided about a message that is held. Its client hears nothing of it: the log has the reference.
-    fn keep_held(&self, matter: Matter<'_>, decision: &Decision, reply: &Reply) -> Option<Reference> {
-        let senders = HeaderSenders::default();
-        let question = self.question(matter, Stage::Message(&senders));
-        let name = self.shared.records.name(question.client)?;
-        let cause = decision.rule().map_or_else(|| "held".to_owned(), |rule| format!("held by {rule}"));
-        let told = Told { class: Class::Rule, cause, advice: String::new(), reply: reply.to_string() };
-        self.shared.records.keep(&name, Record::new(&name, &question, decision, told, &self.transcript));
-        Some(name.reference)
-    }
-
-    pub fn question<'a>(&'a self, matter: Matter<'a>, stage: Stage<'a>) -> Question<'a> {
-        Question {
-            listener: self.peer.listener,
-            client: self.peer.client,
-            local: Some(self.peer.local),
-            tls: self.tls.is_some(),
-            certificate: self.certificate.as_ref(),
-            login: self.login.as_ref(),
-            helo: Some(&matter.hello.name),
-            now: self.shared.clock.now(),
-            recipients: matter.recipients,
-            reverse_path: matter.reverse_path,
-            stage,
-        }
-    }
-
-    /// Asks about AUTH: of whoever has the right password, or whether it is offered at all.
-    fn ask_login(&self, hello: &Hello) -> Result<Decision, Refusal> {
-        self.ask(Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 }, Stage::Login)
-    }
-
-    /// A name that is none, or not its password.
-    fn refuse_password(&self, hello: &Hello, name: &str, why: Option<&str>) -> Refusal {
-        let matter = Matter { hello, reverse_path: &ReversePath::Null, recipients: 0 };
-        self.refusal(&self.question(matter, Stage::Login), &Decision::wrong_password(name, why))
-    }
-
-    /// Keeps a decision that is no yes, and puts it into words.
-    fn refusal(&self, question: &Question<'_>, decision: &Decision) -> Refusal {
-        self.shared.decisions.decided(question.stage.as_str(), decision);
-        self.policy.note_refused(question, decision);
-        let name = self.shared.records.name(question.client);
-        let refused = Refused { question, decision, name: name.as_ref(), config: &self.config };
-        let (reply, told) = replies::refused(&refused);
-        if let Some(name) = &name {
-            let record = Record::new(name, question, decision, told, &self.transcript);
-            self.shared.records.keep(name, record);
-        }
-        Refusal {
-            reply,
-            reason: decision.reason.as_str(),
-            reference: name.map(|name| name.reference),
-            rule: decision.rule().map(str::to_owned),
-        }
-    }
-}
-
-/// What was said of a message before the standing rules were asked.
-fn accepted() -> Decision {
-    Decision { verdict: Verdict::Accept, reason: Reason::SenderAllowed, trace: Trace::default() }
-}
-
-/// The decision after a rule has refused.
-fn by_rule(decision: Decision, refused: &RefusedByRule) -> Decision {
-    let verdict = if refused.is_temporary { Verdict::Defer } else { Verdict::Reject };
-    let decision = decision.refused_by_rule(refused.rule, &refused.reason, &refused.text, verdict);
-    if refused.is_about_header_sender { decision.as_header_blocked_sender() } else { decision }
 }
 
 impl Session {
@@ -800,198 +531,11 @@ impl Session {
         }
     }
 
-    /// What a password check said.
-    pub fn password_checked(&mut self, check: PasswordCheck) -> Action {
-        let State::CheckingPassword(hello, name, mechanism) =
-            std::mem::replace(&mut self.state, State::Connected)
-        else {
-            return self.error(replies::bad_sequence("no password was asked for"));
-        };
-        self.state = State::Greeted(Arc::clone(&hello));
-        match check {
-            PasswordCheck::Done(Verified::Right { login, app }) => {
-                self.password_right(&hello, Proved { login, mechanism }, app.as_deref())
-            }
-            PasswordCheck::Done(Verified::Wrong) => {
-                self.password_wrong(&hello, Unproved { name, mechanism, why: None })
-            }
-            PasswordCheck::Done(Verified::Unusable { app, why, .. }) => {
-                self.password_unusable(&hello, &name, mechanism, &AppPassword { label: app, why })
-            }
-            PasswordCheck::Vouched(login) => self.password_right(&hello, Proved { login, mechanism }, None),
-            PasswordCheck::Refused { why, is_guess: true } => {
-                self.password_wrong(&hello, Unproved { name, mechanism, why })
-            }
-            PasswordCheck::Refused { why, is_guess: false } => {
-                self.login_without_rights(&hello, Unproved { name, mechanism, why })
-            }
-            PasswordCheck::Unavailable { why } => {
-                let Peer { client, listener, .. } = self.context.peer;
-                let (listener, shown) = (listener.as_str(), self.context.policy.login_to_note(&name));
-                tracing::error!(event = "login-not-checked", %client, listener, login = shown, why, "no password check");
-                self.context.shared.metrics.login("unavailable");
-                Action::Reply(replies::login_not_available())
-            }
-        }
-    }
-
-    /// What a token check said. A token that is not taken is answered with a challenge that says why, and only behind the client's
-    /// next line with 535 (RFC 7628 §3.2.3); it is counted at once, for a client can go away between the two.
-    pub fn token_checked(&mut self, check: PasswordCheck) -> Action {
-        let (why, is_guess) = match check {
-            PasswordCheck::Refused { why, is_guess } => (why, is_guess),
-            other => return self.password_checked(other),
-        };
-        let State::CheckingPassword(hello, name, mechanism) =
-            std::mem::replace(&mut self.state, State::Connected)
-        else {
-            return self.error(replies::bad_sequence("no token was asked for"));
-        };
-        let unproved = Unproved { name, mechanism, why };
-        let (reply, delay) = match is_guess {
-            true => self.note_wrong(&hello, unproved),
-            false => self.note_without_rights(&hello, unproved),
-        };
-        let Some(oauth) = &self.context.config.auth.oauth else {
-            self.state = State::Greeted(hello);
-            return self.delayed_error(reply, delay);
-        };
-        let challenge = STANDARD.encode(auth::bearer::refusal(mechanism, oauth));
-        self.state = State::Authenticating(hello, Exchange::Refused(Box::new((reply, delay))));
-        Action::Reply(replies::auth_challenge(&challenge))
-    }
-
-    /// Who has the right password may still not use the login now, or from here. `app` is the label of an app password.
-    fn password_right(&mut self, hello: &Hello, proved: Proved, app: Option<&str>) -> Action {
-        let Peer { client, listener, .. } = self.context.peer;
-        let Proved { login, mechanism } = proved;
-        let (name, listener, mechanism) = (login.name.clone(), listener.as_str(), mechanism.as_str());
-        self.context.login = Some(login);
-        match self.context.ask_login(hello) {
-            Ok(_) => {
-                tracing::info!(
-                    event = "login",
-                    %client,
-                    listener,
-                    login = name,
-                    mechanism,
-                    app_password = app,
-                    "logged in"
-                );
-                self.context.shared.metrics.login("ok");
-                Action::Reply(replies::logged_in())
-            }
-            Err(refusal) => {
-                self.context.shared.metrics.login("refused");
-                self.log_refusal("login", &refusal, "", None);
-                self.context.login = None;
-                self.error(refusal.reply)
-            }
-        }
-    }
-
     /// The commands that this client can use now.
     fn help(&self) -> Reply {
         let context = &self.context;
         let can_start_tls = context.can_start_tls();
         replies::help(context.speaks_lmtp(), can_start_tls, !auth::offered(context).is_empty())
-    }
-
-    /// A wrong password or proof. The guess is counted, and whoever guesses too much is banned.
-    fn password_wrong(&mut self, hello: &Hello, unproved: Unproved) -> Action {
-        let (reply, delay) = self.note_wrong(hello, unproved);
-        self.delayed_error(reply, delay)
-    }
-
-    /// The same without the answer: what that is, and how long it waits.
-    fn note_wrong(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
-        let Peer { client, local, listener, .. } = self.context.peer;
-        let Unproved { name, mechanism, why } = unproved;
-        let guess = self.context.policy.note_guess(&name, client, local, self.context.shared.clock.now());
-        let failures = guess.failed.failures;
-        let shown = self.context.policy.login_to_note(&name);
-        let refusal = self.context.refuse_password(hello, &shown, None);
-        tracing::warn!(
-            event = "login-failed",
-            %client,
-            listener = listener.as_str(),
-            login = shown,
-            mechanism = mechanism.as_str(),
-            why,
-            failures,
-            reference = refusal.reference.map(|reference| reference.to_string()),
-            "wrong password or user name"
-        );
-        if let Some(ban) = guess.ban {
-            let until = rfc3339(UNIX_EPOCH + Duration::from_secs(ban.until));
-            tracing::warn!(event = "banned", network = %ban.network, until, failures, "{}", ban.why);
-        }
-        self.context.shared.metrics.login("wrong");
-        (refusal.reply, guess.failed.delay)
-    }
-
-    /// An app password that is right and cannot be used now, or not from here: nobody guesses. The client is told what it would
-    /// be told of a wrong one; the log has another event, so that nothing that reads it bans whole offices for an old telephone.
-    fn password_unusable(
-        &mut self,
-        hello: &Hello,
-        name: &str,
-        mechanism: Mechanism,
-        app: &AppPassword,
-    ) -> Action {
-        let Peer { client, local, listener, .. } = self.context.peer;
-        let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
-        let refusal = self.context.refuse_password(hello, name, Some(&app.why));
-        tracing::warn!(
-            event = "app-password-refused",
-            %client,
-            listener = listener.as_str(),
-            login = name,
-            mechanism = mechanism.as_str(),
-            app_password = app.label,
-            why = app.why,
-            reference = refusal.reference.map(|reference| reference.to_string()),
-            "an app password that cannot be used"
-        );
-        self.context.shared.metrics.login("refused");
-        self.delayed_error(refusal.reply, mistake.failed.delay)
-    }
-
-    /// A login that another system has vouched for and that may do nothing here: nobody guesses. The client is told what it would
-    /// be told of a wrong password.
-    fn login_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> Action {
-        let (reply, delay) = self.note_without_rights(hello, unproved);
-        self.delayed_error(reply, delay)
-    }
-
-    /// The same without the answer.
-    fn note_without_rights(&mut self, hello: &Hello, unproved: Unproved) -> (Reply, Duration) {
-        let Peer { client, local, listener, .. } = self.context.peer;
-        let Unproved { name, mechanism, why } = unproved;
-        let mistake = self.context.policy.note_mistake(client, local, self.context.shared.clock.now());
-        let shown = self.context.policy.login_to_note(&name);
-        let refusal = self.context.refuse_password(hello, &shown, None);
-        tracing::warn!(
-            event = "login-without-rights",
-            %client,
-            listener = listener.as_str(),
-            login = shown,
-            mechanism = mechanism.as_str(),
-            why,
-            reference = refusal.reference.map(|reference| reference.to_string()),
-            "a login that may do nothing here now"
-        );
-        self.context.shared.metrics.login("refused");
-        (refusal.reply, mistake.failed.delay)
-    }
-
-    /// Refuses a wrong login, after a while.
-    fn delayed_error(&mut self, reply: Reply, delay: Duration) -> Action {
-        match self.error(reply) {
-            Action::Reply(reply) if !delay.is_zero() => Action::Delayed(reply, delay),
-            Action::Delayed(reply, other) => Action::Delayed(reply, other.max(delay)),
-            action => action,
-        }
     }
 
     /// The queue that MAIL waits for; `None`: it is still being loaded, and the client has waited for long enough.
@@ -1008,58 +552,6 @@ impl Session {
         let refusal = Refusal::new("queue-loading", replies::queue_is_loading());
         self.log_refusal("mail", &refusal, &command.path.to_string(), None);
         self.error(refusal.reply)
-    }
-
-    /// The whole message came in.
-    pub fn data_received(&mut self, received: Received) -> Action {
-        self.context.transcript.message();
-        self.context.refresh_login();
-        let State::Receiving(transaction) = &self.state else {
-            return self.error(replies::bad_sequence("no message was asked for"));
-        };
-        let wanted = data::wanted(&self.context, transaction, &received);
-        match wanted.is_empty() {
-            true => self.finish_message(received),
-            false => Action::Find(wanted, Postponed::Message(Box::new(received))),
-        }
-    }
-
-    /// Decides about a message, everything being known.
-    fn finish_message(&mut self, received: Received) -> Action {
-        let State::Receiving(transaction) = &mut self.state else {
-            return self.error(replies::bad_sequence("no message was asked for"));
-        };
-        match data::finish(&self.context, transaction, received) {
-            Ok(commit) => Action::Commit(commit),
-            Err(refusal) => self.message_refused(refusal),
-        }
-    }
-
-    /// The message is durable, or could not be made so.
-    pub fn committed(&mut self, result: Result<QueueId, AcceptError>) -> Action {
-        match result {
-            Ok(id) => self.message_accepted(id),
-            Err(error) => self.message_not_stored(error),
-        }
-    }
-
-    fn message_not_stored(&mut self, error: AcceptError) -> Action {
-        if let (State::Receiving(transaction), Some(login)) = (&self.state, &self.context.login) {
-            let now = self.context.shared.clock.now();
-            self.context.policy.standing.usage.give_back(&login.name, transaction.distinct.len(), now);
-        }
-        match error {
-            AcceptError::Rule(refused) => {
-                let refusal = match &self.state {
-                    State::Receiving(transaction) => {
-                        self.context.refused_by_rule(transaction.matter(), &refused)
-                    }
-                    _ => data::not_stored(&AcceptError::Rule(refused)),
-                };
-                self.message_refused(refusal)
-            }
-            error => self.message_refused(data::not_stored(&error)),
-        }
     }
 
     fn rset(&mut self) -> Action {
@@ -1089,79 +581,6 @@ impl Session {
             return Action::Reply(replies::tls_not_available());
         }
         Action::StartTls(replies::ready_for_tls())
-    }
-
-    fn auth(&mut self, hello: Arc<Hello>, command: &Auth) -> Action {
-        // A password changed by a reload counts from the next login on.
-        self.context.refresh();
-        let Context { peer, policy, shared, .. } = &self.context;
-        // Asked twice: only of those who are banned is anything kept.
-        if let Some(ban) = policy.ban(peer.client, peer.local, true, shared.clock.now())
-            && let Err(refusal) = self.context.ask_login(&hello)
-        {
-            let (client, listener) = (peer.client, peer.listener.as_str());
-            let (network, until) = (ban.network, rfc3339(UNIX_EPOCH + Duration::from_secs(ban.until)));
-            let reference = refusal.reference.map(|reference| reference.to_string());
-            let limit = refusal.reason;
-            tracing::info!(event = "turned-away", listener, %client, limit, %network, until, reference);
-            return Action::Close(refusal.reply);
-        }
-        let step = auth::begin(&self.context, command);
-        self.auth_step(hello, step)
-    }
-
-    fn auth_step(&mut self, hello: Arc<Hello>, step: auth::Step) -> Action {
-        match step {
-            auth::Step::Challenge(reply, exchange) => {
-                self.state = State::Authenticating(hello, exchange);
-                Action::Reply(reply)
-            }
-            auth::Step::Check(credentials, mechanism) => {
-                self.state = State::CheckingPassword(hello, auth::printable(&credentials.name), mechanism);
-                Action::CheckPassword(credentials)
-            }
-            auth::Step::CheckToken(bearer, mechanism) => {
-                self.state = State::CheckingPassword(hello, auth::printable(&bearer.name), mechanism);
-                Action::CheckToken(bearer)
-            }
-            auth::Step::Refused(reply, delay) => {
-                self.state = State::Greeted(hello);
-                self.delayed_error(reply, delay)
-            }
-            auth::Step::Proved(proved) => {
-                self.state = State::Greeted(Arc::clone(&hello));
-                self.password_right(&hello, *proved, None)
-            }
-            auth::Step::Wrong { name, mechanism, why } => {
-                self.state = State::Greeted(Arc::clone(&hello));
-                let name = auth::printable(&name);
-                self.password_wrong(&hello, Unproved { name, mechanism, why })
-            }
-            auth::Step::Downgraded(mechanism) => {
-                self.state = State::Greeted(hello);
-                let (Peer { client, listener, .. }, mechanism) = (self.context.peer, mechanism.as_str());
-                let listener = listener.as_str();
-                tracing::warn!(event = "login-downgraded", %client, listener, mechanism, "{}", replies::downgraded());
-                self.context.shared.metrics.login("downgraded");
-                self.error(replies::downgraded())
-            }
-            auth::Step::Refuse(reply) => {
-                self.state = State::Greeted(hello);
-                self.error(reply)
-            }
-            auth::Step::NotOffered => {
-                let asked = self.context.ask_login(&hello);
-                self.state = State::Greeted(hello);
-                match asked {
-                    // The rules say it of the same listener and the same TLS.
-                    Ok(_) => self.error(replies::login_not_available()),
-                    Err(refusal) => {
-                        self.log_refusal("login", &refusal, "", None);
-                        self.error(refusal.reply)
-                    }
-                }
-            }
-        }
     }
 
     fn await_queue(&mut self, hello: Arc<Hello>, command: Mail) -> Action {
@@ -1227,102 +646,6 @@ impl Session {
         self.commands = self.commands.saturating_sub(1);
     }
 
-    fn data(&mut self, answer: Result<Receiver, Refusal>) -> Action {
-        let receiver = match answer {
-            Ok(receiver) => receiver,
-            Err(refusal) => {
-                let sender = self.sender();
-                self.log_refusal("data", &refusal, &sender, None);
-                return self.error(refusal.reply);
-            }
-        };
-        self.state = match std::mem::replace(&mut self.state, State::Connected) {
-            State::Transaction(transaction) => State::Receiving(transaction),
-            other => other,
-        };
-        Action::ReceiveData(replies::send_message(), Box::new(receiver))
-    }
-
-    fn message_accepted(&mut self, id: QueueId) -> Action {
-        let State::Receiving(mut transaction) = std::mem::replace(&mut self.state, State::Connected) else {
-            return self.error(replies::bad_sequence("no message was asked for"));
-        };
-        if let Some(met) = transaction.met.take() {
-            met.keep();
-        }
-        transaction.used.keep();
-        self.messages += 1;
-        self.commands = 0;
-        self.errors = 0;
-        let reply = replies::queued(id);
-        let held = transaction.held.take();
-        let reference = held
-            .as_ref()
-            .and_then(|decision| self.context.keep_held(transaction.matter(), decision, &reply))
-            .map(|reference| reference.to_string());
-        let Context { peer, shared, tls, certificate, login, .. } = &self.context;
-        let recipients = transaction.distinct.len();
-        shared.metrics.accepted(peer.listener, transaction.size, recipients);
-        let right = match data::origin(&self.context, transaction.matter()) {
-            Origin::TrustedNetwork(label) => Some(format!("trusted network {label}")),
-            Origin::Granted(right) => Some(right),
-            Origin::Login(_) | Origin::Outsider | Origin::Own => None,
-        };
-        let duration = shared.clock.now().duration_since(transaction.began).unwrap_or_default();
-        tracing::info!(
-            event = "accepted",
-            %id,
-            from = %transaction.reverse_path,
-            to = recipients,
-            size = transaction.size,
-            client = %peer,
-            listener = peer.listener.as_str(),
-            login = login.as_ref().map(|login| login.name.as_str()),
-            right,
-            helo = transaction.hello.name,
-            forwarded = transaction.forwarded.as_ref().map(|said| said.to_string()),
-            tls = tls.map(|tls| tls.version),
-            certificate = certificate.as_ref().map(|certificate| certificate.sha256.as_str()),
-            milliseconds = duration.as_millis() as u64,
-            held_by = held.as_ref().and_then(Decision::rule),
-            reference,
-            "message accepted"
-        );
-        self.state = State::Greeted(transaction.hello);
-        self.for_each_recipient(transaction.accepted, Action::Reply(reply))
-    }
-
-    fn message_refused(&mut self, refusal: Refusal) -> Action {
-        let sender = self.sender();
-        self.log_refusal("message", &refusal, &sender, None);
-        let mut recipients = 0;
-        if let State::Receiving(transaction) = &self.state {
-            recipients = transaction.accepted;
-            self.state = State::Greeted(Arc::clone(&transaction.hello));
-        }
-        let reply = self.legible(refusal.reply);
-        let action = match self.error(reply.clone()) {
-            // "Too many errors" would have the client send the message again.
-            Action::Close(_) => Action::Close(reply),
-            action => action,
-        };
-        self.for_each_recipient(recipients, action)
-    }
-
-    /// The reply to a whole message: in LMTP one for each RCPT that was accepted, all of them alike, as a message is kept for all its
-    /// recipients or for none.
-    fn for_each_recipient(&self, recipients: usize, last: Action) -> Action {
-        let more = recipients.saturating_sub(1);
-        let reply = match &last {
-            Action::Reply(reply) | Action::Delayed(reply, _) | Action::Close(reply) => reply.clone(),
-            _ => return last,
-        };
-        match self.context.speaks_lmtp() && more > 0 {
-            true => Action::Repeat(reply, more, Box::new(last)),
-            false => last,
-        }
-    }
-
     /// A line that is no command. Behind a refused DATA it is the message of a client that did not wait for the reply, and
     /// its other lines must not be read as commands either.
     fn no_command(&mut self, reply: Reply) -> Action {
@@ -1330,13 +653,6 @@ impl Session {
             true => Action::Close(replies::spoke_too_early()),
             false => self.error(reply),
         }
-    }
-
-    /// Ends an AUTH exchange whose line was unusable; says whether there was one.
-    fn forget_exchange(&mut self) -> bool {
-        let State::Authenticating(hello, _) = &self.state else { return false };
-        self.state = State::Greeted(Arc::clone(hello));
-        true
     }
 
     /// Answers with a refusal. Permanent ones count: after too many the session ends, and before that they take longer

@@ -36,6 +36,41 @@ pub fn is_well_formed(header: &[u8]) -> bool {
     unfolded_lines(header).all(|raw| Field::parse(raw).is_some() && memchr::memchr(0, raw).is_none())
 }
 
+/// A value behind the white space and the comments at its beginning (RFC 5322 §3.2.2). A comment that does not end reaches to
+/// the end of the value. Counted, not nested: a thousand "(" must not use a thousand stack frames.
+pub fn skip_comments(value: &[u8]) -> &[u8] {
+    let mut depth = 0_usize;
+    let mut escaped = false;
+    for (at, byte) in value.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if depth > 0 => escaped = true,
+            b'(' => depth += 1,
+            b')' if depth > 0 => depth -= 1,
+            _ if depth > 0 || byte.is_ascii_whitespace() => {}
+            _ => return &value[at..],
+        }
+    }
+    &[]
+}
+
+/// What a quoted string holds (RFC 5322 §3.2.4), given from behind its first quote, and what stands behind it. One that does not
+/// end reaches to the end of the value.
+pub fn unquoted(rest: &[u8]) -> (Vec<u8>, &[u8]) {
+    let mut content = Vec::new();
+    let mut bytes = rest.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => break,
+            b'\\' => content.extend(bytes.next()),
+            // Folding.
+            b'\r' | b'\n' => {}
+            byte => content.push(*byte),
+        }
+    }
+    (content, bytes.as_slice())
+}
+
 /// The lines of a header up to the empty one, each with those that go on with it.
 fn unfolded_lines(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
@@ -426,6 +461,24 @@ mod tests {
         assert_eq!(body_offset(b"A: b\n\nbody"), 6);
         assert_eq!(body_offset(b"A: b\r\n"), 6);
         assert_eq!(body_offset(b""), 0);
+    }
+
+    #[test]
+    fn comments_are_skipped_and_quoted_strings_read_also_where_they_do_not_end() {
+        for (value, behind) in
+            [(" (a (b\\) c)) \r\n x (d)", "x (d)"), (")x", ")x"), ("\\(x", "\\(x"), ("(a (b)", ""), ("", "")]
+        {
+            assert_eq!(skip_comments(value.as_bytes()), behind.as_bytes(), "{value:?}");
+        }
+        for (rest, content, behind) in
+            [("a\\\"b\r\n c\" ; d", "a\"b c", " ; d"), ("\"", "", ""), ("a", "a", ""), ("a\\", "a", "")]
+        {
+            assert_eq!(
+                unquoted(rest.as_bytes()),
+                (content.as_bytes().to_vec(), behind.as_bytes()),
+                "{rest:?}"
+            );
+        }
     }
 
     #[test]

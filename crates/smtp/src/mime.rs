@@ -4,7 +4,7 @@
 //! Only what one can follow parts by. Values are read as leniently as readers of mail read them; but a boundary about which readers
 //! may differ is none.
 
-use crate::header::fields;
+use crate::header::{fields, skip_comments, unquoted};
 
 /// The longest boundary that is followed. RFC 2046 §5.1.1 has 70 octets; some software writes longer ones.
 pub const MAX_BOUNDARY: usize = 256;
@@ -221,21 +221,9 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// White space, line ends of folded lines, and comments. Counted, not nested: a thousand "(" must not use a thousand frames.
+    /// White space, line ends of folded lines, and comments.
     fn skip_space(&mut self) {
-        let (mut depth, mut escaped) = (0_usize, false);
-        let content = self.rest.iter().position(|byte| {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' if depth > 0 => escaped = true,
-                b'(' => depth += 1,
-                b')' if depth > 0 => depth -= 1,
-                _ if depth > 0 || byte.is_ascii_whitespace() => {}
-                _ => return true,
-            }
-            false
-        });
-        self.rest = &self.rest[content.unwrap_or(self.rest.len())..];
+        self.rest = skip_comments(self.rest);
     }
 
     /// Takes this mark, if it is the next.
@@ -268,18 +256,8 @@ impl<'a> Words<'a> {
 
     /// What a quoted string holds, from behind its first quote.
     fn quoted(&mut self, rest: &'a [u8]) -> Vec<u8> {
-        let mut content = Vec::new();
-        let mut bytes = rest.iter();
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b'"' => break,
-                b'\\' => content.extend(bytes.next()),
-                // Folding.
-                b'\r' | b'\n' => {}
-                byte => content.push(*byte),
-            }
-        }
-        self.rest = bytes.as_slice();
+        let (content, rest) = unquoted(rest);
+        self.rest = rest;
         content
     }
 

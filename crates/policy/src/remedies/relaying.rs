@@ -51,7 +51,7 @@ fn for_a_while(asked: &Asked<'_>) -> Option<String> {
 }
 
 /// One more grant for just this client, sender and recipient. `None`: one of them cannot be written as a scope.
-pub(super) fn grant(what: &str, asked: &Asked<'_>) -> Option<String> {
+fn grant(what: &str, asked: &Asked<'_>) -> Option<String> {
     let sender = match without_brackets(asked.sender) {
         "" => "<>",
         sender => sender,
@@ -69,6 +69,30 @@ pub(super) fn grant(what: &str, asked: &Asked<'_>) -> Option<String> {
         ("rate", quoted("100/h")),
     ];
     Some(added(what, &asked.site.places, Block::Grant, &keys))
+}
+
+pub(super) fn widen_grant(label: &str, what: &str, asked: &Asked<'_>) -> Vec<String> {
+    let widen = format!(
+        "widen the grant {label:?} in {} so that it covers the {what}, then posternctl reload",
+        asked.site.grant_file(label)
+    );
+    let other = grant("or give the client one more grant", asked);
+    [Some(widen), other, Some(log_in(asked.site))].into_iter().flatten().collect()
+}
+
+/// `who` as the reason says it: `the grant printer`.
+pub(super) fn raise_rate(who: &str, site: &Site) -> String {
+    let file = site.grant_file(who.strip_prefix("the grant ").unwrap_or(who));
+    format!(
+        "wait, or raise the rate of {who} in relay.grants of {file}: rate = \"200/h\", then posternctl reload"
+    )
+}
+
+pub(super) fn host_name_unknown(name: &str, site: &Site) -> Vec<String> {
+    vec![
+        format!("have the name servers of {name} answer: `posternctl relay list` says what is known of it"),
+        format!("or remove {name} from relay.hosts in {}, then posternctl reload", site.main()),
+    ]
 }
 
 /// The fingerprint is known where the client showed a certificate. Zeros are nobody's: they harm nothing until they are replaced.

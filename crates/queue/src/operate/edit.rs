@@ -403,11 +403,9 @@ fn source(recipient: &Recipient) -> &Address {
 fn recipient(address: Address, given: &Address, like: Option<&Recipient>) -> Recipient {
     Recipient {
         given: Some(given.clone()).filter(|given| *given != address),
-        address,
         notify: like.map_or_else(Notify::default, |like| like.notify),
         original: like.and_then(|like| like.original.clone()),
-        via: None,
-        expanded: false,
+        ..Recipient::new(address)
     }
 }
 

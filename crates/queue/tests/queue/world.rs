@@ -13,7 +13,7 @@ use postern_queue::{
     QueueId, Recipient, Recovery, Report, StoreError, Surroundings, metrics,
 };
 use postern_runtime::{Clock, ManualClock};
-use postern_smtp::{Address, Body, Domain, EnhancedStatus, Notify, ReversePath};
+use postern_smtp::{Address, Body, Domain, EnhancedStatus, ReversePath};
 
 pub const ALICE: &str = "alice@proseware.test";
 pub const HEADER: &[u8] = b"Received: by mail.proseware.test\r\n";
@@ -224,14 +224,7 @@ pub fn addr(text: &str) -> Address {
 }
 
 pub fn envelope(world: &World<impl Backing>, sender: &str, recipients: &[&str]) -> Envelope {
-    let recipient = |text: &&str| Recipient {
-        address: addr(text),
-        given: None,
-        notify: Notify::default(),
-        original: None,
-        via: None,
-        expanded: false,
-    };
+    let recipient = |text: &&str| Recipient::new(addr(text));
     Envelope {
         reverse_path: ReversePath::parse(sender).unwrap(),
         origin: Origin::Login("alice".to_owned()),

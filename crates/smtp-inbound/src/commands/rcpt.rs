@@ -97,15 +97,13 @@ fn final_recipients(context: &Context, path: &ForwardPath, wanted: &RcptParamete
     let each = Notify { success: notify.success && alias.is_none(), ..notify };
     let recipient = |address: Address| {
         let given = given.as_ref().filter(|given| **given != address).cloned();
-        Recipient { address, given, notify: each, original: original.clone(), via: None, expanded: false }
+        Recipient { given, notify: each, original: original.clone(), ..Recipient::new(address) }
     };
     let expanded = alias.map(|alias| Recipient {
-        address: alias.clone(),
-        given: None,
         notify,
         original: original.clone(),
-        via: None,
         expanded: true,
+        ..Recipient::new(alias.clone())
     });
     addresses.into_iter().map(recipient).chain(expanded).collect()
 }
