@@ -79,7 +79,7 @@ impl Verb {
             problems: diagnostics.iter().map(Problem::from).collect(),
         };
         if !session.out.json {
-            complain(&render(&diagnostics));
+            complain(&session.out.advice.in_text(&render(&diagnostics)));
         }
         let ok = |summary: String| format!("{}: ok: {summary}\n", path.display());
         session.out.answer(&checked, |_, _| summary.map(ok).unwrap_or_default())?;

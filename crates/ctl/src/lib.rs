@@ -19,6 +19,8 @@
 //! | `metrics` | [`metrics`] |
 //! | `config check` | [`config`] |
 //!
+//! Commands that any of them advises are completed in [`advice`].
+//!
 //! Most commands speak to the running daemon over its control socket; those that make keys or edit files work without
 //! it. What is printed with `--json` is versioned and only grows; text for people may change with any release. Exit codes
 //! are those of [`failure`].
@@ -33,6 +35,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use postern_admin::Client;
 
 pub mod account;
+pub mod advice;
 pub mod audit;
 pub mod ban;
 pub mod change;
@@ -188,7 +191,8 @@ impl Session {
     /// Says something to the person beside the result: on standard error, so that a pipe does not get it.
     pub fn note(&self, text: &str) {
         // If standard error is closed there is nobody left to tell.
-        let _ = std::io::stderr().write_all(format!("posternctl: {text}\n").as_bytes());
+        let _ = std::io::stderr()
+            .write_all(format!("posternctl: {}\n", self.out.advice.in_text(text)).as_bytes());
     }
 }
 
