@@ -188,6 +188,26 @@ impl Session {
         Ok(Client::new(named.map_or_else(|| config::control_socket(&self.global.config), Ok)?))
     }
 
+    /// A client of the daemon for those who look what is wrong with the configuration: also where a file of it is no TOML and
+    /// does not say where the daemon is. Then the likely place is taken, and said; whether it is a mere guess comes with it.
+    ///
+    /// # Errors
+    /// When a configuration was named that cannot be read.
+    pub fn client_despite_errors(&self) -> Result<(Client, bool), Failure> {
+        if let Some(named) = &self.global.socket {
+            return Ok((Client::new(named), false));
+        }
+        let config::NoToml { problem, likely, is_named } = match config::find_socket(&self.global.config)? {
+            Ok(socket) => return Ok((Client::new(socket), false)),
+            Err(broken) => broken,
+        };
+        self.note(&format!(
+            "warning: {problem}\n  Looking for the daemon at {} (another place is named with --socket PATH).",
+            likely.display()
+        ));
+        Ok((Client::new(likely), !is_named))
+    }
+
     /// Says something to the person beside the result: on standard error, so that a pipe does not get it.
     pub fn note(&self, text: &str) {
         // If standard error is closed there is nobody left to tell.
