@@ -270,8 +270,10 @@ impl Reloader {
                         listener.address
                     ));
                 }
-                let bound = crate::sockets::bind(listener, None);
-                let bound = bound.with_context(|| format!("listening on {}", listener.address))?;
+                let bound = crate::sockets::bind(listener, None).map_err(|error| {
+                    let hint = crate::sockets::hint(&error, &listener.address);
+                    anyhow!("listening on {}: {error:#}{hint}", listener.address)
+                })?;
                 Ok((listener.clone(), bound))
             })
             .collect()
