@@ -1,7 +1,7 @@
 //! What an operator reads while something is wrong: it must be true now, and lead on.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 
@@ -246,4 +246,49 @@ fn of_a_bounce_only_those_who_did_not_get_the_message_are_explained() {
     // Programs are told of all.
     let answer: Json = daemon.ctl_with_input(&["explain", "--json", "--bounce", "-"], MIXED).json();
     assert_eq!(answer["recipients"].as_array().unwrap().len(), 4, "{answer}");
+}
+
+#[test]
+fn a_disk_without_room_is_told_of_with_its_place_and_the_next_step() {
+    // More than any disk has.
+    let daemon = Setup::new().with("queue.min_free_space = \"900000GiB\"").start();
+    let status = daemon.ctl(&["status"]);
+    assert_eq!(status.code, 1, "{status:?}");
+    let spool = daemon.folder().join("spool");
+    for part in
+        ["no space left for new mail: ", "GiB free, 900000.0 GiB wanted", spool.to_str().unwrap(), "452"]
+    {
+        assert!(status.stdout.contains(part), "{part}: {status:?}");
+    }
+    let doctor = daemon.ctl(&["doctor", "settings"]).stdout;
+    assert!(doctor.contains("error    server: no space left for new mail"), "{doctor}");
+    // More room, or less wanted, needs no restart.
+    daemon.change_config("queue.min_free_space = \"1MiB\"");
+    daemon.ask(&["reload"]);
+    assert_eq!(daemon.ctl(&["status"]).code, 0);
+}
+
+#[test]
+fn name_servers_that_do_not_answer_are_named_by_doctor() {
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let settings =
+        format!("[resolver]\nnameservers = [\"127.0.0.1:{port}\"]\ntimeout = \"50ms\"\nattempts = 1");
+    let daemon = Setup::new().with(&settings).start();
+    let doctor = daemon.ctl(&["doctor", "settings"]).stdout;
+    assert!(doctor.contains(&format!("dig @127.0.0.1 -p {port} mail.proseware.test")), "{doctor}");
+}
+
+#[test]
+fn a_port_that_another_program_has_says_how_to_find_it() {
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = other.local_addr().unwrap();
+    let daemon = Setup::new().prepare();
+    daemon.change_config(&format!("[[listener]]\nkind = \"mx\"\naddress = \"{address}\""));
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_posternd")).arg("--config").arg(daemon.config()).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains(&format!("ss -ltnp 'sport = :{}'", address.port())), "{said}");
+    assert!(!said.contains("another mail server"), "{said}");
 }
