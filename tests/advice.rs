@@ -23,7 +23,7 @@ fn explained(daemon: &Daemon, reply: &Reply) -> String {
     let reference = text.split("(ref ").nth(1).unwrap_or_else(|| panic!("no reference in {text:?}"));
     let output = daemon.ctl(&["explain", &reference[..9]]);
     assert_eq!(output.code, 0, "{output:?}");
-    output.stdout
+    daemon.as_usual(&output.stdout)
 }
 
 /// Lines that are printed for a file, from their header on.

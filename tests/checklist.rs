@@ -180,7 +180,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_mends_it() {
     );
     assert_says(&concerns(&output, "blocklists"), &["trouble list dnsbl.test", "test entry 127.0.0.2"]);
     // Notes are shown when they are asked for, findings always.
-    let text = daemon.ctl(&["doctor"]).stdout;
+    let text = daemon.as_usual(&daemon.ctl(&["doctor"]).stdout);
     assert!(
         text.contains("mend: posternctl account unlock printer") && !text.contains("not known: "),
         "{text}"

@@ -33,6 +33,7 @@
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
 //! | [`mail_systems`] | hosts that speak for their clients, ETRN, LMTP |
+//! | [`troubles`] | what an operator reads while something is wrong |
 //! | [`checklist`] | the steps of `posternctl doctor`, and the bundle for support |
 //! | [`doctor`] | its check for open relays, against us, Postfix, Exim and servers that are wrong |
 //! | [`docs`] | every example in the documentation loads |
@@ -83,3 +84,4 @@ mod start;
 mod store;
 mod tidy;
 mod tls_server;
+mod troubles;

@@ -26,6 +26,12 @@ impl Output {
 }
 
 impl Daemon {
+    /// What `posternctl` printed, as it would be on a server whose configuration is at the usual place: commands that it advises
+    /// name that of the test.
+    pub fn as_usual(&self, text: &str) -> String {
+        text.replace(&format!("posternctl --config {} ", self.config().display()), "posternctl ")
+    }
+
     /// Runs `posternctl --config FILE` with these arguments.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         self.ctl_with_input(arguments, "")

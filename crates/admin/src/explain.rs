@@ -3,6 +3,7 @@
 //! The decisions are made by `postern_policy::relay::decide`, the function that live sessions ask, so that an
 //! explanation cannot differ from what happens.
 
+pub(crate) mod again;
 mod asked;
 
 use std::collections::BTreeMap;
@@ -136,11 +137,7 @@ pub fn explain(
         if !stages.last().is_none_or(goes_on) {
             break;
         }
-        let question = asked.question(stage, policy);
-        let decision = match asked.needs_smtputf8(&question.stage) {
-            true => Decision::needs_smtputf8(),
-            false => after_rules(decide(&question, policy), &question, policy, beyond),
-        };
+        let (question, decision) = decided(&asked, stage, policy, beyond);
         // That a client may speak is worth no words.
         if decision.reason == Reason::ConnectionAllowed {
             continue;
@@ -177,6 +174,21 @@ pub fn explain(
         }
         None => Ok(Explanation { stages, deliveries, fate: None }),
     }
+}
+
+/// What a session would say at this stage.
+fn decided<'a>(
+    asked: &'a Asked,
+    stage: Stage<'a>,
+    policy: &Policy,
+    beyond: &(impl Beyond + ?Sized),
+) -> (Question<'a>, Decision) {
+    let question = asked.question(stage, policy);
+    let decision = match asked.needs_smtputf8(&question.stage) {
+        true => Decision::needs_smtputf8(),
+        false => after_rules(decide(&question, policy), &question, policy, beyond),
+    };
+    (question, decision)
 }
 
 /// A standing rule refuses the message, as a session says it.

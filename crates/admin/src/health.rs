@@ -1,6 +1,8 @@
 //! Is the server well? Asked by load balancers, container runtimes and `posternctl status`.
 
-use postern_queue::{Door, Queue};
+use std::path::Path;
+
+use postern_queue::{AcceptError, Door, Queue};
 
 use crate::Shared;
 use crate::api::Health;
@@ -9,7 +11,7 @@ use crate::api::Health;
 /// against it is named.
 pub fn check(shared: &Shared) -> Health {
     let mut reasons = match shared.door.now() {
-        Some(queue) => against(&queue),
+        Some(queue) => against(&queue, &shared.config.load().queue.path),
         None => vec![loading(&shared.door)],
     };
     if shared.daemon.listening().is_empty() {
@@ -23,12 +25,18 @@ pub(crate) fn loading(door: &Door) -> String {
     format!("the queue is being loaded: {} messages so far", door.messages_read())
 }
 
-fn against(queue: &Queue) -> Vec<String> {
+fn against(queue: &Queue, spool: &Path) -> Vec<String> {
     let mut reasons = Vec::new();
-    if let Some(error) = queue.summary().store_error {
-        reasons.push(format!("the spool cannot be written: {error}"));
-    } else if let Err(error) = queue.admits(0) {
-        reasons.push(error.to_string());
+    match (queue.admits(0), queue.summary().store_error) {
+        // A disk that is full cannot be written either; how full it is says more.
+        (Err(error @ AcceptError::NoSpace(_)), _) => reasons.push(format!(
+            "{error} on the disk of the spool {}: new mail gets 452, mail in the queue is delivered. Make room there, or ask for \
+             less (queue.min_free_space, queue.min_free_inodes): no restart is needed, and nothing that was accepted is lost",
+            spool.display()
+        )),
+        (_, Some(error)) => reasons.push(format!("the spool cannot be written: {error}")),
+        (Err(error), None) => reasons.push(error.to_string()),
+        (Ok(()), None) => {}
     }
     reasons.extend(queue.rules().problem());
     reasons

@@ -16,8 +16,10 @@ use postern_policy::shell::word;
 use postern_smtp::date::rfc3339;
 
 use crate::Shared;
+use crate::api::refusals::Again;
 use crate::api::{ProblemKind, Refusal};
-use crate::explain::view;
+use crate::explain::again::{Recorded, unknown};
+use crate::explain::{BadQuestion, view};
 use crate::server::{Answer, App, Failure, answer, blocking, failure};
 
 pub(crate) fn routes() -> Router<App> {
@@ -35,9 +37,27 @@ async fn explain(State(shared): State<Shared>, Path(reference): Path<String>) ->
         blocking(move || records.find(&reference).ok_or_else(|| records.find_near(known).map(Box::new)))
             .await?;
     match found {
-        Ok(record) => answer(refusal(record, &shared.policy.load())),
-        Err(near) => Err(unknown(known, near.as_deref(), &shared.records)),
+        Ok(record) => {
+            let now = ask_again(&record, &shared).await;
+            answer(Refusal { now: Some(now), ..refusal(record, &shared.policy.load()) })
+        }
+        Err(near) => Err(no_record(known, near.as_deref(), &shared.records)),
     }
+}
+
+/// What the rules say now of the same facts, by the function that sessions ask.
+async fn ask_again(record: &Record, shared: &Shared) -> Again {
+    // The standing rules are part of it.
+    if shared.door.now().is_none() {
+        return unknown(&BadQuestion("the queue is being loaded, and its rules with it".to_owned()));
+    }
+    let policy = shared.policy.load_full();
+    let recorded = match Recorded::read(record, &policy) {
+        Ok(recorded) => recorded,
+        Err(why) => return unknown(&why),
+    };
+    shared.facts.find(recorded.wanted(&policy)).await;
+    recorded.ask(&policy, shared)
 }
 
 /// A refusal that happened, with what would have allowed it by the rules of now.
@@ -73,6 +93,7 @@ pub fn refusal(record: Record, policy: &Policy) -> Refusal {
         reply: record.reply,
         transcript: record.transcript,
         about_login,
+        now: None,
     }
 }
 
@@ -111,7 +132,7 @@ fn about_login(reason: &Reason, policy: &Policy) -> Option<String> {
 }
 
 /// Why there may be no record: what is kept, since when, and what was not.
-fn unknown(reference: Reference, near: Option<&Record>, records: &Records) -> Failure {
+fn no_record(reference: Reference, near: Option<&Record>, records: &Records) -> Failure {
     let (settings, status) = (records.settings(), records.status());
     let mut text = format!("there is no record of {reference}. ");
     if let Some(Record { reference: near, time, .. }) = near {

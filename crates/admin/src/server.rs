@@ -523,7 +523,10 @@ pub(crate) fn queue_id(text: &str) -> Result<QueueId, Failure> {
 }
 
 pub(crate) fn no_message(id: QueueId) -> Failure {
-    failure(ProblemKind::NotFound, format!("no message {id} in the queue: it was delivered, or it ended"))
+    let text = format!(
+        "no message {id} in the queue: it has left it, or never was there; `posternctl message history {id}` says what became of it"
+    );
+    failure(ProblemKind::NotFound, text)
 }
 
 /// The query of `/v1/queue/cat`.

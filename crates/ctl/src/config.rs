@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use clap::Subcommand;
 use postern_admin::policy_test;
-use postern_config::diagnostic::Severity;
+use postern_config::diagnostic::{Place, Severity};
 use postern_config::{Admin, Diagnostic, Loaded, render};
 use serde::Serialize;
 use toml_edit::DocumentMut;
@@ -79,7 +79,7 @@ impl Verb {
             problems: diagnostics.iter().map(Problem::from).collect(),
         };
         if !session.out.json {
-            complain(&render(&diagnostics));
+            complain(&session.out.advice.in_text(&render(&diagnostics)));
         }
         let ok = |summary: String| format!("{}: ok: {summary}\n", path.display());
         session.out.answer(&checked, |_, _| summary.map(ok).unwrap_or_default())?;
@@ -131,9 +131,33 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
 /// # Errors
 /// A file that was named and cannot be read, or one that is no TOML: to guess could mean to change another server's queue.
 pub fn control_socket(config: &Path) -> Result<PathBuf, Failure> {
+    find_socket(config)?.map_err(|NoToml { problem, .. }| {
+        Failure::Finding(format!(
+            "{problem}\n  As long as the file is no TOML, it does not say where the daemon is. --socket PATH says it; \
+             `posternctl status` and `posternctl reload` look for it all the same; `posternctl config check` says all that is wrong."
+        ))
+    })
+}
+
+/// A file of the configuration that cannot be read as TOML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoToml {
+    /// What is wrong with it and where, as compilers write it: `file:line:column: error: message`.
+    pub problem: Diagnostic,
+    /// Where the daemon most likely listens: at the socket that a line of the files names, else at the usual one.
+    pub likely: PathBuf,
+    /// Whether a line names it.
+    pub is_named: bool,
+}
+
+/// The control socket that a configuration names, or what keeps the files from naming it.
+///
+/// # Errors
+/// A file that was named and cannot be read.
+pub fn find_socket(config: &Path) -> Result<Result<PathBuf, NoToml>, Failure> {
     let folder = config.parent().unwrap_or(Path::new("."));
-    let mut named = match std::fs::read_to_string(config) {
-        Ok(text) => named_socket(config, &text)?,
+    let main = match std::fs::read_to_string(config) {
+        Ok(text) => Some((config.to_owned(), text)),
         Err(_) if config == Path::new(DEFAULT_CONFIG) => None,
         Err(error) => {
             let path = config.display();
@@ -142,14 +166,32 @@ pub fn control_socket(config: &Path) -> Result<PathBuf, Failure> {
             )));
         }
     };
-    for file in parts(folder) {
-        // One that cannot be read is the daemon's own business, as long as another names the socket.
-        if let (None, Ok(text)) = (&named, std::fs::read_to_string(&file)) {
-            named = named_socket(&file, &text)?;
+    // One of conf.d that cannot be read is the daemon's own business, as long as another names the socket.
+    let parts = parts(folder).into_iter().filter_map(|file| {
+        let text = std::fs::read_to_string(&file).ok()?;
+        Some((file, text))
+    });
+    // An absolute path stays what it is.
+    let place = |named: Option<PathBuf>| folder.join(named.unwrap_or_else(|| Admin::default().socket));
+    let (mut broken, mut likely) = (None, None);
+    for (file, text) in main.into_iter().chain(parts) {
+        match named_socket(&file, &text) {
+            Ok(Some(named)) if broken.is_none() => return Ok(Ok(place(Some(named)))),
+            // A file before it may name another one.
+            Ok(named) => likely = named,
+            Err(problem) => {
+                likely = socket_by_line(&text);
+                broken.get_or_insert(problem);
+            }
+        }
+        if likely.is_some() {
+            break;
         }
     }
-    // An absolute path stays what it is.
-    Ok(folder.join(named.unwrap_or_else(|| Admin::default().socket)))
+    Ok(match broken {
+        None => Ok(place(None)),
+        Some(problem) => Err(NoToml { problem, is_named: likely.is_some(), likely: place(likely) }),
+    })
 }
 
 /// The main file and those of `conf.d`, in the order in which they count.
@@ -175,16 +217,47 @@ fn parts(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect()
 }
 
-fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Failure> {
-    let document: DocumentMut = text.parse().map_err(|error| {
-        let file = file.display();
-        Failure::Finding(format!(
-            "{file} is no TOML, so it does not say where the daemon is (--socket does; `posternctl config check` says all that is \
-             wrong):\n{error}"
-        ))
-    })?;
-    let socket = document.get("admin").and_then(|admin| admin.get("socket"));
-    Ok(socket.and_then(|socket| socket.as_str()).map(PathBuf::from))
+fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Diagnostic> {
+    let document: DocumentMut = text.parse().map_err(|error| no_toml(file, text, &error))?;
+    Ok(socket_of(&document))
+}
+
+fn socket_of(document: &DocumentMut) -> Option<PathBuf> {
+    let socket = document.get("admin")?.get("socket")?;
+    socket.as_str().map(PathBuf::from)
+}
+
+fn no_toml(file: &Path, text: &str, error: &toml_edit::TomlError) -> Diagnostic {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map(|before| Place {
+        line: before.matches('\n').count() + 1,
+        column: before.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
+        width: 1,
+        // It may hold a secret.
+        source: None,
+    });
+    let message = format!("no TOML: {}", error.message().replace('\n', "; "));
+    Diagnostic { severity: Severity::Error, file: file.to_owned(), place, message, help: None }
+}
+
+/// The socket that the line for it names, in a file whose other lines cannot all be read.
+fn socket_by_line(text: &str) -> Option<PathBuf> {
+    let mut table = String::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with('[') {
+            table = line.to_owned();
+        }
+        // A table before the line makes its keys those of the table.
+        let alone = match table.starts_with("[admin]") {
+            true => format!("[admin]\n{line}"),
+            false if table.is_empty() => line.to_owned(),
+            false => continue,
+        };
+        if let Some(socket) = alone.parse().ok().as_ref().and_then(socket_of) {
+            return Some(socket);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -208,6 +281,40 @@ mod tests {
         std::fs::write(&config, "hostname = \n").unwrap();
         let Err(Failure::Finding(problem)) = control_socket(&config) else { panic!("it is no TOML") };
         assert!(problem.contains("--socket") && problem.contains("posternctl config check"), "{problem}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_says_where_and_the_likely_socket_is_that_of_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("postern.toml");
+        let likely = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            let NoToml { problem, likely, .. } = find_socket(&config).unwrap().unwrap_err();
+            (problem.to_string(), likely)
+        };
+        let (problem, usual) = likely("hostname = \"mail.proseware.test\"\n[tls\nkey = 1\n");
+        let place = format!("{}:2:5: error: no TOML: ", config.display());
+        assert!(problem.starts_with(&place), "{problem}");
+        assert_eq!(usual, Admin::default().socket);
+        let run = folder.path().join("run.sock");
+        assert_eq!(likely("hostname =\n[tls]\nkey = 1\n[admin] # ours\nsocket = \"run.sock\"\n").1, run);
+        assert_eq!(likely("admin.socket = \"run.sock\"\nhostname =\n").1, run);
+        // That of another table is none.
+        assert_eq!(likely("[other]\nsocket = \"run.sock\"\n[tls\n").1, usual);
+        assert_eq!(likely("[other]\nadmin.socket = \"run.sock\"\n[tls\n").1, usual);
+        std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+        std::fs::write(folder.path().join("conf.d/10-admin.toml"), "admin.socket = \"run.sock\"\n").unwrap();
+        assert_eq!(likely("hostname =\n").1, run);
+    }
+
+    #[test]
+    fn a_part_that_is_no_toml_does_not_hide_the_socket_of_the_main_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("postern.toml");
+        std::fs::write(&config, "admin.socket = \"run.sock\"\n").unwrap();
+        std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+        std::fs::write(folder.path().join("conf.d/10.toml"), "[tls\n").unwrap();
+        assert_eq!(control_socket(&config).unwrap(), folder.path().join("run.sock"));
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl Failure {
             Self::Usage(text) | Self::Finding(text) => text.clone(),
             Self::Client(error @ ClientError::Unreachable { .. }) => format!(
                 "{error}\n  Is it running? Start it with `systemctl start postern` or `posternd --config FILE`.\n  \
+                 If it does not stay up, `posternctl config check` and `journalctl -u postern` say why.\n  \
                  Another control socket is named with --socket PATH, another configuration with --config FILE."
             ),
             Self::Client(error @ ClientError::Denied { .. }) => {
@@ -180,5 +181,6 @@ mod tests {
         let failure = Failure::Client(ClientError::Unreachable { socket: "/run/x.sock".into(), source });
         let text = failure.text().unwrap_or_default();
         assert!(text.contains("/run/x.sock") && text.contains("systemctl start postern"), "{text}");
+        assert!(text.contains("posternctl config check") && text.contains("journalctl"), "{text}");
     }
 }

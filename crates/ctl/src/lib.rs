@@ -19,6 +19,8 @@
 //! | `metrics` | [`metrics`] |
 //! | `config check` | [`config`] |
 //!
+//! Commands that any of them advises are completed in [`advice`].
+//!
 //! Most commands speak to the running daemon over its control socket; those that make keys or edit files work without
 //! it. What is printed with `--json` is versioned and only grows; text for people may change with any release. Exit codes
 //! are those of [`failure`].
@@ -33,6 +35,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use postern_admin::Client;
 
 pub mod account;
+pub mod advice;
 pub mod audit;
 pub mod ban;
 pub mod change;
@@ -185,10 +188,31 @@ impl Session {
         Ok(Client::new(named.map_or_else(|| config::control_socket(&self.global.config), Ok)?))
     }
 
+    /// A client of the daemon for those who look what is wrong with the configuration: also where a file of it is no TOML and
+    /// does not say where the daemon is. Then the likely place is taken, and said; whether it is a mere guess comes with it.
+    ///
+    /// # Errors
+    /// When a configuration was named that cannot be read.
+    pub fn client_despite_errors(&self) -> Result<(Client, bool), Failure> {
+        if let Some(named) = &self.global.socket {
+            return Ok((Client::new(named), false));
+        }
+        let config::NoToml { problem, likely, is_named } = match config::find_socket(&self.global.config)? {
+            Ok(socket) => return Ok((Client::new(socket), false)),
+            Err(broken) => broken,
+        };
+        self.note(&format!(
+            "warning: {problem}\n  Looking for the daemon at {} (another place is named with --socket PATH).",
+            likely.display()
+        ));
+        Ok((Client::new(likely), !is_named))
+    }
+
     /// Says something to the person beside the result: on standard error, so that a pipe does not get it.
     pub fn note(&self, text: &str) {
         // If standard error is closed there is nobody left to tell.
-        let _ = std::io::stderr().write_all(format!("posternctl: {text}\n").as_bytes());
+        let _ = std::io::stderr()
+            .write_all(format!("posternctl: {}\n", self.out.advice.in_text(text)).as_bytes());
     }
 }
 

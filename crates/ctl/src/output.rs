@@ -14,6 +14,7 @@ use postern_smtp::date::rfc3339;
 use serde::Serialize;
 
 use crate::Global;
+use crate::advice::Advice;
 
 /// Where results go: standard output, mostly.
 pub struct Output {
@@ -22,6 +23,8 @@ pub struct Output {
     pub json: bool,
     /// How text looks.
     pub look: Look,
+    /// What commands in text for people need beside their words.
+    pub advice: Advice,
 }
 
 /// What a command has answered to [`Output::kept`].
@@ -89,13 +92,17 @@ impl Output {
             json: global.json,
             look: Look { color: terminal && !no_color, width },
             writer: Box::new(BufWriter::new(stdout.lock())),
+            advice: Advice::of(global),
         }
     }
 
     /// JSON that stays here: for a command that needs the answer of another one.
     pub fn kept() -> (Self, Kept) {
         let kept = Kept::default();
-        (Self { json: true, look: Look::PLAIN, writer: Box::new(kept.clone()) }, kept)
+        (
+            Self { json: true, look: Look::PLAIN, writer: Box::new(kept.clone()), advice: Advice::default() },
+            kept,
+        )
     }
 
     /// Writes a text as it is.
@@ -106,6 +113,15 @@ impl Output {
         write!(self.writer, "{text}")
     }
 
+    /// Writes words of ours for people: the commands in them can be pasted.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn words(&mut self, words: &str) -> io::Result<()> {
+        let words = self.advice.in_text(words);
+        self.writer.write_all(words.as_bytes())
+    }
+
     /// Writes octets as they are.
     ///
     /// # Errors
@@ -114,7 +130,8 @@ impl Output {
         self.writer.write_all(octets)
     }
 
-    /// Writes an answer: as JSON in its envelope if that was asked for, else as `human` puts it.
+    /// Writes an answer: as JSON in its envelope if that was asked for, else as `human` puts it. The commands in that can be
+    /// pasted.
     ///
     /// # Errors
     /// As [`Output::text`].
@@ -123,9 +140,21 @@ impl Output {
         answer: &A,
         human: impl FnOnce(&A, Look) -> String,
     ) -> io::Result<()> {
+        self.answer_quoting(answer, |answer, look, advice| advice.in_text(&human(answer, look)).into_owned())
+    }
+
+    /// The same where not all words are ours: `human` asks for advice where a command is for this server.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn answer_quoting<A: Serialize>(
+        &mut self,
+        answer: &A,
+        human: impl FnOnce(&A, Look, &Advice) -> String,
+    ) -> io::Result<()> {
         match self.json {
             true => writeln!(self.writer, "{}", json(answer)?),
-            false => write!(self.writer, "{}", human(answer, self.look)),
+            false => write!(self.writer, "{}", human(answer, self.look, &self.advice)),
         }
     }
 

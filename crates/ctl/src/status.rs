@@ -1,10 +1,12 @@
 //! `status` and `reload`.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use postern_admin::api::load::Load;
-use postern_admin::api::{Reloaded, Status, Summary};
+use postern_admin::api::{ProblemKind, Reloaded, Status, Summary};
+use postern_admin::{Client, ClientError};
 
 use crate::Session;
 use crate::failure::{Exit, Failure};
@@ -15,7 +17,8 @@ use crate::output::{self, Look};
 /// # Errors
 /// When the daemon does not answer.
 pub async fn status(session: &mut Session) -> Result<Exit, Failure> {
-    let status: Status = session.client()?.get("/v1/status").await?;
+    let (client, _) = session.client_despite_errors()?;
+    let status: Status = client.get("/v1/status").await?;
     let now = session.now;
     session.out.answer(&status, |status, look| text(status, now, look))?;
     Ok(if status.health.ok { Exit::Done } else { Exit::Finding })
@@ -26,9 +29,48 @@ pub async fn status(session: &mut Session) -> Result<Exit, Failure> {
 /// # Errors
 /// When the daemon does not answer, or keeps its old configuration.
 pub async fn reload(session: &mut Session) -> Result<Exit, Failure> {
-    let reloaded: Reloaded = session.client()?.post("/v1/reload", &serde_json::json!({})).await?;
+    let (client, is_guess) = session.client_despite_errors()?;
+    if is_guess {
+        is_meant(&client, &session.global.config).await?;
+    }
+    let reloaded = client.post("/v1/reload", &serde_json::json!({})).await;
+    let reloaded: Reloaded = reloaded.map_err(|error| match error {
+        ClientError::Refused(problem) if problem.kind == ProblemKind::ReloadFailed => refused(&problem.error),
+        error => error.into(),
+    })?;
     session.out.answer(&reloaded, |reloaded, _| reload_text(reloaded))?;
     Ok(Exit::Done)
+}
+
+/// What is wrong comes with its place, as editors read it.
+fn refused(problem: &str) -> Failure {
+    let problem = problem.trim_end();
+    Failure::Finding(format!("the daemon refused it, and the old configuration stays in force\n{problem}"))
+}
+
+/// At a place that was guessed there may be the daemon of another configuration.
+async fn is_meant(client: &Client, ours: &Path) -> Result<(), Failure> {
+    let status: Status = client.get("/v1/status").await?;
+    let theirs = Path::new(&status.configuration);
+    if is_same_file(ours, theirs) {
+        return Ok(());
+    }
+    Err(Failure::Finding(format!(
+        "nothing was reloaded: the daemon at {} runs with {}, not with {}\n  Name the one that is meant with --socket PATH.",
+        client.socket().display(),
+        theirs.display(),
+        ours.display()
+    )))
+}
+
+/// A file that may not be looked at is known by its name. The folder that a daemon was started in is not known: of a path that
+/// begins there, the last part must do.
+fn is_same_file(ours: &Path, theirs: &Path) -> bool {
+    match (ours.canonicalize(), theirs.canonicalize()) {
+        _ if theirs.is_relative() => ours.file_name() == theirs.file_name(),
+        (Ok(ours), Ok(theirs)) => ours == theirs,
+        _ => ours == theirs,
+    }
 }
 
 fn text(status: &Status, now: SystemTime, look: Look) -> String {

@@ -26,6 +26,7 @@ use postern_config::ConfigError;
 pub mod certificates;
 pub mod demo;
 pub mod expectations;
+mod failure;
 pub mod guard;
 pub mod interfaces;
 pub mod loading;
@@ -116,7 +117,7 @@ fn serve(path: &Path) -> ExitCode {
     match server::run(checked, Arc::clone(&log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(event = "failed", "{error:#}");
+            tracing::error!(event = "failed", "{}", failure::of_start(&error));
             ExitCode::FAILURE
         }
     }

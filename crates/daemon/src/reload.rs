@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Certificates;
 use crate::expectations;
+use crate::failure;
 use crate::logging::{self, LogHandle};
 
 /// A configuration, compiled: rules, certificate, routes, keys.
@@ -247,8 +248,8 @@ impl Reloader {
         if prepared.as_ref().is_err_and(|error| error.chain().any(|cause| cause.is::<TlsError>())) {
             self.services.certificates.refused();
         }
-        let generation = prepared.map_err(|error| format!("{error:#}"))?;
-        let added = self.bind_added(&generation.config.listeners).map_err(|error| format!("{error:#}"))?;
+        let generation = prepared.map_err(|error| failure::told(&error))?;
+        let added = self.bind_added(&generation.config.listeners).map_err(|error| failure::told(&error))?;
         let mut report = ReloadReport {
             path: old.path.clone(),
             warnings: generation.warnings.clone(),
@@ -270,8 +271,10 @@ impl Reloader {
                         listener.address
                     ));
                 }
-                let bound = crate::sockets::bind(listener, None);
-                let bound = bound.with_context(|| format!("listening on {}", listener.address))?;
+                let bound = crate::sockets::bind(listener, None).map_err(|error| {
+                    let hint = crate::sockets::hint(&error, &listener.address);
+                    anyhow!("listening on {}: {error:#}{hint}", listener.address)
+                })?;
                 Ok((listener.clone(), bound))
             })
             .collect()

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use nix::unistd::User;
 use postern_admin as admin;
 use postern_config::{Config, ListenAddress, Listener};
@@ -71,11 +71,14 @@ type Bound = Vec<(Listener, BoundListener)>;
 
 fn bind_all(listeners: &[Listener], user: Option<&User>) -> anyhow::Result<Bound> {
     let bind = |listener: &Listener| {
-        let bound = sockets::bind(listener, user).with_context(|| {
-            let Listener { kind, address, .. } = listener;
-            format!("listening on {address} ({}): is another mail server running?", kind.as_str())
-        })?;
-        Ok((listener.clone(), bound))
+        let Listener { kind, address, .. } = listener;
+        match sockets::bind(listener, user) {
+            Ok(bound) => Ok((listener.clone(), bound)),
+            Err(error) => {
+                let hint = sockets::hint(&error, address);
+                Err(anyhow!("listening on {address} ({}): {error:#}{hint}", kind.as_str()))
+            }
+        }
     };
     listeners.iter().map(bind).collect()
 }

@@ -1,10 +1,11 @@
 //! The folders and owners of UNIX sockets that mail is handed over by.
 
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 
 use anyhow::{Context, anyhow};
 use nix::unistd::{Group, User};
-use postern_config::Listener;
+use postern_config::{ListenAddress, Listener};
 use postern_smtp_inbound::BoundListener;
 
 /// Listens: on an address, or on a socket in a folder that is made if it is not there.
@@ -25,6 +26,25 @@ pub fn bind(listener: &Listener, user: Option<&User>) -> anyhow::Result<BoundLis
     Ok(bound)
 }
 
+/// What to do when an address cannot be listened on; empty where the error says it all.
+pub fn hint(error: &anyhow::Error, address: &ListenAddress) -> String {
+    let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()) else {
+        return String::new();
+    };
+    match (error.kind(), address.tcp()) {
+        (io::ErrorKind::AddrInUse, Some(address)) => {
+            format!(" (another program has the port: `ss -ltnp 'sport = :{}'` names it)", address.port())
+        }
+        (io::ErrorKind::PermissionDenied, Some(address)) if address.port() < 1024 => {
+            " (ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE)".to_owned()
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => {
+            " (no interface of this machine has the address: `ip address` shows those there are)".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 fn group_id(name: &str) -> anyhow::Result<u32> {
     let found = Group::from_name(name).with_context(|| format!("looking up the group {name}"))?;
     Ok(found.ok_or_else(|| anyhow!("there is no group {name}: see `group` of the listener"))?.gid.as_raw())
@@ -37,4 +57,21 @@ fn give(path: &std::path::Path, user: Option<&User>, group: Option<u32>) -> anyh
         return Ok(());
     }
     chown(path, owner, group).with_context(|| format!("giving {} to its owner and group", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_had_says_what_to_do() {
+        let hint = |kind: io::ErrorKind, address: &str| {
+            hint(&anyhow::Error::from(io::Error::from(kind)).context("binding"), &address.parse().unwrap())
+        };
+        assert!(hint(io::ErrorKind::AddrInUse, "0.0.0.0:25").contains("`ss -ltnp 'sport = :25'`"));
+        assert!(hint(io::ErrorKind::PermissionDenied, "0.0.0.0:25").contains("CAP_NET_BIND_SERVICE"));
+        assert_eq!(hint(io::ErrorKind::PermissionDenied, "0.0.0.0:2525"), "");
+        assert!(hint(io::ErrorKind::AddrNotAvailable, "192.0.2.1:25").contains("ip address"));
+    }
 }

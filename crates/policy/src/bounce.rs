@@ -110,6 +110,11 @@ impl Action {
         })
     }
 
+    /// Whether nothing is left to be done.
+    pub fn is_success(self) -> bool {
+        matches!(self, Self::Delivered | Self::Relayed | Self::Expanded)
+    }
+
     /// The word for it, as in the report.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -234,6 +239,13 @@ pub struct Told {
     pub finding: Option<Finding>,
 }
 
+impl Told {
+    /// Whether the message has reached the recipient, or gone on from there.
+    pub fn is_success(&self) -> bool {
+        self.action.is_some_and(Action::is_success)
+    }
+}
+
 fn as_text<S: serde::Serializer>(
     value: &Option<impl fmt::Display>,
     serializer: S,
@@ -258,10 +270,16 @@ pub struct Bounce {
 }
 
 impl Bounce {
-    /// Whether the words or the enhanced code of at least one recipient are known.
+    /// Whether the words or the enhanced code of at least one recipient are known. That others have it says nothing of whom
+    /// the message did not reach.
     pub fn is_recognised(&self) -> bool {
-        let mut findings = self.recipients.iter().filter_map(|told| told.finding.as_ref());
-        findings.any(|finding| finding.basis != Basis::Class)
+        let mut missing = self.recipients.iter().filter(|told| !told.is_success()).peekable();
+        match missing.peek() {
+            // That it is there is all that such a report has to say.
+            None => !self.recipients.is_empty(),
+            Some(_) => missing
+                .any(|told| told.finding.as_ref().is_some_and(|finding| finding.basis != Basis::Class)),
+        }
     }
 }
 
@@ -287,8 +305,7 @@ fn tell(recipient: Recipient, sender: Option<&Domain>) -> Told {
         client: reply::client(&reply.text),
         host: host.clone(),
     };
-    let is_success = matches!(action, Some(Action::Delivered | Action::Relayed | Action::Expanded));
-    let known = if is_success { None } else { recognise(&reply, &context) };
+    let known = if action.is_some_and(Action::is_success) { None } else { recognise(&reply, &context) };
     let finding = match known {
         Some(known) => Some(Finding::from_text(known, &names, reply.status)),
         None => codes::finding(reply.code, reply.status, action),

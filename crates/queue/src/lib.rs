@@ -334,7 +334,8 @@ impl Queue {
         let space = self.inner.spool.space();
         let wanted = schedule.min_free_space.max(announced_size.saturating_mul(2));
         if space.free < wanted {
-            return Err(AcceptError::NoSpace(format!("{} octets free, {wanted} wanted", space.free)));
+            let (free, wanted) = (rounded(space.free), rounded(wanted));
+            return Err(AcceptError::NoSpace(format!("{free} free, {wanted} wanted")));
         }
         if space.inodes < schedule.min_free_inodes {
             let wanted = schedule.min_free_inodes;
@@ -409,6 +410,15 @@ impl Queue {
         if tokio::task::spawn_blocking(close).await.is_err() {
             error!("closing the spool failed");
         }
+    }
+}
+
+/// Octets for people: how full a disk is need not be known to the last one.
+fn rounded(octets: u64) -> String {
+    match octets {
+        0..0x10_0000 => format!("{:.1} KiB", octets as f64 / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", octets as f64 / f64::from(1 << 20)),
+        _ => format!("{:.1} GiB", octets as f64 / f64::from(1 << 30)),
     }
 }
 

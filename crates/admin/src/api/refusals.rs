@@ -8,6 +8,35 @@ use serde::{Deserialize, Serialize};
 
 use super::DecisionView;
 
+/// What the rules of now say of the facts of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// They would let the client go on.
+    Accepted,
+    /// They would refuse it as they did.
+    SameRule,
+    /// They would refuse it, by another rule or for another reason.
+    OtherReason,
+    /// They cannot be asked: not all of what decided is on record.
+    Unknown,
+}
+
+/// A refusal that happened, asked again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// What came out.
+    pub outcome: Outcome,
+    /// The same in one line for people, with what decided.
+    pub words: String,
+    /// The stage whose answer it is: that of the record, or one before it that refuses now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// The decision of now. Its ways out are those of the refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<DecisionView>,
+}
+
 /// `GET /v1/explain/REFERENCE`: a refusal that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -52,7 +81,10 @@ pub struct Refusal {
     /// What is known now of the login whose password was wrong: whether there is one, and in which state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about_login: Option<String>,
-    /// The decision.
+    /// What the rules say of it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Again>,
+    /// The decision of then, with what would allow it by the rules of now.
     #[serde(flatten)]
     pub decision: DecisionView,
 }

@@ -27,6 +27,8 @@ pub(super) struct Asked {
     pub login: Option<Login>,
     /// The header of the message, with CRLF line ends, and who it says the message is from.
     pub header: Option<(Vec<u8>, HeaderSenders)>,
+    /// Recipients that the transaction has so far, where that is known.
+    pub recipients: Option<usize>,
     client: IpAddr,
     local: Option<IpAddr>,
     certificate: Option<Certificate>,
@@ -63,6 +65,7 @@ impl Asked {
             tls,
             login: login.transpose()?,
             header,
+            recipients: None,
             client: request.client,
             local: request.local,
             certificate: certificate(request, tls)?,
@@ -97,10 +100,10 @@ impl Asked {
     }
 
     pub fn question<'a>(&'a self, stage: Stage<'a>, policy: &Policy) -> Question<'a> {
-        let recipients = match stage {
+        let recipients = self.recipients.unwrap_or_else(|| match stage {
             Stage::Message(_) => final_recipients(&self.forward_path, self.local, policy).len(),
             _ => 0,
-        };
+        });
         Question {
             listener: self.listener,
             client: self.client,

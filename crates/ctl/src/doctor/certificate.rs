@@ -55,6 +55,10 @@ impl Expiry {
 
     /// What is to be said of the end of this certificate for this name.
     pub(super) fn look(&self, place: &str, leaf: &CertificateDer<'_>, name: &str) -> Finding {
+        // A file may hold what no listener can show.
+        if let Err(error) = EndEntityCert::try_from(leaf) {
+            return Finding::error(place, format!("it cannot be read: {error}")).mend(renew(name));
+        }
         match not_after(leaf) {
             None => Finding::note(place, "it does not expire"),
             Some(end) if end <= self.now => {
@@ -136,5 +140,10 @@ mod tests {
     fn what_is_no_certificate_is_said_to_be_none() {
         let found = look(&CertificateDer::from(vec![1, 2, 3]), "mail.proseware.test", true, &expiry());
         assert!(only(&found).1.contains("cannot be read"));
+        let in_a_file = expiry().look("tls cert.pem", &CertificateDer::from(vec![1, 2, 3]), "its names");
+        assert!(
+            in_a_file.weight == Weight::Error && in_a_file.text.contains("cannot be read"),
+            "{in_a_file:?}"
+        );
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Site {
     pub(super) domains: Vec<Domain>,
     pub(super) listeners: Vec<Listener>,
     rules: Rules,
+    /// Why mail would not be accepted now, as the daemon says it.
+    pub(super) unwell: Vec<String>,
     /// What should be known about all this.
     pub(super) notes: Vec<String>,
 }
@@ -68,7 +70,15 @@ impl Site {
         listeners.retain(|listener| listener.kind != postern_config::ListenerKind::Lmtp.as_str());
         // The daemon keeps no order; port 25 is what people look for first.
         listeners.sort_by(|a, b| (&a.kind, a.address).cmp(&(&b.kind, b.address)));
-        Ok(Self { listeners, hostname: status.hostname, domains, rules: Rules::Daemon(client), notes })
+        let rules = Rules::Daemon(client);
+        Ok(Self {
+            listeners,
+            hostname: status.hostname,
+            domains,
+            rules,
+            unwell: status.health.reasons,
+            notes,
+        })
     }
 
     fn configured(path: &Path, problem: &str) -> Result<Self, Failure> {
@@ -87,6 +97,7 @@ impl Site {
             hostname: config.hostname.to_string(),
             domains: config.domains.iter().map(|domain| domain.name.clone()).collect(),
             rules: Rules::File(Box::new(Policy::new(&config))),
+            unwell: Vec::new(),
             notes: vec![note],
         })
     }

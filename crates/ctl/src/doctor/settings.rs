@@ -34,7 +34,9 @@ pub(super) async fn look(
     let config = sources.config();
     let authorities = config.as_ref().ok().and_then(|config| config.outbound.ca_file.clone());
     let tls = ClientTls::new(authorities.as_deref()).map_err(|error| Failure::Other(error.into()))?;
-    let mut found = missing(&site.listeners);
+    // A full disk comes before everything that clients see.
+    let unwell = site.unwell.iter().map(|reason| Finding::error("server", reason.as_str()));
+    let mut found: Vec<Finding> = unwell.chain(missing(&site.listeners)).collect();
     let mut shown: Vec<Shown> = Vec::new();
     for listener in &site.listeners {
         let Some(address) = listener.reached_from(None) else { continue };

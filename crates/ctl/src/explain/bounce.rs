@@ -9,6 +9,7 @@ use postern_policy::record::Reference;
 use serde::Serialize;
 
 use crate::Session;
+use crate::advice::Advice;
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
@@ -82,20 +83,24 @@ pub fn run(octets: &[u8], session: &mut Session) -> Result<Exit, Failure> {
         reported_by_us: bounce.reported_by.as_deref().is_some_and(is_us),
         bounce,
     };
-    session.out.answer(&answer, |answer, look| text(answer, us.as_deref(), look))?;
+    session.out.answer_quoting(&answer, |answer, look, advice| text(answer, us.as_deref(), look, advice))?;
     Ok(if answer.recognised { Exit::Done } else { Exit::Finding })
 }
 
-fn text(answer: &Answer, us: Option<&str>, look: Look) -> String {
+fn text(answer: &Answer, us: Option<&str>, look: Look, advice: &Advice) -> String {
     let bounce = &answer.bounce;
     let mut text = String::new();
     if let Some(reporter) = &bounce.reported_by {
         let ours = if answer.reported_by_us { ", this server" } else { "" };
         text.push_str(&format!("{}, written by {reporter}{ours}\n", bounce.form));
     }
-    for group in groups(&bounce.recipients) {
-        text.push_str(&recipient_text(group, bounce, us, look));
+    // Whoever has it needs no explanation.
+    let (arrived, missing): (Vec<&Told>, Vec<&Told>) =
+        bounce.recipients.iter().partition(|told| told.is_success());
+    for group in groups(&missing) {
+        text.push_str(&recipient_text(group, bounce, us, look, advice));
     }
+    text.push_str(&arrived_text(&arrived));
     let notes = [
         (bounce.cut, format!("Only the first {} MiB were read.", MAX_INPUT / 1024 / 1024)),
         (
@@ -123,7 +128,7 @@ fn not_recognised(bounce: &Bounce) -> String {
 }
 
 /// Recipients one after the other that were told the same.
-fn groups(recipients: &[Told]) -> impl Iterator<Item = &[Told]> {
+fn groups<'a, 'b>(recipients: &'b [&'a Told]) -> impl Iterator<Item = &'b [&'a Told]> {
     recipients.chunk_by(|one, next| {
         // Servers repeat the address in their words.
         let words = |told: &Told| told.text.replace(told.recipient.as_deref().unwrap_or("\0"), "");
@@ -138,7 +143,19 @@ fn groups(recipients: &[Told]) -> impl Iterator<Item = &[Told]> {
     })
 }
 
-fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look) -> String {
+/// One line for all whom the message has reached: they are why the bounce is long, and nobody's trouble.
+fn arrived_text(arrived: &[&Told]) -> String {
+    if arrived.is_empty() {
+        return String::new();
+    }
+    let mut actions: Vec<&str> =
+        arrived.iter().filter_map(|told| told.action).map(|action| action.as_str()).collect();
+    actions.sort_unstable();
+    actions.dedup();
+    format!("{}: {}, nothing to do\n", named(arrived), actions.join(" or "))
+}
+
+fn recipient_text(group: &[&Told], bounce: &Bounce, us: Option<&str>, look: Look, advice: &Advice) -> String {
     let Some(told) = group.first() else { return String::new() };
     let reply = [told.code.map(|code| code.to_string()), told.status.map(|status| status.to_string())];
     let reply: Vec<String> = reply.into_iter().flatten().collect();
@@ -154,16 +171,20 @@ fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look)
         line("words", shortened(&told.text));
     }
     if let Some(finding) = &told.finding {
-        finding_lines(finding, told.reference.is_some(), &mut line);
+        finding_lines(finding, told.reference.is_some(), advice, &mut line);
     }
     if let Some(reference) = &told.reference {
         let there = told.said_by.as_deref().or(bounce.reported_by.as_deref());
+        let command = format!("posternctl explain {reference}");
         let place = match (there, us) {
-            (Some(there), Some(us)) if there.eq_ignore_ascii_case(us) => "here".to_owned(),
-            (Some(there), _) => format!("on {there}"),
-            (None, _) => "on the server that refused".to_owned(),
+            (Some(there), Some(us)) if there.eq_ignore_ascii_case(us) => {
+                format!("here: {}", advice.in_text(&command))
+            }
+            // There, other options count.
+            (Some(there), _) => format!("on {there}: {command}"),
+            (None, _) => format!("on the server that refused: {command}"),
         };
-        line("record", format!("{place}: posternctl explain {reference}"));
+        line("record", place);
     }
     let head = heading(group, look);
     let indent = if head.is_empty() { "" } else { "  " };
@@ -171,32 +192,41 @@ fn recipient_text(group: &[Told], bounce: &Bounce, us: Option<&str>, look: Look)
 }
 
 /// Words with a reference are those of a Postern, also where another system has the same ones.
-fn finding_lines(finding: &Finding, has_reference: bool, line: &mut impl FnMut(&str, String)) {
+fn finding_lines(
+    finding: &Finding,
+    has_reference: bool,
+    advice: &Advice,
+    line: &mut impl FnMut(&str, String),
+) {
     let is_told = finding.system != "any server" && !has_reference;
     let system = if is_told { format!(" ({})", finding.system) } else { String::new() };
     line("meaning", format!("{}{system}", finding.meaning));
     line("who", finding.side.to_string());
     line("change", finding.change.clone());
     for check in &finding.checks {
-        line("check", check.clone());
+        line("check", advice.in_text(check).into_owned());
     }
     line("again", finding.again.to_string());
 }
 
 /// `bob@adatum.test: failed`; nothing for a pasted reply, which names nobody.
-fn heading(group: &[Told], look: Look) -> String {
+fn heading(group: &[&Told], look: Look) -> String {
     let Some(told) = group.first() else { return String::new() };
-    let named: Vec<&str> =
-        group.iter().filter_map(|told| told.recipient.as_deref()).take(MAX_NAMED).collect();
-    let mut head = output::clean(&named.join(", ")).into_owned();
-    if group.len() > MAX_NAMED {
-        head.push_str(&format!(" and {} more", group.len() - MAX_NAMED));
-    }
+    let head = named(group);
     match (head.is_empty(), told.action) {
         (true, _) => String::new(),
         (false, Some(action)) => format!("{head}: {}\n", look.paint(action.as_str())),
         (false, None) => format!("{head}\n"),
     }
+}
+
+/// Addresses of recipients, the first ones of many.
+fn named(recipients: &[&Told]) -> String {
+    let names: Vec<&str> =
+        recipients.iter().filter_map(|told| told.recipient.as_deref()).take(MAX_NAMED).collect();
+    let more = recipients.len().checked_sub(MAX_NAMED).filter(|more| *more > 0);
+    let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
+    output::clean(&names.join(", ")).into_owned() + &more
 }
 
 fn speaker(told: &Told, bounce: &Bounce, us: Option<&str>) -> String {
@@ -271,7 +301,69 @@ mod tests {
     fn shown(bounce: &str, us: Option<&str>) -> String {
         let bounce = explain(bounce.as_bytes());
         let answer = Answer { recognised: bounce.is_recognised(), reported_by_us: false, bounce };
-        text(&answer, us, Look::PLAIN)
+        text(&answer, us, Look::PLAIN, &Advice::default())
+    }
+
+    /// A report with one recipient for each pair of a name and what became of it.
+    fn report(recipients: &[(&str, &str)]) -> String {
+        let one = |(name, fields): &(&str, &str)| {
+            format!("Final-Recipient: rfc822; {name}@adatum.test\n{fields}\n\n")
+        };
+        let recipients: String = recipients.iter().map(one).collect();
+        format!("Reporting-MTA: dns; mail.proseware.test\n\n{recipients}")
+    }
+
+    const DELIVERED: &str = "Action: delivered\nStatus: 2.0.0\nDiagnostic-Code: smtp; 250 2.0.0 Ok";
+    const FAILED: &str = "Action: failed\nStatus: 5.1.1\nDiagnostic-Code: smtp; 550 5.1.1 User unknown";
+    const DELAYED: &str = "Action: delayed\nStatus: 4.4.1\nDiagnostic-Code: smtp; 451 4.4.1 no answer";
+
+    #[test]
+    fn only_whom_it_did_not_reach_is_explained() {
+        let relayed = "Action: relayed\nStatus: 2.0.0";
+        let bounce = report(&[
+            ("a", DELIVERED),
+            ("b", FAILED),
+            ("c", relayed),
+            ("d", DELAYED),
+            ("e", DELIVERED),
+            ("f", DELIVERED),
+        ]);
+        let text = shown(&bounce, None);
+        assert_eq!(text.matches("meaning").count(), 2, "{text}");
+        assert!(text.contains("\nb@adatum.test: failed\n"), "{text}");
+        assert!(text.contains("\nd@adatum.test: delayed\n"), "{text}");
+        let line =
+            "a@adatum.test, c@adatum.test, e@adatum.test and 1 more: delivered or relayed, nothing to do\n";
+        assert!(text.ends_with(line), "{text}");
+    }
+
+    #[test]
+    fn a_failure_that_is_not_known_is_not_hidden_by_deliveries() {
+        let unknown = "Action: failed\nDiagnostic-Code: smtp; xyzzy";
+        let text = shown(&report(&[("a", DELIVERED), ("b", unknown)]), None);
+        assert!(text.contains("Not recognised"), "{text}");
+        let text = shown(&report(&[("a", DELIVERED)]), None);
+        assert!(!text.contains("Not recognised") && text.contains("a@adatum.test: delivered"), "{text}");
+    }
+
+    #[test]
+    fn commands_for_this_server_have_its_options_and_those_for_others_not() {
+        let global =
+            crate::Global { config: "/srv/postern.toml".into(), socket: None, json: false, no_color: false };
+        let reply = "550 5.7.1 <bob@adatum.test>: relay not permitted: log in on port 587 (ref 6N8C-2MRF)";
+        let bounce = format!(
+            "This is the mail system at host mx.adatum.test.\n\n<bob@adatum.test>: host \
+            mail.proseware.test[203.0.113.25] said: {reply} (in reply to RCPT TO command)\n"
+        );
+        let told = |us: Option<&str>| {
+            let bounce = explain(bounce.as_bytes());
+            let answer = Answer { recognised: true, reported_by_us: false, bounce };
+            text(&answer, us, Look::PLAIN, &Advice::of(&global))
+        };
+        let here = told(Some("mail.proseware.test"));
+        assert!(here.contains("here: posternctl --config /srv/postern.toml explain 6N8C-2MRF\n"), "{here}");
+        let there = told(None);
+        assert!(there.contains("on mail.proseware.test: posternctl explain 6N8C-2MRF\n"), "{there}");
     }
 
     #[test]

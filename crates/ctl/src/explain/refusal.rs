@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use postern_admin::api::Refusal;
+use postern_admin::api::refusals::Outcome;
 use postern_policy::record::Reference;
 
 use crate::Session;
+use crate::advice::Advice;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Look};
 use crate::policy::decision_text;
@@ -47,7 +49,7 @@ pub(super) async fn run_if_known(
         return Ok(None);
     };
     let now = session.now;
-    session.out.answer(&refusal, |refusal, look| text(refusal, now, look))?;
+    session.out.answer_quoting(&refusal, |refusal, look, advice| text(refusal, now, look, advice))?;
     Ok(Some(Exit::Done))
 }
 
@@ -64,15 +66,16 @@ pub async fn run(reference: &str, session: &mut Session) -> Result<Exit, Failure
     }
     let refusal: Refusal = session.client()?.get(&format!("/v1/explain/{reference}")).await?;
     let now = session.now;
-    session.out.answer(&refusal, |refusal, look| text(refusal, now, look))?;
+    session.out.answer_quoting(&refusal, |refusal, look, advice| text(refusal, now, look, advice))?;
     Ok(Exit::Done)
 }
 
-fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
+fn text(refusal: &Refusal, now: SystemTime, look: Look, advice: &Advice) -> String {
     let tls = if refusal.tls { "under TLS" } else { "in clear" };
     let local = refusal.local.as_ref().map(|local| format!(" at {local}")).unwrap_or_default();
     // Before MAIL there is no sender, and `<>` would be one.
     let has_sender = !matches!(refusal.stage.as_str(), "connect" | "login");
+    let pasteable = |text: &str| advice.in_text(text).into_owned();
     let facts = output::pairs(
         "  ",
         [
@@ -83,15 +86,23 @@ fn text(refusal: &Refusal, now: SystemTime, look: Look) -> String {
             ("certificate", refusal.certificate.clone()),
             ("helo", refusal.helo.clone()),
             ("login", Some(refusal.login.clone().unwrap_or_else(|| "none".to_owned()))),
-            ("that login", refusal.about_login.clone()),
+            ("that login", refusal.about_login.as_deref().map(pasteable)),
             ("sender", has_sender.then(|| format!("<{}>", refusal.reverse_path))),
             ("recipient", refusal.recipient.as_ref().map(|recipient| format!("<{recipient}>"))),
             ("recipients so far", (refusal.recipients > 0).then(|| refusal.recipients.to_string())),
             ("header", (!refusal.header.is_empty()).then(|| refusal.header.join("; "))),
             ("worded as", Some(refusal.class.clone())),
+            ("now", refusal.now.as_ref().map(|now| pasteable(&now.words))),
         ],
     );
-    let mut text = format!("{}\n{facts}\n{}", refusal.reference, decision_text(&refusal.decision, look));
+    let mut decision = refusal.decision.clone();
+    // What is allowed meanwhile needs no way out.
+    if refusal.now.as_ref().is_some_and(|now| now.outcome == Outcome::Accepted) {
+        decision.remedies.clear();
+    }
+    let decided = decision_text(&decision, look);
+    let mut text = format!("{}\n{facts}\n{}", refusal.reference, advice.in_text(&decided));
+    // The words of the client stay as they were.
     text += "\n  what was said:\n";
     for line in refusal.transcript.iter().chain(&[format!("S: {}", refusal.reply)]) {
         let _ = writeln!(text, "    {}", output::clean(line));
@@ -105,6 +116,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::{Duration, UNIX_EPOCH};
 
+    use postern_admin::api::refusals::Again;
     use postern_admin::api::{DecisionView, ReasonView, Rule};
 
     use super::*;
@@ -112,6 +124,7 @@ mod tests {
     fn refused() -> Refusal {
         Refusal {
             about_login: None,
+            now: None,
             reference: "4QX7-93KD".to_owned(),
             time: 1_795_284_325,
             stage: "rcpt".to_owned(),
@@ -164,7 +177,7 @@ mod tests {
     fn of_a_login_there_is_no_sender_but_what_is_known_of_it() {
         let about_login = Some("alice exists and is disabled".to_owned());
         let refusal = Refusal { stage: "login".to_owned(), about_login, ..refused() };
-        let text = text(&refusal, UNIX_EPOCH, Look::PLAIN);
+        let text = text(&refusal, UNIX_EPOCH, Look::PLAIN, &Advice::default());
         assert!(
             !text.contains("sender") && text.contains("that login  alice exists and is disabled"),
             "{text}"
@@ -197,6 +210,32 @@ mod tests {
     S: 550 5.7.1 relay not permitted
 ";
         let now = UNIX_EPOCH + Duration::from_secs(1_795_284_385);
-        assert_eq!(text(&refusal, now, Look::PLAIN), expected);
+        assert_eq!(text(&refusal, now, Look::PLAIN, &Advice::default()), expected);
+    }
+
+    #[test]
+    fn what_is_accepted_meanwhile_needs_no_way_out() {
+        let asked =
+            |outcome, words: &str| Again { outcome, words: words.to_owned(), stage: None, decision: None };
+        let shown = |now: Again| {
+            text(&Refusal { now: Some(now), ..refused() }, UNIX_EPOCH, Look::PLAIN, &Advice::default())
+        };
+        let accepted = shown(asked(Outcome::Accepted, "would be accepted now"));
+        assert!(accepted.contains("  now        would be accepted now\n"), "{accepted}");
+        assert!(!accepted.contains("what would allow it"), "{accepted}");
+        let refused = shown(asked(Outcome::SameRule, "would still be refused, by the same rule"));
+        assert!(refused.contains("what would allow it") && refused.contains("by the same rule"), "{refused}");
+    }
+
+    #[test]
+    fn commands_can_be_pasted_and_what_the_client_said_stays_as_it_was() {
+        let mut refusal = refused();
+        refusal.decision.remedies = vec!["end the ban: `posternctl ban remove 192.0.2.0/24`".to_owned()];
+        refusal.transcript = vec!["C: posternctl ban list".to_owned()];
+        let global =
+            crate::Global { config: "/srv/postern.toml".into(), socket: None, json: false, no_color: false };
+        let text = text(&refusal, UNIX_EPOCH, Look::PLAIN, &Advice::of(&global));
+        assert!(text.contains("`posternctl --config /srv/postern.toml ban remove 192.0.2.0/24`"), "{text}");
+        assert!(text.contains("    C: posternctl ban list\n"), "{text}");
     }
 }

@@ -123,7 +123,7 @@ impl Spool<'_> {
 /// Tells people how far it is; programs get it all in the end.
 fn tell(session: &mut Session, text: &str) -> Result<(), Failure> {
     if !session.out.json {
-        session.out.text(text)?;
+        session.out.words(text)?;
         session.out.flush()?;
     }
     Ok(())

@@ -136,7 +136,7 @@ impl<'a> Telling<'a> {
             if self.is_terminal {
                 self.rewrite("");
             }
-            self.out.text(finding_text(&finding))?;
+            self.out.words(&finding_text(&finding))?;
             return self.out.flush();
         }
         if self.findings.len() < MAX_FINDINGS {

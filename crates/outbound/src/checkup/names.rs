@@ -25,7 +25,10 @@ pub(super) async fn of_host(config: &Config, dns: &dyn Dns) -> Vec<Finding> {
                     )),
             ];
         }
-        Answer::TryLater(why) => return vec![Finding::trouble(place, format!("its addresses: {why}"))],
+        Answer::TryLater(why) => {
+            let finding = Finding::trouble(place, format!("its addresses: {why}"));
+            return vec![finding.mend(see_name_servers(config, hostname))];
+        }
     };
     let mut found = Vec::new();
     let mut leads_back = false;
@@ -50,6 +53,19 @@ pub(super) async fn of_host(config: &Config, dns: &dyn Dns) -> Vec<Finding> {
         found.retain(|finding| !finding.is_concern());
     }
     found
+}
+
+/// Without DNS nothing is delivered that goes by MX: the first question that has no answer says whom we ask.
+fn see_name_servers(config: &Config, hostname: &Domain) -> String {
+    match config.resolver.nameservers.as_slice() {
+        [] => format!("see whether the name servers of /etc/resolv.conf answer: dig {hostname}"),
+        [first, ..] => format!(
+            "see whether the name servers of [resolver] answer (as long as they do not, nothing is delivered by MX): dig @{} -p {} \
+             {hostname}",
+            first.ip(),
+            first.port()
+        ),
+    }
 }
 
 /// An address that mail is sent from has the name that we say in EHLO, and the name has the address.
