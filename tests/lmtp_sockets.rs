@@ -1,12 +1,16 @@
-//! Mail that is handed over on UNIX sockets: a Postfix in front of us.
+//! Mail that is handed over on UNIX sockets: a Postfix in front of us, and whose the socket is.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::client::message;
 use crate::harness::mail::contains;
-use crate::harness::mail_servers::{Postfix, postfix};
-use crate::harness::{Client, Daemon, Setup, eventually, repository};
+use crate::harness::mail_servers::{Postfix, owner_of, peer, postfix};
+use crate::harness::{Client, Daemon, Setup, eventually, is_root, repository, skip};
 
 const ALICE: &str = "alice@proseware.test";
 const BOB: &str = "bob@proseware.test";
@@ -21,6 +25,18 @@ fn documented(start: &str) -> String {
     let (_, block) = page.split_once(start).unwrap_or_else(|| panic!("no {start:?} in docs/mail-systems.md"));
     block.split_once("\n```").unwrap().0.to_owned() + "\n"
 }
+
+/// A server with a socket for other mail systems, in a folder that they may enter.
+fn with_socket(keys: &str) -> (Setup, PathBuf) {
+    let setup = Setup::new();
+    fs::set_permissions(setup.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = setup.folder().join("run/lmtp.sock");
+    let listener =
+        format!("[[listener]]\nkind = \"lmtp\"\naddress = \"unix:{}\"\n{keys}\n", socket.display());
+    (setup.with(&listener), socket)
+}
+
+// Postfix in front.
 
 /// A server and a Postfix that takes mail for proseware.test from the network and hands it over, set up as
 /// docs/mail-systems.md says.
@@ -151,4 +167,90 @@ fn postfix_keeps_mail_while_the_socket_is_gone() {
     daemon.start();
     postfix.flush();
     daemon.maildir(ALICE).wait_for("Subject: while-away");
+}
+
+// Whose the socket is.
+
+/// The name of a group in /etc/group.
+fn group_name(id: u32) -> String {
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let named = groups.lines().find(|line| line.split(':').nth(2) == Some(&id.to_string())).unwrap();
+    named.split(':').next().unwrap().to_owned()
+}
+
+/// Whether this user gets through to the socket.
+fn may_connect(python: &Path, user: u32, socket: &Path) -> bool {
+    const PROGRAM: &str = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(3).decode())";
+    let mut command = Command::new(python);
+    let output = command.args(["-c", PROGRAM]).arg(socket).uid(user).gid(user).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim() == "220"
+}
+
+#[test]
+fn a_socket_is_given_to_another_user() {
+    if !is_root() {
+        return skip("only root can give a socket to somebody else");
+    }
+    // Not one in the folders of a user: others must be able to run it.
+    let python = Some(PathBuf::from("/usr/bin/python3")).filter(|python| python.is_file());
+    let Some(python) = peer("python3", python) else { return };
+    let (user, group) = owner_of("nobody");
+    let (setup, socket) = with_socket("user = \"nobody\"\nmode = \"0600\"");
+    let mut daemon = setup.start();
+    let is_whose = |socket: &Path| {
+        let found = fs::metadata(socket).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o777)
+    };
+    assert_eq!(is_whose(&socket), (user, 0, 0o600), "the group is the daemon's where none is named");
+    assert!(may_connect(&python, user, &socket), "its owner gets through");
+    assert!(!may_connect(&python, user - 1, &socket), "others do not");
+
+    // The file is replaced, and is theirs again.
+    daemon.kill();
+    daemon.start();
+    assert_eq!(is_whose(&socket), (user, 0, 0o600));
+    assert!(daemon.terminate().success());
+    assert!(!socket.exists());
+
+    let (setup, socket) =
+        with_socket(&format!("user = \"nobody\"\ngroup = \"{}\"\nmode = \"0660\"", group_name(group)));
+    let _daemon = setup.start();
+    assert_eq!(is_whose(&socket), (user, group, 0o660));
+}
+
+#[test]
+fn a_daemon_that_is_not_root_any_more_still_takes_mail_on_a_socket_of_somebody_else() {
+    if !is_root() {
+        return skip("only root can become somebody else");
+    }
+    let (setup, socket) = with_socket("user = \"root\"\nmode = \"0600\"");
+    let (user, group) = owner_of("nobody");
+    let mut daemon = setup.with("user = \"nobody\"").prepare();
+    for entry in [".", "cert.pem", "key.pem", "ca.pem", "accounts.toml", "postern.toml"] {
+        std::os::unix::fs::chown(daemon.folder().join(entry), Some(user), Some(group)).unwrap();
+    }
+    daemon.start();
+    let found = fs::metadata(&socket).unwrap();
+    assert_eq!((found.uid(), found.gid()), (0, group));
+    assert!(UnixStream::connect(&socket).is_ok());
+    assert!(daemon.terminate().success());
+    assert!(!socket.exists(), "the folder is the daemon's");
+}
+
+#[test]
+fn names_that_nobody_has_are_refused_with_the_place_in_the_file() {
+    for (key, named) in [("user", "no-such-user"), ("group", "no-such-group")] {
+        let (setup, socket) = with_socket(&format!("{key} = \"{named}\""));
+        let mut daemon = setup.prepare();
+        let checked = daemon.ctl(&["config", "check"]);
+        assert_eq!(checked.code, 1, "{checked:?}");
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        assert!(
+            said.contains(&format!("there is no {key} \"{named}\"")) && said.contains("postern.toml:"),
+            "{said}"
+        );
+        daemon.launch();
+        assert!(!daemon.finish().success());
+        assert!(!socket.exists());
+    }
 }

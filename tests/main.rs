@@ -32,7 +32,7 @@
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
-//! | [`lmtp_sockets`] | mail that Postfix hands over on a UNIX socket |
+//! | [`lmtp_sockets`] | mail that is handed over on UNIX sockets, by Postfix too, and whose these sockets are |
 //! | [`mail_systems`] | hosts that speak for their clients, ETRN, LMTP |
 //! | [`checklist`] | the steps of `posternctl doctor`, and the bundle for support |
 //! | [`doctor`] | its check for open relays, against us, Postfix, Exim and servers that are wrong |
