@@ -1,8 +1,10 @@
 //! Tokens in the place of passwords: OAUTHBEARER and XOAUTH2, an identity provider of the tests' own, and tokens that are wrong.
 
+mod over_tls;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -15,6 +17,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
 };
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value as Json, json};
 
 use crate::harness::client::{Reply, message};
@@ -46,6 +49,8 @@ struct State {
     asked: usize,
     connections: usize,
     authorization: String,
+    /// Of the next connections; in clear without.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Provider {
@@ -57,9 +62,15 @@ impl Provider {
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                serving.0.lock().unwrap().connections += 1;
-                let shared = Arc::clone(&serving);
-                thread::spawn(move || serve(stream, &shared));
+                let mut state = serving.0.lock().unwrap();
+                state.connections += 1;
+                let (tls, shared) = (state.tls.clone(), Arc::clone(&serving));
+                thread::spawn(move || match tls {
+                    None => serve(stream, &shared),
+                    Some(tls) => {
+                        serve(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream), &shared);
+                    }
+                });
             }
         });
         Self { address, shared }
@@ -86,9 +97,8 @@ impl Provider {
     }
 }
 
-fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut stream = stream;
+fn serve(stream: impl Read + Write, shared: &(Mutex<State>, Condvar)) {
+    let mut reader = BufReader::new(stream);
     loop {
         let (mut length, mut start, mut authorization) = (0, String::new(), String::new());
         if reader.read_line(&mut start).unwrap_or(0) == 0 {
@@ -127,7 +137,7 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
             "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             answer.len()
         );
-        if stream.write_all((head + &answer).as_bytes()).is_err() {
+        if reader.get_mut().write_all((head + &answer).as_bytes()).is_err() {
             return;
         }
     }
