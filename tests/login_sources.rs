@@ -1,5 +1,7 @@
 //! Logins that other systems know: the real ones, set up as docs/logins.md says.
 
+mod over_tcp;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -113,6 +115,10 @@ impl Server {
         Self { child, log: log.to_owned() }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         // PostgreSQL would wait for its clients if it were asked by SIGTERM.
@@ -143,6 +149,15 @@ struct DovecotAuth {
 
 impl DovecotAuth {
     fn prepare(mechanisms: &str) -> Option<Self> {
+        Self::with_service(mechanisms, |here| {
+            example("Dovecot", "dovecot")
+                .replace("/var/spool/postern/auth", &format!("{here}/auth"))
+                .replace("user = postern", "user = root")
+        })
+    }
+
+    /// The service is that of the documentation, for this folder.
+    fn with_service(mechanisms: &str, service: impl Fn(&str) -> String) -> Option<Self> {
         let place = Some(PathBuf::from("/usr/sbin/dovecot")).filter(|program| program.is_file());
         let program = peer("dovecot", installed("dovecot").or(place))?;
         if !is_root() {
@@ -161,9 +176,7 @@ impl DovecotAuth {
             ),
         )
         .unwrap();
-        let service = example("Dovecot", "dovecot")
-            .replace("/var/spool/postern/auth", &format!("{here}/auth"))
-            .replace("user = postern", "user = root");
+        let service = service(&here.to_string());
         let config = format!(
             "base_dir = {here}/run\nstate_dir = {here}/state\nlog_path = {here}/log\nprotocols =\nssl = no\n\
              auth_mechanisms = {mechanisms}\nauth_failure_delay = 0\n\
@@ -174,12 +187,17 @@ impl DovecotAuth {
     }
 
     fn start(&mut self) {
+        self.launch();
+        let socket = self.folder.path().join("auth");
+        eventually("Dovecot listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    }
+
+    /// Starts it and does not wait.
+    fn launch(&mut self) {
         let config = self.folder.path().join("dovecot.conf");
         let mut command = Command::new(&self.program);
         let server = Server::start(command.arg("-F").arg("-c").arg(config), &self.folder.path().join("log"));
         self.server = Some(server);
-        let socket = self.folder.path().join("auth");
-        eventually("Dovecot listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
     }
 
     /// The table of the documentation, for this one.

@@ -32,6 +32,7 @@
 //! | [`start`] | what works while the queue is still being loaded |
 //! | [`loss`] | read-only disks, two daemons, segments of the spool that somebody removed |
 //! | [`peers`] | other people's clients and servers, where they are installed |
+//! | [`lmtp_sockets`] | mail that is handed over on UNIX sockets, by Postfix too, and whose these sockets are |
 //! | [`mail_systems`] | hosts that speak for their clients, ETRN, LMTP |
 //! | [`troubles`] | what an operator reads while something is wrong |
 //! | [`checklist`] | the steps of `posternctl doctor`, and the bundle for support |
@@ -61,6 +62,7 @@ mod explain;
 mod harness;
 mod history;
 mod inbound;
+mod lmtp_sockets;
 #[cfg(any(feature = "ldap", feature = "sqlite", feature = "postgres"))]
 mod login_databases;
 mod login_sources;

@@ -42,6 +42,7 @@ pub fn postfix_services(address: SocketAddr) -> String {
               tlsmgr unix - - n 1000? 1 tlsmgr\nrewrite unix - - n - - trivial-rewrite\nbounce unix - - n - 0 bounce\n\
               defer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\nverify unix - - n - 1 verify\n\
               flush unix n - n 1000? 0 flush\nproxymap unix - - n - - proxymap\nsmtp unix - - n - - smtp\n\
+              lmtp unix - - n - - lmtp\n\
               showq unix n - n - - showq\nerror unix - - n - - error\nretry unix - - n - - error\n\
               virtual unix - n n - - virtual\nanvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n\
               postlog unix-dgram n - n - 1 postlogd\n";
@@ -74,7 +75,7 @@ pub struct Postfix {
 }
 
 impl Postfix {
-    /// With these further lines of main.cf; the last of a name counts. `None` where it cannot be started.
+    /// With these further lines of main.cf, which replace those of the same name. `None` where it cannot be started.
     pub fn start(settings: &str) -> Option<Self> {
         let program = postfix()?;
         let postfix = Self {
@@ -92,7 +93,8 @@ impl Postfix {
         }
         fs::write(folder.join("etc/mailboxes"), "carol@adatum.test carol/\npostmaster@adatum.test carol/\n")
             .unwrap();
-        fs::write(folder.join("etc/main.cf"), format!("{}{settings}", postfix.main_cf(user, group))).unwrap();
+        fs::write(folder.join("etc/main.cf"), with_settings(&postfix.main_cf(user, group), settings))
+            .unwrap();
         fs::write(folder.join("etc/master.cf"), postfix_services(postfix.address)).unwrap();
         postfix.run("start");
         Some(postfix)
@@ -132,6 +134,25 @@ impl Postfix {
         assert!(output.status.success(), "postfix {verb}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Tries everything in its queue now.
+    pub fn flush(&self) {
+        self.run("flush");
+    }
+
+    /// What is in its queue: a line of JSON for each message.
+    pub fn queue(&self) -> Vec<serde_json::Value> {
+        let config = self.folder.path().join("etc");
+        let mut postqueue = Command::new(self.program.with_file_name("postqueue"));
+        let output = postqueue.arg("-c").arg(config).arg("-j").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     /// `Postfix 3.7.11`
     pub fn version(&self) -> String {
         let output =
@@ -141,13 +162,19 @@ impl Postfix {
     }
 }
 
+/// The lines of main.cf, none of them twice: every program of Postfix warns of such a line, and its logger, which would write the warning
+/// to itself, can stand still over it.
+fn with_settings(main_cf: &str, settings: &str) -> String {
+    let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let given: Vec<String> = settings.lines().map(name).collect();
+    let kept = main_cf.lines().filter(|line| !given.contains(&name(line)));
+    kept.map(|line| format!("{line}\n")).collect::<String>() + settings
+}
+
 impl Drop for Postfix {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            say(&format!(
-                "--- log of Postfix ---\n{}",
-                fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-            ));
+            say(&format!("--- log of Postfix ---\n{}", self.log()));
         }
         self.run("stop");
     }

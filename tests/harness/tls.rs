@@ -31,12 +31,29 @@ impl Identity {
 
     /// The same with so much time left.
     pub fn ending(names: &[&str], left: Duration) -> Self {
+        Self::until(names, SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + left)
+    }
+
+    /// The same, a day too late.
+    pub fn expired(names: &[&str]) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Self::until(names, now - Duration::from_secs(86_400))
+    }
+
+    fn until(names: &[&str], end: Duration) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        params.not_after = date_time_ymd(1970, 1, 1) + now + left;
+        params.not_after = date_time_ymd(1970, 1, 1) + end;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, authority()).unwrap();
+        Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// One that nobody has signed but itself.
+    pub fn self_signed(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
         Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::listen_address::ListenAddress;
 use crate::relay::check_network;
 use crate::source::{Findings, Node};
+use crate::surroundings::{group_exists, user_exists};
 
 /// One listening socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
@@ -22,10 +23,13 @@ pub struct Listener {
     /// `"unix:"` and the path of a socket, such as `"unix:/run/postern/lmtp.sock"`.
     #[schemars(with = "String")]
     pub address: ListenAddress,
-    /// The mode of the UNIX socket, octal: who may hand mail over. `"0660"` where it is left out: its owner, which is the
-    /// daemon's user, and its group.
+    /// The mode of the UNIX socket, octal: who may hand mail over. `"0660"` where it is left out: its owner and its group.
     #[serde(default)]
     pub mode: Option<String>,
+    /// The owner of the UNIX socket, by name; the daemon's user where it is left out. Only a server that is started as root can give
+    /// it to somebody else.
+    #[serde(default)]
+    pub user: Option<String>,
     /// The group of the UNIX socket, by name; the daemon's own where it is left out.
     #[serde(default)]
     pub group: Option<String>,
@@ -43,7 +47,7 @@ const SOCKET_MODE: u32 = 0o660;
 impl Listener {
     /// A listener on an address and port.
     pub fn tcp(kind: ListenerKind, address: SocketAddr) -> Self {
-        Self { kind, address: address.into(), mode: None, group: None, proxy: Vec::new() }
+        Self { kind, address: address.into(), mode: None, user: None, group: None, proxy: Vec::new() }
     }
 
     /// The mode of its UNIX socket.
@@ -61,8 +65,9 @@ impl Listener {
                 "give address and port; a socket is for kind = \"lmtp\"",
             );
         }
-        for (key, is_given) in [("mode", self.mode.is_some()), ("group", self.group.is_some())] {
-            if is_given && !is_socket {
+        let Self { mode, user, group, .. } = self;
+        for (key, value) in [("mode", mode), ("user", user), ("group", group)] {
+            if value.is_some() && !is_socket {
                 let message = format!("`{key}` is for UNIX sockets");
                 findings.error(
                     &node.key(key),
@@ -77,6 +82,14 @@ impl Listener {
         }
         if self.mode.as_deref().is_some_and(|mode| parse_mode(mode).is_none()) {
             findings.error(&node.key("mode"), "the mode is no octal number up to 0777", "write \"0660\"");
+        }
+        for (key, name, exists) in
+            [("user", user, user_exists as fn(&str) -> bool), ("group", group, group_exists)]
+        {
+            if let Some(name) = name.as_deref().filter(|name| !exists(name)) {
+                let help = format!("create it, or leave the key out for the daemon's own {key}");
+                findings.error(&node.key(key), format!("there is no {key} {name:?}"), help);
+            }
         }
     }
 

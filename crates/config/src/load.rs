@@ -1074,7 +1074,7 @@ mod tests {
     fn unix_sockets_are_for_lmtp_and_their_keys_for_them() {
         let listener = |keys: &str| format!("[[listener]]\n{keys}\n");
         fine(&listener(
-            "kind = \"lmtp\"\naddress = \"unix:/run/postern/lmtp.sock\"\nmode = \"0666\"\ngroup = \"mail\"",
+            "kind = \"lmtp\"\naddress = \"unix:/run/postern/lmtp.sock\"\nmode = \"0666\"\ngroup = \"mail\"\nuser = \"root\"",
         ));
         fine(&listener("kind = \"lmtp\"\naddress = \"127.0.0.1:24\""));
         for (keys, place, message) in [
@@ -1085,7 +1085,22 @@ mod tests {
                 "5:8",
                 "`mode` is for UNIX sockets",
             ),
+            (
+                "kind = \"lmtp\"\naddress = \"127.0.0.1:24\"\nuser = \"root\"",
+                "5:8",
+                "`user` is for UNIX sockets",
+            ),
             ("kind = \"lmtp\"\naddress = \"unix:/run/x\"\nmode = \"0888\"", "5:8", "no octal number"),
+            (
+                "kind = \"lmtp\"\naddress = \"unix:/run/x\"\nuser = \"nobody-has-it\"",
+                "5:8",
+                "there is no user",
+            ),
+            (
+                "kind = \"lmtp\"\naddress = \"unix:/run/x\"\ngroup = \"nobody-has-it\"",
+                "5:9",
+                "there is no group",
+            ),
             (
                 "kind = \"lmtp\"\naddress = \"unix:/run/x\"\nproxy = [\"192.0.2.1/32\"]",
                 "5:9",

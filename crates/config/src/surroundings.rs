@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
-use nix::unistd::User;
+use nix::unistd::{Group, User};
 
 /// Files that container engines leave inside: Docker, Podman, systemd for what it or LXC started, Kubernetes.
 const CONTAINER_MARKS: [&str; 4] =
@@ -66,6 +66,11 @@ fn names_container(environment: &[u8]) -> bool {
 /// Whether the system knows the user. When it cannot be asked, the answer is yes: starting will tell.
 pub(crate) fn user_exists(name: &str) -> bool {
     !matches!(User::from_name(name), Ok(None))
+}
+
+/// The same of a group.
+pub(crate) fn group_exists(name: &str) -> bool {
+    !matches!(Group::from_name(name), Ok(None))
 }
 
 /// `/proc/net/route`: interface, destination, gateway, flags, three numbers, mask; addresses in the order of the machine.

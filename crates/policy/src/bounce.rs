@@ -277,8 +277,9 @@ impl Bounce {
         match missing.peek() {
             // That it is there is all that such a report has to say.
             None => !self.recipients.is_empty(),
-            Some(_) => missing
-                .any(|told| told.finding.as_ref().is_some_and(|finding| finding.basis != Basis::Class)),
+            Some(_) => {
+                missing.any(|told| told.finding.as_ref().is_some_and(|finding| finding.basis != Basis::Class))
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -10,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use postern_config::backend;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 use super::{Answer, Idle, Question};
 
@@ -17,6 +19,10 @@ use super::{Answer, Idle, Question};
 const LONGEST_LINE: u64 = 16 * 1024;
 /// Lines before `DONE`: one for each mechanism and a few more.
 const MOST_GREETING: usize = 100;
+
+/// How long a connection is used, however busy it is. The old process of a Dovecot that was restarted or reloaded goes on answering
+/// those that it has, with its old settings.
+const LONGEST_LIFE: Duration = Duration::from_secs(60);
 
 /// The service, and connections to it.
 pub(super) struct Dovecot {
@@ -39,6 +45,7 @@ struct Connection {
     mechanism: Mechanism,
     /// That of the last request.
     id: u32,
+    opened: Instant,
 }
 
 /// How the password is handed over. Both are of the same worth; a service may have only one.
@@ -72,6 +79,9 @@ impl Dovecot {
 
     pub(super) async fn ask(&self, question: Question<'_>) -> Answer {
         while let Some(mut connection) = self.idle.take() {
+            if connection.opened.elapsed() >= LONGEST_LIFE {
+                continue;
+            }
             // An error may be that the service was restarted meanwhile: then a new connection is asked.
             if let Ok(answer) = connection.ask(question).await {
                 self.idle.give(connection);
@@ -122,7 +132,7 @@ impl Connection {
                         (false, true) => Mechanism::Login,
                         (false, false) => return Err(broken("it takes neither PLAIN nor LOGIN")),
                     };
-                    return Ok(Self { stream, mechanism, id: 0 });
+                    return Ok(Self { stream, mechanism, id: 0, opened: Instant::now() });
                 }
                 // SPID, CUID and COOKIE are for masters.
                 _ => {}
@@ -328,6 +338,27 @@ mod tests {
         assert!(matches!(ask().await, Answer::Unavailable { .. }));
         assert_eq!(ask().await, Answer::Refused { why: "moved".to_owned() });
         assert_eq!(ask().await, accepted("again"));
+        serve.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_is_left_after_a_while_for_one_to_the_service_as_it_is_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, dovecot) = service(&folder.path().join("auth"));
+        let serve = tokio::spawn(async move {
+            for (name, requests) in [("old", 2), ("new", 1)] {
+                let (mut lines, mut write) = greet(&listener, GREETING).await;
+                for id in 1..=requests {
+                    assert!(lines.next_line().await.unwrap().unwrap().starts_with(&format!("AUTH\t{id}\t")));
+                    write.write_all(format!("OK\t{id}\tuser={name}\n").as_bytes()).await.unwrap();
+                }
+            }
+        });
+        for expected in ["old", "old", "new"] {
+            let answer = dovecot.ask(question("alice", b"word")).await;
+            assert_eq!(answer, Answer::Accepted { name: expected.to_owned(), addresses: Vec::new() });
+            tokio::time::advance(LONGEST_LIFE / 2).await;
+        }
         serve.await.unwrap();
     }
 

@@ -19,6 +19,11 @@ pub(crate) async fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientCo
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+/// Whom such a client believes, for the log: what is wrong with a certificate mostly is that somebody else has signed it.
+pub(crate) fn authorities(ca_file: Option<&Path>) -> String {
+    ca_file.map_or_else(|| "those of the system".to_owned(), |path| format!("those of {}", path.display()))
+}
+
 fn read(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
@@ -27,6 +32,9 @@ fn read(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
             for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
                 let certificate = certificate.map_err(unreadable)?;
                 roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            if roots.is_empty() {
+                return Err(format!("{}: there is no certificate in it", path.display()));
             }
         }
         // One that cannot be used must not take the others away.

@@ -125,9 +125,14 @@ impl Provider {
         if !is_tls {
             return start(stream).await;
         }
-        let config = trust::client_config(self.ca_file.as_deref()).await.map_err(io::Error::other)?;
+        let ca_file = self.ca_file.as_deref();
+        let config = trust::client_config(ca_file).await.map_err(io::Error::other)?;
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        start(TlsConnector::from(config).connect(name, stream).await?).await
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+            let authorities = trust::authorities(ca_file);
+            io::Error::new(error.kind(), format!("TLS: {error} (authorities: {authorities})"))
+        })?;
+        start(stream).await
     }
 }
 
