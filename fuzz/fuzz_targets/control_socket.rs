@@ -1,5 +1,6 @@
 //! The control socket: the first line is a method and a path, the rest the body of a request, or, behind a `!`, all of it goes
-//! over the socket as it is. The daemon answers the next request whatever came.
+//! over the socket as it is. There is always a message in the queue; `MMMMMMMMMMMMM` stands for its id. The daemon answers the next
+//! request whatever came.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -11,16 +12,18 @@ use libfuzzer_sys::fuzz_target;
 use postern_admin::api::Delivery;
 use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport, Shared, server};
-use postern_config::{Config, Outbound, Queue as Schedule};
+use postern_config::Config;
+use postern_fuzz::nowhere::Nowhere;
 use postern_policy::Policy;
 use postern_policy::checkup::reports::Reports;
 use postern_policy::checkup::{Check, Finding};
 use postern_policy::record::{Records, Settings};
 use postern_policy::relay::{Decision, Question};
-use postern_queue::{Destination, Queue, Surroundings};
+use postern_queue::operate::Sort;
+use postern_queue::{Envelope, Filter, Origin, Queue, Recipient, Terms};
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
-use postern_smtp::{Address, Domain, ReversePath};
+use postern_smtp::{Address, Body, Domain, Notify, ReversePath};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -38,6 +41,8 @@ const CONFIGURATION: &str = r#"
     name = "proseware.test"
     mailboxes = ["alice"]
 "#;
+/// What stands for the id of a message in an input.
+const MESSAGE: &str = "MMMMMMMMMMMMM";
 /// Octets of an answer that are looked at.
 const ANSWER: usize = 64 * 1024;
 
@@ -49,6 +54,7 @@ fuzz_target!(|octets: &[u8]| RUNNING.with(|running| running.ask(octets)));
 
 struct Running {
     runtime: Runtime,
+    queue: Queue,
     socket: PathBuf,
     _folder: TempDir,
 }
@@ -58,16 +64,19 @@ impl Running {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let folder = TempDir::new().expect("a folder");
         let socket = folder.path().join("control.sock");
-        runtime.block_on(async {
+        let queue = runtime.block_on(async {
             let shared = shared(folder.path());
+            let queue = shared.door.now().expect("an open queue");
             server::serve(&socket, shared, CancellationToken::new(), &TaskTracker::new()).expect("a socket");
+            queue
         });
-        Self { runtime, socket, _folder: folder }
+        Self { runtime, queue, socket, _folder: folder }
     }
 
     fn ask(&self, octets: &[u8]) {
         self.runtime.block_on(async {
-            let answer = self.answer(&request(octets)).await;
+            let id = self.message().await;
+            let answer = self.answer(&request(octets, &id)).await;
             let status = answer.get(..12).map(String::from_utf8_lossy);
             if let Some(status) = status {
                 assert!(status.starts_with("HTTP/1.") && !status.ends_with("500"), "{status}");
@@ -75,6 +84,17 @@ impl Running {
             let health = self.answer(b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n").await;
             assert!(health.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&health));
         });
+    }
+
+    /// The oldest message; a new one where there is none.
+    async fn message(&self) -> String {
+        let page = self.queue.list(&Filter::default(), Sort::Age, None, 1).expect("no filter is a good one");
+        if let Some(message) = page.messages.first() {
+            return message.id.clone();
+        }
+        let mut incoming = self.queue.incoming().expect("room for a message");
+        incoming.write(b"Subject: x\r\n\r\nHello\r\n"[..].into()).await.expect("room for its content");
+        incoming.commit(envelope(), Vec::new()).await.expect("room for its envelope").to_string()
     }
 
     /// What comes back before the connection ends; a request that asks for events without end is left after its beginning.
@@ -96,9 +116,13 @@ impl Running {
     }
 }
 
-fn request(octets: &[u8]) -> Vec<u8> {
+fn request(octets: &[u8], id: &str) -> Vec<u8> {
     if let Some(raw) = octets.strip_prefix(b"!") {
         return raw.to_vec();
+    }
+    let mut octets = octets.to_vec();
+    while let Some(at) = octets.windows(MESSAGE.len()).position(|window| window == MESSAGE.as_bytes()) {
+        octets[at..at + MESSAGE.len()].copy_from_slice(id.as_bytes());
     }
     let end = octets.iter().position(|octet| *octet == b'\n').unwrap_or(octets.len());
     let (line, body) = (&octets[..end], octets.get(end + 1..).unwrap_or_default());
@@ -110,6 +134,35 @@ fn request(octets: &[u8]) -> Vec<u8> {
     request.extend_from_slice(fields.as_bytes());
     request.extend_from_slice(body);
     request
+}
+
+fn envelope() -> Envelope {
+    let address = |text: &str| Address::parse(text).expect("an address");
+    let recipient = |text: &str| Recipient {
+        address: address(text),
+        given: None,
+        notify: Notify::default(),
+        original: None,
+        via: None,
+        expanded: false,
+    };
+    Envelope {
+        reverse_path: ReversePath::Address(address("alice@proseware.test")),
+        origin: Origin::Login("alice@proseware.test".to_owned()),
+        client: Some([192, 0, 2, 7].into()),
+        helo: Some("client.test".to_owned()),
+        forwarded: None,
+        received: SystemTime::now(),
+        body: Body::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envelope_id: None,
+        message_id: Some("1@proseware.test".to_owned()),
+        priority: 0,
+        terms: Terms::default(),
+        size: 0,
+        recipients: ["bob@adatum.test", "carol@thephone-company.test"].map(recipient).into(),
+    }
 }
 
 fn shared(folder: &Path) -> Shared {
@@ -127,47 +180,17 @@ fn shared(folder: &Path) -> Shared {
         policy: Arc::new(ArcSwap::from_pointee(Policy::new(&config))),
         config: Arc::new(ArcSwap::from_pointee(config)),
         registry,
-        daemon: Arc::new(Nowhere),
+        daemon: Arc::new(Idle),
         started: SystemTime::now(),
         release: "0",
     }
 }
 
-/// A daemon that does nothing, around a queue that delivers nothing.
+/// A daemon that does nothing.
 #[derive(Debug)]
-struct Nowhere;
+struct Idle;
 
-impl Surroundings for Nowhere {
-    fn destination(&self, _: &ReversePath, recipient: &Address, _: Option<&str>) -> Destination {
-        Destination(recipient.host.to_string().into())
-    }
-
-    fn checked_route(&self, via: &str) -> Result<String, String> {
-        (via == "mx").then(|| via.to_owned()).ok_or_else(|| "no route".to_owned())
-    }
-
-    fn is_local(&self, _: &Address) -> bool {
-        false
-    }
-
-    fn final_recipients(&self, address: &Address) -> Vec<Address> {
-        vec![address.clone()]
-    }
-
-    fn hostname(&self) -> Domain {
-        Domain::parse("mail.proseware.test").expect("a name")
-    }
-
-    fn schedule(&self) -> Arc<Schedule> {
-        Arc::default()
-    }
-
-    fn sending(&self) -> Arc<Outbound> {
-        Arc::default()
-    }
-}
-
-impl Daemon for Nowhere {
+impl Daemon for Idle {
     fn reload(&self) -> Pending<'_, Result<ReloadReport, String>> {
         Box::pin(std::future::ready(Err("nothing to reload".to_owned())))
     }

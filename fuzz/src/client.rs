@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use postern_config::Config;
 use postern_policy::Policy;
+use postern_policy::scram::ChannelBindings;
+use postern_queue::QueueId;
 use postern_smtp_inbound::Shared;
+use postern_smtp_inbound::fuzzing::Tokens;
 use postern_smtp_inbound::session::Peer;
 use tokio::runtime::Runtime;
 
@@ -14,13 +17,26 @@ mod player;
 #[path = "../../crates/smtp-inbound/tests/support/mod.rs"]
 mod support;
 
-pub use player::{Player, TLS};
+use player::{Player, TLS, TokenCheck};
 
 /// Messages that are accepted stay: after so many clients there is a new server.
 const CLIENTS_OF_A_SERVER: u32 = 2000;
 /// `correct horse` at the lowest cost that the format has, so that passwords cost no time here.
 const CHEAP_HASH: &str =
     "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$t5QLzMlfSPLMezb1X/hRw1bKTTpryM1JhqBpLyqseOw";
+/// What stands in front of the id of a message that was accepted.
+const QUEUED: &str = " queued as ";
+
+/// Who connects, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    /// From where, and to which listener.
+    pub peer: Peer,
+    /// Under TLS.
+    pub tls: bool,
+    /// Whether logins can be bound to that TLS.
+    pub is_bound: bool,
+}
 
 /// What goes when the server does.
 struct Kept {
@@ -48,17 +64,23 @@ impl Servers {
         Self { runtime, configuration, kept, shared, clients: 0 }
     }
 
-    /// Plays what the client does and gives the lines that it heard.
+    /// Plays what the client does, each of these in one read, and gives the lines that it heard.
     ///
     /// # Panics
     /// When a reply is none, or the session is confused.
-    pub fn play(&mut self, peer: Peer, tls: bool, sent: &[Vec<u8>]) -> Vec<String> {
+    pub fn play(&mut self, client: Client, sent: &[&[u8]]) -> Vec<String> {
         self.clients += 1;
         if self.clients > CLIENTS_OF_A_SERVER {
             (self.kept, self.shared) = start(&self.runtime, &self.configuration);
             self.clients = 0;
         }
-        let mut player = Player::new(Arc::clone(&self.shared), peer, tls.then_some(TLS));
+        let mut player = Player::new(Arc::clone(&self.shared), client.peer, client.tls.then_some(TLS));
+        player.token_check = token_check(&self.shared, client.peer);
+        if client.is_bound {
+            let bindings =
+                ChannelBindings { exporter: Some(vec![7; 32]), server_end_point: Some(vec![8; 32]) };
+            player.session = player.session.with_channel_bindings(bindings);
+        }
         self.runtime.block_on(async {
             for octets in sent {
                 player.hear(octets).await;
@@ -73,6 +95,33 @@ impl Servers {
         }
         player.said
     }
+
+    /// Where the messages go that were accepted with these replies.
+    ///
+    /// # Panics
+    /// When one of them is not in the queue.
+    pub fn recipients(&self, said: &[String]) -> Vec<String> {
+        let queue = self.shared.door.now().expect("an open queue");
+        let ids = said.iter().filter_map(|line| line.split_once(QUEUED)?.1.parse::<QueueId>().ok());
+        let messages = ids.map(|id| queue.show(id).expect("what was accepted is in the queue"));
+        messages.flat_map(|message| message.recipients).map(|recipient| recipient.address).collect()
+    }
+}
+
+/// Replies as they are whoever asks: without what is random.
+pub fn without_names(said: &[String]) -> Vec<&str> {
+    let before = |text: &'_ str, end: &str| text.find(end).unwrap_or(text.len());
+    let shown = |line: &'_ String| before(line, QUEUED).min(before(line, " (ref "));
+    said.iter().map(|line| if line.starts_with("334 ") { "334" } else { &line[..shown(line)] }).collect()
+}
+
+fn token_check(shared: &Arc<Shared>, peer: Peer) -> Option<TokenCheck> {
+    let tokens = Arc::new(Tokens::new(shared.config.load().auth.oauth.as_ref()?));
+    let shared = Arc::clone(shared);
+    Some(Box::new(move |bearer| {
+        let (tokens, policy, now) = (Arc::clone(&tokens), shared.policy.load_full(), shared.clock.now());
+        Box::pin(async move { tokens.check(&policy, &bearer, peer.client, now).await })
+    }))
 }
 
 /// A server, and what it needs as long as it lives.

@@ -3,6 +3,8 @@
 use postern_smtp::data::Step;
 
 pub mod client;
+pub mod nowhere;
+pub mod provider;
 
 /// Cuts the input where its first octets say, so that the same input comes in other pieces: the first octet is how many cuts
 /// there are (16 at most), then there are two octets for each. The rest is the input.

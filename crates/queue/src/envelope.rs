@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use postern_config as config;
 use postern_smtp::{Address, Body, EnvelopeId, Notify, OriginalRecipient, Ret, ReversePath};
 
-use crate::codec::{Damaged, Field, Reader, Writer};
+use crate::codec::{self, Damaged, Field, Reader, Writer};
 use crate::message::QueueId;
 use crate::retry;
 use crate::terms::{Late, Terms};
@@ -200,8 +200,8 @@ impl Envelope {
         let mut reader = Reader::record(encoded)?;
         while let Some(field) = reader.field()? {
             match field.tag {
-                tag::RECEIVED => envelope.received = field.time()?,
-                tag::SIZE => envelope.size = field.number()?,
+                tag::RECEIVED => envelope.received = received(field)?,
+                tag::SIZE => envelope.size = addable(field)?,
                 tag::REVERSE_PATH => envelope.reverse_path = ReversePath::Address(address(field)?),
                 tag::LOGIN => envelope.origin = Origin::Login(field.owned_text()?),
                 tag::TRUSTED_NETWORK => envelope.origin = Origin::TrustedNetwork(field.owned_text()?),
@@ -332,6 +332,18 @@ impl Recipient {
 /// [`Damaged`].
 pub(crate) fn address(field: Field<'_>) -> Result<Address, Damaged> {
     Address::parse(field.text()?).map_err(|_| Damaged::Value("address"))
+}
+
+/// No message has more octets, and none came later in milliseconds since 1970: so sizes and times can be added to others.
+const MOST_ADDABLE: u64 = 1 << 53;
+
+fn addable(field: Field<'_>) -> Result<u64, Damaged> {
+    let number = field.number()?;
+    if number <= MOST_ADDABLE { Ok(number) } else { Err(Damaged::Value("number")) }
+}
+
+fn received(field: Field<'_>) -> Result<SystemTime, Damaged> {
+    codec::time(addable(field)?).ok_or(Damaged::Value("time"))
 }
 
 fn ip_address(octets: &[u8]) -> Result<IpAddr, Damaged> {
@@ -483,6 +495,8 @@ mod tests {
             (tag::RET, b""),
             (tag::HELO, b"\xff"),
             (tag::RECIPIENT, b""),
+            (tag::SIZE, &[0xff; 8]),
+            (tag::RECEIVED, &[0xff; 8]),
         ] {
             let mut writer = Writer::record();
             writer.bytes(tag, value);

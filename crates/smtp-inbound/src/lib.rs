@@ -36,6 +36,8 @@ mod clients;
 mod commands;
 mod connection;
 mod farewell;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod listener;
 mod login_check;
 mod login_source;

@@ -142,7 +142,7 @@ impl Check<'_> {
 }
 
 /// The login that another system has vouched for, if it is one here.
-fn vouched(policy: &Policy, vouched: Vouched) -> PasswordCheck {
+pub(crate) fn vouched(policy: &Policy, vouched: Vouched) -> PasswordCheck {
     match policy.accounts.vouched(vouched) {
         Ok(login) => PasswordCheck::Vouched(login),
         Err(why) => PasswordCheck::Refused { why: Some(why), is_guess: false },

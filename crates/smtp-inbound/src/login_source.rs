@@ -19,6 +19,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::password_checks::{PasswordChecks, Turn};
 use dovecot::Dovecot;
+#[cfg(fuzzing)]
+pub(crate) use dovecot::ask_over as ask_dovecot_over;
+#[cfg(all(fuzzing, feature = "ldap"))]
+pub(crate) use ldap::{dn as ldap_dn, filter as ldap_filter};
 
 /// How long a connection is kept without a question: less than what servers and firewalls usually allow.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);

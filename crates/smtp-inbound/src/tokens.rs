@@ -64,6 +64,13 @@ impl Refused {
     }
 }
 
+/// Whose login a token is for the provider with this set of keys; `None`: nobody's, or there is no such set.
+#[cfg(fuzzing)]
+pub(crate) fn login_of(config: &OAuth, keys: &[u8], token: &str, now: SystemTime) -> Option<String> {
+    let keys = jwt::Key::set(keys).ok()?;
+    jwt::Token::read(token).ok()?.verified(&keys).ok()?.login(config, now).ok()
+}
+
 /// Who checks the tokens of one table.
 #[derive(Debug)]
 pub(crate) struct Verifier {
@@ -102,7 +109,7 @@ impl Tokens {
 }
 
 impl Verifier {
-    fn new(config: &OAuth) -> Self {
+    pub(crate) fn new(config: &OAuth) -> Self {
         let way = match &config.introspection_url {
             Some(url) => Way::Introspection(Provider::new(url, config)),
             None => Way::Keys(Keys::new(config)),

@@ -411,8 +411,10 @@ fn most(counted: HashMap<String, u64>) -> Vec<(String, u64)> {
     all
 }
 
+/// A text out of a report as it is kept: of bounded length, and without characters that would give orders to a terminal.
 fn cut(text: &str) -> String {
-    text.trim().chars().take(MOST_TEXT).collect()
+    let shown = |character: char| if character.is_control() { '?' } else { character };
+    text.trim().chars().take(MOST_TEXT).map(shown).collect()
 }
 
 #[cfg(test)]
@@ -522,6 +524,27 @@ mod tests {
         );
         assert_eq!(yahoo.senders, [("news@proseware.test".to_owned(), 4)]);
         assert_eq!((adatum.provider.as_str(), adatum.count, adatum.elsewhere), ("adatum.test", 1, 1));
+    }
+
+    #[test]
+    fn nothing_in_a_report_gives_orders_to_a_terminal() {
+        let mut summing = summing();
+        let hostile = "\u{1b}]0;x\u{7}\0\u{9b}2J";
+        summing.aggregate(&Aggregate { reporter: format!("a{hostile}"), ..report("1", Vec::new()) });
+        summing.aggregate(&Aggregate { domain: format!("b{hostile}.test"), ..report("2", Vec::new()) });
+        let sender = Some(format!("c{hostile}@proseware.test"));
+        summing.complaint(&Complaint { sender, ..complaint(&format!("d{hostile}.test"), Kind::Complaint) });
+        summing.problem("x", hostile);
+        let found = summing.finish();
+        let told = format!(
+            "{}{}{}{}{}",
+            found.dmarc[0].domain,
+            found.dmarc[1].reporters[0].name,
+            found.complaints[0].provider,
+            found.complaints[0].senders[0].0,
+            found.problems[0].why
+        );
+        assert!(told.contains("?]0;x??") && !told.contains(char::is_control), "{told:?}");
     }
 
     #[test]

@@ -202,6 +202,18 @@ impl Connection {
     }
 }
 
+/// What a service at the other end of this stream says.
+///
+/// # Errors
+/// When it is none.
+#[cfg(fuzzing)]
+pub(crate) async fn ask_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    question: Question<'_>,
+) -> io::Result<Answer> {
+    Connection::greet(Box::new(stream)).await?.ask(question).await
+}
+
 /// A number that no other client has: the service takes it for that of a process, and refuses a second one. Above those that
 /// Linux gives to processes.
 fn client_id() -> io::Result<u32> {

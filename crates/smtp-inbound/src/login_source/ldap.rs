@@ -116,7 +116,7 @@ impl Ldap {
 
     /// The entry of the user, searched as who may search.
     async fn search(&self, ldap: &mut ldap3::Ldap, name: &str) -> Result<Found, LdapError> {
-        let Some(filter) = fill(&self.config.filter, name, ldap_escape) else {
+        let Some(filter) = filter(&self.config.filter, name) else {
             return Ok(Found::Not(None));
         };
         let password = self.password().await?;
@@ -171,9 +171,14 @@ fn told(result: &LdapResult) -> String {
 
 /// The DN of a name. `None`: it would be that of another name, too. Directories compare without regard to some blanks, and take
 /// many characters beyond ASCII for others (RFC 4518 §2).
-fn dn(template: &str, name: &str) -> Option<String> {
+pub(crate) fn dn(template: &str, name: &str) -> Option<String> {
     let is_one_of_a_kind = name.chars().all(|character| character.is_ascii_graphic());
     if is_one_of_a_kind { fill(template, name, dn_escape) } else { None }
+}
+
+/// The filter that finds a name.
+pub(crate) fn filter(template: &str, name: &str) -> Option<String> {
+    fill(template, name, ldap_escape)
 }
 
 /// The template with the parts of the name in it, escaped. `None`: it wants a domain, and the name has none.
@@ -282,7 +287,7 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_their_place_in_a_filter_or_a_dn() {
-        let filter = |name| fill("(&(mail={login})(uid={local}))", name, ldap_escape);
+        let filter = |name| filter("(&(mail={login})(uid={local}))", name);
         assert_eq!(filter("a@b.test").as_deref(), Some("(&(mail=a@b.test)(uid=a))"));
         assert_eq!(filter("*").as_deref(), Some("(&(mail=\\2a)(uid=\\2a))"));
         let filled = filter("x)(uid=*@b.test").unwrap_or_default();

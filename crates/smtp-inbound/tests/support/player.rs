@@ -1,5 +1,6 @@
 //! A connection without a socket: it gives a session what a client sends, and does what the session asks for.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
@@ -8,6 +9,7 @@ use postern_smtp_inbound::Shared;
 use postern_smtp_inbound::receive::Receiver;
 use postern_smtp_inbound::session::{Action, Ahead, Commit, Credentials, PasswordCheck, Peer, Session};
 use postern_smtp_inbound::tls::Protection;
+use postern_smtp_inbound::tokens::Bearer;
 
 /// What the session is told of TLS, where there is some.
 pub const TLS: Protection = Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
@@ -20,6 +22,9 @@ enum Content {
     Skipped(u64, Box<Action>),
 }
 
+/// Checks a token.
+pub type TokenCheck = Box<dyn Fn(Bearer) -> Pin<Box<dyn Future<Output = PasswordCheck>>>>;
+
 /// Does what a connection does, with a buffer in place of a socket.
 pub struct Player {
     /// The session itself.
@@ -31,6 +36,8 @@ pub struct Player {
     content: Option<Content>,
     /// Whether what checks passwords can be asked.
     pub checks_passwords: bool,
+    /// What checks tokens, if there is an identity provider.
+    pub token_check: Option<TokenCheck>,
     /// The lines of its replies; `-` where it ended the connection, `(5 ms later)` where it let the client wait.
     pub said: Vec<String>,
     closed: bool,
@@ -47,6 +54,7 @@ impl Player {
             input: BytesMut::new(),
             content: None,
             checks_passwords: true,
+            token_check: None,
             said: Vec::new(),
             closed: false,
         }
@@ -62,9 +70,7 @@ impl Player {
             let line = self.input.split_to(at + 1);
             let ahead = if self.input.is_empty() { Ahead::Nothing } else { Ahead::Input };
             let action = match line.strip_suffix(b"\r\n") {
-                Some(line) if line.len() + 2 > self.session.config().smtp.max_command_line => {
-                    self.session.line_too_long()
-                }
+                Some(line) if line.len() + 2 > self.session.line_limit() => self.session.line_too_long(),
                 Some(line) => self.session.line(line, ahead),
                 None => self.session.bare_line_end(),
             };
@@ -125,7 +131,11 @@ impl Player {
                     self.session = Session::new(Arc::clone(&self.shared), self.peer, Some(TLS));
                     return;
                 }
-                Action::CheckToken(_) => panic!("there is no identity provider"),
+                Action::CheckToken(bearer) => {
+                    let check = self.token_check.as_ref().expect("an identity provider");
+                    let checked = check(bearer).await;
+                    self.session.token_checked(checked)
+                }
                 Action::HandOver(session, greeting) => {
                     self.session = *session;
                     return self.say(&greeting);
