@@ -103,10 +103,10 @@ impl<'a> Recorded<'a> {
     }
 }
 
-/// The order of the stages.
-fn rank(stage: &str) -> usize {
+/// The order of the stages; `None`: there is no such stage.
+fn rank(stage: &str) -> Option<usize> {
     const ORDER: [&str; 5] = ["connect", "login", "mail", "rcpt", "message"];
-    ORDER.iter().position(|known| *known == stage).unwrap_or(0)
+    ORDER.iter().position(|known| *known == stage)
 }
 
 fn request(record: &Record) -> Result<ExplainRequest, BadQuestion> {
@@ -167,5 +167,119 @@ pub(crate) fn unknown(why: &BadQuestion) -> Again {
         words: format!("cannot be asked again: {why}"),
         stage: None,
         decision: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use postern_config::replies::Class;
+    use postern_policy::relay::Trace;
+
+    use super::super::RulesOnly;
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        let text =
+            format!("hostname = \"mail.proseware.test\"\n[[domain]]\nname = \"proseware.test\"\n{text}");
+        Policy::new(&toml::from_str(&text).unwrap())
+    }
+
+    fn refused(stage: &str, reason: Reason) -> Record {
+        Record {
+            reference: "4QX7-93KD".to_owned(),
+            time: 1_795_284_325,
+            stage: stage.to_owned(),
+            listener: "mx".to_owned(),
+            client: "198.51.100.9".to_owned(),
+            local: None,
+            tls: false,
+            certificate: None,
+            login: None,
+            helo: Some("client.test".to_owned()),
+            reverse_path: "x@client.test".to_owned(),
+            recipient: (stage == "rcpt").then(|| "bob@adatum.test".to_owned()),
+            recipients: 0,
+            header: Vec::new(),
+            decision: Decision { verdict: Verdict::Reject, reason, trace: Trace::default() },
+            class: Class::Relay,
+            cause: String::new(),
+            advice: String::new(),
+            reply: String::new(),
+            transcript: Vec::new(),
+            token: None,
+        }
+    }
+
+    fn asked(record: &Record, policy: &Policy) -> Again {
+        match Recorded::read(record, policy) {
+            Ok(recorded) => recorded.ask(policy, &RulesOnly),
+            Err(why) => unknown(&why),
+        }
+    }
+
+    #[test]
+    fn the_answer_of_now_is_compared_with_that_of_then() {
+        let record = refused("rcpt", Reason::NotTrustedNotLocal);
+        assert_eq!(asked(&record, &policy("")).outcome, Outcome::SameRule);
+        let trusted = policy(
+            "[[relay.trusted_networks]]\nnetwork = \"198.51.100.0/24\"\nlabel = \"the branch\"\naccept_open_relay_risk = true",
+        );
+        let now = asked(&record, &trusted);
+        assert_eq!((now.outcome, now.stage.as_deref()), (Outcome::Accepted, Some("rcpt")));
+        let other = asked(&refused("rcpt", Reason::UnknownRecipient), &policy(""));
+        assert_eq!(other.outcome, Outcome::OtherReason);
+        let words = "would be refused for another reason: not-trusted-not-local: ";
+        assert!(other.words.starts_with(words), "{}", other.words);
+    }
+
+    #[test]
+    fn of_standing_rules_each_is_another_reason() {
+        let by = |rule: &str| Reason::StandingRule {
+            rule: rule.to_owned(),
+            why: String::new(),
+            text: String::new(),
+        };
+        let mut now = refused("rcpt", by("7")).decision;
+        now = now.refused_by_rule(7, "", "", Verdict::Reject);
+        let mut record = refused("rcpt", by("7"));
+        record.decision = now.clone();
+        assert_eq!(compared(&record, "rcpt", &now).outcome, Outcome::SameRule);
+        record.decision = refused("rcpt", by("8")).decision.refused_by_rule(8, "", "", Verdict::Reject);
+        assert_eq!(compared(&record, "rcpt", &now).outcome, Outcome::OtherReason);
+    }
+
+    #[test]
+    fn a_stage_that_named_no_recipient_is_not_asked_about_one() {
+        let record =
+            refused("mail", Reason::SenderDomainNotListed { login: "alice".into(), sender: "x".into() });
+        let now = asked(&record, &policy(""));
+        assert_eq!((now.outcome, now.stage.as_deref()), (Outcome::Accepted, Some("mail")));
+    }
+
+    #[test]
+    fn what_is_not_on_record_is_not_guessed() {
+        let unreadable = Record {
+            header: vec!["From: (cannot be read: no address)".to_owned()],
+            ..refused("message", Reason::HeaderFromUnusable { problem: "no address".to_owned() })
+        };
+        let gone = Record { login: Some("nobody".to_owned()), ..refused("mail", Reason::NotAuthenticated) };
+        let damaged = Record { client: "here".to_owned(), ..refused("rcpt", Reason::NotTrustedNotLocal) };
+        let strange = refused("somewhere", Reason::NotTrustedNotLocal);
+        let rule = Reason::StandingRule { rule: "7".to_owned(), why: String::new(), text: String::new() };
+        let cases = [
+            (refused("login", Reason::WrongPassword { login: "alice".into(), why: None }), "passwords"),
+            (refused("rcpt", Reason::TooManyRecipients { limit: 2 }), "counted"),
+            (refused("message", Reason::MalformedHeader), "header"),
+            (refused("message", rule), "rule 7"),
+            (unreadable, "could not be read"),
+            (gone, "nobody"),
+            (damaged, "here"),
+            (strange, "somewhere"),
+        ];
+        for (record, why) in cases {
+            let now = asked(&record, &policy(""));
+            assert!(now.outcome == Outcome::Unknown && now.words.contains(why), "{why}: {now:?}");
+        }
     }
 }

@@ -585,7 +585,7 @@ impl Committer {
         self.full = true;
         self.reserve_tried = Some(Instant::now());
         self.inner.pressure.store(true, Ordering::Relaxed);
-        *self.inner.health.lock() = Some("no space left for the spool".into());
+        *self.inner.health.lock() = Some(self.no_space());
         if let Err(error) = self.inner.files.remove(&self.inner.reserve_path()) {
             tracing::warn!(%error, "cannot remove the spool's reserve");
         }
@@ -605,9 +605,29 @@ impl Committer {
             }
             Err(error) => {
                 self.inner.pressure.store(true, Ordering::Relaxed);
-                *self.inner.health.lock() = Some(format!("no space left for the spool: {error}"));
+                let why = match error.kind() {
+                    io::ErrorKind::StorageFull => self.no_space(),
+                    _ => format!("the reserve of the spool cannot be made: {error}"),
+                };
+                *self.inner.health.lock() = Some(why);
             }
         }
+    }
+
+    /// How much is missing, and where. It may be far more than new mail wants: the log grows by whole segments.
+    fn no_space(&self) -> String {
+        let inner = &self.inner;
+        let wanted = crate::rounded(inner.reserve_size() + inner.segment_size);
+        let free = inner
+            .files
+            .space(&inner.layout.root)
+            .map(|space| format!(", {} are", crate::rounded(space.free)));
+        format!(
+            "no space left: the next segment and the reserve want {wanted} free on the disk of {}{}. New mail gets 452. Make room there \
+             (or make queue.segment_size smaller, which counts after a restart): nothing that was accepted is lost",
+            inner.layout.root.display(),
+            free.unwrap_or_default()
+        )
     }
 
     fn allocate_reserve(&self) -> io::Result<()> {
