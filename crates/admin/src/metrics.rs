@@ -1,6 +1,6 @@
 //! What Prometheus reads: `GET /metrics`, and `GET /healthz` beside it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -87,11 +87,7 @@ fn listen(
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<SocketAddr, ServeError> {
-    let failed = |source| ServeError::Listen { address: address.to_string(), source };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let (listener, address) = server::listen(address)?;
     tasks.spawn(accept_tcp(listener, pages, stop, tasks.clone()));
     Ok(address)
 }

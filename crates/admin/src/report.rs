@@ -55,11 +55,7 @@ pub fn serve(
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<SocketAddr, ServeError> {
-    let failed = |source| ServeError::Listen { address: address.to_string(), source };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let listener = TcpListener::from_std(listener).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let (listener, address) = server::listen(address)?;
     tasks.spawn(accept(listener, shared, stop, tasks.clone()));
     Ok(address)
 }

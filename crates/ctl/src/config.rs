@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use clap::Subcommand;
 use postern_admin::policy_test;
 use postern_config::diagnostic::{Place, Severity};
-use postern_config::{Admin, Diagnostic, Loaded, render};
+use postern_config::{Admin, Config, Diagnostic, Loaded, Resolver, render};
+use postern_runtime::dns::{HickoryDns, NameServers};
 use serde::Serialize;
 use toml_edit::DocumentMut;
 
@@ -123,6 +124,16 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
     postern_config::load(path).map_err(|error| {
         Failure::Finding(format!("the configuration is wrong\n{}", error.to_string().trim_end()))
     })
+}
+
+/// Asks the name servers that a configuration names.
+///
+/// # Errors
+/// [`Failure::Finding`] where they cannot be asked at all.
+pub fn resolver(config: &Config) -> Result<HickoryDns, Failure> {
+    let Resolver { nameservers, timeout, attempts, cache_size } = config.resolver.clone();
+    let servers = NameServers { addresses: nameservers, timeout, attempts, cache_size };
+    HickoryDns::new(&servers).map_err(|error| Failure::Finding(error.to_string()))
 }
 
 /// The control socket that a configuration names. Reads nothing else of it: the daemon must be reachable while somebody

@@ -11,7 +11,6 @@ use postern_admin::api::domains::{
 use postern_config::{Config, RequireVerified};
 use postern_outbound::domains::{check, keys, records};
 use postern_policy::verification::Cause;
-use postern_runtime::dns::{HickoryDns, NameServers};
 use postern_smtp::Domain;
 use serde::Serialize;
 
@@ -148,14 +147,7 @@ async fn look_up(options: &VerifyOptions, session: &Session) -> Result<DomainLis
     {
         return Err(no_domain(unknown));
     }
-    let resolver = &config.resolver;
-    let servers = NameServers {
-        addresses: resolver.nameservers.clone(),
-        timeout: resolver.timeout,
-        attempts: resolver.attempts,
-        cache_size: resolver.cache_size,
-    };
-    let dns = HickoryDns::new(&servers).map_err(|error| Failure::Finding(error.to_string()))?;
+    let dns = crate::config::resolver(&config)?;
     let mut domains = Vec::new();
     for domain in config.domains.iter().filter(|known| options.all || options.domains.contains(&known.name)) {
         let keys = keys::public_keys(domain).map_err(|error| unreadable_key(&error.to_string()))?;

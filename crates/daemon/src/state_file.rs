@@ -1,12 +1,10 @@
 //! What must outlive a restart beside the configuration: small files in `policy/` of the spool directory.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -25,7 +23,7 @@ struct Versioned<T> {
 /// One of them, with this content. Its methods wait for the disk.
 #[derive(Debug)]
 pub struct StateFile<T> {
-    path: PathBuf,
+    file: postern_runtime::StateFile,
     /// A hash of what was written last: what has not changed is not written again.
     written: Mutex<Option<u64>>,
     content: PhantomData<fn() -> T>,
@@ -34,13 +32,14 @@ pub struct StateFile<T> {
 impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     /// The file of this name, such as `bans.json`, in the spool directory.
     pub fn new(spool: &Path, name: &str) -> Self {
-        Self { path: spool.join("policy").join(name), written: Mutex::default(), content: PhantomData }
+        let file = postern_runtime::StateFile::new(spool, name);
+        Self { file, written: Mutex::default(), content: PhantomData }
     }
 
     /// What it holds; nothing, where there is none. A file that cannot be understood is set aside with a warning: it must not
     /// keep the server from starting.
     pub fn read(&self) -> T {
-        let problem = match fs::read(&self.path) {
+        let problem = match fs::read(self.file.path()) {
             Ok(octets) => match serde_json::from_slice::<Versioned<T>>(&octets) {
                 Ok(found) if found.version == VERSION => return found.content,
                 Ok(found) => format!("it is of version {}, not {VERSION}", found.version),
@@ -66,14 +65,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         if *written == hash {
             return Ok(());
         }
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let new = self.path.with_extension("json.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        File::open(folder)?.sync_all()?;
+        self.file.replace(&text)?;
         *written = hash;
         Ok(())
     }
@@ -81,19 +73,17 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     /// The same, where a failure is no reason to stop: what is in memory still counts.
     pub fn write_or_warn(&self, content: T) {
         if let Err(error) = self.write(content) {
-            let path = self.path.display();
+            let path = self.file.path().display();
             tracing::error!(event = "state-not-written", %path, %error, "what it should hold is in memory only");
         }
     }
 
     fn set_aside(&self, problem: &str) {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let aside = self.path.with_extension(format!("json.damaged-{seconds}"));
-        let moved = fs::rename(&self.path, &aside);
+        let aside = self.file.set_aside();
         tracing::warn!(
             event = "state-damaged",
-            path = %self.path.display(),
-            set_aside = moved.is_ok().then(|| aside.display().to_string()),
+            path = %self.file.path().display(),
+            set_aside = aside.ok().map(|aside| aside.display().to_string()),
             "it cannot be read and counts as empty: {problem}"
         );
     }
@@ -118,9 +108,9 @@ mod tests {
             file.write(Content { names: vec![name.to_owned()] }).unwrap();
             assert_eq!(file.read().names, [name]);
         }
-        fs::remove_file(&file.path).unwrap();
+        fs::remove_file(file.file.path()).unwrap();
         file.write(Content { names: vec!["bob".to_owned()] }).unwrap();
-        assert!(!file.path.exists(), "what has not changed is not written again");
+        assert!(!file.file.path().exists(), "what has not changed is not written again");
     }
 
     #[test]
@@ -129,9 +119,9 @@ mod tests {
         let file = StateFile::<Content>::new(folder.path(), "names.json");
         for damage in ["{", "", "[]", "{\"version\":99,\"names\":[]}", "{\"version\":1,\"names\":7}"] {
             fs::create_dir_all(folder.path().join("policy")).unwrap();
-            fs::write(&file.path, damage).unwrap();
+            fs::write(file.file.path(), damage).unwrap();
             assert_eq!(file.read(), Content::default(), "{damage}");
-            assert!(!file.path.exists(), "{damage}");
+            assert!(!file.file.path().exists(), "{damage}");
         }
         assert!(fs::read_dir(folder.path().join("policy")).unwrap().count() >= 1);
     }

@@ -125,13 +125,10 @@ const RESOLVER: &str = "see [resolver]: are its name servers reachable from here
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::net::Ipv4Addr;
-
-    use postern_runtime::clock::Pending;
-    use postern_runtime::dns::{Answer, Mx, StaticDns};
-    use postern_smtp::Domain;
+    use postern_runtime::dns::StaticDns;
 
     use super::*;
+    use crate::testing::Silent;
 
     fn checkup(keys: &str, dns: StaticDns) -> Checkup {
         let config = toml::from_str(&format!("hostname = \"mail.proseware.test\"\n{keys}")).unwrap();
@@ -147,30 +144,6 @@ mod tests {
                 only.is_concern() && only.remedy.as_ref().unwrap().contains("public_addresses"),
                 "{only:?}"
             );
-        }
-    }
-
-    #[derive(Debug)]
-    struct Silent;
-
-    impl Dns for Silent {
-        fn mx<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Mx>> {
-            Box::pin(std::future::pending())
-        }
-        fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
-            Box::pin(std::future::pending())
-        }
-        fn ipv4<'a>(&'a self, _: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
-            Box::pin(std::future::pending())
-        }
-        fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {
-            Box::pin(std::future::pending())
-        }
-        fn cname<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Domain>> {
-            Box::pin(std::future::pending())
-        }
-        fn ptr(&self, _: IpAddr) -> Pending<'_, Answer<Domain>> {
-            Box::pin(std::future::pending())
         }
     }
 

@@ -693,6 +693,7 @@ mod tests {
     use postern_runtime::dns::StaticDns;
 
     use super::*;
+    use crate::testing::Silent;
 
     const CONFIG: &str = r#"
         hostname = "mail.proseware.test"
@@ -918,30 +919,6 @@ mod tests {
         assert_eq!(status("a@broken.test").await, "4.4.3");
         assert_eq!(status("a@unsure.test").await, "4.4.3");
         assert_eq!(hosts("", &dns, "a@half.test").await.unwrap().len(), 2);
-    }
-
-    #[derive(Debug)]
-    struct Silent;
-
-    impl Dns for Silent {
-        fn mx<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Mx>> {
-            Box::pin(std::future::pending())
-        }
-        fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
-            Box::pin(std::future::pending())
-        }
-        fn ipv4<'a>(&'a self, _: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
-            Box::pin(std::future::pending())
-        }
-        fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {
-            Box::pin(std::future::pending())
-        }
-        fn cname<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Domain>> {
-            Box::pin(std::future::pending())
-        }
-        fn ptr(&self, _: IpAddr) -> Pending<'_, Answer<Domain>> {
-            Box::pin(std::future::pending())
-        }
     }
 
     #[tokio::test(start_paused = true)]

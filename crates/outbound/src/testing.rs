@@ -4,17 +4,18 @@
 
 pub(crate) mod reports;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use postern_config::Config;
 use postern_config::outbound::Timeouts;
 use postern_policy::Policy;
 use postern_queue::{Envelope, Origin, Progress, Recipient};
-use postern_runtime::dns::StaticDns;
+use postern_runtime::clock::Pending;
+use postern_runtime::dns::{Answer, Dns, Mx, StaticDns};
 use postern_smtp::{Address, Body, Domain, ReversePath};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -351,4 +352,29 @@ async fn take_everything(stream: TcpStream, recipients: Arc<Mutex<Vec<String>>>)
         line.clear();
     }
     Ok(())
+}
+
+/// Name servers that never answer.
+#[derive(Debug)]
+pub(crate) struct Silent;
+
+impl Dns for Silent {
+    fn mx<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Mx>> {
+        Box::pin(std::future::pending())
+    }
+    fn addresses<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<IpAddr>> {
+        Box::pin(std::future::pending())
+    }
+    fn ipv4<'a>(&'a self, _: &'a Domain) -> Pending<'a, (Answer<Ipv4Addr>, Duration)> {
+        Box::pin(std::future::pending())
+    }
+    fn txt<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<String>> {
+        Box::pin(std::future::pending())
+    }
+    fn cname<'a>(&'a self, _: &'a Domain) -> Pending<'a, Answer<Domain>> {
+        Box::pin(std::future::pending())
+    }
+    fn ptr(&self, _: IpAddr) -> Pending<'_, Answer<Domain>> {
+        Box::pin(std::future::pending())
+    }
 }

@@ -49,9 +49,8 @@ impl StateFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => error,
         };
-        let aside = self.aside();
-        match fs::rename(&self.path, &aside) {
-            Ok(()) => tracing::warn!(
+        match self.set_aside() {
+            Ok(aside) => tracing::warn!(
                 event = "state-damaged",
                 path = %self.path.display(),
                 aside = %aside.display(),
@@ -84,20 +83,33 @@ impl StateFile {
     /// # Errors
     /// The system's; the file is as it was then.
     pub fn save(&self, state: &impl Serialize) -> io::Result<()> {
+        self.replace(&serde_json::to_vec_pretty(&Document { version: VERSION, state })?)
+    }
+
+    /// The same for a text that the caller writes and reads by itself.
+    ///
+    /// # Errors
+    /// The system's; the file is as it was then.
+    pub fn replace(&self, text: &[u8]) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let text = serde_json::to_vec_pretty(&Document { version: VERSION, state })?;
         let new = self.path.with_extension("json.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         File::open(folder)?.sync_all()
     }
 
-    fn aside(&self) -> PathBuf {
+    /// Gives the file another name, with the time in it, and answers it.
+    ///
+    /// # Errors
+    /// The system's; the file is as it was then.
+    pub fn set_aside(&self) -> io::Result<PathBuf> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        self.path.with_extension(format!("json.damaged-{now}"))
+        let aside = self.path.with_extension(format!("json.damaged-{now}"));
+        fs::rename(&self.path, &aside)?;
+        Ok(aside)
     }
 }
 

@@ -11,7 +11,6 @@ use postern_admin::{Client, ClientError};
 use postern_config::Config;
 use postern_outbound::checkup::Checkup;
 use postern_queue::history::offline_tally;
-use postern_runtime::dns::{HickoryDns, NameServers};
 
 use crate::Session;
 use crate::config;
@@ -118,14 +117,7 @@ impl Sources {
     /// The checks as this program can make them itself.
     fn checkup(&self) -> Result<Checkup, Failure> {
         let config = self.config()?;
-        let resolver = &config.resolver;
-        let servers = NameServers {
-            addresses: resolver.nameservers.clone(),
-            timeout: resolver.timeout,
-            attempts: resolver.attempts,
-            cache_size: resolver.cache_size,
-        };
-        let dns = HickoryDns::new(&servers).map_err(|error| Failure::Finding(error.to_string()))?;
+        let dns = config::resolver(&config)?;
         Ok(Checkup::new(config, Arc::new(dns)))
     }
 }
