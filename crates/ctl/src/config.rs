@@ -154,7 +154,7 @@ pub fn control_socket(config: &Path) -> Result<PathBuf, Failure> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoToml {
     /// What is wrong with it and where, as compilers write it: `file:line:column: error: message`.
-    pub problem: Diagnostic,
+    pub problem: Box<Diagnostic>,
     /// Where the daemon most likely listens: at the socket that a line of the files names, else at the usual one.
     pub likely: PathBuf,
     /// Whether a line names it.
@@ -228,7 +228,7 @@ fn parts(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect()
 }
 
-fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Diagnostic> {
+fn named_socket(file: &Path, text: &str) -> Result<Option<PathBuf>, Box<Diagnostic>> {
     let document: DocumentMut = text.parse().map_err(|error| no_toml(file, text, &error))?;
     Ok(socket_of(&document))
 }
@@ -238,7 +238,7 @@ fn socket_of(document: &DocumentMut) -> Option<PathBuf> {
     socket.as_str().map(PathBuf::from)
 }
 
-fn no_toml(file: &Path, text: &str, error: &toml_edit::TomlError) -> Diagnostic {
+fn no_toml(file: &Path, text: &str, error: &toml_edit::TomlError) -> Box<Diagnostic> {
     let before = error.span().and_then(|span| text.get(..span.start));
     let place = before.map(|before| Place {
         line: before.matches('\n').count() + 1,
@@ -248,7 +248,7 @@ fn no_toml(file: &Path, text: &str, error: &toml_edit::TomlError) -> Diagnostic 
         source: None,
     });
     let message = format!("no TOML: {}", error.message().replace('\n', "; "));
-    Diagnostic { severity: Severity::Error, file: file.to_owned(), place, message, help: None }
+    Box::new(Diagnostic { severity: Severity::Error, file: file.to_owned(), place, message, help: None })
 }
 
 /// The socket that the line for it names, in a file whose other lines cannot all be read.
