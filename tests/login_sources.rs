@@ -1,5 +1,6 @@
 //! Logins that other systems know: the real ones, set up as docs/logins.md says.
 
+mod explained;
 mod over_tcp;
 
 use std::fs;

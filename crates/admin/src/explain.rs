@@ -5,6 +5,7 @@
 
 pub(crate) mod again;
 mod asked;
+mod unlisted;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -142,12 +143,18 @@ pub fn explain(
         if decision.reason == Reason::ConnectionAllowed {
             continue;
         }
+        let unlisted = asked.unlisted.as_ref().filter(|_| matches!(question.stage, Stage::Login));
+        let decision = match unlisted {
+            Some(unlisted) => unlisted.decision(decision),
+            None => decision,
+        };
         let remedies = ways_out(&question, &decision, policy);
-        stages.push(StageView {
-            stage: name.to_owned(),
-            reply: beyond.reply(&question, &decision),
-            decision: view(&decision, remedies),
-        });
+        let reply = beyond.reply(&question, &decision);
+        let mut view = view(&decision, remedies);
+        if let Some(unlisted) = unlisted {
+            unlisted.complete(&mut view);
+        }
+        stages.push(StageView { stage: name.to_owned(), reply, decision: view });
     }
     if !stages.last().is_none_or(goes_on) {
         return Ok(Explanation { stages, deliveries: Vec::new(), fate: None });

@@ -87,6 +87,8 @@ pub struct Smtp {
     pub dsn: OfferDsn,
     /// Whether REQUIRETLS is offered, with which a sender can demand verified TLS on the whole way (RFC 8689).
     pub require_tls: OfferRequireTls,
+    /// Whether BINARYMIME is offered, with which clients send attachments as the octets that they are (RFC 3030 §3).
+    pub binary_mime: OfferBinaryMime,
     /// How far ahead a submitting client may set the time of its message (FUTURERELEASE); "0s": not at all. A week: for the next
     /// Monday morning, and no longer than a login that was stolen goes unnoticed.
     #[serde(deserialize_with = "units::duration")]
@@ -155,6 +157,7 @@ impl Default for Smtp {
             timeouts: Timeouts::default(),
             dsn: OfferDsn::default(),
             require_tls: OfferRequireTls::default(),
+            binary_mime: OfferBinaryMime::default(),
             max_hold: Duration::from_secs(7 * 86_400),
             min_deliver_by: Duration::from_secs(60),
             max_priority: 4,
@@ -195,6 +198,19 @@ pub enum OfferRequireTls {
     /// Under TLS. For servers that send all such mail through smarthosts, which need no MX, and where the answers of the name
     /// servers can be trusted: a resolver on this machine that validates DNSSEC.
     On,
+}
+
+/// Whether messages with binary parts are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferBinaryMime {
+    /// From every client. Their binary parts become base 64 while they come in, so that every next hop takes them, and DKIM
+    /// signatures over the binary form break.
+    #[default]
+    On,
+    /// No: `BODY=BINARYMIME` gets 555 5.5.4, and clients encode the parts themselves before they sign and send. For servers
+    /// whose filters or archives must get every message octet for octet as it was signed.
+    Off,
 }
 
 /// How long a client may be silent in each state (RFC 5321 §4.5.3.2.7 asks servers for 5 minutes).

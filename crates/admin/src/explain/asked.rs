@@ -13,6 +13,7 @@ use postern_queue::Envelope;
 use postern_queue::rules::Forecast;
 use postern_smtp::{Address, Body, ForwardPath, ReversePath};
 
+use super::unlisted::Unlisted;
 use super::{BadQuestion, Beyond, Mail, crlf, without_brackets};
 use crate::api::{Delivery, ExplainRequest};
 use crate::rules::{final_recipients, message_id, origin};
@@ -25,6 +26,8 @@ pub(super) struct Asked {
     pub listener: ListenerKind,
     pub tls: bool,
     pub login: Option<Login>,
+    /// Where the login is none of `accounts.toml`.
+    pub unlisted: Option<Unlisted>,
     /// The header of the message, with CRLF line ends, and who it says the message is from.
     pub header: Option<(Vec<u8>, HeaderSenders)>,
     /// Recipients that the transaction has so far, where that is known.
@@ -45,11 +48,10 @@ pub(super) struct Asked {
 
 impl Asked {
     pub fn read(request: &ExplainRequest, policy: &Policy) -> Result<Self, BadQuestion> {
-        let login = request.user.as_deref().map(|name| {
-            let unknown =
-                || BadQuestion(format!("there is no account {name:?}: see `posternctl account list`"));
-            policy.accounts.login(name).ok_or_else(unknown)
-        });
+        let (login, unlisted) = match request.user.as_deref() {
+            Some(name) => login(name, policy)?,
+            None => (None, None),
+        };
         let listener = listener(request.listener.as_deref())?;
         // Implicit TLS comes before the first command (RFC 8314 §3.3).
         let tls = request.tls || listener == ListenerKind::Submissions;
@@ -63,7 +65,8 @@ impl Asked {
         Ok(Self {
             listener,
             tls,
-            login: login.transpose()?,
+            login,
+            unlisted,
             header,
             recipients: None,
             client: request.client,
@@ -83,10 +86,10 @@ impl Asked {
 
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, Stage<'_>)> {
         let message = self.header.as_ref().map(|(_, senders)| ("message", Stage::Message(senders)));
-        let login = self.login.is_some().then_some(("login", Stage::Login));
+        let login = (self.login.is_some() || self.unlisted.is_some()).then_some(("login", Stage::Login));
         let connect = std::iter::once(("connect", Stage::Connect));
-        let always = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
-        connect.chain(login).chain(always).chain(message)
+        let transaction = [("mail", Stage::Mail), ("rcpt", Stage::Rcpt(&self.forward_path))];
+        connect.chain(login).chain(transaction).chain(message)
     }
 
     /// Whether a session refuses the address of this stage before it asks the rules: it is not ASCII, and SMTPUTF8 was not said.
@@ -160,6 +163,16 @@ impl Asked {
         };
         beyond.forecast(&envelope, header)
     }
+}
+
+/// The login of this name, in `accounts.toml` or as another system would vouch for it.
+fn login(name: &str, policy: &Policy) -> Result<(Option<Login>, Option<Unlisted>), BadQuestion> {
+    if let Some(login) = policy.accounts.login(name) {
+        return Ok((Some(login), None));
+    }
+    let unknown = || BadQuestion(format!("there is no account {name:?}: see `posternctl account list`"));
+    let (unlisted, login) = Unlisted::of(name, policy).ok_or_else(unknown)?;
+    Ok((login, Some(unlisted)))
 }
 
 fn listener(name: Option<&str>) -> Result<ListenerKind, BadQuestion> {

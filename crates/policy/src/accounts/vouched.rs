@@ -109,6 +109,14 @@ impl Accounts {
         Ok(Login { vouched: Some(Arc::new(vouched)), ..login })
     }
 
+    /// What a login of this name would be here if another system vouched for it, and told nothing beside the name; for an
+    /// explanation. `None`: no other system is asked.
+    pub fn if_vouched(&self, name: &str) -> Option<(Voucher, Result<Login, String>)> {
+        let by = *self.vouched.vouchers.first()?;
+        let vouched = Vouched { name: fold(name), addresses: Vec::new(), by };
+        Some((by, self.vouched(vouched)))
+    }
+
     /// The login of an open session as it is now; `None` where nobody vouches any more, or it has no rights.
     pub(super) fn vouched_again(&self, vouched: &Arc<Vouched>) -> Option<Login> {
         let is_asked = self.vouched.vouchers.contains(&vouched.by);

@@ -24,8 +24,10 @@ pub(crate) fn greet(context: &Context, hello: &Hello) -> Reply {
         "SMTPUTF8".to_owned(),
         "ENHANCEDSTATUSCODES".to_owned(),
         "CHUNKING".to_owned(),
-        "BINARYMIME".to_owned(),
     ];
+    if parameters::offers_binary_mime(context) {
+        extensions.push("BINARYMIME".to_owned());
+    }
     if parameters::offers_dsn(context) {
         extensions.push("DSN".to_owned());
     }

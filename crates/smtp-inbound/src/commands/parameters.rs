@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use postern_config::smtp::{OfferDsn, OfferRequireTls};
+use postern_config::smtp::{OfferBinaryMime, OfferDsn, OfferRequireTls};
 use postern_queue::{DeliverBy, Late, Terms};
-use postern_smtp::Hold;
 use postern_smtp::command::{MailParameters, RcptParameters};
+use postern_smtp::{Body, Hold};
 
 use crate::replies;
 use crate::session::{Context, Refusal};
@@ -40,6 +40,14 @@ pub(crate) fn offers_deliver_by(context: &Context) -> bool {
 pub(crate) fn offers_require_tls(context: &Context) -> bool {
     context.config.smtp.require_tls == OfferRequireTls::On && context.tls.is_some()
 }
+
+/// Whether BINARYMIME is offered (RFC 3030 §3).
+pub(crate) fn offers_binary_mime(context: &Context) -> bool {
+    context.config.smtp.binary_mime == OfferBinaryMime::On
+}
+
+/// The one value of BODY that is of an extension of its own, with its keyword: as it is named to the client.
+const BINARY_BODY: &str = "BODY=BINARYMIME";
 
 /// What the parameters of MAIL demand of every server on the way, as far as it is granted.
 ///
@@ -83,6 +91,7 @@ pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
         "HOLDFOR" | "HOLDUNTIL" => offers_hold(context),
         "MT-PRIORITY" => offers_priority(context),
         "AUTH" => context.peer.listener.is_submission(),
+        BINARY_BODY => offers_binary_mime(context),
         _ => true,
     }
 }
@@ -90,6 +99,7 @@ pub(crate) fn is_offered(context: &Context, keyword: &str) -> bool {
 /// The first parameter of MAIL that belongs to an extension which is not offered.
 pub(crate) fn not_offered_to_mail(context: &Context, parameters: &MailParameters) -> Option<&'static str> {
     let given = [
+        (BINARY_BODY, parameters.body == Some(Body::BinaryMime)),
         ("RET", parameters.ret.is_some()),
         ("ENVID", parameters.envelope_id.is_some()),
         ("REQUIRETLS", parameters.require_tls),
