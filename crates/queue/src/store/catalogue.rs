@@ -135,6 +135,11 @@ pub fn number(name: u64) -> u32 {
     (name >> 32) as u32
 }
 
+/// Whether a segment can have this name. Numbers that no spool reaches are none: there must be room behind the last.
+pub fn is_name(name: u64) -> bool {
+    (1..=u32::MAX / 2).contains(&number(name))
+}
+
 /// How far the log is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::catalogue::number;
+use super::catalogue::{is_name, number};
 
 /// A segment in the list of all.
 const ENTRY: usize = 16;
@@ -20,11 +20,13 @@ pub fn encode(segments: impl IntoIterator<Item = (u64, u64)>) -> Vec<u8> {
         .collect()
 }
 
+/// What can be no name is left out: the next segment has a number behind all of these.
 fn decode(octets: &[u8]) -> impl Iterator<Item = (u64, u64)> {
-    octets.chunks_exact(ENTRY).map(|entry| {
+    let entries = octets.chunks_exact(ENTRY).map(|entry| {
         let word = |at: usize| entry[at..].first_chunk::<8>().map_or(0, |octets| u64::from_le_bytes(*octets));
         (word(0), word(8))
-    })
+    });
+    entries.filter(|(name, _)| is_name(*name))
 }
 
 /// The segments that should be there, as far as the log was read: name and least length by number.
@@ -34,7 +36,8 @@ pub struct Expected(BTreeMap<u32, (u64, u64)>);
 impl Expected {
     /// Those that the index knows of.
     pub fn of_index(names: &[u64]) -> Self {
-        Self(names.iter().map(|name| (number(*name), (*name, 0))).collect())
+        let names = names.iter().filter(|name| is_name(**name));
+        Self(names.map(|name| (number(*name), (*name, 0))).collect())
     }
 
     /// A segment begins, and says what there is beside it.
@@ -104,6 +107,16 @@ mod tests {
         let there = BTreeMap::from([(3, (name(3), 300)), (4, (name(4), 50))]);
         assert_eq!(expected.compare(&there), [(name(2), Wrong::Missing)]);
         assert!(expected.contains(2) && !expected.contains(1));
+    }
+
+    #[test]
+    fn what_can_be_no_name_is_not_missed() {
+        for nobody in [0, 7, u64::MAX, name(u64::from(u32::MAX)), name(1 << 31)] {
+            let mut expected = Expected::of_index(&[nobody, name(1)]);
+            assert!(expected.contains(1) && !expected.contains(number(nobody)), "{nobody:x}");
+            expected.begins(name(2), &encode([(nobody, 100)]));
+            assert_eq!(expected.compare(&BTreeMap::from([(2, (name(2), 64))])), [], "{nobody:x}");
+        }
     }
 
     #[test]

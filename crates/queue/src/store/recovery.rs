@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::catalogue::{Catalogue, Location, Place, Position, Segment, number, units};
+use super::catalogue::{Catalogue, Location, Place, Position, Segment, is_name, number, units};
 use super::files::{Access, Files, StoredFile, is_damage, write_all};
 use super::index::{Contents, Opening, Texts, Unusable};
 use super::missing::{Expected, Wrong};
@@ -296,7 +296,8 @@ impl Mark {
 
     /// The segment that the mark with this name is about.
     pub fn segment(file: &str) -> Option<(u64, Self)> {
-        let name = u64::from_str_radix(file.strip_prefix("seg-")?.get(..16)?, 16).ok()?;
+        let name = u64::from_str_radix(file.strip_prefix("seg-")?.get(..16)?, 16).ok();
+        let name = name.filter(|name| is_name(*name))?;
         Self::ALL.into_iter().find(|mark| mark.file_name(name) == file).map(|mark| (name, mark))
     }
 }
@@ -435,11 +436,10 @@ fn segment_file(name: u64) -> String {
     format!("seg-{name:016x}.log")
 }
 
-/// The name in the name of a segment's file. Numbers that no spool reaches are none: there must be room behind the last.
+/// The name in the name of a segment's file.
 pub(super) fn segment_name(file: &str) -> Option<u64> {
     let digits = file.strip_prefix("seg-")?.strip_suffix(".log")?;
-    let name = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)?;
-    (1..=u32::MAX / 2).contains(&number(name)).then_some(name)
+    u64::from_str_radix(digits, 16).ok().filter(|name| digits.len() == 16 && is_name(*name))
 }
 
 /// Whether the first record of a segment's file was written for it.
@@ -665,7 +665,7 @@ impl Replay {
         let Witness { messages: witness, texts, segments, .. } = std::mem::take(&mut self.witness);
         self.texts.extend(texts);
         // Behind the end nothing says what there was, but for the index.
-        let behind = segments.into_iter().filter(|name| number(*name) > newest);
+        let behind = segments.into_iter().filter(|name| is_name(*name) && number(*name) > newest);
         let behind = behind.map(|name| (name, Wrong::Missing));
         for (name, wrong) in self.expected.compare(&log.segments).into_iter().chain(behind) {
             tracing::error!(

@@ -23,7 +23,8 @@ enum Content {
 }
 
 /// Checks a token.
-pub type TokenCheck = Box<dyn Fn(Bearer) -> Pin<Box<dyn Future<Output = PasswordCheck>>>>;
+pub type TokenCheck =
+    Box<dyn Fn(Bearer) -> Pin<Box<dyn Future<Output = PasswordCheck> + Send>> + Send + Sync>;
 
 /// Does what a connection does, with a buffer in place of a socket.
 pub struct Player {
