@@ -71,6 +71,8 @@ impl Servers {
     pub fn play(&mut self, client: Client, sent: &[&[u8]]) -> Vec<String> {
         self.clients += 1;
         if self.clients > CLIENTS_OF_A_SERVER {
+            let queue = self.shared.door.now().expect("an open queue");
+            self.runtime.block_on(queue.close());
             (self.kept, self.shared) = start(&self.runtime, &self.configuration);
             self.clients = 0;
         }

@@ -172,7 +172,8 @@ pub fn compose(facts: &Facts<'_>) -> Composed {
         part(returned_type, "Your message", &returned);
     }
     content.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    let body = if is_ascii { Body::SevenBit } else { Body::EightBitMime };
+    // The header may have an international address where nothing else is beyond ASCII.
+    let body = if content.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
     Composed { content, body, smtputf8: facts.to.needs_utf8(), message_id }
 }
 
@@ -792,6 +793,15 @@ mod tests {
         assert_eq!(parts[2].0, "message/global");
         let per_recipient = &parts[1].1[body_offset(&parts[1].1)..];
         assert_eq!(field(per_recipient, "Final-Recipient").unwrap(), "utf-8; žofie@adatum.test");
+    }
+
+    #[test]
+    fn a_report_to_an_international_sender_is_8_bits_for_its_header_alone() {
+        let reverse_path = ReversePath::parse("žofie@proseware.test").unwrap();
+        let told = [told("bob@adatum.test", Action::Failed)];
+        let composed = report(&Envelope { reverse_path, ..envelope() }, &told, full());
+        assert_eq!((composed.body, composed.smtputf8), (Body::EightBitMime, true));
+        assert_eq!(field(&composed.content, "Content-Transfer-Encoding").unwrap(), "7bit");
     }
 
     #[test]
