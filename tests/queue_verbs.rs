@@ -92,6 +92,12 @@ fn what_is_dropped_while_it_is_being_delivered_goes_when_the_attempt_has_ended()
     hop.go_down();
     daemon.wait_for_empty_queue();
     assert!(hop.received().is_empty() && daemon.maildir(ALICE).messages().is_empty());
+    // The journal gets the reason when the end has come.
+    let told = eventually("the drop in the journal", || {
+        let output = daemon.ctl(&["message", "history", &id]);
+        output.stdout.contains("dropped ").then_some(output.stdout)
+    });
+    assert!(told.contains("dropped    carol@adatum.test by an operator: spam\n"), "{told}");
 }
 
 #[test]

@@ -585,15 +585,15 @@ impl Work {
     }
 
     /// Ends the recipients that an operator ended while they were being delivered, and that were not. Returns them by how
-    /// they ended.
-    pub(crate) fn end_marked(&mut self) -> BTreeMap<EndingKind, Vec<usize>> {
-        let mut ended: BTreeMap<EndingKind, Vec<usize>> = BTreeMap::new();
+    /// they ended, and why.
+    pub(crate) fn end_marked(&mut self) -> BTreeMap<(EndingKind, String), Vec<usize>> {
+        let mut ended: BTreeMap<(EndingKind, String), Vec<usize>> = BTreeMap::new();
         for index in 0..self.state.recipients.len() {
             let recipient = &mut self.state.recipients[index];
             if !recipient.leased
                 && let Some(ending) = recipient.ending.take()
             {
-                ended.entry(ending.kind).or_default().push(index);
+                ended.entry((ending.kind, ending.report.text.clone())).or_default().push(index);
                 self.end(index, *ending);
             }
         }

@@ -762,9 +762,10 @@ impl Messages {
         if work.writing {
             return;
         }
-        for (kind, indices) in work.end_marked().into_iter().filter(|(kind, _)| cx.events.wants(kind.event()))
-        {
-            fx.events.operator((kind.event(), ""), id, work, &indices, cx);
+        for ((kind, why), indices) in work.end_marked() {
+            if cx.events.wants(kind.event()) {
+                fx.events.operator((kind.event(), &why), id, work, &indices, cx);
+            }
         }
         if !in_doubt && work.end_hold(cx) {
             fx.log.keep(move || info!(id = %id, "the hold has ended at its time"));
