@@ -298,7 +298,7 @@ fn refused_as_pinned(number: u32, id: u64) -> Result<(), StoreError> {
 
 /// Removes a segment in which nothing counts any more.
 fn remove_emptied(inner: &Inner, number: u32, segment: &Segment) -> Result<(), StoreError> {
-    announce(inner, number, segment.name)?;
+    let is_announced = announce(inner, number, segment.name)?;
     let path = inner.segment_path(segment.name);
     inner.files.remove(&path).map_err(|e| StoreError::io("removing", &path, e))?;
     // Deletions that pointed here are forgotten only when it cannot come back.
@@ -308,30 +308,38 @@ fn remove_emptied(inner: &Inner, number: u32, segment: &Segment) -> Result<(), S
         .map_err(|e| StoreError::io("syncing", &inner.layout.log, e))?;
     inner.segments.forget(segment.name);
     inner.catalogue.lock().segments.remove(&number);
+    if !is_announced && let Err(error) = note_leaving(inner, segment.name) {
+        tracing::warn!(segment = number, %error, "a segment that was removed could not be noted: a start may miss it");
+    }
     tracing::debug!(segment = number, "removed a segment");
     Ok(())
 }
 
-/// Writes down that a segment goes, so that the next start does not miss it.
-fn announce(inner: &Inner, number: u32, name: u64) -> Result<(), StoreError> {
+/// Writes down that a segment goes, so that the next start does not miss it. False: there is no room for that before it is
+/// gone. On a disk that is full to the last block room matters more than a false alarm after a crash just then.
+fn announce(inner: &Inner, number: u32, name: u64) -> Result<bool, StoreError> {
     let set_leaving = |leaving| {
         if let Some(segment) = inner.catalogue.lock().segments.get_mut(&number) {
             segment.leaving = leaving;
         }
     };
     set_leaving(true);
-    let record = Record::new(Kind::Pad, 0, &missing::encode([(name, 0)]), Vec::new())?;
-    match write(inner, vec![Draft { record, purpose: Purpose::Change }]) {
-        // On a disk that is full to the last block room matters more than a false alarm.
-        Err(error) if !is_out_of_space(&error) => {
+    match note_leaving(inner, name) {
+        Ok(()) => Ok(true),
+        Err(error) if is_out_of_space(&error) => Ok(false),
+        Err(error) => {
             set_leaving(false);
             Err(StoreError::Io {
                 what: "noting that a segment goes".into(),
                 source: std::io::Error::other(error),
             })
         }
-        _ => Ok(()),
     }
+}
+
+fn note_leaving(inner: &Inner, name: u64) -> Result<(), Arc<StoreError>> {
+    let record = Record::new(Kind::Pad, 0, &missing::encode([(name, 0)]), Vec::new())?;
+    write(inner, vec![Draft { record, purpose: Purpose::Change }])
 }
 
 /// Waits until records are durable.

@@ -349,7 +349,8 @@ impl Tally {
                 self.faults.push(format!("{what}: message {}: {fault}", message.id));
             }
         }
-        if !found.lost.is_empty() || missing(root) > 0 {
+        // On a disk without room for a note a segment goes without one; until there is room, it is missed.
+        if !found.lost.is_empty() || (missing(root) > 0 && !scenario.fails) {
             self.wrong += 1;
             self.faults.push(format!("{what}: a false alarm about what is not lost: {:?}", found.lost));
         }
