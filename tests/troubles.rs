@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value as Json;
 
-use crate::harness::client::Reply;
+use crate::harness::client::{Reply, message};
 use crate::harness::ctl::Output;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::{Client, Daemon, Setup};
@@ -292,3 +292,39 @@ fn a_port_that_another_program_has_says_how_to_find_it() {
     assert!(said.contains(&format!("ss -ltnp 'sport = :{}'", address.port())), "{said}");
     assert!(!said.contains("another mail server"), "{said}");
 }
+#[test]
+fn status_is_not_well_while_dns_is_dead() {
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let settings =
+        format!("[resolver]\nnameservers = [\"127.0.0.1:{port}\"]\ntimeout = \"50ms\"\nattempts = 1");
+    let daemon = Setup::new().with(&settings).start();
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let carol = "carol@adatum.test";
+    assert_eq!(client.deliver(ALICE, &[carol], &message(ALICE, carol, "waits", "hello")).code, 250);
+    daemon.wait_in_queue("a deferred message", |m| m["state"] == "deferred");
+
+    let status = daemon.ctl(&["status"]);
+    assert!(status.code == 1 && status.stdout.starts_with("not ok"), "{status:?}");
+    assert!(status.stdout.contains("problem: DNS does not answer: "), "{status:?}");
+    assert!(status.stdout.contains(&format!("dig @127.0.0.1 -p {port} mail.proseware.test")), "{status:?}");
+    let answer = daemon.ctl(&["status", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(answer["dns"]["servers"][0], format!("127.0.0.1:{port}"));
+    // Mail is accepted: a load balancer must not turn it away.
+    assert_eq!(answer["health"]["ok"], true);
+}
+
+#[test]
+fn one_domain_whose_servers_fail_is_no_trouble_of_dns() {
+    let setup = Setup::new();
+    setup.dns().fail("adatum.test", true);
+    let daemon = setup.start();
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let carol = "carol@adatum.test";
+    assert_eq!(client.deliver(ALICE, &[carol], &message(ALICE, carol, "waits", "hello")).code, 250);
+    daemon.wait_in_queue("a deferred message", |m| m["state"] == "deferred");
+    let status = daemon.ctl(&["status"]);
+    assert!(status.code == 0 && !status.stdout.contains("DNS"), "{status:?}");
+}
+

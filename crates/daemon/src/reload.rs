@@ -28,7 +28,7 @@ use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
 use postern_policy::standing::Standing;
 use postern_policy::verification;
 use postern_runtime::clock::Pending;
-use postern_runtime::dns::{HickoryDns, NameServers};
+use postern_runtime::dns::{HickoryDns, NameServers, Trouble};
 use postern_smtp::{Address, Domain};
 use postern_smtp_inbound::replies::{self, Refused};
 use postern_smtp_inbound::tls::{ServerTls, Tickets, TlsError};
@@ -486,6 +486,12 @@ impl Daemon for Reloader {
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         let checkup = Checkup::of(&self.live.settings.load());
         Box::pin(async move { checkup.run(check, SystemTime::now()).await })
+    }
+
+    fn dns_trouble(&self) -> Pending<'_, Option<Trouble>> {
+        let (dns, hostname) =
+            (self.live.settings.load().dns.clone(), self.live.config.load().hostname.clone());
+        Box::pin(async move { dns.trouble(&hostname).await })
     }
 
     fn reports(&self) -> Pending<'_, Reports> {
