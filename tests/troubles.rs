@@ -269,6 +269,28 @@ fn a_disk_without_room_is_told_of_with_its_place_and_the_next_step() {
 }
 
 #[test]
+fn a_disk_without_room_for_a_segment_is_told_of_at_the_start() {
+    // More than any disk has; what must stay free there is.
+    let daemon = Setup::new().with("queue.segment_size = \"900000GiB\"").start();
+    let event = daemon.wait_for("no-new-mail", |_| true).to_string();
+    let spool = daemon.folder().join("spool");
+    for part in
+        ["the next segment and the reserve want 900000.1 GiB free", spool.to_str().unwrap(), "segment_size"]
+    {
+        assert!(event.contains(part), "{part}: {event}");
+    }
+    let ready = daemon.wait_for("ready", |_| true).to_string();
+    assert!(ready.contains("new mail is refused") && !ready.contains("accepting mail"), "{ready}");
+    let status = daemon.ctl(&["status"]);
+    assert!(
+        status.code == 1 && status.stdout.contains("the next segment and the reserve want"),
+        "{status:?}"
+    );
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    assert_eq!(client.deliver(ALICE, &[ALICE], &message(ALICE, ALICE, "no room", "hello")).code, 452);
+}
+
+#[test]
 fn name_servers_that_do_not_answer_are_named_by_doctor() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = silent.local_addr().unwrap().port();
@@ -279,19 +301,6 @@ fn name_servers_that_do_not_answer_are_named_by_doctor() {
     assert!(doctor.contains(&format!("dig @127.0.0.1 -p {port} mail.proseware.test")), "{doctor}");
 }
 
-#[test]
-fn a_port_that_another_program_has_says_how_to_find_it() {
-    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = other.local_addr().unwrap();
-    let daemon = Setup::new().prepare();
-    daemon.change_config(&format!("[[listener]]\nkind = \"mx\"\naddress = \"{address}\""));
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_posternd")).arg("--config").arg(daemon.config()).output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(!output.status.success(), "{said}");
-    assert!(said.contains(&format!("ss -ltnp 'sport = :{}'", address.port())), "{said}");
-    assert!(!said.contains("another mail server"), "{said}");
-}
 #[test]
 fn status_is_not_well_while_dns_is_dead() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -328,3 +337,16 @@ fn one_domain_whose_servers_fail_is_no_trouble_of_dns() {
     assert!(status.code == 0 && !status.stdout.contains("DNS"), "{status:?}");
 }
 
+#[test]
+fn a_port_that_another_program_has_says_how_to_find_it() {
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = other.local_addr().unwrap();
+    let daemon = Setup::new().prepare();
+    daemon.change_config(&format!("[[listener]]\nkind = \"mx\"\naddress = \"{address}\""));
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_posternd")).arg("--config").arg(daemon.config()).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains(&format!("ss -ltnp 'sport = :{}'", address.port())), "{said}");
+    assert!(!said.contains("another mail server"), "{said}");
+}
