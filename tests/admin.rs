@@ -157,6 +157,15 @@ fn a_bad_reload_keeps_the_old_configuration_running() {
     let socket = daemon.folder().join("control.sock");
     let warned = daemon.ctl(&["--socket", socket.to_str().unwrap(), "status"]).stdout;
     assert!(warned.contains("the last reload failed") && warned.contains("hostnme"), "{warned}");
+    assert!(warned.contains(" config check`): ") && !warned.contains("errors"), "{warned}");
+
+    std::fs::write(daemon.config(), format!("hostnme = \"x\"\nuzer = \"y\"\nqueu = 1\n{good}")).unwrap();
+    let refused = daemon.ctl(&["--socket", socket.to_str().unwrap(), "reload"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let warned = daemon.ctl(&["--socket", socket.to_str().unwrap(), "status"]).stdout;
+    assert!(warned.contains("a start may fail: there are 3 errors, `posternctl "), "{warned}");
+    let all = " config check` shows them all; the first: ";
+    assert!(warned.contains(all) && warned.contains("hostnme") && !warned.contains("uzer"), "{warned}");
     std::fs::write(daemon.config(), good).unwrap();
     daemon.ask(&["reload"]);
     let status = daemon.ctl(&["status"]).stdout;

@@ -153,6 +153,24 @@ fn a_delay_is_reported_once() {
 }
 
 #[test]
+fn a_host_that_cannot_be_reached_is_named_with_address_port_and_reason() {
+    let hop = NextHop::start(Script::default());
+    let daemon = sending_to(&hop);
+    let address = hop.address();
+    drop(hop);
+    let id = submit(&daemon, &[CAROL], "nobody listens");
+    let waiting = daemon.wait_in_queue("a deferred message", |m| m["state"] == "deferred");
+    let expected = format!("connection failed: mx.adatum.test ({address}): connection refused");
+    assert_eq!(waiting["recipients"][0]["text"], expected);
+    let deferred = daemon.wait_for("deferred", |line| line["id"] == id.as_str());
+    assert!(deferred.to_string().contains(&expected), "{deferred}");
+    for command in [&["queue", "list"][..], &["queue", "show", &id]] {
+        let shown = daemon.ctl(command).stdout;
+        assert!(shown.contains(&expected), "{shown}");
+    }
+}
+
+#[test]
 fn held_messages_wait_over_a_restart_until_they_are_released() {
     let hop = NextHop::start(Script::default().reply("RCPT", "451 4.2.1 mailbox busy"));
     let mut daemon = sending_to(&hop);

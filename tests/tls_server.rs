@@ -246,6 +246,59 @@ fn certificates_that_end_are_told_of() {
     assert!(daemon.ctl(&["doctor", "settings"]).stdout.contains("it expired at"));
 }
 
+/// `posternd check` and `posternctl config check` of a server that need not run: what both say.
+fn checked(daemon: &Daemon) -> String {
+    let output = daemon.ctl(&["config", "check"]);
+    assert!(output.code == 0 && output.stdout.contains("ok:"), "{output:?}");
+    let of_daemon = Command::new(env!("CARGO_BIN_EXE_posternd"))
+        .args(["check", "--config"])
+        .arg(daemon.config())
+        .output()
+        .unwrap();
+    assert!(of_daemon.status.success(), "{of_daemon:?}");
+    // Commands to be pasted name the configuration that the operator named.
+    let said = output.stderr.replace(&format!(" --config {}", daemon.config().display()), "");
+    assert_eq!(said, String::from_utf8(of_daemon.stderr).unwrap());
+    said
+}
+
+#[test]
+fn a_check_warns_of_certificates_that_clients_will_refuse() {
+    let daemon = Setup::new().prepare();
+    let good = checked(&daemon);
+    assert!(!good.contains("[tls]"), "{good}");
+
+    put(&daemon, &Identity::ending(&[HOST], 10 * DAY));
+    let ending = checked(&daemon);
+    assert!(ending.contains("warning: [tls]: the certificate ") && ending.contains("ends in"), "{ending}");
+    assert!(ending.contains("= help: get a certificate for mail.proseware.test"), "{ending}");
+    daemon.change_config("[tls]\nexpiry_warning = \"5d\"");
+    assert!(!checked(&daemon).contains("[tls]"), "{}", checked(&daemon));
+
+    put(&daemon, &Identity::ending(&[HOST], Duration::ZERO));
+    assert!(checked(&daemon).contains("(mail.proseware.test) expired at"), "{}", checked(&daemon));
+
+    put(&daemon, &Identity::new(&["www.proseware.test"]));
+    let other = checked(&daemon);
+    assert!(
+        other.contains("is for www.proseware.test, not for mail.proseware.test: mail programs refuse it"),
+        "{other}"
+    );
+    let answer = daemon.ctl(&["config", "check", "--json"]);
+    assert!(answer.code == 0 && answer.stdout.contains(r#""severity":"warning""#), "{answer:?}");
+}
+
+#[test]
+fn a_certificate_beside_the_main_one_may_be_the_one_for_the_host_name() {
+    let setup = Setup::new();
+    let own = Identity::new(&[HOST]);
+    fs::write(setup.folder().join("own.pem"), &own.certificate_pem).unwrap();
+    fs::write(setup.folder().join("own.key"), &own.key_pem).unwrap();
+    let daemon = setup.with("[[tls.certificates]]\ncertificate = \"own.pem\"\nkey = \"own.key\"").prepare();
+    put(&daemon, &Identity::new(&["www.proseware.test"]));
+    assert!(!checked(&daemon).contains("[tls]"), "{}", checked(&daemon));
+}
+
 #[test]
 fn clients_are_asked_for_a_certificate_only_where_it_is_of_use() {
     let gateway = Identity::new(&["gw.client.test"]);

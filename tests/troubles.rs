@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value as Json;
 
-use crate::harness::client::Reply;
+use crate::harness::client::{Reply, message};
 use crate::harness::ctl::Output;
 use crate::harness::daemon::PASSWORD;
 use crate::harness::{Client, Daemon, Setup};
@@ -269,6 +269,28 @@ fn a_disk_without_room_is_told_of_with_its_place_and_the_next_step() {
 }
 
 #[test]
+fn a_disk_without_room_for_a_segment_is_told_of_at_the_start() {
+    // More than any disk has; what must stay free there is.
+    let daemon = Setup::new().with("queue.segment_size = \"900000GiB\"").start();
+    let event = daemon.wait_for("no-new-mail", |_| true).to_string();
+    let spool = daemon.folder().join("spool");
+    for part in
+        ["the next segment and the reserve want 900000.1 GiB free", spool.to_str().unwrap(), "segment_size"]
+    {
+        assert!(event.contains(part), "{part}: {event}");
+    }
+    let ready = daemon.wait_for("ready", |_| true).to_string();
+    assert!(ready.contains("new mail is refused") && !ready.contains("accepting mail"), "{ready}");
+    let status = daemon.ctl(&["status"]);
+    assert!(
+        status.code == 1 && status.stdout.contains("the next segment and the reserve want"),
+        "{status:?}"
+    );
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    assert_eq!(client.deliver(ALICE, &[ALICE], &message(ALICE, ALICE, "no room", "hello")).code, 452);
+}
+
+#[test]
 fn name_servers_that_do_not_answer_are_named_by_doctor() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = silent.local_addr().unwrap().port();
@@ -277,6 +299,42 @@ fn name_servers_that_do_not_answer_are_named_by_doctor() {
     let daemon = Setup::new().with(&settings).start();
     let doctor = daemon.ctl(&["doctor", "settings"]).stdout;
     assert!(doctor.contains(&format!("dig @127.0.0.1 -p {port} mail.proseware.test")), "{doctor}");
+}
+
+#[test]
+fn status_is_not_well_while_dns_is_dead() {
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let settings =
+        format!("[resolver]\nnameservers = [\"127.0.0.1:{port}\"]\ntimeout = \"50ms\"\nattempts = 1");
+    let daemon = Setup::new().with(&settings).start();
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let carol = "carol@adatum.test";
+    assert_eq!(client.deliver(ALICE, &[carol], &message(ALICE, carol, "waits", "hello")).code, 250);
+    daemon.wait_in_queue("a deferred message", |m| m["state"] == "deferred");
+
+    let status = daemon.ctl(&["status"]);
+    assert!(status.code == 1 && status.stdout.starts_with("not ok"), "{status:?}");
+    assert!(status.stdout.contains("problem: DNS does not answer: "), "{status:?}");
+    assert!(status.stdout.contains(&format!("dig @127.0.0.1 -p {port} mail.proseware.test")), "{status:?}");
+    let answer = daemon.ctl(&["status", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(answer["dns"]["servers"][0], format!("127.0.0.1:{port}"));
+    // Mail is accepted: a load balancer must not turn it away.
+    assert_eq!(answer["health"]["ok"], true);
+}
+
+#[test]
+fn one_domain_whose_servers_fail_is_no_trouble_of_dns() {
+    let setup = Setup::new();
+    setup.dns().fail("adatum.test", true);
+    let daemon = setup.start();
+    let mut client = Client::log_in(daemon.submission(), ALICE, PASSWORD);
+    let carol = "carol@adatum.test";
+    assert_eq!(client.deliver(ALICE, &[carol], &message(ALICE, carol, "waits", "hello")).code, 250);
+    daemon.wait_in_queue("a deferred message", |m| m["state"] == "deferred");
+    let status = daemon.ctl(&["status"]);
+    assert!(status.code == 0 && !status.stdout.contains("DNS"), "{status:?}");
 }
 
 #[test]

@@ -36,6 +36,7 @@
 //! Every JSON answer is a [`Versioned`] one; every failure is a [`Problem`] with a 4xx or 5xx.
 
 pub mod accounts;
+pub mod dns;
 pub mod doctor;
 pub mod domains;
 pub mod edit;
@@ -158,6 +159,9 @@ pub struct Status {
     /// Sessions of SMTP clients.
     #[serde(default, skip_serializing_if = "load::Load::is_unknown")]
     pub smtp: load::Load,
+    /// DNS does not answer; left out when it does. Mail is accepted all the same, so this is no part of `health`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<dns::DnsTrouble>,
 }
 
 /// An open listener.

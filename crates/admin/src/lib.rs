@@ -46,6 +46,7 @@ use postern_policy::record::Records;
 use postern_policy::relay::{Decision, Question};
 use postern_queue::{Door, Queue};
 use postern_runtime::clock::Pending;
+use postern_runtime::dns::Trouble;
 use postern_smtp::{Address, Domain};
 
 mod accounts;
@@ -131,6 +132,9 @@ pub trait Daemon: Send + Sync {
 
     /// Makes a check with the rules and the name servers in force. Changes nothing; bounded in time.
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>>;
+
+    /// Whether DNS is dead, as far as lookups of the last time and one more say. Bounded in time.
+    fn dns_trouble(&self) -> Pending<'_, Option<Trouble>>;
 
     /// Reads the reports of others, where the configuration in force says that they stand. Changes nothing; bounded in time.
     fn reports(&self) -> Pending<'_, Reports>;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, Query, Request, State};
@@ -27,6 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use postern_queue::operate::{BadFilter, Cursor, OperateError};
 use postern_queue::{Content, Queue, QueueId, StoreError};
+use postern_runtime::dns::Trouble;
 use postern_runtime::unix_socket::{self, BindError};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,6 +37,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::dns::DnsTrouble;
 use crate::api::{
     self, AuditEvent, AuditRequest, CountRequest, Counts, DEFAULT_LIMIT, ExplainRequest, Explanation, List,
     ListRequest, ListenerView, MAX_EVENTS, MAX_LIMIT, Part, Problem, ProblemKind, Reloaded, Shape,
@@ -425,6 +427,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
 }
 
 async fn status(State(shared): State<Shared>) -> Answer<Status> {
+    let dns = shared.daemon.dns_trouble().await.map(dns_trouble);
     let config = shared.config.load();
     let queue = shared.door.now();
     let listener =
@@ -447,7 +450,18 @@ async fn status(State(shared): State<Shared>) -> Answer<Status> {
         .concat(),
         rules: queue.as_ref().map(|queue| queue.rules().totals()).unwrap_or_default(),
         smtp: shared.daemon.load(),
+        dns,
     })
+}
+
+fn dns_trouble(trouble: Trouble) -> DnsTrouble {
+    let first = SystemTime::now().checked_sub(trouble.since).unwrap_or(UNIX_EPOCH);
+    DnsTrouble {
+        servers: trouble.servers.iter().map(ToString::to_string).collect(),
+        failed: trouble.failed,
+        since: first.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        problem: trouble.problem,
+    }
 }
 
 /// What the spool has lost, so that somebody tells the people concerned.

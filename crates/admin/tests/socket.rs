@@ -42,6 +42,7 @@ use postern_queue::{
 };
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
+use postern_runtime::dns::Trouble;
 use postern_smtp::{Address, Body, Domain, ForwardPath, ReversePath};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -115,6 +116,14 @@ impl Daemon for TestDaemon {
     fn delivery(&self, _mail: &Mail<'_>, recipient: &Address) -> Delivery {
         let route = Some(format!("mx {}", recipient.host));
         Delivery { recipient: recipient.to_string(), route, ..Delivery::default() }
+    }
+
+    fn dns_trouble(&self) -> Pending<'_, Option<Trouble>> {
+        Box::pin(async {
+            let servers = vec!["192.0.2.53:53".parse().unwrap()];
+            let problem = "request timed out".to_owned();
+            Some(Trouble { servers, failed: 2, since: Duration::from_secs(60), problem })
+        })
     }
 
     fn reply(&self, _question: &Question<'_>, decision: &Decision) -> Option<String> {
@@ -289,6 +298,9 @@ async fn status_tells_listeners_health_and_warnings() {
     assert_eq!(status.listeners[0].address, "127.0.0.1:2525");
     assert_eq!(status.queue.messages, 1);
     assert!(status.health.ok, "{:?}", status.health);
+    let dns = status.dns.unwrap();
+    assert_eq!((dns.servers, dns.failed), (vec!["192.0.2.53:53".to_owned()], 2));
+    assert!(dns.since < status.started);
     assert_eq!(status.warnings.len(), 1);
     running.stop().await;
 }

@@ -90,11 +90,13 @@ impl Verb {
 
 /// Also the answers that the operator expects must be right, and certificates and keys belong together.
 fn checked_answers(loaded: &Loaded) -> (Vec<Diagnostic>, Option<String>) {
-    let problems = policy_test::problems(&loaded.config, &words(&loaded.config), SystemTime::now());
-    let mut wrong = problems.errors();
-    wrong.extend(postern_smtp_inbound::tls::problems(&loaded.config));
-    let summary = wrong.is_empty().then(|| summary(loaded));
-    ([loaded.warnings.clone(), problems.locked, wrong].concat(), summary)
+    let now = SystemTime::now();
+    let answers = policy_test::problems(&loaded.config, &words(&loaded.config), now);
+    let certificates = postern_smtp_inbound::tls::problems(&loaded.config, now);
+    let wrong = answers.errors();
+    let diagnostics = [loaded.warnings.clone(), answers.locked, wrong, certificates].concat();
+    let is_wrong = diagnostics.iter().any(|found| found.severity == Severity::Error);
+    (diagnostics, (!is_wrong).then(|| summary(loaded)))
 }
 
 fn summary(loaded: &Loaded) -> String {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use postern_admin::api::dns::DnsTrouble;
 use postern_admin::api::load::Load;
 use postern_admin::api::{ProblemKind, Reloaded, Status, Summary};
 use postern_admin::{Client, ClientError};
@@ -21,7 +22,7 @@ pub async fn status(session: &mut Session) -> Result<Exit, Failure> {
     let status: Status = client.get("/v1/status").await?;
     let now = session.now;
     session.out.answer(&status, |status, look| text(status, now, look))?;
-    Ok(if status.health.ok { Exit::Done } else { Exit::Finding })
+    Ok(if is_well(&status) { Exit::Done } else { Exit::Finding })
 }
 
 /// Has the configuration read again.
@@ -73,9 +74,14 @@ fn is_same_file(ours: &Path, theirs: &Path) -> bool {
     }
 }
 
+/// Also a server that accepts mail is not well while none of it gets on.
+fn is_well(status: &Status) -> bool {
+    status.health.ok && status.dns.is_none()
+}
+
 fn text(status: &Status, now: SystemTime, look: Look) -> String {
     let queue = &status.queue;
-    let health = look.paint(match (status.loading, status.health.ok) {
+    let health = look.paint(match (status.loading, is_well(status)) {
         (Some(_), _) => "loading",
         (None, true) => "ok",
         (None, false) => "not ok",
@@ -103,10 +109,27 @@ fn text(status: &Status, now: SystemTime, look: Look) -> String {
     for reason in &status.health.reasons {
         let _ = writeln!(text, "problem: {}", output::clean(reason));
     }
+    if let Some(trouble) = &status.dns {
+        let _ = writeln!(text, "problem: {}", output::clean(&dns_text(trouble, &status.hostname, now)));
+    }
     for warning in &status.warnings {
         let _ = writeln!(text, "warning: {}", output::clean(warning));
     }
     text
+}
+
+fn dns_text(trouble: &DnsTrouble, hostname: &str, now: SystemTime) -> String {
+    let asked = match trouble.servers.first().and_then(|server| server.rsplit_once(':')) {
+        Some((ip, port)) => format!("`dig @{} -p {port} {hostname}`", ip.trim_matches(['[', ']'])),
+        None => format!("`dig {hostname}`"),
+    };
+    let (servers, problem) = (trouble.servers.join(", "), &trouble.problem);
+    let (failed, since) = (output::counted(trouble.failed, "lookup"), output::past(trouble.since, now));
+    format!(
+        "DNS does not answer: {failed} failed since {since}, the last one: {problem}. Mail is accepted, and what goes to other \
+         servers waits. Asked: {servers}. Try {asked}; then mend that name server, or name another (resolver.nameservers, or \
+         /etc/resolv.conf where there are none) and `posternctl reload`"
+    )
 }
 
 fn queue_text(queue: &Summary) -> String {
@@ -185,7 +208,33 @@ mod tests {
             warnings: vec!["tls.key: others may read it".to_owned()],
             rules: RuleTotals::default(),
             smtp: Load::default(),
+            dns: None,
         }
+    }
+
+    #[test]
+    fn dns_that_does_not_answer_is_a_problem_and_says_what_to_try() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_284_325 + 180);
+        let trouble = DnsTrouble {
+            servers: vec!["192.0.2.53:53".to_owned(), "[2001:db8::53]:53".to_owned()],
+            failed: 12,
+            since: 1_795_284_325,
+            problem: "request timed out".to_owned(),
+        };
+        let health = Health { ok: true, reasons: Vec::new() };
+        let status = Status { health, dns: Some(trouble), ..status() };
+        assert!(!is_well(&status));
+        let shown = text(&status, now, Look::PLAIN);
+        assert!(shown.starts_with("not ok  "), "{shown}");
+        let line = "problem: DNS does not answer: 12 lookups failed since 2026-11-21T18:05:25Z (3m ago), the last one: request timed out. ";
+        assert!(shown.contains(line), "{shown}");
+        assert!(
+            shown.contains(
+                "Asked: 192.0.2.53:53, [2001:db8::53]:53. Try `dig @192.0.2.53 -p 53 mail.proseware.test`;"
+            ),
+            "{shown}"
+        );
+        assert!(output::json(&status).unwrap().contains(r#""dns":{"servers":["192.0.2.53:53","#));
     }
 
     #[test]

@@ -139,6 +139,7 @@ mod tests {
             warnings: Vec::new(),
             rules: Default::default(),
             smtp: Default::default(),
+            dns: None,
         };
         let group = |key: &str, rests_until| Group {
             key: key.to_owned(),

@@ -137,7 +137,7 @@ impl Certificates {
                 continue;
             }
             told.insert(shown.certificate.clone(), (*standing, now));
-            let text = end_text(shown, *standing, now);
+            let text = shown.told(*standing, now);
             match standing {
                 Standing::Expired(_) => tracing::error!(event = "certificate-expired", "{text}"),
                 _ => tracing::warn!(event = "certificate-ends-soon", "{text}"),
@@ -148,7 +148,7 @@ impl Certificates {
     /// For `posternctl status` and the answer to a reload.
     pub fn warnings(&self, live: &Live) -> Vec<String> {
         let now = self.clock.now();
-        let ends = ending(live, now).into_iter().map(|(shown, standing)| end_text(&shown, standing, now));
+        let ends = ending(live, now).into_iter().map(|(shown, standing)| shown.told(standing, now));
         let tls = live.tls.load();
         let never_shown = tls.iter().flat_map(|tls| tls.warnings());
         let failures = self.failures.lock();
@@ -172,51 +172,4 @@ fn ending(live: &Live, now: SystemTime) -> Vec<(Shown, Standing)> {
     let standings =
         tls.certificates().map(|shown| (shown.clone(), shown.standing(config.expiry_warning, now)));
     standings.filter(|(_, standing)| *standing != Standing::Good).collect()
-}
-
-fn end_text(shown: &Shown, standing: Standing, now: SystemTime) -> String {
-    let (path, name) = (shown.certificate.display(), shown.name());
-    match standing {
-        Standing::Expired(end) => {
-            format!(
-                "the certificate {path} ({name}) expired at {}: renew it, mail programs refuse it",
-                rfc3339(end)
-            )
-        }
-        Standing::EndsSoon(end) => {
-            let days = end.duration_since(now).unwrap_or_default().as_secs() / DAY.as_secs();
-            let days = match days {
-                0 => "within a day".to_owned(),
-                1 => "in a day".to_owned(),
-                days => format!("in {days} days"),
-            };
-            format!("the certificate {path} ({name}) ends {days}, at {}: renew it", rfc3339(end))
-        }
-        Standing::Good => format!("the certificate {path} ({name}) is good"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    #[test]
-    fn people_are_told_how_many_days_are_left() {
-        let end = UNIX_EPOCH + Duration::from_secs(1_798_761_600);
-        let shown = Shown {
-            certificate: "/etc/postern/tls/fullchain.pem".into(),
-            names: vec!["mail.proseware.test".to_owned()],
-            not_after: Some(end),
-        };
-        let text = |left: Duration| end_text(&shown, Standing::EndsSoon(end), end - left);
-        assert_eq!(
-            text(13 * DAY + DAY / 2),
-            "the certificate /etc/postern/tls/fullchain.pem (mail.proseware.test) ends in 13 days, at 2027-01-01T00:00:00Z: renew it"
-        );
-        assert!(text(DAY).contains("ends in a day,") && text(DAY / 2).contains("ends within a day,"));
-        let expired = end_text(&shown, Standing::Expired(end), end + DAY);
-        assert!(expired.contains("expired at 2027-01-01T00:00:00Z"), "{expired}");
-    }
 }

@@ -18,10 +18,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
 use expectations::Checked;
 use postern_config::ConfigError;
+use postern_config::diagnostic::Severity;
 
 pub mod certificates;
 pub mod demo;
@@ -142,12 +144,14 @@ fn check(path: &Path) -> ExitCode {
     }
 }
 
-/// Certificates and keys are tried too: whoever asks wants to know whether it would start.
-fn with_certificates(checked: Checked) -> Result<Checked, ConfigError> {
-    match postern_smtp_inbound::tls::problems(&checked.loaded.config) {
-        problems if problems.is_empty() => Ok(checked),
-        diagnostics => Err(ConfigError { diagnostics }),
+/// Certificates and keys are tried too: whoever asks wants to know whether it would start, and whether clients will be content.
+fn with_certificates(mut checked: Checked) -> Result<Checked, ConfigError> {
+    let diagnostics = postern_smtp_inbound::tls::problems(&checked.loaded.config, SystemTime::now());
+    if diagnostics.iter().any(|found| found.severity == Severity::Error) {
+        return Err(ConfigError { diagnostics });
     }
+    checked.loaded.warnings.extend(diagnostics);
+    Ok(checked)
 }
 
 fn counted(number: usize, what: &str) -> String {

@@ -76,7 +76,7 @@ impl Loading {
             index_rebuilt = recovery.index_rebuilt,
             "spool is open"
         );
-        if let Err(problem) = queue.admits(0) {
+        if let Some(problem) = no_new_mail(&queue) {
             tracing::warn!(
                 event = "no-new-mail",
                 "mail in the queue is delivered, new mail is refused: {problem}"
@@ -85,6 +85,13 @@ impl Loading {
         opener.open(queue.clone());
         Ok(queue)
     }
+}
+
+/// Why a message that came now would be refused: the spool has less room than is to stay free, or than its next segment and its
+/// reserve take; or it cannot be written.
+pub(crate) fn no_new_mail(queue: &Queue) -> Option<String> {
+    let refused = queue.admits(0).err().map(|error| error.to_string());
+    refused.or_else(|| queue.summary().store_error)
 }
 
 fn opening(config: &Config) -> String {

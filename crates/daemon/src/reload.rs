@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use postern_admin::api::{self, Delivery};
 use postern_admin::explain::Mail;
 use postern_admin::{Daemon, Listening, ReloadReport};
-use postern_config::{Config, ListenAddress, Listener, ListenerKind, Loaded, Resolver};
+use postern_config::diagnostic::Severity;
+use postern_config::{Config, ConfigError, ListenAddress, Listener, ListenerKind, Loaded, Resolver};
 use postern_outbound::checkup::Checkup;
 use postern_outbound::forecast::{Forecast, Prospect};
 use postern_outbound::{Keeper, Outbound, Settings};
@@ -27,7 +28,7 @@ use postern_policy::relay::{Decision, Question, Verdict, blocklist_warnings};
 use postern_policy::standing::Standing;
 use postern_policy::verification;
 use postern_runtime::clock::Pending;
-use postern_runtime::dns::{HickoryDns, NameServers};
+use postern_runtime::dns::{HickoryDns, NameServers, Trouble};
 use postern_smtp::{Address, Domain};
 use postern_smtp_inbound::replies::{self, Refused};
 use postern_smtp_inbound::tls::{ServerTls, Tickets, TlsError};
@@ -125,7 +126,45 @@ pub struct Reloader {
     /// Told after each reload.
     reloaded: Arc<Notify>,
     /// Why the files are not in force, where the last reload failed.
-    not_taken: Mutex<Option<String>>,
+    not_taken: Mutex<Option<NotTaken>>,
+}
+
+/// Why the files of a configuration are not in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NotTaken {
+    /// The first error in one line.
+    first: String,
+    /// How many errors there are, 1 or more.
+    errors: usize,
+}
+
+impl NotTaken {
+    fn new(error: &anyhow::Error) -> Self {
+        let of_files = error.chain().find_map(|cause| cause.downcast_ref::<ConfigError>());
+        let diagnostics = of_files.map(|error| error.diagnostics.as_slice()).unwrap_or_default();
+        // Warnings stand beside them, and kept nothing from coming into force.
+        let mut errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
+        match errors.next() {
+            Some(first) => Self { first: first.to_string(), errors: 1 + errors.count() },
+            None => {
+                Self { first: failure::told(error).lines().next().unwrap_or_default().to_owned(), errors: 1 }
+            }
+        }
+    }
+
+    /// For `posternctl status`.
+    fn warning(&self) -> String {
+        let Self { first, errors } = self;
+        let all = match errors {
+            1 => " (`posternctl config check`): ".to_owned(),
+            errors => {
+                format!(": there are {errors} errors, `posternctl config check` shows them all; the first: ")
+            }
+        };
+        format!(
+            "the last reload failed, the configuration before it is in force, and a start may fail{all}{first}"
+        )
+    }
 }
 
 /// What goes on from one configuration to the next.
@@ -213,6 +252,8 @@ impl Reloader {
 
     async fn reload_logged(&self) -> Result<ReloadReport, String> {
         let result = self.reload_once().await;
+        *self.not_taken.lock() = result.as_ref().err().map(NotTaken::new);
+        let result = result.map_err(|error| failure::told(&error));
         match &result {
             Ok(report) => {
                 for warning in &report.warnings {
@@ -228,11 +269,10 @@ impl Reloader {
                 tracing::error!(event = "reload-failed", "the old configuration stays in force: {error}")
             }
         }
-        *self.not_taken.lock() = result.as_ref().err().cloned();
         result
     }
 
-    async fn reload_once(&self) -> Result<ReloadReport, String> {
+    async fn reload_once(&self) -> anyhow::Result<ReloadReport> {
         let _turn = self.turn.lock().await;
         let old = self.live.config.load_full();
         let path = old.path.clone();
@@ -248,8 +288,8 @@ impl Reloader {
         if prepared.as_ref().is_err_and(|error| error.chain().any(|cause| cause.is::<TlsError>())) {
             self.services.certificates.refused();
         }
-        let generation = prepared.map_err(|error| failure::told(&error))?;
-        let added = self.bind_added(&generation.config.listeners).map_err(|error| failure::told(&error))?;
+        let generation = prepared?;
+        let added = self.bind_added(&generation.config.listeners)?;
         let mut report = ReloadReport {
             path: old.path.clone(),
             warnings: generation.warnings.clone(),
@@ -355,11 +395,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 impl Reloader {
     /// The files are not what is in force.
     fn not_in_force(&self) -> Option<String> {
-        let problem = self.not_taken.lock().clone()?;
-        let first = problem.lines().next().unwrap_or_default();
-        Some(format!(
-            "the last reload failed, the configuration before it is in force, and a start may fail (`posternctl config check`): {first}"
-        ))
+        self.not_taken.lock().as_ref().map(NotTaken::warning)
     }
 
     /// What is meant for a few days is not forgotten.
@@ -450,6 +486,12 @@ impl Daemon for Reloader {
     fn check(&self, check: Check) -> Pending<'_, Vec<Finding>> {
         let checkup = Checkup::of(&self.live.settings.load());
         Box::pin(async move { checkup.run(check, SystemTime::now()).await })
+    }
+
+    fn dns_trouble(&self) -> Pending<'_, Option<Trouble>> {
+        let (dns, hostname) =
+            (self.live.settings.load().dns.clone(), self.live.config.load().hostname.clone());
+        Box::pin(async move { dns.trouble(&hostname).await })
     }
 
     fn reports(&self) -> Pending<'_, Reports> {

@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::certificates::Certificates;
 use crate::expectations::Checked;
 use crate::guard::Guard;
-use crate::loading::Loading;
+use crate::loading::{Loading, no_new_mail};
 use crate::logging::LogHandle;
 use crate::reload::{Generation, Live, Reloader, Services};
 use crate::{privileges, sockets};
@@ -211,6 +211,10 @@ impl Server {
     /// Loads the queue, then begins to deliver.
     async fn load(&self, loading: Loading) -> anyhow::Result<()> {
         let queue = loading.run().await?;
+        let state = match no_new_mail(&queue) {
+            None => "accepting mail",
+            Some(_) => "delivering what is in the queue; new mail is refused, see the event no-new-mail",
+        };
         let outbound = Outbound::new(postern_outbound::Shared {
             settings: self.live.settings.clone(),
             queue,
@@ -219,7 +223,7 @@ impl Server {
         });
         self.reloader.deliver(outbound.clone());
         self.tasks.spawn(outbound.run(self.stop.clone(), self.tasks.clone()));
-        tracing::info!(event = "ready", version = env!("CARGO_PKG_VERSION"), "accepting mail");
+        tracing::info!(event = "ready", version = env!("CARGO_PKG_VERSION"), "{state}");
         tell_systemd(&[NotifyState::Ready, NotifyState::Status("")]);
         Ok(())
     }

@@ -126,7 +126,9 @@ impl Connection {
 
     async fn establish(target: &Target, dial: &Dial<'_>) -> Result<Self, Failure> {
         let started = Instant::now();
-        let transport = connect(target, dial).await.map_err(Failure::Unreachable)?;
+        let transport = connect(target, dial).await;
+        let transport =
+            transport.map_err(|source| Failure::Unreachable { target: target.to_string(), source })?;
         let connected = Instant::now();
         dial.progress.step(Stage::Connect.answered());
         let (transport, protection) = match dial.policy {

@@ -85,8 +85,14 @@ impl Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// No connection.
-    #[error("connection failed: {0}")]
-    Unreachable(#[source] io::Error),
+    #[error("connection failed: {target}: {}", why_unreachable(source))]
+    Unreachable {
+        /// The host, its address and the port.
+        target: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
     /// The connection broke.
     #[error("connection lost at {}: {source}", stage.as_str())]
     Lost {
@@ -148,7 +154,7 @@ impl Failure {
     /// Where it happened.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Unreachable(_) => Stage::Connect,
+            Self::Unreachable { .. } => Stage::Connect,
             Self::Lost { stage, .. }
             | Self::Timeout(stage)
             | Self::NotSmtp { stage, .. }
@@ -198,7 +204,7 @@ impl Failure {
             // RFC 8689 §4.2.1 names both codes.
             Self::RequireTlsNotOffered => return Verdict::never(7, 30, self.to_string()),
             Self::EncryptionNotOffered => return Verdict::never(7, 10, self.to_string()),
-            Self::Unreachable(_) => (4, 1),
+            Self::Unreachable { .. } => (4, 1),
             Self::Lost { .. } | Self::Timeout(_) => (4, 2),
             Self::NotSmtp { .. } | Self::Unexpected { .. } => (5, 0),
             Self::Handshake(_) => (7, 5),
@@ -211,6 +217,17 @@ impl Failure {
             text.push_str("; the host may have taken the message, then it comes twice");
         }
         Verdict::Ours { status: EnhancedStatus::new(4, subject, detail), text }
+    }
+}
+
+/// What the system says of a connection that did not come about, in the words of logs of mail servers; for rarer causes in its own.
+fn why_unreachable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+        io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -365,6 +382,26 @@ mod tests {
         assert!(matches!(decide(Verdict::Reply(Reply::plain(354, "what?"))), Outcome::Deferred(_, None)));
     }
 
+    fn unreachable(source: io::Error) -> Failure {
+        Failure::Unreachable { target: "mx.adatum.test (192.0.2.7:25)".to_owned(), source }
+    }
+
+    #[test]
+    fn a_connection_that_failed_says_where_to_and_why() {
+        let text = |source| decide(unreachable(source).verdict()).report().text.clone();
+        for (kind, reason) in [
+            (io::ErrorKind::ConnectionRefused, "connection refused"),
+            (io::ErrorKind::TimedOut, "connection timed out"),
+            (io::ErrorKind::HostUnreachable, "no route to host"),
+            (io::ErrorKind::NetworkUnreachable, "network is unreachable"),
+        ] {
+            let expected = format!("connection failed: mx.adatum.test (192.0.2.7:25): {reason}");
+            assert_eq!(text(kind.into()), expected);
+        }
+        // EADDRNOTAVAIL: an address of outbound.source_addresses that this machine does not have.
+        assert!(text(io::Error::from_raw_os_error(99)).contains("Cannot assign requested address"));
+    }
+
     #[test]
     fn a_greeting_that_refuses_is_never_final() {
         let outcome = decide(refused(Stage::Greeting, 554).verdict());
@@ -378,7 +415,7 @@ mod tests {
     #[test]
     fn failures_are_deferred_with_their_own_status() {
         let lost = |stage| Failure::Lost { stage, source: io::ErrorKind::ConnectionReset.into() };
-        let refused = Failure::Unreachable(io::ErrorKind::ConnectionRefused.into());
+        let refused = unreachable(io::ErrorKind::ConnectionRefused.into());
         for (failure, expected) in [
             (refused, "4.4.1"),
             (lost(Stage::Mail), "4.4.2"),

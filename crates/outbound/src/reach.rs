@@ -37,7 +37,7 @@ impl Reach {
         let mut timed_out = self.timed_out.lock();
         let was_blocked = timed_out.len() >= SUSPICIOUS;
         match failure {
-            Some(Failure::Unreachable(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Some(Failure::Unreachable { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
                 if !was_blocked {
                     timed_out.insert(destination.clone());
                 }
@@ -60,8 +60,12 @@ mod tests {
     fn only_many_destinations_that_time_out_are_a_blocked_port() {
         let reach = Reach::default();
         let destination = |number: usize| Destination(format!("mx {number}.test").into());
-        let timeout = Failure::Unreachable(io::ErrorKind::TimedOut.into());
-        let refused = Failure::Unreachable(io::ErrorKind::ConnectionRefused.into());
+        let unreachable = |kind: io::ErrorKind| Failure::Unreachable {
+            target: "mx.test (192.0.2.7:25)".to_owned(),
+            source: kind.into(),
+        };
+        let timeout = unreachable(io::ErrorKind::TimedOut);
+        let refused = unreachable(io::ErrorKind::ConnectionRefused);
         for number in 1..SUSPICIOUS {
             assert_eq!(reach.connection(&destination(number), Some(&timeout)), None);
             assert_eq!(reach.connection(&destination(1), Some(&timeout)), None);

@@ -136,6 +136,20 @@ pub struct Target {
     pub endpoint: Endpoint,
 }
 
+impl fmt::Display for Target {
+    /// `mx.adatum.test (192.0.2.7:25)`; what has no name, by its address or path alone.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_named = match &self.endpoint {
+            Endpoint::Tcp(address) => self.host != address.ip().to_string(),
+            Endpoint::Unix(_) => false,
+        };
+        match is_named {
+            true => write!(f, "{} ({})", self.host, self.endpoint),
+            false => self.endpoint.fmt(f),
+        }
+    }
+}
+
 /// Where a connection goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -709,6 +723,19 @@ mod tests {
         mailboxes = ["desk"]
         maildir = "/srv/mail/{domain}/{local}/Maildir"
     "#;
+
+    #[test]
+    fn a_target_is_shown_with_address_and_port() {
+        let tcp = |host: &str, address: &str| {
+            let endpoint = Endpoint::Tcp(address.parse().unwrap());
+            Target { host: host.to_owned(), endpoint }.to_string()
+        };
+        assert_eq!(tcp("mx.adatum.test", "192.0.2.7:25"), "mx.adatum.test (192.0.2.7:25)");
+        assert_eq!(tcp("mx.adatum.test", "[2001:db8::7]:25"), "mx.adatum.test ([2001:db8::7]:25)");
+        assert_eq!(tcp("2001:db8::7", "[2001:db8::7]:25"), "[2001:db8::7]:25");
+        let endpoint = Endpoint::Unix("/run/lmtp.sock".into());
+        assert_eq!(Target { host: "/run/lmtp.sock".to_owned(), endpoint }.to_string(), "/run/lmtp.sock");
+    }
 
     fn router(routes: &str) -> Router {
         let config: Config = toml::from_str(&format!("{CONFIG}\n{routes}")).unwrap();

@@ -18,6 +18,12 @@ use postern_smtp::Domain;
 
 use crate::clock::Pending;
 
+mod trouble;
+
+pub use trouble::Trouble;
+
+use trouble::{Failures, is_answer};
+
 /// What DNS said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer<T> {
@@ -54,12 +60,20 @@ pub trait Dns: Send + Sync + std::fmt::Debug {
     fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>>;
     /// The names that an address has (PTR). That a name has the address in turn is another question.
     fn ptr(&self, address: IpAddr) -> Pending<'_, Answer<Domain>>;
+    /// Whether lookups fail and DNS seems to be dead: where some have failed, it asks for a name below `domain` that nobody has asked
+    /// for before. Takes some seconds then at most. What looks nothing up is never in trouble.
+    fn trouble<'a>(&'a self, _domain: &'a Domain) -> Pending<'a, Option<Trouble>> {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 /// Answers are kept at most this long, whatever their TTL says: a mistake in a zone must not outlive its correction.
 const LONGEST_TTL: Duration = Duration::from_secs(86_400);
 /// The same for "no record" and "no such name" (RFC 2308 §5 advises one to three hours).
 const LONGEST_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
+
+/// Whoever asks whether DNS works waits no longer than this for the answer.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why there is no resolver.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +106,8 @@ pub struct NameServers {
 #[derive(Debug, Clone)]
 pub struct HickoryDns {
     resolver: TokioResolver,
+    servers: Vec<SocketAddr>,
+    failures: Arc<Failures>,
 }
 
 impl HickoryDns {
@@ -107,13 +123,35 @@ impl HickoryDns {
         if asked.is_empty() {
             return Err(DnsSetupError::NoNameServer);
         }
+        let addresses = asked.iter().flat_map(addresses_of).collect();
         let asked = ResolverConfig::from_name_servers(asked);
         let resolver = TokioResolver::builder_with_config(asked, TokioRuntimeProvider::default())
             .with_options(options(servers))
             .with_tls_config(no_tls()?)
             .build()
             .map_err(|error| DnsSetupError::Resolver(error.to_string()))?;
-        Ok(Self { resolver })
+        Ok(Self { resolver, servers: addresses, failures: Arc::default() })
+    }
+
+    /// Notes what came of a lookup.
+    fn noted(&self, result: Result<Lookup, NetError>) -> Result<Lookup, NetError> {
+        self.failures.note(&result, Instant::now());
+        result
+    }
+
+    /// Whether a question that is not in the cache is answered in time, be it with "no such name".
+    async fn answers(&self, domain: &Domain) -> bool {
+        let name = format!("dns-check-{:08x}.{domain}", rand::random::<u32>());
+        // Below a domain that is almost too long: then the domain itself, though the cache may know it.
+        let Ok(mut name) = Name::from_ascii(name).or_else(|_| Name::from_ascii(domain.as_str())) else {
+            return false;
+        };
+        name.set_fqdn(true);
+        match tokio::time::timeout(CHECK_LIMIT, self.resolver.ipv4_lookup(name)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => is_answer(&error),
+            Err(_) => false,
+        }
     }
 }
 
@@ -121,7 +159,7 @@ impl Dns for HickoryDns {
     fn mx<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Mx>> {
         Box::pin(async move {
             match absolute(name) {
-                Ok(name) => mx_answer(self.resolver.mx_lookup(name).await),
+                Ok(name) => mx_answer(self.noted(self.resolver.mx_lookup(name).await)),
                 Err(problem) => Answer::TryLater(problem),
             }
         })
@@ -135,7 +173,7 @@ impl Dns for HickoryDns {
             };
             let (v4, v6) =
                 tokio::join!(self.resolver.ipv4_lookup(name.clone()), self.resolver.ipv6_lookup(name));
-            both(address_answer(v4), address_answer(v6))
+            both(address_answer(self.noted(v4)), address_answer(self.noted(v6)))
         })
     }
 
@@ -145,7 +183,7 @@ impl Dns for HickoryDns {
                 Ok(name) => name,
                 Err(problem) => return (Answer::TryLater(problem), Duration::ZERO),
             };
-            let result = self.resolver.ipv4_lookup(name).await;
+            let result = self.noted(self.resolver.ipv4_lookup(name).await);
             let ttl = time_to_live(&result);
             (ipv4_only(address_answer(result)), ttl)
         })
@@ -154,7 +192,7 @@ impl Dns for HickoryDns {
     fn txt<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<String>> {
         Box::pin(async move {
             match absolute(name) {
-                Ok(name) => txt_answer(self.resolver.txt_lookup(name).await),
+                Ok(name) => txt_answer(self.noted(self.resolver.txt_lookup(name).await)),
                 Err(problem) => Answer::TryLater(problem),
             }
         })
@@ -163,7 +201,10 @@ impl Dns for HickoryDns {
     fn cname<'a>(&'a self, name: &'a Domain) -> Pending<'a, Answer<Domain>> {
         Box::pin(async move {
             match absolute(name) {
-                Ok(name) => cname_answer(&name, self.resolver.lookup(name.clone(), RecordType::CNAME).await),
+                Ok(name) => {
+                    let result = self.resolver.lookup(name.clone(), RecordType::CNAME).await;
+                    cname_answer(&name, self.noted(result))
+                }
                 Err(problem) => Answer::TryLater(problem),
             }
         })
@@ -172,7 +213,19 @@ impl Dns for HickoryDns {
     fn ptr(&self, address: IpAddr) -> Pending<'_, Answer<Domain>> {
         Box::pin(async move {
             let name = Name::from(address.to_canonical());
-            ptr_answer(self.resolver.lookup(name, RecordType::PTR).await)
+            ptr_answer(self.noted(self.resolver.lookup(name, RecordType::PTR).await))
+        })
+    }
+
+    fn trouble<'a>(&'a self, domain: &'a Domain) -> Pending<'a, Option<Trouble>> {
+        Box::pin(async move {
+            if self.failures.are_doubtful(Instant::now()) {
+                match self.answers(domain).await {
+                    true => self.failures.forgive(),
+                    false => self.failures.confirm(Instant::now()),
+                }
+            }
+            self.failures.trouble(&self.servers, Instant::now())
         })
     }
 }
@@ -196,6 +249,14 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
         connection.port = address.port();
     }
     server
+}
+
+/// Each address once: one connection is over UDP, one over TCP.
+fn addresses_of(server: &NameServerConfig) -> Vec<SocketAddr> {
+    let mut addresses: Vec<SocketAddr> =
+        server.connections.iter().map(|connection| SocketAddr::new(server.ip, connection.port)).collect();
+    addresses.dedup();
+    addresses
 }
 
 fn options(servers: &NameServers) -> ResolverOpts {
@@ -650,6 +711,24 @@ mod tests {
             question[..length].windows(spelled.len()).any(|bytes| bytes == spelled),
             "asked as an absolute name"
         );
+    }
+
+    #[tokio::test]
+    async fn dns_is_in_trouble_only_while_nothing_is_answered() {
+        let own = domain("mail.proseware.test");
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let dead = HickoryDns::new(&servers(address)).unwrap();
+        assert_eq!(dead.trouble(&own).await, None, "nobody has asked anything yet");
+        assert!(matches!(dead.mx(&domain("adatum.test")).await, Answer::TryLater(_)));
+        let trouble = dead.trouble(&own).await.unwrap();
+        assert_eq!((trouble.servers, trouble.failed), (vec![address], 1));
+        assert!(!trouble.problem.is_empty());
+
+        let address = crate::name_server::serve(crate::name_server::Records::default()).await.unwrap();
+        let alive = HickoryDns::new(&servers(address)).unwrap();
+        alive.failures.note(&Err(NetError::Timeout), Instant::now());
+        assert_eq!(alive.trouble(&own).await, None, "that name does not exist, which is an answer");
     }
 
     #[test]

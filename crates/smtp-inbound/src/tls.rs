@@ -8,12 +8,13 @@
 //! | what do certificates of clients say? | `clients` |
 //! | what can logins be bound to? | `binding` |
 //! | whom does it trust as a client, of other systems that know logins? | `trust` |
-//! | what is wrong with the files? | `error` |
+//! | what is wrong with the files? | `error`, `check` |
 //! | what is counted? | `metrics` |
 
 mod algorithms;
 mod binding;
 mod certificates;
+mod check;
 mod clients;
 mod error;
 mod metrics;
@@ -23,7 +24,7 @@ pub(crate) mod trust;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use postern_config::{Diagnostic, ListenerKind, Tls, diagnostic::Severity};
+use postern_config::{ListenerKind, Tls};
 use postern_policy::relay::Certificate;
 use postern_policy::scram::ChannelBindings;
 use rustls::crypto::aws_lc_rs;
@@ -33,6 +34,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 pub use certificates::{Shown, Standing, not_after};
+pub use check::{how_to_renew, is_for, is_for_others, problems};
 pub use error::TlsError;
 pub use metrics::Metrics;
 pub use tickets::Tickets;
@@ -90,20 +92,6 @@ pub fn load(config: &Tls, asked: Vec<ListenerKind>, tickets: &Arc<Tickets>) -> R
         false => Some(Arc::new(Judge::load(config.client_ca.as_deref())?)),
     };
     settings.serve(certificates, judge, stamps)
-}
-
-/// What keeps the certificates of a configuration from being used, for a check of the configuration. Blocking.
-pub fn problems(config: &postern_config::Config) -> Vec<Diagnostic> {
-    let Some(tls) = &config.tls else { return Vec::new() };
-    let loaded = Tickets::new().and_then(|tickets| load(tls, ListenerKind::ALL.to_vec(), &Arc::new(tickets)));
-    let problem = |error: TlsError| Diagnostic {
-        severity: Severity::Error,
-        file: config.path.clone(),
-        place: None,
-        message: format!("[tls]: {error}"),
-        help: error.help(),
-    };
-    loaded.err().map(problem).into_iter().collect()
 }
 
 impl Settings {
@@ -189,6 +177,11 @@ impl ServerTls {
     /// What its reader should know of these certificates, though they can be used.
     pub fn warnings(&self) -> Vec<String> {
         self.certificates.warnings()
+    }
+
+    /// That clients which ask for this name get a certificate for others.
+    pub fn not_for(&self, hostname: &str) -> Option<String> {
+        self.certificates.not_for(hostname)
     }
 
     /// Whether a file is another than the one that was read, as far as its size, its times and its place on the disk say.

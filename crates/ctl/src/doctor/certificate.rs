@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use postern_admin::api::doctor::Finding;
 use postern_config::Tls;
 use postern_smtp::date::rfc3339;
-use postern_smtp_inbound::tls::not_after;
-use rustls_pki_types::{CertificateDer, ServerName};
+use postern_smtp_inbound::tls::{how_to_renew, is_for, is_for_others, not_after};
+use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
 /// What is to be said of a certificate for this name.
@@ -17,18 +17,14 @@ pub(super) fn look(
     expiry: &Expiry,
 ) -> Vec<Finding> {
     const PLACE: &str = "tls.certificate";
-    let certificate = match EndEntityCert::try_from(leaf) {
-        Ok(certificate) => certificate,
-        Err(error) => {
-            return vec![Finding::error(PLACE, format!("it cannot be read: {error}")).mend(renew(hostname))];
-        }
-    };
+    if let Err(error) = EndEntityCert::try_from(leaf) {
+        let unreadable = Finding::error(PLACE, format!("it cannot be read: {error}"));
+        return vec![unreadable.mend(how_to_renew(hostname))];
+    }
     let mut found = Vec::new();
-    if !is_for(&certificate, hostname) {
-        let names: Vec<&str> = certificate.valid_dns_names().collect();
-        let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
-        let text = format!("it is for {names}, not for {hostname}: mail programs refuse it");
-        found.push(Finding::error(PLACE, text).mend(renew(hostname)));
+    if !is_for(leaf, hostname) {
+        let text = format!("it {}", is_for_others(leaf, hostname));
+        found.push(Finding::error(PLACE, text).mend(how_to_renew(hostname)));
     }
     found.push(expiry.look(PLACE, leaf, hostname));
     if !is_verified && !found.iter().any(Finding::is_concern) {
@@ -57,30 +53,20 @@ impl Expiry {
     pub(super) fn look(&self, place: &str, leaf: &CertificateDer<'_>, name: &str) -> Finding {
         // A file may hold what no listener can show.
         if let Err(error) = EndEntityCert::try_from(leaf) {
-            return Finding::error(place, format!("it cannot be read: {error}")).mend(renew(name));
+            return Finding::error(place, format!("it cannot be read: {error}")).mend(how_to_renew(name));
         }
         match not_after(leaf) {
             None => Finding::note(place, "it does not expire"),
             Some(end) if end <= self.now => {
-                Finding::error(place, format!("it expired at {}", rfc3339(end))).mend(renew(name))
+                Finding::error(place, format!("it expired at {}", rfc3339(end))).mend(how_to_renew(name))
             }
             Some(end) if end <= self.now + self.warning => {
-                Finding::warning(place, format!("it expires soon, at {}", rfc3339(end))).mend(renew(name))
+                Finding::warning(place, format!("it expires soon, at {}", rfc3339(end)))
+                    .mend(how_to_renew(name))
             }
             Some(end) => Finding::note(place, format!("it is good until {}", rfc3339(end))),
         }
     }
-}
-
-fn renew(hostname: &str) -> String {
-    format!(
-        "get a certificate for {hostname} (such as certbot certonly -d {hostname}), then posternctl reload"
-    )
-}
-
-fn is_for(certificate: &EndEntityCert<'_>, hostname: &str) -> bool {
-    ServerName::try_from(hostname)
-        .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
 #[cfg(test)]

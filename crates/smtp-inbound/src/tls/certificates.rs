@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::digest::{SHA256, digest};
 use postern_config::Tls;
 use postern_config::tls::Pair;
+use postern_smtp::date::rfc3339;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, SignatureAlgorithm};
@@ -16,6 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
+use super::check::{is_for, is_for_others};
 use super::{TlsError, binding};
 
 /// SHA-256 over a certificate.
@@ -23,6 +25,8 @@ pub(super) type Fingerprint = [u8; 32];
 
 /// After the end of every certificate: 9999-12-31 is how one says "never" (RFC 5280 §4.1.2.5).
 const NEVER: Duration = Duration::from_secs(253_402_300_800);
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// A certificate that is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,29 @@ impl Shown {
             Some(end) if end <= now => Standing::Expired(end),
             Some(end) if end <= now + warning => Standing::EndsSoon(end),
             _ => Standing::Good,
+        }
+    }
+
+    /// How it stands, in words for people.
+    pub fn told(&self, standing: Standing, now: SystemTime) -> String {
+        let (path, name) = (self.certificate.display(), self.name());
+        match standing {
+            Standing::Expired(end) => {
+                format!(
+                    "the certificate {path} ({name}) expired at {}: renew it, mail programs refuse it",
+                    rfc3339(end)
+                )
+            }
+            Standing::EndsSoon(end) => {
+                let days = end.duration_since(now).unwrap_or_default().as_secs() / DAY.as_secs();
+                let days = match days {
+                    0 => "within a day".to_owned(),
+                    1 => "in a day".to_owned(),
+                    days => format!("in {days} days"),
+                };
+                format!("the certificate {path} ({name}) ends {days}, at {}: renew it", rfc3339(end))
+            }
+            Standing::Good => format!("the certificate {path} ({name}) is good"),
         }
     }
 }
@@ -232,6 +259,14 @@ impl Certificates {
 
     pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
         self.entries.iter().map(|entry| entry.fingerprint).collect()
+    }
+
+    /// That a client which asks for this name gets a certificate for others.
+    pub(super) fn not_for(&self, hostname: &str) -> Option<String> {
+        let entry = self.entries.get(self.candidates(Some(hostname)).next()?)?;
+        let leaf = entry.key.cert.first()?;
+        let path = entry.shown.certificate.display();
+        (!is_for(leaf, hostname)).then(|| format!("the certificate {path} {}", is_for_others(leaf, hostname)))
     }
 
     /// Certificates that no client gets.

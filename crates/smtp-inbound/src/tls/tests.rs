@@ -263,6 +263,18 @@ fn the_end_of_a_certificate_is_known() {
     assert_eq!(shown.standing(14 * day, end - 15 * day), Standing::Good);
     assert_eq!(shown.standing(14 * day, end - 14 * day), Standing::EndsSoon(end));
     assert_eq!(shown.standing(14 * day, end), Standing::Expired(end));
+    let shown = Shown { certificate: "/etc/postern/tls/fullchain.pem".into(), ..shown.clone() };
+    let told = |left: Duration| shown.told(Standing::EndsSoon(end), end - left);
+    assert_eq!(
+        told(13 * day + day / 2),
+        format!(
+            "the certificate /etc/postern/tls/fullchain.pem ({}) ends in 13 days, at 2027-01-01T00:00:00Z: renew it",
+            shown.name()
+        )
+    );
+    assert!(told(day).contains("ends in a day,") && told(day / 2).contains("ends within a day,"));
+    let expired = shown.told(Standing::Expired(end), end + day);
+    assert!(expired.contains("expired at 2027-01-01T00:00:00Z"), "{expired}");
 }
 
 #[test]
