@@ -338,8 +338,8 @@ fn announce(inner: &Inner, number: u32, name: u64) -> Result<bool, StoreError> {
 }
 
 fn note_leaving(inner: &Inner, name: u64) -> Result<(), Arc<StoreError>> {
-    let record = Record::new(Kind::Pad, 0, &missing::encode([(name, 0)]), Vec::new())?;
-    write(inner, vec![Draft { record, purpose: Purpose::Change }])
+    let record = Record::new(Kind::Pad, 0, &missing::encode([(name, 0)]), Vec::new());
+    write(inner, vec![Draft { record: record.map_err(StoreError::from)?, purpose: Purpose::Change }])
 }
 
 /// Waits until records are durable.
