@@ -733,8 +733,10 @@ struct Group {
 
 impl Group {
     fn of(lines: &[&[u8]]) -> Self {
-        let wire = lines.iter().flat_map(|line| [line, &b"\r\n"[..]].concat()).collect();
-        Self { wire, replies: lines.len(), content: None }
+        let wire: Vec<u8> = lines.iter().flat_map(|line| [line, &b"\r\n"[..]].concat()).collect();
+        // An LF without CR ends a command too, though a wrong one.
+        let replies = wire.iter().filter(|octet| **octet == b'\n').count();
+        Self { wire, replies, content: None }
     }
 
     /// A transaction, by DATA.
