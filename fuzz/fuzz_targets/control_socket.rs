@@ -23,6 +23,7 @@ use postern_queue::operate::Sort;
 use postern_queue::{Envelope, Filter, Origin, Queue, Recipient, Terms};
 use postern_runtime::SystemClock;
 use postern_runtime::clock::Pending;
+use postern_runtime::dns::Trouble;
 use postern_smtp::{Address, Body, Domain, Notify, ReversePath};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -213,6 +214,10 @@ impl Daemon for Idle {
 
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn dns_trouble(&self) -> Pending<'_, Option<Trouble>> {
+        Box::pin(std::future::ready(None))
     }
 
     fn verify(&self, _: Vec<Domain>) -> Pending<'_, ()> {
