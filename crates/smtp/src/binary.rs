@@ -472,6 +472,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::split;
 
     const MAX_HEADER: usize = 400;
 
@@ -721,18 +722,6 @@ mod tests {
             assert!(out.len() as u64 <= ahead && ahead <= out.len() as u64 + 80, "{octets}");
         }
         assert_eq!(converted_size(u64::MAX), u64::MAX);
-    }
-
-    fn split<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
-        cuts.sort_unstable();
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        for cut in cuts.into_iter().chain([text.len()]) {
-            pieces.push(&text[from..cut]);
-            from = cut;
-        }
-        pieces
     }
 
     /// What structure is made of, so that its combinations are met.

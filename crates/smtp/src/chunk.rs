@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::data::{DataReader, DotStuffer};
+    use crate::testing::split;
 
     const MAX_LINE: u64 = 5;
 
@@ -286,18 +287,6 @@ mod tests {
     /// Text of the characters that matter, so that their combinations are met.
     fn lines() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(proptest::sample::select(&b"\r\n\r\n..a\0\x80"[..]), 0..40)
-    }
-
-    fn split<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
-        cuts.sort_unstable();
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        for cut in cuts.into_iter().chain([text.len()]) {
-            pieces.push(&text[from..cut]);
-            from = cut;
-        }
-        pieces
     }
 
     proptest! {

@@ -228,6 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::split;
 
     #[derive(Debug, PartialEq, Eq)]
     struct Read {
@@ -360,18 +361,6 @@ mod tests {
     /// Text of the characters that matter, so that their combinations are met.
     fn lines() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(proptest::sample::select(&b"\r\n..a\0\x80"[..]), 0..40)
-    }
-
-    fn split<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
-        cuts.sort_unstable();
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        for cut in cuts.into_iter().chain([text.len()]) {
-            pieces.push(&text[from..cut]);
-            from = cut;
-        }
-        pieces
     }
 
     proptest! {

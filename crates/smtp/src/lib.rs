@@ -36,6 +36,8 @@ pub mod path;
 pub mod proxy;
 pub mod reply;
 pub mod status;
+#[cfg(test)]
+mod testing;
 
 pub use address::{Address, AddressError, Domain, Host, LocalPart};
 pub use chunk::Chunk;
