@@ -433,16 +433,21 @@ fn tokens_with_a_known_key_do_not_wait_for_a_slow_provider() {
     });
 }
 
-#[test]
-fn a_token_that_is_not_active_is_no_guess() {
-    let provider = Provider::start(&[]);
+/// A server that asks this provider about each token.
+fn asking(provider: &Provider) -> Setup {
     let setup = Setup::new();
     let secret = setup.folder().join("secret");
     fs::write(&secret, "s:cret\n").unwrap();
     let table = provider
         .table("Asking about each token")
         .replace("/etc/postern/oauth-secret", secret.to_str().unwrap());
-    let daemon = setup.with(STRICT).with(&table).start();
+    setup.with(&table)
+}
+
+#[test]
+fn a_token_that_is_not_active_is_no_guess() {
+    let provider = Provider::start(&[]);
+    let daemon = asking(&provider).with(STRICT).start();
     for _ in 0..4 {
         assert_refused(&daemon, "expired", "expired");
     }
@@ -494,12 +499,6 @@ fn keys_are_read_from_a_file_again_when_it_changes() {
 #[test]
 fn a_provider_that_is_asked_about_each_token() {
     let provider = Provider::start(&[]);
-    let setup = Setup::new();
-    let secret = setup.folder().join("secret");
-    fs::write(&secret, "s:cret\n").unwrap();
-    let table = provider
-        .table("Asking about each token")
-        .replace("/etc/postern/oauth-secret", secret.to_str().unwrap());
     let answer = |changes: Json| {
         let mut answer = claims(&changes);
         answer["active"] = true.into();
@@ -511,7 +510,7 @@ fn a_provider_that_is_asked_about_each_token() {
         ("old".to_owned(), answer(json!({ "exp": now() - 120 }))),
         ("strange".to_owned(), "[]".to_owned()),
     ];
-    let daemon = setup.with(PATIENT).with(&table).start();
+    let daemon = asking(&provider).with(PATIENT).start();
     for _ in 0..3 {
         assert_eq!(present(&daemon, "good").1.code, 235);
     }
